@@ -1,0 +1,153 @@
+"""Results on disk: a tidy CSV, and beside it a JSON file that says how it was made.
+
+`x.csv` holds one row an observation. `x.json` holds the command, the settings, the commit, the versions, the machine,
+the SHA-256 of every input file and the seconds it took. Both are written under a temporary name and moved into place,
+so that a reader never meets half a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "vllm", "numpy", "scipy", "pandas")
+_IMPORTED = time.time()
+
+
+def write_csv(
+    path: Path | str,
+    table: pd.DataFrame,
+    settings: Any,
+    inputs: Iterable[Path | str] = (),
+    started: float | None = None,
+    **facts: Any,
+) -> None:
+    """Write `table` to `path` (a .csv) and its provenance to the .json beside it.
+
+    settings: the script's settings dataclass, or a dict. inputs: files (or folders of files) that were read; each is
+    recorded with its SHA-256. started: `time.time()` at the start of the work; the import of this module otherwise.
+    facts: anything else worth keeping, e.g. device="cuda". OSError: disk full; an older file stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    provenance = {
+        "command": _command(),
+        "settings": _portable(dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else dict(settings)),
+        "rows": len(table),
+        "seconds": round(time.time() - (started or _IMPORTED), 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "inputs": {_portable(str(file)): file_hash(file) for file in inputs},
+        **_portable(facts),
+    }
+    replace_text(path, table.to_csv(index=False, lineterminator="\n"))
+    replace_text(path.with_suffix(".json"), json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step: a crash or a full disk leaves the old file whole and no partial new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file; of a folder, over its files' names and contents in sorted order."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a number can depend on, as far as installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores usable by this process, and the GPUs if torch is loaded and sees any."""
+    facts: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": _cores()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    """The commit of the code, with '+changes' where tracked files differ from it; 'unknown' outside a checkout."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", "*.py"], capture_output=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changed else "")
+
+
+def _command() -> str:
+    return " ".join(["python", *(_portable(argument) for argument in sys.argv)])
+
+
+def _portable(value: Any) -> Any:
+    """The same value with absolute paths made relative to the repository, or cut to their last part outside it."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str) and os.path.isabs(value):
+        path = Path(value).resolve()
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    return value
