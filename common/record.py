@@ -123,12 +123,12 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the code, with '+changes' where tracked files differ from it; 'unknown' outside a checkout."""
+    """The commit of the code, with '+changes' where a program differs from it; 'unknown' outside a checkout."""
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", "*.py"], capture_output=True, text=True
+            [*git, "status", "--porcelain", "--", "*.py"], capture_output=True, text=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

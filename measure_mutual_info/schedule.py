@@ -1,0 +1,145 @@
+"""What is scored: the grid of (ℓ, L), who is whose partner, and how per-token log-probabilities become the terms.
+
+A document is cut at ℓ: X is its first ℓ tokens, Y the tokens ℓ+1 … L. Three kinds of passes give every term:
+
+    own        BOS w_1 … w_Lmax                  log q(w_i | w_<i), whose sums give log q(Y|X) for all (ℓ, L)
+    marginal   BOS w_{ℓ+1} … w_end               log q(Y|BOS), one branch an ℓ
+    other      BOS x'_1 … x'_ℓ w_{ℓ+1} … w_end   log q(Y|X'), one branch an ℓ, X' from the partner
+
+where `end` is the largest L that goes with ℓ. The same Y stands in all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+# The terms of scores.csv. The last one belongs to the followers of a group, the others to its documents.
+TERM_OF_FOLLOWER = "logq_y_given_other_x"
+TERMS = ("logq_y_given_x", "logq_y", "logq_y_head2", TERM_OF_FOLLOWER)
+
+
+class Branch(NamedTuple):
+    """Split point ℓ and the last token of the longest Y that is scored behind it, both in tokens."""
+
+    ell: int
+    end: int
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probabilities in nats of one group of documents, float64.
+
+    own: (documents, L_max). marginal, other: for each branch, (documents, end − ℓ).
+    marginal belongs to the documents that gave `own`, other to their followers.
+    """
+
+    own: np.ndarray
+    marginal: list[np.ndarray]
+    other: list[np.ndarray]
+
+
+class Backend(Protocol):
+    """A language model that can score."""
+
+    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+        """Score a group. documents, followers: (group, L_max) token ids; documents[i] lends its X to followers[i]."""
+
+
+def grid(L_max: int, ell_max: int = 1024, ratios: Sequence[int] = (2, 3, 4)) -> list[tuple[int, int]]:
+    """The paper's (ℓ, L) in tokens: ℓ = 2, 4, 8, …, ell_max with L = r·ℓ for each ratio r, as far as L ≤ L_max.
+
+    >>> grid(16, ratios=(2, 4))
+    [(2, 4), (2, 8), (4, 8), (4, 16), (8, 16)]
+    """
+    ells = [2**k for k in range(1, ell_max.bit_length()) if 2**k <= ell_max]
+    return [(ell, ratio * ell) for ell in ells for ratio in sorted(ratios) if ratio * ell <= L_max]
+
+
+def branches(points: Sequence[tuple[int, int]]) -> list[Branch]:
+    """One branch an ℓ, long enough for every L of `points` that goes with it.
+
+    >>> branches([(2, 4), (2, 8), (4, 8)])
+    [Branch(ell=2, end=8), Branch(ell=4, end=8)]
+    """
+    ends: dict[int, int] = {}
+    for ell, L in points:
+        ends[ell] = max(L, ends.get(ell, 0))
+    return [Branch(ell, end) for ell, end in sorted(ends.items())]
+
+
+def tokens_a_document(points: Sequence[tuple[int, int]]) -> int:
+    """Tokens that go through the model for one document when branches reuse the key-values of what they share."""
+    return max(L for _, L in points) + sum(2 * (branch.end - branch.ell) for branch in branches(points))
+
+
+def partners(books: Sequence[str], seed: int) -> np.ndarray:
+    """Whose X each document gets: a seeded random permutation without fixed points, of another book where possible.
+
+    Returns indices, shape (documents,). A book with more than half of the documents cannot avoid itself everywhere;
+    then the number of pairs within it is the smallest possible. Raises ValueError for fewer than two documents.
+    """
+    _, book = np.unique(np.asarray(books), return_inverse=True)
+    count = len(book)
+    if count < 2:
+        raise ValueError("a partner needs at least two documents")
+    rng = np.random.default_rng(seed)
+    partner = rng.permutation(count)
+    # Swap the partners of two documents wherever that mends one pair and spoils none. While a pair of book A can still
+    # be mended there is a document outside A whose partner is outside A too, so this ends at the smallest number.
+    for i in rng.permutation(count):
+        if book[partner[i]] == book[i]:
+            able = np.flatnonzero((book[partner] != book[i]) & (book != book[partner[i]]))
+            if len(able):
+                k = rng.choice(able)
+                partner[i], partner[k] = partner[k], partner[i]
+    for i in np.flatnonzero(partner == np.arange(count)):
+        if partner[i] == i:
+            k = rng.choice(np.setdiff1d(np.flatnonzero(book == book[i]), [i]))
+            partner[i], partner[k] = partner[k], partner[i]
+    return partner
+
+
+def plain_prompts(
+    documents: np.ndarray, followers: np.ndarray, split: Sequence[Branch], bos: int
+) -> list[tuple[np.ndarray, int]]:
+    """The group as self-contained prompts, each with the number of its first tokens that are not scored.
+
+    Order: own of every document, then for each branch the marginals of every document, then the others of every
+    follower. A prompt is a BOS and nothing that is not needed: X is trimmed to ℓ tokens, Y to its longest L.
+    """
+
+    def behind_bos(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate([[bos], *parts])
+
+    prompts = [(behind_bos(document), 1) for document in documents]
+    for ell, end in split:
+        prompts += [(behind_bos(document[ell:end]), 1) for document in documents]
+        prompts += [
+            (behind_bos(document[:ell], follower[ell:end]), 1 + ell)
+            for document, follower in zip(documents, followers, strict=True)
+        ]
+    return prompts
+
+
+def gather_plain(logprobs: Sequence[np.ndarray], size: int, split: Sequence[Branch]) -> TokenLogprobs:
+    """Undo the order of `plain_prompts`: logprobs[i] belong to prompt i; `size` documents in the group."""
+    blocks = [np.array(logprobs[start : start + size], dtype=np.float64) for start in range(0, len(logprobs), size)]
+    return TokenLogprobs(own=blocks[0], marginal=blocks[1::2], other=blocks[2::2])
+
+
+def terms(scored: TokenLogprobs, points: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
+    """TERMS from token log-probabilities; each (documents, points), in nats.
+
+    logq_y_head2 is the first two tokens of Y given BOS. Sums run in float64 over the tokens of Y alone.
+    """
+    number = {branch.ell: index for index, branch in enumerate(branches(points))}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in TERMS}
+    for ell, L in points:
+        marginal, other = scored.marginal[number[ell]], scored.other[number[ell]]
+        columns["logq_y_given_x"].append(scored.own[:, ell:L].sum(axis=1))
+        columns["logq_y"].append(marginal[:, : L - ell].sum(axis=1))
+        columns["logq_y_head2"].append(marginal[:, :2].sum(axis=1))
+        columns[TERM_OF_FOLLOWER].append(other[:, : L - ell].sum(axis=1))
+    return {name: np.stack(values, axis=1) for name, values in columns.items()}

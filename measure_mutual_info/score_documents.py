@@ -1,0 +1,352 @@
+"""Log-probabilities behind the bipartite mutual information (Eq. 6, 7; Fig. 2b, B.1, B.2, B.3): documents → scores.csv.
+
+    python measure_mutual_info/score_documents.py --documents data/documents/books --model HuggingFaceTB/SmolLM2-135M \
+        --out results/mine/scores.csv
+
+For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), its first two tokens' share, and log q(Y|X')
+with the X' of a partner document, where X is the first ℓ tokens and Y the tokens ℓ+1 … L. About 25 s a document for
+SmolLM2-135M at L = 2048 on two CPU cores.
+
+A run that is killed goes on where it stopped: finished groups of documents lie in `<out>.parts/` until scores.csv is
+written. Several processes or machines can share one run (`--shard 0/4` … `--shard 3/4`, the same --out on a shared
+disk); whoever finishes last writes the CSV.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from common.cli import UserError, run
+from common.record import write_csv
+from measure_mutual_info import schedule, score_store
+
+
+@dataclass(frozen=True)
+class Settings:
+    documents: Path
+    """folder written by prepare_dataset.py"""
+    model: str
+    """hub id, local folder or .gguf file"""
+    out: Path
+    """the scores.csv to write"""
+    L_max: int = 2048
+    """tokens; longest context + continuation. Shorter documents are left out"""
+    ell_max: int = 1024
+    """tokens; largest split point ℓ"""
+    ratios: tuple[int, ...] = (2, 3, 4)
+    """L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2"""
+    n_documents: int | None = None
+    """how many documents, drawn at random; all of them if not given. Paper: 1,024"""
+    seed: int = 0
+    """of the draw of documents and of the permutation of partners"""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = 4096
+    """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
+    bos: str | None = None
+    """token to put in front of everything; the tokenizer's BOS if not given, or else its EOS"""
+    shard: str = "0/1"
+    """i/n: score only every n-th group, beginning with group i"""
+    device: str = "auto"
+    """transformers: auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
+    schedule: Literal["auto", "shared", "plain"] = "auto"
+    """transformers: reuse key-values of what branches share, or self-contained prompts; auto: shared if possible"""
+    tensor_parallel: int = 1
+    """vllm: GPUs that share each layer"""
+    pipeline_parallel: int = 1
+    """vllm: groups of GPUs that hold successive layers"""
+    gpu_memory: float = 0.9
+    """vllm: share of a GPU's memory to use"""
+    vllm_args: str = "{}"
+    """vllm: further engine arguments, as JSON"""
+
+    @property
+    def points(self) -> list[tuple[int, int]]:
+        return schedule.grid(self.L_max, self.ell_max, self.ratios)
+
+    @property
+    def group_size(self) -> int:
+        return max(1, self.batch_tokens // self.L_max)
+
+    @property
+    def shard_of(self) -> tuple[int, int]:
+        i, _, n = self.shard.partition("/")
+        return int(i), int(n)
+
+    def validate(self) -> None:
+        if self.ell_max < 2:
+            raise UserError(f"--ell-max {self.ell_max}: the smallest split point is 2 tokens")
+        if not self.ratios or min(self.ratios) < 2:
+            raise UserError(f"--ratios {self.ratios}: L must lie beyond ℓ, so every ratio L/ℓ must be at least 2")
+        if not self.points:
+            raise UserError(
+                f"--L-max {self.L_max}: no (ℓ, L) fits: the smallest is ℓ = 2, L = {2 * min(self.ratios)}; raise it"
+            )
+        if self.n_documents is not None and self.n_documents < 2:
+            raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
+        if self.batch_tokens < 1:
+            raise UserError(f"--batch-tokens {self.batch_tokens}: at least 1")
+        try:
+            i, n = self.shard_of
+        except ValueError:
+            i, n = -1, 0
+        if not 0 <= i < n:
+            raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents to score. ids: (documents, L_max) int32; partner[i]: number of the document that lends i its X."""
+
+    names: np.ndarray
+    books: np.ndarray
+    ids: np.ndarray
+    partner: np.ndarray
+    facts: dict
+
+
+def read_corpus(cfg: Settings) -> Corpus:
+    """Documents of at least L_max tokens, cut to L_max, n_documents of them drawn by seed; their partners.
+
+    UserError if the folder is not one of prepare_dataset.py, or holds fewer than two long enough documents.
+    """
+    import datasets
+
+    try:
+        facts = json.loads((cfg.documents / "prepare.json").read_text(encoding="utf-8"))
+        table = datasets.load_from_disk(str(cfg.documents))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{cfg.documents}: not a folder of prepared documents ({type(error).__name__}): "
+            "make it with measure_mutual_info/prepare_dataset.py, or let that finish"
+        ) from error
+    missing = {"document", "book", "input_ids"} - set(table.column_names)
+    if missing:
+        raise UserError(f"{cfg.documents}: column {min(missing)} is missing: prepare the documents again")
+
+    lengths = (
+        np.asarray(table.data.column("input_ids").combine_chunks().value_lengths()) if len(table) else np.array([])
+    )
+    long_enough = np.flatnonzero(lengths >= cfg.L_max)
+    if len(long_enough) < 2:
+        longest = int(lengths.max()) if len(lengths) else 0
+        raise UserError(
+            f"{cfg.documents}: {len(long_enough)} of {len(lengths)} documents have {cfg.L_max} tokens "
+            f"(longest: {longest}), and 2 are needed: lower --L-max, or prepare longer documents (--min-tokens)"
+        )
+    if len(long_enough) < len(lengths):
+        print(f"{len(lengths) - len(long_enough)} documents are shorter than {cfg.L_max} tokens and left out")
+    if cfg.n_documents is not None:
+        if cfg.n_documents > len(long_enough):
+            raise UserError(
+                f"--n-documents {cfg.n_documents}: {cfg.documents} has {len(long_enough)} that are long enough"
+            )
+        drawn = np.random.default_rng(cfg.seed).choice(long_enough, cfg.n_documents, replace=False)
+        long_enough = np.sort(drawn)
+    chosen = table.select(long_enough)
+    ids = np.array([row[: cfg.L_max] for row in chosen["input_ids"]], dtype=np.int32)
+    names, books = np.asarray(list(chosen["document"])), np.asarray(list(chosen["book"]))
+    return Corpus(names, books, ids, schedule.partners(books, cfg.seed), facts)
+
+
+def check_model(cfg: Settings, corpus: Corpus) -> int:
+    """Everything about the model that its configuration and tokenizer tell before any weights are loaded.
+
+    Returns the token id that stands for BOS. UserError: context shorter than L_max, ids outside the vocabulary,
+    documents of another tokenizer, no BOS.
+    """
+    from measure_mutual_info import backend_transformers as hf
+
+    config = hf.load_config(cfg.model)
+    context = hf.context_tokens(config)
+    if context is not None and context < cfg.L_max:
+        raise UserError(
+            f"{cfg.model}: its context is {context} tokens, shorter than --L-max {cfg.L_max}: lower --L-max"
+        )
+    if cfg.bos is not None and cfg.bos.isdecimal():
+        bos = int(cfg.bos)
+    else:
+        tokenizer = hf.load_tokenizer(cfg.model)
+        bos = _bos(cfg, tokenizer)
+        vocabulary = corpus.facts.get("tokenizer_vocab_size")
+        if vocabulary != len(tokenizer):
+            raise UserError(
+                f"{cfg.documents}: tokenised with {corpus.facts.get('tokenizer')} ({vocabulary} tokens), {cfg.model} "
+                f"has {len(tokenizer)} tokens: prepare the documents with --tokenizer {cfg.model}"
+            )
+    largest = max(int(corpus.ids.max()), bos)
+    if largest >= config.vocab_size or corpus.ids.min() < 0:
+        raise UserError(
+            f"{cfg.documents}: token id {largest} is outside the vocabulary of {cfg.model} (0 … "
+            f"{config.vocab_size - 1}): prepare the documents with --tokenizer {cfg.model}, or give a --bos within it"
+        )
+    return bos
+
+
+def _bos(cfg: Settings, tokenizer) -> int:
+    if cfg.bos is not None:
+        if cfg.bos not in tokenizer.get_vocab():
+            raise UserError(f"--bos {cfg.bos}: not a token of {cfg.model}: give one of its tokens, or a token id")
+        return tokenizer.convert_tokens_to_ids(cfg.bos)
+    if tokenizer.bos_token_id is not None:
+        return tokenizer.bos_token_id
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{cfg.model}: its tokenizer has neither BOS nor EOS: name a token to begin with by --bos")
+    # Models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text.
+    print(f"{cfg.model} has no BOS token: {tokenizer.eos_token} stands for it")
+    return tokenizer.eos_token_id
+
+
+def load_backend(cfg: Settings, corpus: Corpus, bos: int) -> schedule.Backend:
+    if cfg.backend == "vllm":
+        from measure_mutual_info.backend_vllm import VllmBackend
+
+        return VllmBackend(
+            model=cfg.model,
+            bos=bos,
+            dtype=cfg.dtype,
+            batch_tokens=cfg.batch_tokens,
+            L_max=cfg.L_max,
+            tensor_parallel=cfg.tensor_parallel,
+            pipeline_parallel=cfg.pipeline_parallel,
+            gpu_memory=cfg.gpu_memory,
+            vllm_args=cfg.vllm_args,
+        )
+    from measure_mutual_info.backend_transformers import TransformersBackend
+
+    backend = TransformersBackend(cfg.model, bos, cfg.dtype, cfg.device, cfg.batch_tokens, cfg.schedule)
+    backend.check_schedule(corpus.ids[:1], corpus.ids[corpus.partner[:1]])
+    return backend
+
+
+def manifest(cfg: Settings, corpus: Corpus, bos: int) -> dict:
+    """What must be the same for two runs to be parts of one, `batch_tokens` included: rounding depends on the batch."""
+    shown = asdict(cfg)
+    for free in ("out", "documents", "shard", "tensor_parallel", "pipeline_parallel", "gpu_memory", "vllm_args"):
+        del shown[free]
+    digest = hashlib.sha256(corpus.ids.tobytes() + corpus.partner.tobytes() + "\n".join(corpus.names).encode())
+    model = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
+    files = score_store.model_fingerprint(cfg.model)
+    # Through JSON and back, so that it compares equal with what is read from disk.
+    return json.loads(
+        json.dumps({**shown, "model": model, "model_files": files, "bos": bos, "documents": digest.hexdigest()[:16]})
+    )
+
+
+def score_groups(cfg: Settings, corpus: Corpus, backend: schedule.Backend, store: score_store.ScoreStore) -> None:
+    """Score every group of this shard that is not in the store yet."""
+    follower = np.argsort(corpus.partner)  # follower[i] is the document that gets i's X
+    split = schedule.branches(cfg.points)
+    i, n = cfg.shard_of
+    mine = [group for group in range(_groups(cfg, corpus)) if group % n == i]
+    tokens = schedule.tokens_a_document(cfg.points)
+    documents = sum(len(_rows(cfg, corpus, group)) for group in mine)
+    with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05) as bar:
+        for group in mine:
+            rows = _rows(cfg, corpus, group)
+            if not store.done(group):
+                began = time.time()
+                scored = backend.token_logprobs(corpus.ids[rows], corpus.ids[follower[rows]], split)
+                store.write(group, schedule.terms(scored, cfg.points))
+                bar.set_postfix_str(f"{tokens * len(rows) / (time.time() - began):.0f} tokens/s")
+            bar.update(len(rows))
+
+
+def _groups(cfg: Settings, corpus: Corpus) -> int:
+    return -(-len(corpus.names) // cfg.group_size)
+
+
+def _rows(cfg: Settings, corpus: Corpus, group: int) -> np.ndarray:
+    return np.arange(group * cfg.group_size, min(len(corpus.names), (group + 1) * cfg.group_size))
+
+
+def assemble(cfg: Settings, corpus: Corpus, store: score_store.ScoreStore) -> tuple[pd.DataFrame, int]:
+    """All groups as the table of scores.csv, and how many documents failed.
+
+    A document with a log-probability that is not finite has failed: its terms are left empty.
+    """
+    points, names = cfg.points, list(schedule.TERMS)
+    values = {name: np.full((len(corpus.names), len(points)), np.nan) for name in names}
+    follower = np.argsort(corpus.partner)
+    for group in range(_groups(cfg, corpus)):
+        rows = _rows(cfg, corpus, group)
+        part = store.read(group, {name: (len(rows), len(points)) for name in names})
+        for name in names:
+            values[name][follower[rows] if name == schedule.TERM_OF_FOLLOWER else rows] = part[name]
+    failed = ~np.all([np.isfinite(value).all(axis=1) for value in values.values()], axis=0)
+    columns = {f"{name}_nats": np.where(failed[:, None], np.nan, values[name]).round(6).ravel() for name in names}
+    ells, Ls = np.array(points).T
+    table = pd.DataFrame(
+        {
+            "document": corpus.names.repeat(len(points)),
+            "book": corpus.books.repeat(len(points)),
+            "ell_tokens": np.tile(ells, len(corpus.names)),
+            "L_tokens": np.tile(Ls, len(corpus.names)),
+            **columns,
+            "other_document": corpus.names[corpus.partner].repeat(len(points)),
+        }
+    )
+    return table, int(failed.sum())
+
+
+def finished_before(cfg: Settings, wanted: dict) -> bool:
+    """Whether scores.csv is there already, made with these settings. UserError if it was made with others."""
+    if not cfg.out.exists():
+        return False
+    try:
+        found = json.loads(cfg.out.with_suffix(".json").read_text(encoding="utf-8"))["manifest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    score_store.refuse_other(found, wanted, cfg.out)
+    return True
+
+
+def main(cfg: Settings) -> None:
+    cfg.validate()
+    corpus = read_corpus(cfg)
+    bos = check_model(cfg, corpus)
+    wanted = manifest(cfg, corpus, bos)
+    if finished_before(cfg, wanted):
+        print(f"{cfg.out} is complete already, with these settings")
+        return
+    within = int((corpus.books == corpus.books[corpus.partner]).sum())
+    print(f"{len(corpus.names)} documents of {len(np.unique(corpus.books))} books; {within} with a partner of the same")
+    started = time.time()
+    store = score_store.ScoreStore(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
+    missing = [group for group in range(_groups(cfg, corpus)) if not store.done(group)]
+    if any(group % cfg.shard_of[1] == cfg.shard_of[0] for group in missing):
+        score_groups(cfg, corpus, load_backend(cfg, corpus, bos), store)
+    missing = [group for group in range(_groups(cfg, corpus)) if not store.done(group)]
+    if missing:
+        print(f"shard {cfg.shard} is done; {len(missing)} groups of the other shards are still missing")
+        return
+    table, failed = assemble(cfg, corpus, store)
+    write_csv(
+        cfg.out,
+        table,
+        cfg,
+        inputs=[cfg.documents],
+        started=started,
+        source=corpus.facts["source"],
+        tokenizer=corpus.facts["tokenizer"],
+        manifest=wanted,
+        failed_documents=failed,
+    )
+    shutil.rmtree(store.folder)
+    if failed:
+        print(f"{failed} of {len(corpus.names)} documents failed (log-probabilities not finite); their terms are empty")
+    print(f"{len(table)} rows in {cfg.out}")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)
