@@ -141,7 +141,7 @@ class TransformersBackend:
         marginal, other = [], []
         for ell, end in branches:
             mine, theirs = documents[:, ell:end], followers[:, ell:end]
-            marginal.append(self.sequence_logprobs(torch.cat([bos, mine[:, :-1]], dim=1), mine))
+            marginal.append(self.sequence_logprobs(torch.cat([bos, mine[:, :-1]], dim=1), mine, DynamicCache()))
             # Key-values of BOS x_1 … x_{ℓ−1}; x_ℓ goes in again, as the input that predicts the first token of Y.
             prefix = DynamicCache([(layer.keys[:, :, :ell], layer.values[:, :, :ell]) for layer in cache.layers])
             inputs = torch.cat([documents[:, ell - 1 : ell], theirs[:, :-1]], dim=1)

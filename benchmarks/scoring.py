@@ -1,0 +1,291 @@
+"""What the scoring schedule and the paired estimators save, against the paper's own schedule and estimators.
+
+    python benchmarks/scoring.py --documents data/documents/books_2048 --scores results/fig2b/scores.csv \
+        --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 25 minutes
+    python benchmarks/scoring.py --model random-1b --device cuda --dtype bfloat16   # one GPU: 5 minutes
+
+Writes results/benchmarks/scoring.csv: a row a measure, ratio above 1 means ours is better.
+
+The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024, one
+marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: schedule.py. Both go through
+the same model, the same log-softmax and batches of the same number of documents, in turn, after one warm-up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from common.cli import UserError, run
+from common.record import write_csv
+from measure_mutual_info import schedule
+from measure_mutual_info.backend_transformers import TransformersBackend
+from measure_mutual_info.estimate_bipartite import per_document_terms
+
+# Llama-type models with random weights, for machines without a hub: hidden, MLP, layers, heads, key-value heads.
+RANDOM_MODELS = {
+    "random-tiny": (64, 128, 2, 4, 2),
+    "random-1b": (2048, 8192, 16, 32, 8),
+    "random-3b": (3072, 8192, 28, 24, 8),
+    "random-8b": (4096, 14336, 32, 32, 8),
+}
+VOCABULARY = 128_256
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str = "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
+    """hub id, folder, .gguf file, or one of random-1b, random-3b, random-8b"""
+    documents: Path | None = None
+    """documents of prepare_dataset.py; random tokens if not given"""
+    scores: Path | None = None
+    """scores.csv to take the estimators' variances from; no such rows if not given"""
+    out: Path = Path("results/benchmarks/scoring.csv")
+    L_max: int = 2048
+    """tokens"""
+    rounds: int = 3
+    """how often each schedule is timed, in turn; medians are reported"""
+    batch_documents: int = 2
+    """documents in one batch, the same for every schedule"""
+    dtype: str = "float32"
+    device: str = "auto"
+    bos: int = 1
+    packed: bool = True
+    """time also the branches packed into one sequence under a 4D mask"""
+    bootstrap: int = 2000
+    """resamples of documents behind the intervals of variance ratios"""
+    seed: int = 0
+
+
+def paper_schedule(backend: TransformersBackend, documents: np.ndarray, followers: np.ndarray, ells: list[int]) -> int:
+    """The paper's passes for a batch; returns the tokens that went through the model, BOS included."""
+    bos = np.full((len(documents), 1), backend.bos)
+    tokens = 0
+    passes = [documents]
+    for ell in ells:
+        passes.append(documents[:, ell:])
+        passes.append(np.concatenate([documents[:, :ell], followers[:, ell:]], axis=1))
+    for ids in passes:
+        ids = torch.as_tensor(np.concatenate([bos, ids], axis=1))
+        backend.sequence_logprobs(ids[:, :-1], ids[:, 1:])
+        tokens += ids[:, 1:].numel()
+    return tokens
+
+
+def packed_schedule(
+    backend: TransformersBackend, documents: np.ndarray, followers: np.ndarray, split: list[schedule.Branch]
+) -> np.ndarray:
+    """Our passes for a batch as one sequence: the document, then every branch, kept apart by a 4D attention mask.
+
+    Returns the log-probabilities (documents, positions) in order: own, then marginal and other of each branch.
+    """
+    count, L = documents.shape
+    bos = np.full((count, 1), backend.bos)
+    inputs, targets = [bos, documents[:, :-1]], [documents]
+    positions, owner, sees = [np.arange(L)], [np.zeros(L, int)], [0]
+    for ell, end in split:
+        n = end - ell
+        inputs += [bos, documents[:, ell : end - 1], documents[:, ell - 1 : ell], followers[:, ell : end - 1]]
+        targets += [documents[:, ell:end], followers[:, ell:end]]
+        positions += [np.arange(n), ell + np.arange(n)]
+        owner += [np.full(n, len(sees)), np.full(n, len(sees) + 1)]
+        sees += [0, ell]  # how many tokens of the document's own pass the branch may look at
+    owner, position = np.concatenate(owner), np.concatenate(positions)
+    device = backend.model.device
+    owner_t, index = torch.as_tensor(owner, device=device), torch.arange(len(owner), device=device)
+    prefix = torch.as_tensor(np.array(sees)[owner], device=device)
+    mask = (owner_t[:, None] == owner_t[None, :]) & (index[None, :] <= index[:, None])
+    mask |= index[None, :] < prefix[:, None]
+    ids = torch.as_tensor(np.concatenate(inputs, axis=1), device=device)
+    wanted = torch.as_tensor(np.concatenate(targets, axis=1), device=device)
+    place = torch.as_tensor(position, device=device).expand(count, -1)
+    hidden = backend.model.base_model(
+        input_ids=ids, attention_mask=mask[None, None].expand(count, 1, -1, -1), position_ids=place, use_cache=False
+    ).last_hidden_state
+    head = backend.model.get_output_embeddings()
+    pieces = [
+        -torch.nn.functional.cross_entropy(head(some).flatten(0, 1).float(), goal.flatten(), reduction="none")
+        for some, goal in zip(hidden.split(512, dim=1), wanted.split(512, dim=1), strict=True)
+    ]
+    sizes = [piece.numel() // count for piece in pieces]
+    return torch.cat([p.view(count, n) for p, n in zip(pieces, sizes, strict=True)], dim=1).cpu().numpy()
+
+
+def load(cfg: Settings) -> TransformersBackend:
+    if cfg.model not in RANDOM_MODELS:
+        return TransformersBackend(cfg.model, cfg.bos, cfg.dtype, cfg.device, cfg.batch_documents * cfg.L_max, "auto")
+    hidden, mlp, layers, heads, kv_heads = RANDOM_MODELS[cfg.model]
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=131_072,
+    )
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, cfg.dtype))
+    return TransformersBackend.from_model(model, cfg.bos, cfg.batch_documents * cfg.L_max)
+
+
+def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
+    """(batches, 2, batch_documents, L_max): documents and their followers, spread evenly over the corpus."""
+    shape = (cfg.rounds + 1, 2, cfg.batch_documents, cfg.L_max)
+    count = int(np.prod(shape[:3]))
+    if cfg.documents is None:
+        return np.random.default_rng(cfg.seed).integers(0, vocabulary, shape)
+    table = datasets.load_from_disk(str(cfg.documents))
+    rows = [row for row in table["input_ids"] if len(row) >= cfg.L_max]
+    if len(rows) < count:
+        raise UserError(
+            f"{cfg.documents}: {len(rows)} documents of {cfg.L_max} tokens, {count} are needed: lower --rounds"
+        )
+    return np.array([rows[i][: cfg.L_max] for i in np.linspace(0, len(rows) - 1, count).astype(int)]).reshape(shape)
+
+
+def time_in_turn(ways: dict[str, Callable[[np.ndarray, np.ndarray], object]], batches: np.ndarray) -> pd.DataFrame:
+    """Seconds and peak GPU bytes of every way on every batch, in turn; the first batch is the warm-up and not counted."""
+    rows = []
+    with tqdm(total=len(ways) * len(batches), unit="pass", desc="timing") as bar:
+        for number, (documents, followers) in enumerate(batches):
+            for name, way in ways.items():
+                if torch.cuda.is_available():
+                    torch.cuda.reset_peak_memory_stats()
+                    torch.cuda.synchronize()
+                began = time.perf_counter()
+                way(documents, followers)  # ends on the CPU, so the device is done
+                seconds = time.perf_counter() - began
+                peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+                rows.append({"way": name, "round": number, "seconds": seconds, "peak_bytes": peak})
+                bar.update()
+    table = pd.DataFrame(rows)
+    return table[table["round"] > 0]
+
+
+def variance_ratios(cfg: Settings) -> pd.DataFrame:
+    """Documents needed for the same standard error: variance over documents, unpaired over paired, at L = 2ℓ.
+
+    Unpaired is the paper's form: direct takes log q(Y) and vCLUB takes log q(Y|X) of another document's Y.
+    95% intervals by a bootstrap over documents. Columns: estimator, L, ratio, lo95, hi95.
+    """
+    scores = pd.read_csv(cfg.scores)
+    rng = np.random.default_rng(cfg.seed)
+    rows = []
+    for estimator in ("direct", "vclub"):
+        paired, unpaired = (per_document_terms(scores, name) for name in (estimator, f"{estimator}_unpaired"))
+        both = paired.columns[[L == 2 * ell for ell, L in paired.columns]]
+        for ell, L in both:
+            values = np.stack([paired[ell, L], unpaired[ell, L]], axis=1)
+            drawn = rng.integers(0, len(values), (cfg.bootstrap, len(values)))
+            spread = values[drawn].var(axis=1, ddof=1)
+            lo, hi = np.quantile(spread[:, 1] / spread[:, 0], [0.025, 0.975])
+            variance = values.var(axis=0, ddof=1)
+            rows.append((estimator, L, variance[1], variance[0], variance[1] / variance[0], lo, hi))
+    return pd.DataFrame(rows, columns=["estimator", "L", "unpaired", "paired", "ratio", "lo95", "hi95"])
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    backend = load(cfg)
+    vocabulary = backend.model.config.get_text_config().vocab_size
+    batches = read_ids(cfg, vocabulary)
+    points = schedule.grid(cfg.L_max)
+    double = [(ell, L) for ell, L in points if L == 2 * ell]
+    ells = [ell for ell, _ in double]
+    every, only_double = schedule.branches(points), schedule.branches(double)
+
+    plain = TransformersBackend.from_model(backend.model, cfg.bos, backend.batch_tokens, "plain")
+    ways = {
+        "paper": lambda d, f: paper_schedule(backend, d, f, ells),
+        "shared, L = 2ℓ": lambda d, f: backend.token_logprobs(d, f, only_double),
+        "shared, L = 2ℓ, 3ℓ, 4ℓ": lambda d, f: backend.token_logprobs(d, f, every),
+        "plain, L = 2ℓ, 3ℓ, 4ℓ": lambda d, f: plain.token_logprobs(d, f, every),
+    }
+    if cfg.packed:
+        ways["packed, L = 2ℓ, 3ℓ, 4ℓ"] = lambda d, f: packed_schedule(backend, d, f, every)
+    with torch.inference_mode():
+        timed = time_in_turn(ways, batches)
+    seconds = {way: statistics.median(group["seconds"]) / cfg.batch_documents for way, group in timed.groupby("way")}
+    peak = timed.groupby("way")["peak_bytes"].max() / 2**30
+
+    where = f"{Path(cfg.model).name}, {cfg.dtype}, {backend.model.device.type}, L_max = {cfg.L_max}"
+    rows = []
+
+    def add(setting: str, measure: str, unit: str, baseline: str, theirs: float, ours: float, ratio: float) -> None:
+        row = (
+            "scoring",
+            f"{where}, {setting}",
+            measure,
+            unit,
+            baseline,
+            round(theirs, 4),
+            round(ours, 4),
+            round(ratio, 3),
+        )
+        rows.append(row)
+
+    tokens = {
+        "paper": sum([cfg.L_max, *(cfg.L_max - ell for ell in ells), cfg.L_max * len(ells)]),
+        "shared, L = 2ℓ": schedule.tokens_a_document(double),
+        "shared, L = 2ℓ, 3ℓ, 4ℓ": schedule.tokens_a_document(points),
+        "plain, L = 2ℓ, 3ℓ, 4ℓ": schedule.tokens_a_document(points) + sum(ell for ell, _ in every),
+        "packed, L = 2ℓ, 3ℓ, 4ℓ": schedule.tokens_a_document(points),
+    }
+    for way in ways:
+        if way == "paper":
+            continue
+        for measure, unit, of in (("tokens a document", "tokens", tokens), ("seconds a document", "s", seconds)):
+            add(way, measure, unit, "21 full passes", of["paper"], of[way], of["paper"] / of[way])
+    shared = "shared, L = 2ℓ, 3ℓ, 4ℓ"
+    for way in [name for name in ways if name.endswith("4ℓ") and name != shared]:
+        add(shared, "seconds a document", "s", way, seconds[way], seconds[shared], seconds[way] / seconds[shared])
+    rates = {way: tokens[way] / seconds[way] for way in ways}
+    add(
+        shared,
+        "tokens a second",
+        "tokens/s",
+        "21 full passes",
+        rates["paper"],
+        rates[shared],
+        rates[shared] / rates["paper"],
+    )
+    if peak.max() > 0:
+        for way in [name for name in ways if name != shared]:
+            add(shared, "peak GPU memory", "GiB", way, peak[way], peak[shared], peak[way] / peak[shared])
+
+    if cfg.scores is not None:
+        total = []
+        for row in variance_ratios(cfg).itertuples():
+            setting = f"{row.estimator}, L = {row.L}, 95% interval of the ratio {row.lo95:.1f} … {row.hi95:.1f}"
+            add(setting, "variance over documents", "nats²", "unpaired", row.unpaired, row.paired, row.ratio)
+            if row.L >= 512:
+                total.append(row.ratio * seconds["paper"] / seconds["shared, L = 2ℓ"])
+                unit, setting = "s · nats²", f"{row.estimator}, L = {row.L}, shared, L = 2ℓ"
+                theirs, ours = row.unpaired * seconds["paper"], row.paired * seconds["shared, L = 2ℓ"]
+                add(setting, "compute for equal error bars", unit, "21 full passes, unpaired", theirs, ours, total[-1])
+        worst = min(total)
+        add("HEADLINE: smallest over L ≥ 512 and both estimators", "compute for equal error bars", "relative",
+            "21 full passes, unpaired", worst, 1, worst)  # fmt: skip
+
+    columns = ["benchmark", "setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
+    table = pd.DataFrame(rows, columns=columns)
+    inputs = [path for path in (cfg.documents, cfg.scores) if path is not None]
+    write_csv(cfg.out, table, cfg, inputs=inputs, started=started, device=str(backend.model.device))
+    print(table[["setting", "measure", "baseline", "baseline_value", "our_value", "ratio"]].to_string(index=False))
+    print(f"→ {cfg.out}")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

@@ -1,0 +1,84 @@
+"""What several test files need: tiny models with weights large enough for context to matter, and folders of documents."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "data" / "sample"
+SMOLLM2 = SAMPLE / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def run_script(script: str, *arguments: object, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run a script of the repository by its command line, as a user would."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def one_line_error(done: subprocess.CompletedProcess) -> str:
+    """The message of a script that refused its input: exit code 2, one line that begins with 'error:', no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return errors[0]
+
+
+def write_documents(folder: Path, ids: dict[str, list[list[int]]], vocabulary: int = 256) -> Path:
+    """A folder as prepare_dataset.py writes it; ids: the documents of each book."""
+    rows = [
+        {"document": f"{book}#{number:04d}", "book": book, "input_ids": document}
+        for book, documents in ids.items()
+        for number, document in enumerate(documents)
+    ]
+    columns = datasets.Features(
+        document=datasets.Value("string"),
+        book=datasets.Value("string"),
+        input_ids=datasets.List(datasets.Value("int32")),
+    )
+    datasets.Dataset.from_list(rows, features=columns).save_to_disk(str(folder))
+    facts = {"source": "toy", "tokenizer": "bytes", "tokenizer_vocab_size": vocabulary}
+    (folder / "prepare.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
+
+
+def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
+    """A random model of a type, its weights scaled up so that a wrong context is wrong by far more than rounding."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {
+        "llama": dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2),
+        "mistral": dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                        sliding_window=16),
+        "gpt2": dict(n_embd=48, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0),
+        "gpt_neox": dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4),
+        "mamba": dict(hidden_size=32, num_hidden_layers=2, state_size=8),
+    }[kind]  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **{**small, **changes})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    if kind != "mamba":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(8)
+    return model
+
+
+@pytest.fixture(scope="session")
+def book_bytes() -> np.ndarray:
+    """Real text as byte ids: Alice's Adventures in Wonderland."""
+    path = SAMPLE / "books" / "alice.txt"
+    if not path.exists():
+        pytest.skip("the sample books are missing: python measure_mutual_info/fetch_sample.py")
+    return np.frombuffer(path.read_bytes(), dtype=np.uint8).astype(np.int64)
