@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from common import cli
+from common.cli import UserError
+from common.record import ROOT
+from measure_mutual_info import cut_documents, prepare_dataset
+from measure_mutual_info.cut_documents import (
+    ByteTokenizer,
+    HubTokenizer,
+    load_tokenizer,
+    piece_documents,
+    sentence_documents,
+    sentence_spans,
+)
+from measure_mutual_info.prepare_dataset import Settings, main
+
+SCRIPT = ROOT / "measure_mutual_info" / "prepare_dataset.py"
+WORDS = ["the", "whale", "of", "sea", "a", "ship", "Ahab", "white", "deep", "Dr.", "Mr."]
+WORDS += ["étoile", "鯨", "ocean's", "𝄞", "end<|end|>ing"]
+
+
+def prose(sentences: int, seed: int) -> str:
+    """Random sentences of 1 to 30 words, over lines and paragraphs, with abbreviations and characters of 1-4 bytes."""
+    draw = random.Random(seed)
+    text = ""
+    for _ in range(sentences):
+        words = " ".join(draw.choices(WORDS, k=draw.randint(1, 30)))
+        text += (
+            words[0].upper() + words[1:] + draw.choice([".", "!", "?", '."']) + draw.choice([" ", "  ", "\n", "\n\n"])
+        )
+    return text
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a byte-level BPE tokenizer of 320 ids, one of them special."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([prose(300, 0)], trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Four books as text files: two of the same length, one short, one empty."""
+    folder = tmp_path / "library"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(("b", "a", "more/a")):
+        (folder / f"{name}.txt").write_text(prose(120, number), encoding="utf-8")
+    (folder / "short.txt").write_text("Call me Ishmael.", encoding="utf-8")
+    (folder / "void.txt").write_text(" \n", encoding="utf-8")
+    return folder
+
+
+def command(*flags: Any, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, flags)], capture_output=True, text=True, **more)
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return datasets.load_from_disk(str(folder)).to_list()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "prepare.json"}
+
+
+def plain_documents(text: str, ids: Any, least: int) -> list[tuple[int, int, list[int]]]:
+    """The definition, word for word and slowly: add sentence after sentence until there are enough tokens."""
+    found, spans, first = [], sentence_spans(text), 0
+    while first < len(spans):
+        for last in range(first, len(spans)):
+            start, end = spans[first][0], spans[last][1]
+            if len(ids(text[start:end])) >= least:
+                found.append((start, end, ids(text[start:end])))
+                break
+        else:
+            return found
+        first = last + 1
+    return found
+
+
+class NoOffsets(HubTokenizer):
+    """A tokenizer that does not tell where its tokens lie, as the slow ones of transformers."""
+
+    def starts(self, text: str) -> None:
+        return None
+
+
+class Undercounting(HubTokenizer):
+    """A tokenizer that makes a few tokens fewer of a book than of its documents."""
+
+    def starts(self, text: str) -> np.ndarray:
+        starts = super().starts(text)
+        return starts[np.arange(len(starts)) % 40 > 0]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "no offsets", "undercounting"])
+@pytest.mark.parametrize("least", [1, 60, 400])
+def test_documents_are_the_fewest_sentences_that_suffice(
+    kind: str, least: int, bpe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer = ByteTokenizer() if kind == "bytes" else load_tokenizer(str(bpe))
+    if kind in ("no offsets", "undercounting"):
+        tokenizer = (NoOffsets if kind == "no offsets" else Undercounting)(tokenizer.tokenizer)
+    text = prose(150, seed=least)
+    slow = plain_documents(text, tokenizer.ids, least)
+    assert len(slow) > 3
+    assert list(sentence_documents(text, tokenizer, least)) == slow
+    monkeypatch.setattr(cut_documents, "BLOCK", 300)  # a book that needs many blocks to be tokenised
+    assert list(sentence_documents(text, tokenizer, least)) == slow
+
+
+def test_documents_hold_the_text_from_sentence_to_sentence(bpe: Path):
+    tokenizer = load_tokenizer(str(bpe))
+    text = "\n\n  " + prose(200, seed=5)
+    found = list(sentence_documents(text, tokenizer, 200))
+    starts = {start for start, _ in sentence_spans(text)}
+    assert all(start in starts and not text[start].isspace() for start, _, _ in found)
+    assert all(tokenizer.tokenizer.decode(ids) == text[start:end] for start, end, ids in found)
+    for (_, end, _), (start, _, _) in itertools.pairwise(found):
+        assert not text[end:start].strip()
+    assert len(tokenizer.ids(text[found[-1][1] :].strip())) < 200
+
+
+def test_the_last_piece_is_kept_when_long_enough():
+    text = "One two three. Four five six. Seven eight nine."
+    assert [text[s:e] for s, e, _ in sentence_documents(text, ByteTokenizer(), 14)] == text.replace(". ", ".|").split(
+        "|"
+    )
+    assert [text[s:e] for s, e, _ in sentence_documents(text, ByteTokenizer(), 15)] == [text[:29], text[30:]]
+
+
+def test_special_tokens_in_a_text_are_characters(bpe: Path):
+    tokenizer = load_tokenizer(str(bpe))
+    special = tokenizer.tokenizer.eos_token_id
+    assert tokenizer.tokenizer("<|end|>").input_ids == [special]
+    assert special not in tokenizer.ids("a <|end|> b")
+    assert tokenizer.tokenizer.decode(tokenizer.ids("a <|end|> b")) == "a <|end|> b"
+
+
+def test_bytes_start_where_their_characters_do():
+    text = "aé鯨𝄞\n" * 3
+    slow = [i for i, character in enumerate(text) for _ in character.encode()]
+    assert ByteTokenizer().starts(text).tolist() == slow
+    assert ByteTokenizer().ids(text) == list(text.encode())
+
+
+@pytest.mark.parametrize("text", ["第一句。「第二句！」 第三句", "पहला। दूसरा।"])
+def test_sentences_of_other_scripts_end_too(text: str):
+    spans = sentence_spans(text)
+    assert len(spans) == len(text.replace("」", "").rstrip("।").split("।" if "।" in text else " ")) + ("。" in text)
+    assert "".join(text[s:e] for s, e in spans) == text.replace(" ", "")
+
+
+def test_pieces_follow_one_another(monkeypatch: pytest.MonkeyPatch):
+    text = "ACGT" * 1000 + "鯨"
+    whole = list(text.encode())
+    for block in (1_000_000, 37):
+        monkeypatch.setattr(cut_documents, "BLOCK", block)
+        pieces = list(piece_documents(text, ByteTokenizer(), 64))
+        assert {len(piece) for piece in pieces} == {64}
+        assert list(itertools.chain(*pieces)) == whole[: len(whole) - len(whole) % 64]
+
+
+def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
+    out = tmp_path / "new" / "documents"
+    result = command("--corpus", library, "--tokenizer", bpe, "--out", out, "--min-tokens", 300, "--source", "ours")
+    assert result.returncode == 0, result.stderr
+    rows = table(out)
+    assert datasets.load_from_disk(str(out)).features["input_ids"] == datasets.List(datasets.Value("int32"))
+    assert list(rows[0]) == ["document", "book", "input_ids"]
+    expected = []
+    for name in ("a", "b", "more/a"):
+        text = (library / f"{name}.txt").read_text(encoding="utf-8")
+        for number, (_, _, ids) in enumerate(plain_documents(text, load_tokenizer(str(bpe)).ids, 300)):
+            expected.append({"document": f"{name}#{number:04d}", "book": name, "input_ids": ids})
+    assert rows == expected
+    record = json.loads((out / "prepare.json").read_text())
+    counts = {"documents": len(rows), "books": 3, "tokens": sum(len(row["input_ids"]) for row in rows)}
+    counts |= {"rows": 5, "skipped_empty": 1, "skipped_few_words": 0, "skipped_too_short": 1}
+    counts |= {"source": "ours", "tokenizer": str(bpe), "tokenizer_vocab_size": 320, "min_tokens": 300}
+    assert {key: record[key] for key in counts} == counts
+    assert record["boundaries"] == record["settings"]["boundaries"] == "sentence"
+    assert f"{len(rows):,} documents of 3 books" in result.stdout
+    assert "1 rows without text" in result.stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        "data-00000.arrow",
+        "dataset_info.json",
+        "prepare.json",
+        "state.json",
+    ]
+    assert not list(out.parent.glob("*.parts"))
+    again = command("--corpus", library, "--tokenizer", bpe, "--out", out, "--min-tokens", 300, "--source", "ours")
+    assert again.returncode == 0
+    assert "there already" in again.stdout
+
+
+def test_processes_and_shards_change_nothing(library: Path, tmp_path: Path):
+    flags = ["--corpus", library, "--tokenizer", "bytes", "--min-tokens", 500, "--shard-megabytes", 0.004]
+    for processes in (1, 3):
+        assert command(*flags, "--out", tmp_path / f"{processes}", "--processes", processes).returncode == 0
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    assert len(list((tmp_path / "1").glob("data-*.arrow"))) == 4
+    assert command(*flags[:-2], "--out", tmp_path / "one").returncode == 0
+    assert table(tmp_path / "one") == table(tmp_path / "1")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_goes_on(processes: int, tmp_path: Path):
+    corpus = tmp_path / "corpus.jsonl"
+    books = [{"title": f"Book {i % 30}", "text": prose(400, i)} for i in range(60)]
+    corpus.write_text("\n".join(json.dumps(row) for row in books), encoding="utf-8")
+    flags = ["--corpus", corpus, "--tokenizer", "bytes", "--min-tokens", 300, "--shard-megabytes", 0.1]
+    flags += ["--processes", processes]
+    run = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, flags), "--out", str(tmp_path / "killed")], stderr=subprocess.DEVNULL
+    )
+    parts = tmp_path / "killed.parts"
+    while len(list(parts.glob("data-*.json"))) < 3:
+        assert run.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    tasks = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    workers = [Path("/proc") / pid for pid in tasks.read_text().split()] if tasks.exists() else []
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "killed").exists()
+    deadline = time.time() + 20
+    while any(worker.exists() for worker in workers):  # they end when their parent does
+        assert time.time() < deadline
+        time.sleep(0.02)
+    inodes = {
+        path.name: path.stat().st_ino for path in parts.glob("data-*.arrow") if path.with_suffix(".json").exists()
+    }
+    assert 3 <= len(inodes) < 20
+    assert command(*flags, "--out", tmp_path / "killed").returncode == 0
+    assert command(*flags, "--out", tmp_path / "whole").returncode == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert {name: (tmp_path / "killed" / name).stat().st_ino for name in inodes} == inodes
+    names = [row["document"] for row in table(tmp_path / "whole")]
+    assert len(set(names)) == len(names)
+    assert "Book 3 (2)#0000" in names
+
+
+def settings(corpus: Any, out: Path, **more: Any) -> Settings:
+    return Settings(**{"tokenizer": "bytes", "min_tokens": 300, "processes": 1} | more, corpus=str(corpus), out=out)
+
+
+def test_every_kind_of_corpus_gives_the_same(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [
+        {"id": path.relative_to(library).with_suffix("").as_posix(), "text": path.read_text(encoding="utf-8")}
+        for path in sorted(library.rglob("*.txt"))
+    ]
+    rows.append({"id": "none", "text": None})
+    (tmp_path / "rows.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    asked = []
+
+    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> Any:
+        asked.append((name, config, split))
+        data = datasets.Dataset.from_list(rows)
+        return data.to_iterable_dataset() if streaming else data
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    main(settings(library, tmp_path / "folder"))
+    main(settings(f"{library}/**/*.txt", tmp_path / "glob"))
+    main(settings(tmp_path / "rows.jsonl", tmp_path / "jsonl"))
+    main(settings(tmp_path / "rows.parquet", tmp_path / "parquet"))
+    main(settings("owner/name", tmp_path / "hub", config="c"))
+    main(settings("owner/name", tmp_path / "stream", streaming=True, split="test"))
+    assert asked == [("owner/name", "c", "train"), ("owner/name", None, "test")]
+    first = table(tmp_path / "folder")
+    assert len(first) > 20
+    for other in ("glob", "jsonl", "parquet", "hub", "stream"):
+        assert table(tmp_path / other) == first
+        record = json.loads((tmp_path / other / "prepare.json").read_text())
+        assert record["skipped_empty"] == (1 if other == "glob" else 2)
+    assert json.loads((tmp_path / "hub" / "prepare.json").read_text())["source"] == "name"
+
+
+def test_books_are_named_by_the_column_asked_for(tmp_path: Path):
+    rows = [
+        {"title": title, "author": author, "text": "Half a surrogate pair: \ud800. " + prose(20, i)}
+        for i, (title, author) in enumerate([("Poems", "A"), ("Poems\n(2)", "B"), ("Poems", "B"), ("", None), (7, "C")])
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    main(settings(tmp_path / "c.jsonl", tmp_path / "by_title"))
+    names = list(dict.fromkeys(row["book"] for row in table(tmp_path / "by_title")))
+    assert names == ["Poems", "Poems (2)", "Poems (3)", "c row 4", "7"]
+    main(settings(tmp_path / "c.jsonl", tmp_path / "by_author", book_column="author"))
+    names = list(dict.fromkeys(row["book"] for row in table(tmp_path / "by_author")))
+    assert names == ["A", "B", "B (2)", "c row 4", "C"]
+
+
+def test_limits_on_books_and_documents(library: Path, tmp_path: Path):
+    main(settings(library, tmp_path / "few", max_documents_per_book=2, max_books=2, min_book_words=10))
+    assert [row["document"] for row in table(tmp_path / "few")] == ["a#0000", "a#0001", "b#0000", "b#0001"]
+    main(settings(library, tmp_path / "long", min_book_words=10, min_tokens=5))
+    record = json.loads((tmp_path / "long" / "prepare.json").read_text())
+    assert (record["books"], record["skipped_few_words"]) == (3, 1)
+
+
+def test_no_boundaries(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.fa").write_text("".join(draw.choice(list("ACGT"), 1000)))
+    main(settings(f"{tmp_path}/*.fa", tmp_path / "dna", boundaries="none"))
+    rows = table(tmp_path / "dna")
+    assert [row["document"] for row in rows] == [f"{book}#{i:04d}" for book in "xy" for i in range(3)]
+    assert (
+        bytes(itertools.chain(*(row["input_ids"] for row in rows[:3]))).decode()
+        == (tmp_path / "x.fa").read_text()[:900]
+    )
+    assert json.loads((tmp_path / "dna" / "prepare.json").read_text())["tokenizer_vocab_size"] == 256
+
+
+def test_other_settings_are_refused(library: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    main(settings(library, out))
+    with pytest.raises(UserError, match=r"out was made with other settings \(min_tokens = 300, now 200\)"):
+        main(settings(library, out, min_tokens=200))
+    (library / "a.txt").write_text(prose(120, 99), encoding="utf-8")
+    with pytest.raises(UserError, match="other files"):
+        main(settings(library, out))
+
+
+def test_an_unfinished_run_of_other_settings_is_refused(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_dataset, "write_shard", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main(settings(library, out))
+    with pytest.raises(UserError, match=r"out\.parts was made with other settings"):
+        main(settings(library, out, boundaries="none"))
+    main(settings(library, out))
+
+
+def test_a_corpus_that_changed_behind_the_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"title": str(i), "text": prose(40, i)} for i in range(3)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
+    cfg = settings("owner/name", tmp_path / "out", shard_megabytes=0.001)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_dataset, "write_folder_files", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(cfg)
+    rows[1]["text"] += "More."
+    with pytest.raises(UserError, match="the corpus has changed"):
+        main(cfg)
+
+
+def test_foreign_folders_are_left_alone(library: Path, tmp_path: Path):
+    for name in ("out", "other.parts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("dear")
+    for name, culprit in (("out", "out"), ("other", r"other\.parts")):
+        with pytest.raises(UserError, match=rf"{culprit} holds something else than documents"):
+            main(settings(library, tmp_path / name))
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "dear"
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    cfg = settings(library, tmp_path / "out", shard_megabytes=0.004)
+    replace, calls = os.replace, itertools.count()
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target).name == "data-00002.arrow" and next(calls) == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(cli.tyro, "cli", lambda *_, **__: cfg)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, Settings)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: disk full while writing ")
+    assert sorted(path.name for path in (tmp_path / "out.parts").glob("data-*")) == [
+        f"data-0000{i}.{kind}" for i in range(2) for kind in ("arrow", "json")
+    ]
+    main(cfg)
+    main(settings(library, tmp_path / "whole", shard_megabytes=0.004))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def bad(tmp_path: Path, name: str, content: bytes) -> Path:
+    (tmp_path / name).write_bytes(content)
+    return tmp_path / name
+
+
+def test_bad_input_is_one_line_naming_culprit_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    good = bad(tmp_path, "good.txt", prose(10, 0).encode())
+    nul = bad(tmp_path, "nul.txt", b"text\0text")
+    latin = bad(tmp_path, "latin.txt", "été".encode("latin-1"))
+    cut = bad(tmp_path, "cut.txt", "été".encode()[:-1] + b"\n")
+    empty = bad(tmp_path, "empty.txt", b"")
+    broken = bad(tmp_path, "broken.jsonl", b'{"text": "a"}\n{"text": \n')
+    listed = bad(tmp_path, "listed.jsonl", b"[1]\n")
+    number = bad(tmp_path, "number.jsonl", b'{"text": 3}\n')
+    other = bad(tmp_path, "other.jsonl", b'{"body": "a", "title": "b"}\n')
+    parquet = bad(tmp_path, "broken.parquet", b"PAR1 no")
+    numbers = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"text": [1, 2]}), numbers)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"png")
+    (tmp_path / "taken").write_text("")
+    cases: list[tuple[str, dict[str, Any]]] = [
+        (f"no such file or folder: {tmp_path}/absent.txt", {"corpus": tmp_path / "absent.txt"}),
+        (f"no file matches {tmp_path}/**/*.rs", {"corpus": f"{tmp_path}/**/*.rs"}),
+        (
+            f'images holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{tmp_path}/images/**/*.py"',
+            {"corpus": tmp_path / "images"},
+        ),
+        ("nul.txt is a binary file (it holds NUL bytes)", {"corpus": nul}),
+        ("latin.txt is not UTF-8", {"corpus": latin}),
+        ("cut.txt is not UTF-8", {"corpus": cut}),
+        ("empty.txt is empty: 1 rows, none with text", {"corpus": empty}),
+        ("broken.jsonl, line 2 is not JSON", {"corpus": broken}),
+        ("listed.jsonl, line 1 is no JSON object", {"corpus": listed}),
+        ('number.jsonl, line 1: "text" is int, no string', {"corpus": number}),
+        ('other.jsonl has no column "text", only body, title: choose with --text-column', {"corpus": other}),
+        (
+            'other.jsonl has no column "author", only body, title: choose with --book-column',
+            {"corpus": other, "text_column": "body", "book_column": "author"},
+        ),
+        ("broken.parquet is not a whole parquet file", {"corpus": parquet}),
+        ('numbers.parquet: column "text" holds int64, no strings', {"corpus": numbers}),
+        ("none of 1 books has a document of 100,000 tokens, the longest (good) has", {"min_tokens": 100_000}),
+        ("all 1 books have fewer than 10,000 words: lower --min-book-words", {"min_book_words": 10_000}),
+        ('unknown --boundaries "word": give "sentence" or "none"', {"boundaries": "word"}),
+        ("--min-tokens is 0: give 1 or more", {"min_tokens": 0}),
+        ("--shard-megabytes is 0: give more than 0", {"shard_megabytes": 0}),
+        (f"no tokenizer at {tmp_path}/absent:", {"tokenizer": f"{tmp_path}/absent"}),
+        (f"no tokenizer at {tmp_path}/absent.gguf:", {"tokenizer": f"{tmp_path}/absent.gguf"}),
+        ("bare cannot be loaded: ", {"tokenizer": f"{tmp_path}/bare"}),
+        ("taken is a file: name a folder with --out", {"out": tmp_path / "taken"}),
+    ]
+    for said, change in cases:
+        cfg = settings(**{"corpus": good, "out": tmp_path / "out"} | change)
+        monkeypatch.setattr(cli.tyro, "cli", lambda *_, cfg=cfg, **__: cfg)
+        with pytest.raises(SystemExit) as stop:
+            cli.run(main, Settings)
+        assert stop.value.code == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(error) == 1
+        assert said in error[0]
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "out.parts").exists()
+    main(settings(good, tmp_path / "good"))  # the same settings without a fault work
+
+
+def test_command_exits_with_2_and_one_line(tmp_path: Path):
+    nul = bad(tmp_path, "nul.txt", b"text\0text")
+    result = command("--corpus", nul, "--tokenizer", "bytes", "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"error: {nul} is a binary file (it holds NUL bytes): give text in UTF-8, or leave it out"
+    ]
+
+
+def test_hub_out_of_reach_is_one_line(tmp_path: Path):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    result = command("--corpus", "owner/name", "--tokenizer", "bytes", "--out", tmp_path / "out", env=environment)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: the hub dataset owner/name cannot be read: ")
+    assert "check the network" in line
+    good = bad(tmp_path, "good.txt", prose(10, 0).encode())
+    result = command("--corpus", good, "--tokenizer", "owner/name", "--out", tmp_path / "out", env=environment)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: tokenizer owner/name cannot be loaded: ")
+    assert "check the name and the network" in line
+
+
+def test_script_datasets_point_to_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def load_dataset(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found pg19.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=r"deepmind/pg19 cannot be read: .* for PG19: emozilla/pg19"):
+        main(settings("deepmind/pg19", tmp_path / "out"))
+
+
+def test_a_stream_that_breaks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def rows() -> Any:
+        yield {"text": "A sentence."}
+        raise ConnectionError("peer went away")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(rows))
+    with pytest.raises(UserError, match="owner/name cannot be read: peer went away; check the network"):
+        main(settings("owner/name", tmp_path / "out", streaming=True))

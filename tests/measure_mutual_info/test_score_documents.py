@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from measure_mutual_info import schedule
+from tests.conftest import ROOT, call_script, one_line_error, run_script, tiny_model, write_documents
+from tests.measure_mutual_info.test_backend_transformers import BOS, slow_reference
+
+SCRIPT = "measure_mutual_info/score_documents.py"
+LOGQ = [f"{name}_nats" for name in schedule.TERMS]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Eleven documents of three books, of 64 … 84 random bytes, and a tiny Llama."""
+    folder = tmp_path_factory.mktemp("inputs")
+    rng = np.random.default_rng(0)
+    books = {
+        book: [rng.integers(0, 255, 64 + 4 * i).tolist() for i in range(count)]
+        for book, count in (("a", 5), ("b", 4), ("c", 2))
+    }
+    write_documents(folder / "documents", books)
+    tiny_model("llama").save_pretrained(folder / "model")
+    return folder
+
+
+def arguments(inputs, out, **changes) -> list[str]:
+    settings = {
+        "documents": inputs / "documents",
+        "model": inputs / "model",
+        "out": out,
+        "L-max": 64,
+        "bos": BOS,
+        "batch-tokens": 128,
+        **changes,
+    }
+    return [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "scores.csv"
+    run_script(SCRIPT, *arguments(inputs, out))
+    return out
+
+
+def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
+    table = pd.read_csv(uninterrupted)
+    assert list(table.columns) == ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
+    points = schedule.grid(64)
+    assert len(table) == 11 * len(points)
+    import datasets
+
+    documents = {row["document"]: row["input_ids"] for row in datasets.load_from_disk(str(inputs / "documents"))}
+    model = tiny_model("llama")
+    for row in table[table["L_tokens"].isin([8, 64])].itertuples():
+        mine, other = np.array(documents[row.document]), np.array(documents[row.other_document])
+        wanted = slow_reference(model, mine, mine, row.ell_tokens, row.L_tokens)
+        # the same Y behind the other document's X
+        wanted["logq_y_given_other_x"] = slow_reference(model, other, mine, row.ell_tokens, row.L_tokens)[
+            "logq_y_given_other_x"
+        ]
+        for name, value in wanted.items():
+            assert getattr(row, f"{name}_nats") == pytest.approx(value, abs=1e-4 * (row.L_tokens - row.ell_tokens))
+    assert (table["book"] != table["other_document"].str.split("#").str[0]).all(), "a partner is of another book"
+
+
+def test_provenance(uninterrupted):
+    facts = json.loads(uninterrupted.with_suffix(".json").read_text())
+    assert facts["source"] == "toy"
+    assert facts["settings"]["L_max"] == 64
+    assert facts["settings"]["model"] == "model"
+    assert len(facts["inputs"]["documents"]) == 64
+    assert not uninterrupted.with_name("scores.csv.parts").exists(), "nothing is left behind"
+
+
+def test_run_again_reuses(inputs, uninterrupted):
+    before = uninterrupted.read_bytes(), uninterrupted.stat().st_mtime_ns
+    assert "complete already" in call_script(SCRIPT, *arguments(inputs, uninterrupted)).stdout
+    assert (uninterrupted.read_bytes(), uninterrupted.stat().st_mtime_ns) == before
+
+
+def test_killed_and_started_again_gives_the_same_bytes(inputs, uninterrupted, tmp_path):
+    out = tmp_path / "scores.csv"
+    command = [sys.executable, str(ROOT / SCRIPT), *arguments(inputs, out)]
+    slow = {**os.environ, "OMP_NUM_THREADS": "1"}
+    parts = tmp_path / "scores.csv.parts"
+    process = subprocess.Popen(command, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(parts.glob("0*.npz")) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists(), "killed in the middle"
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npz")}
+    assert 0 < len(kept) < 6
+    done = run_script(SCRIPT, *arguments(inputs, out))
+    assert out.read_bytes() == uninterrupted.read_bytes(), done.stdout
+
+
+def test_kept_parts_are_not_scored_again(inputs, uninterrupted, tmp_path):
+    out = tmp_path / "scores.csv"
+    call_script(SCRIPT, *arguments(inputs, out, shard="0/2"))
+    parts = tmp_path / "scores.csv.parts"
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npz")}
+    assert sorted(before) == ["000000.npz", "000002.npz", "000004.npz"]
+    shown = call_script(SCRIPT, *arguments(inputs, out, shard="0/2")).stdout
+    assert "3 groups of the other shards are still missing" in shown
+    assert {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npz")} == before
+    call_script(SCRIPT, *arguments(inputs, out, shard="1/2"))
+    assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_a_document_that_fails_is_recorded_and_the_run_goes_on(inputs, tmp_path):
+    """One token's embedding is NaN: documents that hold it, or whose other X does, have failed; the rest have not."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[255] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    rng = np.random.default_rng(1)
+    books = {book: [rng.integers(0, 255, 32).tolist() for _ in range(3)] for book in "ab"}
+    books["a"][1][10] = 255
+    write_documents(tmp_path / "documents", books)
+    out = tmp_path / "scores.csv"
+    done = run_script(SCRIPT, *arguments(tmp_path, out, **{"L-max": 32}))
+    table = pd.read_csv(out)
+    failed = set(table.loc[table[LOGQ].isna().any(axis=1), "document"])
+    got_its_x = set(table.loc[table["other_document"] == "a#0001", "document"])
+    assert failed == {"a#0001"} | got_its_x
+    assert f"{len(failed)} of 6 documents failed" in done.stdout
+    assert table.groupby("document")[LOGQ].apply(lambda rows: rows.isna().all().all() or rows.notna().all().all()).all()
+    assert len(table) == 6 * len(schedule.grid(32)), "failed documents keep their rows"
+    assert json.loads(out.with_suffix(".json").read_text())["failed_documents"] == len(failed)
+
+
+class TestBadInput:
+    """Each is refused with one line that names the culprit and the remedy."""
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"L-max": 3}, "no (ℓ, L) fits"),
+            ({"ratios": 1}, "every ratio L/ℓ must be at least 2"),
+            ({"ell-max": 1}, "smallest split point is 2"),
+            ({"n-documents": 1}, "at least 2 are needed"),
+            ({"n-documents": 12}, "has 11 that are long enough"),
+            ({"L-max": 84}, "0 of 11 documents have 84 tokens (longest: 80)"),
+            ({"shard": "4/4"}, "0 ≤ i < n"),
+            ({"shard": "half"}, "0 ≤ i < n"),
+            ({"batch-tokens": 0}, "--batch-tokens 0"),
+            ({"documents": "/nonexistent"}, "not a folder of prepared documents"),
+            ({"model": "/nonexistent/model.gguf"}, "no such GGUF file"),
+            ({"bos": 260}, "token id 260 is outside the vocabulary"),
+            ({"bos": "<s>"}, "could not load the tokenizer"),
+            ({"schedule": "shared", "dtype": "float64"}, None),
+        ],
+    )
+    def test_settings(self, inputs, tmp_path, changes, message):
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "scores.csv", **changes))
+        if message is None:
+            assert done.returncode == 2, "tyro refuses what is not a choice"
+            return
+        assert message in one_line_error(done)
+        assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+    def test_context_too_short(self, inputs, tmp_path):
+        tiny_model("gpt2", n_positions=32).save_pretrained(tmp_path / "model")
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", model=tmp_path / "model"))
+        assert "its context is 32 tokens, shorter than --L-max 64" in one_line_error(done)
+
+    def test_ids_outside_the_vocabulary(self, inputs, tmp_path):
+        tiny_model("llama", vocabulary=200).save_pretrained(tmp_path / "model")
+        changes = {"model": tmp_path / "model", "bos": 0}
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", **changes))
+        assert "token id 254 is outside the vocabulary" in one_line_error(done)
+
+    def test_model_folder_incomplete(self, inputs, tmp_path):
+        shutil.copytree(inputs / "model", tmp_path / "model")
+        (tmp_path / "model" / "model.safetensors").unlink()
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", model=tmp_path / "model"))
+        assert "could not load the weights: check that the folder is complete" in one_line_error(done)
+
+    def test_scores_of_another_run(self, inputs, uninterrupted):
+        before = uninterrupted.read_bytes()
+        done = call_script(SCRIPT, *arguments(inputs, uninterrupted, seed=7))
+        assert "made with other settings" in one_line_error(done)
+        assert "seed: 0 there, 7 now" in one_line_error(done)
+        assert uninterrupted.read_bytes() == before
+
+    def test_parts_of_another_model(self, inputs, tmp_path):
+        out = tmp_path / "scores.csv"
+        call_script(SCRIPT, *arguments(inputs, out, shard="0/2"))
+        with torch.no_grad():
+            other = tiny_model("llama")
+            other.lm_head.weight.mul_(1.5)
+        other.save_pretrained(tmp_path / "model")
+        done = call_script(SCRIPT, *arguments(inputs, out, model=tmp_path / "model"))
+        assert "model_files" in one_line_error(done)
+
+    def test_truncated_part(self, inputs, uninterrupted, tmp_path):
+        out = tmp_path / "scores.csv"
+        call_script(SCRIPT, *arguments(inputs, out, shard="0/2"))
+        part = tmp_path / "scores.csv.parts" / "000002.npz"
+        part.write_bytes(part.read_bytes()[:-100])
+        done = call_script(SCRIPT, *arguments(inputs, out, shard="1/2"))
+        assert "000002.npz: damaged part" in one_line_error(done)
+        part.unlink()
+        call_script(SCRIPT, *arguments(inputs, out))
+        assert out.read_bytes() == uninterrupted.read_bytes(), "after the remedy that the message gives"
+
+    @pytest.mark.parametrize("manifest", [None, "", "[1, 2]", "{}"])
+    def test_foreign_store(self, inputs, tmp_path, manifest):
+        parts = tmp_path / "scores.csv.parts"
+        parts.mkdir()
+        (parts / "holiday.jpg").write_text("not ours")
+        if manifest is not None:
+            (parts / "manifest.json").write_text(manifest)
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "scores.csv"))
+        assert "choose another --out, or delete it" in one_line_error(done)
+        assert (parts / "holiday.jpg").exists()
+
+    def test_vllm_not_installed_or_without_gpu(self, inputs, tmp_path):
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "scores.csv", backend="vllm"))
+        assert "vllm" in one_line_error(done).lower()
+
+    def test_disk_full(self, inputs, tmp_path, monkeypatch, uninterrupted):
+        """The disk fills up at the third group: one line, the first two groups stay, and a second try ends well."""
+        out, real, calls = tmp_path / "scores.csv", os.fsync, []
+
+        def full(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 4:  # the manifest and two groups went well
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        assert "error: disk full while writing" in one_line_error(call_script(SCRIPT, *arguments(inputs, out)))
+        assert sorted(path.name for path in (tmp_path / "scores.csv.parts").iterdir()) == [
+            "000000.npz",
+            "000001.npz",
+            "manifest.json",
+        ]
+        monkeypatch.undo()
+        call_script(SCRIPT, *arguments(inputs, out))
+        assert out.read_bytes() == uninterrupted.read_bytes()
