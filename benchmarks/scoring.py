@@ -6,9 +6,14 @@
 
 Writes results/benchmarks/scoring.csv: a row a measure, ratio above 1 means ours is better.
 
-The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024, one
-marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: schedule.py. Both go through
-the same model, the same log-softmax and batches of the same number of documents, in turn, after one warm-up.
+The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
+one marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: schedule.py. Both go
+through the same model, the same log-softmax and batches of equally many documents, in turn, after one warm-up.
+
+"Compute for equal error bars" multiplies the time of a document by the variance of one document's term. In the paper's
+form the subtracted term belongs to another document's Y; in ours to the same Y. The standard error that each form
+quotes is compared. If the paper's pairs are a permutation of the documents, both forms have the same mean and the
+paper's error bars are too wide; if the pairs are drawn afresh, its estimates themselves are that much noisier.
 """
 
 from __future__ import annotations
@@ -156,7 +161,7 @@ def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
 
 
 def time_in_turn(ways: dict[str, Callable[[np.ndarray, np.ndarray], object]], batches: np.ndarray) -> pd.DataFrame:
-    """Seconds and peak GPU bytes of every way on every batch, in turn; the first batch is the warm-up and not counted."""
+    """Seconds and peak GPU bytes of every way on every batch, in turn; the first batch, the warm-up, is not counted."""
     rows = []
     with tqdm(total=len(ways) * len(batches), unit="pass", desc="timing") as bar:
         for number, (documents, followers) in enumerate(batches):

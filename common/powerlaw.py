@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 MIN_POINTS = 3  # two points fit any power law
 MIN_SIGNIFICANCE = 3.0  # standard errors above 0 under which log I is no longer near normal
@@ -79,10 +79,10 @@ def fit_power(
     # Whitened by the Cholesky factor, scaled to unit variances first: the condition is then that of the correlations.
     error = np.sqrt(np.diag(covariance))
     try:
-        factor = np.linalg.cholesky(covariance / np.outer(error, error))
+        factor = np.linalg.cholesky(covariance / np.outer(error, error)) if error.min() > 0 else np.zeros((1, 1))
     except np.linalg.LinAlgError:
-        factor = np.zeros(())
-    if factor.ndim == 0 or not np.isfinite(factor).all() or np.diag(factor).min() < 1e-6:
+        factor = np.zeros((1, 1))
+    if np.diag(factor).min() < 1e-6:
         raise NoFitError(f"the covariance of the {points} points is singular (too few documents, or all of them alike)")
     design = np.stack([np.ones(points), np.log(L)], axis=1)
     whitened = np.linalg.solve(factor, np.column_stack([design, np.log(mi)]) / (error / mi)[:, None])
@@ -91,14 +91,14 @@ def fit_power(
     log_A, beta = parameter_covariance @ design.T @ target
     chi2 = float(np.sum((target - design @ [log_A, beta]) ** 2))
 
-    half_width = stats.norm.ppf(0.975)
+    half_width = ndtri(0.975)
     if n_documents is not None:
         nu = n_documents - 1
         left = nu - (1 - shrinkage) * (points - k)
         if left <= 0:
             raise NoFitError(f"{n_documents} documents are too few for the covariance of {points} points")
         parameter_covariance *= nu / left * (1 + chi2 / nu)
-        half_width = stats.t.ppf(0.975, left)
+        half_width = stdtrit(left, 0.975)
     error_log_A, error_beta = half_width * np.sqrt(np.diag(parameter_covariance))
     return Fit(
         law="power",

@@ -53,11 +53,13 @@ def write_csv(
         "commit": _commit(),
         "versions": versions(),
         "machine": machine(),
-        "inputs": {_portable(str(file)): file_hash(file) for file in inputs},
+        "inputs": _hashes(inputs),
         **_portable(facts),
     }
+    # Before anything is written: what JSON refuses must not leave a CSV without its record.
+    record = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
     replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-    replace_text(path.with_suffix(".json"), json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
+    replace_text(path.with_suffix(".json"), record)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -77,15 +79,17 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file; of a folder, over its files' names and contents in sorted order."""
+    """SHA-256 of a file; of a folder, over the lines "<SHA-256 of a file>  <its name>", sorted by name."""
     path = Path(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        if path.is_dir():
-            digest.update(str(file.relative_to(path)).encode())
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+    if path.is_dir():
+        names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        for name in names:
+            digest.update(f"{file_hash(path / name)}  {name}\n".encode())
+        return digest.hexdigest()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -136,7 +140,19 @@ def _commit() -> str:
 
 
 def _command() -> str:
-    return " ".join(["python", *(_portable(argument) for argument in sys.argv)])
+    # `--out=/somewhere/x.csv` holds a path behind the sign.
+    parts = ["=".join(_portable(argument.split("=", 1))) for argument in sys.argv]
+    return " ".join(["python", *parts])
+
+
+def _hashes(inputs: Iterable[Path | str]) -> dict[str, str]:
+    hashes: dict[str, str] = {}
+    for file in map(Path, inputs):
+        name = _portable(str(file))
+        if name in hashes:  # two files of one name, from different folders
+            name = f"{file.resolve().parent.name}/{file.name}"
+        hashes[name] = file_hash(file)
+    return hashes
 
 
 def _portable(value: Any) -> Any:

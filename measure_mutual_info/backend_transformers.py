@@ -112,8 +112,7 @@ class TransformersBackend:
             return
         tokens = min(tokens, documents.shape[1])
         documents, followers, split = documents[:, :tokens], followers[:, :tokens], [Branch(tokens // 2, tokens)]
-        with torch.inference_mode():
-            shared, plain = (way(documents, followers, split).other[0] for way in (self._shared, self._plain))
+        shared, plain = (way(documents, followers, split).other[0] for way in (self._shared, self._plain))
         worst = float(np.abs(shared - plain).mean())
         if worst > (1e-3 if self.model.dtype == torch.float32 else 0.2):
             raise UserError(
@@ -125,8 +124,7 @@ class TransformersBackend:
         """See schedule.Backend. UserError if the GPU's memory is too small for the group."""
         score = self._shared if self.schedule == "shared" else self._plain
         try:
-            with torch.inference_mode():
-                return score(documents, followers, branches)
+            return score(documents, followers, branches)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of GPU memory with {len(documents)} documents of {documents.shape[1]} tokens in a batch: "
@@ -157,6 +155,7 @@ class TransformersBackend:
             scored.extend(self.sequence_logprobs(ids[:, :-1], ids[:, 1:])[:, unscored - 1 :])
         return gather_plain(scored, len(documents), branches)
 
+    @torch.inference_mode()
     def sequence_logprobs(
         self, inputs: torch.Tensor, targets: torch.Tensor, cache: DynamicCache | None = None
     ) -> np.ndarray:

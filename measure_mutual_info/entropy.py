@@ -1,0 +1,57 @@
+"""Entropy of a distribution from how often each of its outcomes was seen (PAPER App. B, Eqs. B.4 to B.6), in nats.
+
+Both estimators need only the counts of counts: `types[k]` distinct outcomes were seen `occurrences[k]` times each.
+The naive one is biased low where most outcomes are rare, as n-grams are; Grassberger's mends most of that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import digamma
+
+
+def grassberger_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
+    """Grassberger's entropy in nats: log N − (1/N) Σ_y n_y G(n_y) (Eq. B.5).
+
+    occurrences, types: integer arrays (k,), see `sample_size`. ValueError: not counts of counts.
+    """
+    total = sample_size(occurrences, types)
+    return math.log(total) - _mean_over_samples(occurrences, types, grassberger_g(occurrences), total)
+
+
+def naive_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
+    """The plug-in entropy in nats: log N − (1/N) Σ_y n_y log n_y (Eq. B.4). Arguments as `grassberger_entropy`."""
+    total = sample_size(occurrences, types)
+    return math.log(total) - _mean_over_samples(occurrences, types, np.log(occurrences), total)
+
+
+def grassberger_g(n: np.ndarray) -> np.ndarray:
+    """G(n) = ψ(n) + (−1)^n/2 · [ψ((n+1)/2) − ψ(n/2)] (Eq. B.6) for integers n >= 1; G(n) → log n for large n.
+
+    The bracket is about 1/n, and what cancels in it stays below the rounding of ψ(n), so this is stable at any n.
+    """
+    n = np.asarray(n)
+    x = n.astype(float)
+    sign = np.where(n % 2 == 0, 0.5, -0.5)
+    return digamma(x) + sign * (digamma((x + 1) / 2) - digamma(x / 2))
+
+
+def sample_size(occurrences: np.ndarray, types: np.ndarray) -> int:
+    """N = Σ_k occurrences[k] · types[k], in exact integers.
+
+    ValueError: not integers, not of one shape (k,) with k >= 1, or an entry below 1.
+    """
+    occurrences, types = np.asarray(occurrences), np.asarray(types)
+    if occurrences.shape != types.shape or occurrences.ndim != 1 or occurrences.size == 0:
+        raise ValueError(f"occurrences {occurrences.shape} and types {types.shape} must be of one shape (k,), k >= 1")
+    for name, values in (("occurrences", occurrences), ("types", types)):
+        if not np.issubdtype(values.dtype, np.integer) or values.min() < 1:
+            raise ValueError(f"{name} must be integers of at least 1")
+    return sum(n * k for n, k in zip(occurrences.tolist(), types.tolist(), strict=True))
+
+
+def _mean_over_samples(occurrences: np.ndarray, types: np.ndarray, values: np.ndarray, total: int) -> float:
+    weights = np.asarray(occurrences, dtype=float) * np.asarray(types, dtype=float)
+    return math.fsum((weights * values).tolist()) / total

@@ -1,0 +1,391 @@
+"""What every figure shares: reading and checking the CSVs, colours, axes, labels, and saving as PNG and PDF.
+
+Nothing is computed here: points and error bars are those of bipartite.csv, lines and β those of fit.csv.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import blended_transform_factory
+
+from common.cli import UserError
+
+COLUMN_IN, PAGE_IN = 3.4, 7.0  # widths of a figure in one column and across the page
+LEFT_IN, RIGHT_IN, TOP_IN = 0.74, 0.1, 0.08  # margins; the left one holds the y label and its ticks'
+BETWEEN_IN = 0.12  # between panels side by side
+X_LABEL_IN = 0.42  # under a panel: tick labels and the x label
+LEGEND_LINE_IN, CAPTION_LINE_IN, TITLE_LINE_IN = 0.122, 0.108, 0.14
+SMALL, NORMAL = 7, 8  # points
+CHARACTERS_PER_IN = 18.5  # of the small font, on average
+TWO_LINES_IN = 2.4  # under a panel less wide, an entry of the legend has two lines
+GREY = "0.4"
+
+RC = {
+    "font.size": SMALL,
+    "axes.labelsize": NORMAL,
+    "axes.titlesize": NORMAL,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.0,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "text.parse_math": False,  # a "$" in the name of a corpus is a "$"
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+
+L_AXIS = "Sequence length L (tokens)"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an estimator is drawn. Colours of Okabe and Ito; shape and filling tell them apart without colour."""
+
+    label: str
+    color: str
+    marker: str
+    size: float
+    filled: bool = True
+
+
+LOOKS = {
+    "direct": Look("direct", "#0072B2", "o", 5.0, filled=False),
+    "direct_corrected": Look("direct, corrected", "#D55E00", "D", 2.6),
+    "vclub": Look("vCLUB", "#009E73", "^", 3.6),
+    "direct_unpaired": Look("direct, unpaired", "#CC79A7", "s", 4.0, filled=False),
+}
+BARS_AND_LINES = "Bars: ±1 standard error over documents. Lines: A·L^β over the fit's range, β with its 95% interval."
+CORRECTED = "Corrected: the entropy of Y's first two tokens in part from 2-gram counts."
+
+BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
+FIT = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "L_min", "L_max"]
+NAMES = ["source", "model", "estimator", "law", "parameter"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """bipartite.csv and fit.csv of one folder."""
+
+    folder: Path
+    bipartite: pd.DataFrame
+    fits: pd.DataFrame
+    source: str
+    model: str
+
+    def points(self, estimator: str, ratio: int) -> pd.DataFrame:
+        """The rows of an estimator with L = ratio · ell, ascending in L."""
+        rows = self.bipartite[self.bipartite["estimator"] == estimator]
+        return rows[rows["L_tokens"] == ratio * rows["ell_tokens"]].sort_values("L_tokens")
+
+    def present(self, estimators: Sequence[str], ratio: int) -> list[str]:
+        """Those of some estimators that have points. UserError: none has one that a logarithmic axis can show."""
+        found = [name for name in estimators if len(self.points(name, ratio))]
+        where = f"{self.folder / 'bipartite.csv'}: no points to draw"
+        if not found:
+            raise UserError(f"{where}: no {' or '.join(estimators)} at L = {ratio} ell: {_remedy(self.folder)}")
+        if all((self.points(name, ratio)["mi_nats"] <= 0).all() for name in found):
+            raise UserError(f"{where}: all at L = {ratio} ell are at or below 0 nats: score more documents")
+        return found
+
+    def fit(self, estimator: str, ratio: int) -> pd.DataFrame | None:
+        """Rows A and beta of the fit I = A · L^β by generalised least squares; None where there is none."""
+        fits = self.fits
+        fits = fits[(fits["estimator"] == estimator) & (fits["L_over_ell"] == ratio) & (fits["law"] == "power")]
+        if fits.empty:
+            return None
+        if sorted(fits["parameter"]) != ["A", "beta"]:
+            raise UserError(
+                f"{self.folder / 'fit.csv'} has not one A and one beta for {estimator}, L = {ratio} ell: "
+                "run estimate_bipartite.py again"
+            )
+        return fits.set_index("parameter")
+
+
+Panel = tuple[Results, Sequence[str], int]  # what a panel shows: results, estimators, L/ell
+
+
+def read_results(folder: Path) -> Results:
+    """Read and check bipartite.csv and fit.csv of a folder.
+
+    UserError: a file or a column is missing, a number is none, an estimator is unknown, a point is there twice, or the
+    files are of several corpora or models.
+    """
+    bipartite = _read_table(folder / "bipartite.csv", BIPARTITE)
+    fits = _read_table(folder / "fit.csv", FIT)
+    if bipartite.empty:
+        raise UserError(f"{folder / 'bipartite.csv'} has no rows, so no points to draw: {_remedy(folder)}")
+    for file, table in (("bipartite.csv", bipartite), ("fit.csv", fits)):
+        unknown = [name for name in table["estimator"].unique() if name not in LOOKS]
+        if unknown:
+            raise UserError(f"{folder / file}: unknown estimator {unknown[0]!r}; known: {', '.join(LOOKS)}")
+    if bipartite.duplicated(["estimator", "ell_tokens", "L_tokens"]).any():
+        raise UserError(f"{folder / 'bipartite.csv'} has points twice: keep one run in a folder")
+    runs = pd.concat([bipartite, fits])[["source", "model"]].drop_duplicates()
+    if len(runs) > 1:
+        found = " and ".join(f"{source}, {model}" for source, model in runs.itertuples(index=False))
+        raise UserError(f"{folder}: its CSVs are of {found}: keep one corpus and model in a folder")
+    source, model = runs.iloc[0]
+    return Results(folder, bipartite, fits, source, model)
+
+
+def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    try:
+        # Text first: a corpus may be called "NA", and a bad number gets its line named.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"no file {path}: {_remedy(path.parent)}") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path} is no CSV table: {_remedy(path.parent)}") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {_remedy(path.parent)}"
+        )
+    table = table[columns]
+    numbers = {}
+    for column in [name for name in columns if name not in NAMES]:
+        numbers[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
+        # Laws without weights have no interval.
+        unneeded = (table["law"] != "power") if column in ("lo95", "hi95") else False
+        bad = ~np.isfinite(numbers[column]) & ~pd.Series(unneeded, index=table.index)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise UserError(
+                f"{path}, line {row + 2}: {column} is {table[column][row]!r}, not a number: {_remedy(path.parent)}"
+            )
+    return table.assign(**numbers)
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        "make it with python measure_mutual_info/estimate_bipartite.py --scores SCORES.csv --counts COUNTS.csv "
+        f"--out {folder}"
+    )
+
+
+def beta_label(fit: pd.DataFrame | None) -> str:
+    """Such as "β = 0.71 [0.68, 0.74]"; a third digit where two would hide the 95% interval."""
+    if fit is None:
+        return "no fit"
+    beta, low, high = fit.loc["beta", ["value", "lo95", "hi95"]]
+    digits = 2 if high - low >= 0.02 else 3
+    return f"β = {beta:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: int) -> tuple[list, list[str]]:
+    """Points ± 1 standard error and fitted lines of some estimators; returns handles and labels for the legend.
+
+    Points at or below 0 have no place on a logarithmic axis: a small downward marker stands at the bottom edge.
+    """
+    handles, labels = [], []
+    for index, estimator in enumerate(estimators):
+        look, points, fit = LOOKS[estimator], results.points(estimator, ratio), results.fit(estimator, ratio)
+        shown = points[points["mi_nats"] > 0]
+        bar = ax.errorbar(
+            shown["L_tokens"],
+            shown["mi_nats"],
+            yerr=shown["stderr_nats"],
+            fmt=look.marker,
+            color=look.color,
+            markersize=look.size,
+            markerfacecolor=look.color if look.filled else "none",
+            markeredgewidth=0.4 if look.filled else 0.9,
+            elinewidth=0.8,
+            capsize=1.5,
+            capthick=0.6,
+            zorder=3 + index,
+        )
+        handle = bar
+        if fit is not None:
+            L = fit.loc["A", ["L_min", "L_max"]].to_numpy(float)
+            A, beta = fit["value"]["A"], fit["value"]["beta"]
+            (line,) = ax.plot(L, A * L**beta, color=look.color, linewidth=0.9, zorder=2, gid="fit")
+            handle = (line, bar)
+        below = points[points["mi_nats"] <= 0]
+        ax.plot(
+            below["L_tokens"],
+            np.full(len(below), 0.02 + 0.03 * index),
+            linestyle="",
+            marker="v",
+            markersize=3,
+            color=look.color,
+            transform=blended_transform_factory(ax.transData, ax.transAxes),
+            gid="below",
+        )
+        handles.append(handle)
+        labels.append(f"{look.label}: {beta_label(fit)}")
+    return handles, labels
+
+
+def notes(panels: Sequence[Panel], titles: Sequence[str] = ()) -> list[str]:
+    """The caption: corpus, model and documents; points at the bottom edge, by panel; what bars and lines mean."""
+    sources, below = [], []
+    for panel, (results, estimators, ratio) in enumerate(panels):
+        points = {LOOKS[name].label: results.points(name, ratio) for name in estimators}
+        n_documents = pd.concat(points)["n_documents"]
+        low, high = n_documents.min(), n_documents.max()
+        documents = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+        sources.append(f"{results.source}, {results.model}, {documents} documents")
+        counts = [
+            f"{(rows['mi_nats'] <= 0).sum()} of {len(rows)} ({label})"
+            for label, rows in points.items()
+            if (rows["mi_nats"] <= 0).any()
+        ]
+        if counts:
+            where = f"{titles[panel]}: " if titles else ""
+            below.append(f"▾\u00a0{where}points at or below 0 nats: {', '.join(counts)}.")
+    how = BARS_AND_LINES
+    if any("direct_corrected" in estimators for _, estimators, _ in panels):
+        how += f" {CORRECTED}"
+    return ["; ".join(dict.fromkeys(sources)) + ".", *below, how]
+
+
+def wrap(text: str, width_in: float) -> list[str]:
+    """Lines of the small font that fit into a width in inches."""
+    return textwrap.wrap(text, int(width_in * CHARACTERS_PER_IN))
+
+
+def new_figure(
+    panels: int,
+    y_label: str,
+    entries: int,
+    caption: Sequence[str],
+    titles: Sequence[str] = (),
+    lower_in: float = 0.0,
+) -> tuple[Figure, list[Axes]]:
+    """Panels of one size, each with room for a legend under it, and a grey caption under everything.
+
+    entries: of the legend. caption: its paragraphs. titles: one a panel, or none. lower_in: height of a further panel
+    under a single one, with the same x axis; it is the last of the axes returned.
+    """
+    matplotlib.rcParams.update(RC)
+    columns = min(panels, 2 if panels in (2, 4) else 3)
+    rows = math.ceil(panels / columns)
+    width = COLUMN_IN if columns == 1 else PAGE_IN
+    panel_width = (width - LEFT_IN - RIGHT_IN - (columns - 1) * BETWEEN_IN) / columns
+    panel_in = 2.3 if columns < 3 else 2.0
+    legend_in = entries * LEGEND_LINE_IN * (2 if panel_width < TWO_LINES_IN else 1)
+    titles = [wrap(title, panel_width * SMALL / NORMAL) for title in titles]
+    above_in = TOP_IN + max([len(title) for title in titles], default=0) * TITLE_LINE_IN
+    lines = [line for paragraph in caption for line in wrap(paragraph, width - 0.1)]
+    row_in = above_in + panel_in + lower_in + X_LABEL_IN + legend_in + 0.14
+    height = rows * row_in + len(lines) * CAPTION_LINE_IN + 0.05
+    fig = Figure(figsize=(width, height))
+
+    axes: list[Axes] = []
+
+    def add(left: float, bottom: float, high: float, sharex: Axes | None = None) -> None:
+        box = (left / width, bottom / height, panel_width / width, high / height)
+        axes.append(fig.add_axes(box, sharex=sharex))
+        axes[-1].set_xlabel(L_AXIS)
+        axes[-1].yaxis.set_label_coords((0.31 - LEFT_IN) / panel_width, 0.5)
+
+    for index in range(panels):
+        row, column = divmod(index, columns)
+        left = LEFT_IN + column * (panel_width + BETWEEN_IN)
+        bottom = height - row * row_in - above_in - panel_in
+        add(left, bottom, panel_in)
+        if column == 0:
+            axes[-1].set_ylabel(y_label)
+        else:
+            axes[-1].tick_params(labelleft=False)
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title("\n".join(title))
+    if lower_in:
+        add(LEFT_IN, bottom - lower_in, lower_in - 0.1, sharex=axes[0])
+        axes[0].tick_params(labelbottom=False)
+        axes[0].set_xlabel("")
+    fig.text(0.05 / width, 0.05 / height, "\n".join(lines), fontsize=SMALL, color=GREY, va="bottom", linespacing=1.0)
+    return fig, axes
+
+
+def put_legend(ax: Axes, handles: list, labels: list[str]) -> None:
+    """The legend under the x label, where no point can be; of a figure one column wide from its left edge."""
+    fig = ax.figure
+    width, height = fig.get_size_inches()
+    box = ax.get_position()
+    left = 0.05 if width == COLUMN_IN else box.x0 * width
+    if box.width * width < TWO_LINES_IN:
+        labels = [label.replace(": ", "\n") for label in labels]
+    ax.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(left / width, box.y0 - X_LABEL_IN / height),
+        bbox_transform=fig.transFigure,
+        borderaxespad=0,
+        borderpad=0,
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=2.2,
+        handletextpad=0.6,
+        labelspacing=0.25,
+    )
+
+
+def log_axes(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
+    """Log-log axes around all that can be shown, with plain numbers at powers of two or ten; one y axis for all.
+
+    panels: the results, estimators and L/ell of each. An error bar that reaches far down runs out of the axis instead
+    of stretching it.
+    """
+    points = pd.concat([results.points(name, ratio) for results, names, ratio in panels for name in names])
+    shown = points[points["mi_nats"] > 0]
+    low = np.maximum(shown["mi_nats"] - shown["stderr_nats"], shown["mi_nats"] / 2).min()
+    high = (shown["mi_nats"] + shown["stderr_nats"]).max()
+    for line in (line for ax in axes for line in ax.get_lines() if line.get_gid() in ("fit", "paper")):
+        low, high = min(low, *line.get_ydata()), max(high, *line.get_ydata())
+    margin = max(high / low, 2) ** 0.04
+    below = points.loc[points["mi_nats"] <= 0, "estimator"].nunique()
+    low, high = low / margin ** (1 + 2 * below), high * margin  # markers of points at or below 0 stand at the bottom
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xlim(points["L_tokens"].min() / 2**0.4, points["L_tokens"].max() * 2**0.4)
+        ax.set_ylim(low, high)
+        plain_ticks(ax.xaxis, *ax.get_xlim(), base=2, room=ax.get_position().width * ax.figure.get_figwidth() / 0.27)
+        plain_ticks(ax.yaxis, low, high, base=10 if high / low > 1000 else 2, room=12)
+
+
+def plain_ticks(axis: Axis, low: float, high: float, base: int, room: float) -> None:
+    """Ticks at powers of the base, labelled with plain numbers: all, or every so many that there is room for."""
+    exponents = range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)
+    step = max(1, math.ceil(len(exponents) / room))
+    axis.set_major_locator(FixedLocator([float(base) ** k for k in exponents if k % step == 0]))
+    axis.set_minor_locator(FixedLocator([float(base) ** k for k in exponents]))
+    if len(exponents) < 2:  # too small a range for powers
+        axis.set_major_locator(MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save(fig: Figure, out: Path) -> None:
+    """Write OUT.png (200 dpi) and OUT.pdf, each in one step; the same CSVs give the same bytes."""
+    out = out.with_suffix("") if out.suffix in (".png", ".pdf") else out
+    # Neither file tells when it was drawn.
+    for kind, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
+        path = out.with_name(f"{out.name}.{kind}")
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format=kind, **options)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(buffer.getvalue())
+            os.replace(temporary, path)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
+    print(f"wrote {out}.png and {out}.pdf")

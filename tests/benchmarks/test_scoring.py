@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import scoring
+from measure_mutual_info import schedule
+from measure_mutual_info.backend_transformers import TransformersBackend
+from tests.conftest import call_script, one_line_error, tiny_model, write_documents
+
+COLUMNS = ["benchmark", "setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return TransformersBackend.from_model(tiny_model("llama"), bos=257)
+
+
+def test_packed_branches_equal_shared_prefixes(backend):
+    """The rival that is timed beside ours computes the same numbers, or the timing would mean nothing."""
+    documents, followers = np.random.default_rng(0).integers(0, 256, (2, 2, 64))
+    split = schedule.branches(schedule.grid(64))
+    shared = backend.token_logprobs(documents, followers, split)
+    in_order = [shared.own]
+    for marginal, other in zip(shared.marginal, shared.other, strict=True):
+        in_order += [marginal, other]
+    with torch.inference_mode():
+        packed = scoring.packed_schedule(backend, documents, followers, split)
+    assert np.abs(packed - np.concatenate(in_order, axis=1)).max() < 1e-4
+
+
+def test_the_papers_schedule_is_21_passes_of_full_length(backend):
+    documents, followers = np.random.default_rng(0).integers(0, 256, (2, 1, 128))
+    ells = [2, 4, 8, 16, 32, 64]
+    tokens = scoring.paper_schedule(backend, documents, followers, ells)
+    assert tokens == 128 + sum(128 - ell for ell in ells) + 128 * len(ells)
+
+
+def unpaired_by_hand(scores: pd.DataFrame, estimator: str) -> np.ndarray:
+    """For each document, the term of the paper's pairs: its own X and Y against another document's Y."""
+    by_name = scores.set_index("document")
+    owner_of_y = {row.other_document: row.document for row in scores.itertuples()}
+    terms = []
+    for row in scores.itertuples():
+        if estimator == "direct":
+            terms.append(row.logq_y_given_x_nats - by_name.loc[row.other_document, "logq_y_nats"])
+        else:
+            other = by_name.loc[owner_of_y[row.document], "logq_y_given_other_x_nats"]
+            terms.append(row.logq_y_given_x_nats - other)
+    return np.array(terms)
+
+
+def test_command(tmp_path):
+    rng = np.random.default_rng(0)
+    count = 60
+    names = np.array([f"a#{i:04d}" for i in range(count)])
+    alone, partner = rng.normal(-3000, 100, count), np.roll(np.arange(count), 1)
+    scores = pd.DataFrame(
+        {
+            "document": names,
+            "book": "a",
+            "ell_tokens": 256,
+            "L_tokens": 512,
+            "logq_y_given_x_nats": alone + rng.normal(100, 10, count),
+            "logq_y_nats": alone,
+            "logq_y_head2_nats": -15.0,
+            "logq_y_given_other_x_nats": alone + rng.normal(-10, 10, count),
+            "other_document": names[partner],
+        }
+    )
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    out = tmp_path / "scoring.csv"
+    done = call_script(
+        *("benchmarks/scoring.py", "--model", "random-tiny", "--L-max", 32, "--rounds", 1, "--out", out),
+        *("--scores", tmp_path / "scores.csv", "--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(out)
+    assert list(table.columns) == COLUMNS
+    assert out.with_suffix(".json").exists()
+    tokens = table[(table["measure"] == "tokens a document") & table["setting"].str.contains("shared, L = 2ℓ, 3ℓ")]
+    wanted = 32 + sum(32 - ell + 32 for ell in (2, 4, 8, 16)), schedule.tokens_a_document(schedule.grid(32))
+    assert (tokens["baseline_value"].item(), tokens["our_value"].item()) == wanted
+    for estimator, paired in (("direct", alone), ("vclub", scores["logq_y_given_other_x_nats"])):
+        found = table[(table["measure"] == "variance over documents") & table["setting"].str.contains(estimator)]
+        spread = unpaired_by_hand(scores, estimator).var(ddof=1)
+        own = (scores["logq_y_given_x_nats"] - paired).var(ddof=1)
+        assert found["ratio"].item() == pytest.approx(spread / own, abs=1e-3)
+    totals = table[table["measure"] == "compute for equal error bars"]
+    assert len(totals) == 3
+    headline = totals["setting"].str.contains("HEADLINE")
+    assert totals.loc[headline, "ratio"].item() == totals.loc[~headline, "ratio"].min()
+
+
+def test_too_few_documents_for_the_rounds(tmp_path):
+    write_documents(tmp_path / "documents", {"a": [[1] * 32] * 3})
+    documents = tmp_path / "documents"
+    done = call_script("benchmarks/scoring.py", "--model", "random-tiny", "--documents", documents, "--L-max", 32)
+    assert "3 documents of 32 tokens, 16 are needed" in one_line_error(done)

@@ -1,0 +1,158 @@
+"""A CSV and its record: what stands in them, and that neither is ever half written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common import record
+from common.record import ROOT, file_hash, replace_text, write_csv
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = Path("x.csv")
+    model: str = "org/model"
+    n: tuple[int, ...] = (1, 2)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_table_and_record(tmp_path):
+    source = tmp_path / "scores.csv"
+    source.write_bytes(b"scores")
+    table = pd.DataFrame({"name": ["ä", "b"], "mi_nats": [0.1 + 0.2, np.nan]})
+    path = tmp_path / "new" / "folder" / "x.csv"
+    write_csv(path, table, Settings(), inputs=[source], started=time.time() - 100, device="cuda", seed=7)
+
+    assert path.read_bytes() == "name,mi_nats\nä,0.30000000000000004\nb,\n".encode()
+    found = read(path)
+    assert found["settings"] == {"out": "x.csv", "model": "org/model", "n": [1, 2]}
+    assert found["rows"] == 2
+    assert 100 <= found["seconds"] < 110
+    assert found["inputs"] == {"scores.csv": sha256(b"scores")}
+    assert (found["device"], found["seed"]) == ("cuda", 7)
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["machine"]["cores"] >= 1
+    assert sorted(file.name for file in path.parent.iterdir()) == ["x.csv", "x.json"]
+
+
+def test_settings_may_be_a_dict(tmp_path):
+    write_csv(tmp_path / "x.csv", pd.DataFrame({"a": [1]}), {"folder": ROOT / "results", "n": 3})
+    assert read(tmp_path / "x.csv")["settings"] == {"folder": "results", "n": 3}
+
+
+def test_no_paths_of_this_machine(tmp_path, monkeypatch):
+    """Inside the repository a path is relative to it; outside, its last part is kept."""
+    model = tmp_path / "model"
+    script = str(ROOT / "measure_mutual_info" / "script.py")
+    monkeypatch.setattr(sys, "argv", [script, "--model", str(model), f"--out={tmp_path}/x.csv", "--flag", "--a=b=/c"])
+    write_csv(
+        tmp_path / "x.csv", pd.DataFrame({"a": [1]}), Settings(out=tmp_path / "x.csv", model=str(model)), to=[model]
+    )
+    assert read(tmp_path / "x.csv")["command"] == (
+        "python measure_mutual_info/script.py --model model --out=x.csv --flag --a=b=/c"
+    )
+    assert str(tmp_path) not in (tmp_path / "x.json").read_text()
+    assert read(tmp_path / "x.csv")["to"] == ["model"]
+
+
+def test_inputs_of_one_name_are_both_recorded(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scores.csv").write_text(folder)
+    write_csv(
+        tmp_path / "x.csv",
+        pd.DataFrame({"a": [1]}),
+        {},
+        inputs=[tmp_path / "a" / "scores.csv", tmp_path / "b" / "scores.csv"],
+    )
+    assert read(tmp_path / "x.csv")["inputs"] == {"scores.csv": sha256(b"a"), "b/scores.csv": sha256(b"b")}
+
+
+def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, full)
+            with pytest.raises(OSError, match="No space left") as error:
+                replace_text(path, "new")
+        assert error.value.filename == str(path)
+        assert path.read_text() == "old"
+        assert [file.name for file in tmp_path.iterdir()] == ["x.csv"]
+    replace_text(path, "new\r\n")
+    assert path.read_bytes() == b"new\r\n"
+
+
+def test_what_json_refuses_leaves_no_table(tmp_path):
+    with pytest.raises(TypeError):
+        write_csv(tmp_path / "x.csv", pd.DataFrame({"a": [1]}), {}, fact=object())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hash_of_a_file_and_a_folder(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(bytes(3 << 20))
+    assert file_hash(file) == sha256(bytes(3 << 20))
+
+    def folder(name: str, files: dict[str, str]) -> str:
+        for relative, text in files.items():
+            (tmp_path / name / relative).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / relative).write_text(text)
+        return file_hash(tmp_path / name)
+
+    first = folder("1", {"a": "x", "b/c": "y"})
+    assert folder("2", {"b/c": "y", "a": "x"}) == first
+    assert first == sha256(f"{sha256(b'x')}  a\n{sha256(b'y')}  b/c\n".encode())
+    others = [{"a": "x", "b/c": "z"}, {"a": "x", "b/d": "y"}, {"a": "x"}, {"a": "xb/c", "y": ""}, {"ab/cy": "x"}]
+    hashes = {folder(str(10 + i), files) for i, files in enumerate(others)}
+    assert len(hashes | {first}) == 6
+
+
+def test_commit_of_a_checkout(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert record._commit() == "unknown"
+    git("init", "-q")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "script.py").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    assert record._commit() == commit
+    (tmp_path / "results.csv").write_text("results are no change of the code")
+    assert record._commit() == commit
+    (tmp_path / "folder" / "script.py").write_text("2")
+    assert record._commit() == commit + "+changes"
+
+
+def test_packages_that_are_not_installed_are_skipped(monkeypatch):
+    monkeypatch.setattr(record, "PACKAGES", ("numpy", "no-such-package"))
+    assert set(record.versions()) == {"python", "numpy"}

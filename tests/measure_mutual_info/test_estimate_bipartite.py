@@ -1,0 +1,388 @@
+"""Estimates against hand-made scores and against a Markov chain whose information is known in closed form."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from measure_mutual_info import estimate_bipartite
+from measure_mutual_info.entropy import grassberger_entropy
+from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, LOGQ, fit_ratio, per_document_terms, read_scores
+
+SCRIPT = Path(estimate_bipartite.__file__)
+COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
+BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
+BIPARTITE += ["topic_switch_nats", "topic_switch_stderr_nats"]
+
+# A chain of three states: transition and stationary probabilities, entropy of a state and of a step, in nats.
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]])
+PI = np.linalg.matrix_power(P, 200)[0]
+H_STATE = -np.sum(PI * np.log(PI))
+H_STEP = -np.sum(PI[:, None] * P * np.log(P))
+INFORMATION = H_STATE - H_STEP
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
+
+
+def save(folder: Path, scores: pd.DataFrame, provenance: dict | None = None) -> Path:
+    scores.to_csv(folder / "scores.csv", index=False)
+    if provenance is None:
+        provenance = {"source": "toy", "tokenizer": "org/tok", "settings": {"model": "org/tiny-model"}}
+    (folder / "scores.json").write_text(json.dumps(provenance))
+    return folder / "scores.csv"
+
+
+def save_counts(path: Path, occurrences: list[int], types: list[int], changes: dict | None = None) -> Path:
+    table = pd.DataFrame({"occurrences": occurrences, "types": types})
+    names = {"source": "toy", "tokenizer": "tok", "kind": "ngram", "n_or_d": 2}
+    table.assign(**names | (changes or {})).to_csv(path, index=False)
+    return path
+
+
+def hand_scores() -> pd.DataFrame:
+    """Three documents at (2, 4) and (4, 8); all numbers exact in binary."""
+    rows = []
+    for document, partner, scale in (("a", "b", 1.0), ("b", "c", 2.0), ("c", "a", 4.0)):
+        for ell, L in ((2, 4), (4, 8)):
+            base = -ell * scale
+            rows.append((document, "book", ell, L, base, base - ell, -0.5 * scale, base - 2 * ell * scale, partner))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def chain_scores(documents: int, seed: int, L_max: int = 32) -> tuple[pd.DataFrame, np.ndarray]:
+    """Exact scores of sampled chains under the chain itself, and the chains, (documents, L_max)."""
+    rng = np.random.default_rng(seed)
+    chains = np.zeros((documents, L_max), dtype=int)
+    chains[:, 0] = rng.choice(3, size=documents, p=PI)
+    for t in range(1, L_max):
+        chains[:, t] = (rng.random(documents)[:, None] > np.cumsum(P, axis=1)[chains[:, t - 1]]).sum(axis=1)
+    partner = np.roll(np.arange(documents), 1)
+    steps = np.log(P[chains[:, :-1], chains[:, 1:]])  # steps[:, t] is that from token t to t + 1
+    tables = []
+    for ell in (2, 4, 8, 16):
+        for L in [ratio * ell for ratio in (2, 3, 4) if ratio * ell <= L_max]:
+            first, inside = np.log(PI[chains[:, ell]]), steps[:, ell : L - 1].sum(axis=1)
+            values = {
+                "document": [f"chain#{i:04d}" for i in range(documents)],
+                "book": "chain",
+                "ell_tokens": ell,
+                "L_tokens": L,
+                "logq_y_given_x_nats": steps[:, ell - 1] + inside,
+                "logq_y_nats": first + inside,
+                "logq_y_head2_nats": first + steps[:, ell],
+                "logq_y_given_other_x_nats": np.log(P[chains[partner, ell - 1], chains[:, ell]]) + inside,
+                "other_document": [f"chain#{i:04d}" for i in partner],
+            }
+            tables.append(pd.DataFrame(values, columns=COLUMNS))
+    return pd.concat(tables), chains
+
+
+# Algebra on hand-made scores
+
+
+def test_terms_of_each_document():
+    scores = hand_scores()
+    expected = {
+        "direct": [[2, 4], [2, 4], [2, 4]],
+        "vclub": [[4, 8], [8, 16], [16, 32]],
+        "topic_switch": [[2, 4], [6, 12], [14, 28]],
+        # log q(Y) of the partner is −scale · ell − ell, with scale 2, 4, 1
+        "direct_unpaired": [[-2 + 6, -4 + 12], [-4 + 10, -8 + 20], [-8 + 4, -16 + 8]],
+    }
+    for estimator, values in expected.items():
+        terms = per_document_terms(scores.sample(frac=1, random_state=1), estimator)
+        assert terms.to_numpy().tolist() == values
+        assert terms.index.tolist() == ["a", "b", "c"]
+        assert terms.columns.tolist() == [(2, 4), (4, 8)]
+        assert terms.columns.names == ["ell_tokens", "L_tokens"]
+
+
+def test_correction_replaces_the_models_head():
+    """Written out as in Eq. B.7: cross entropy without head2, plus 1/5 of the model's head2 and 4/5 of the counted."""
+    scores, counted = hand_scores(), 3.0
+    terms = per_document_terms(scores, "direct_corrected", counted)
+    at = scores[scores["ell_tokens"] == 4].mean(numeric_only=True)
+    tail = -at["logq_y_nats"] + at["logq_y_head2_nats"]
+    entropy_of_y = tail + 1 / 5 * -at["logq_y_head2_nats"] + 4 / 5 * counted
+    assert terms[(4, 8)].mean() == pytest.approx(entropy_of_y + at["logq_y_given_x_nats"], abs=1e-12)
+    # All weight on the counts; none on them is direct.
+    assert per_document_terms(scores, "direct_corrected", counted, 1.0)[(2, 4)].tolist() == [4.5, 4, 3]
+    assert per_document_terms(scores, "direct_corrected", counted, 0.0).equals(per_document_terms(scores, "direct"))
+
+
+def test_unpaired_has_the_same_mean_under_a_permutation():
+    scores, _ = chain_scores(50, seed=1)
+    paired, unpaired = per_document_terms(scores, "direct"), per_document_terms(scores, "direct_unpaired")
+    assert unpaired.mean().to_numpy() == pytest.approx(paired.mean().to_numpy(), abs=1e-12)
+    assert (unpaired[(16, 32)] != paired[(16, 32)]).any()
+    assert unpaired[(16, 32)].var() > 5 * paired[(16, 32)].var()
+
+
+def test_unknown_estimator():
+    with pytest.raises(ValueError, match="unknown estimator 'clever'"):
+        per_document_terms(hand_scores(), "clever")
+    with pytest.raises(ValueError, match="needs head2_entropy_nats"):
+        per_document_terms(hand_scores(), "direct_corrected")
+
+
+def test_hand_scores_through_the_command_line(tmp_path):
+    scores = save(tmp_path, hand_scores())
+    counts = save_counts(tmp_path / "counts.csv", [1, 2], [2, 1])
+    done = run("--scores", scores, "--counts", counts, "--out", tmp_path / "out", "--unpaired")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "bipartite.csv")
+    assert table.columns.tolist() == BIPARTITE
+    assert set(table["source"]) == {"toy"}
+    assert set(table["model"]) == {"tiny-model"}
+    assert (table["n_documents"] == 3).all()
+    table = table.set_index(["estimator", "ell_tokens", "L_tokens"])
+    estimators = ["direct", "direct_corrected", "vclub", "direct_unpaired"]
+    assert table.index.get_level_values(0).unique().tolist() == estimators
+    vclub = table.loc[("vclub", 2, 4)]
+    assert vclub["mi_nats"] == pytest.approx(28 / 3)
+    assert vclub["stderr_nats"] == pytest.approx(np.std([4, 8, 16], ddof=1) / math.sqrt(3))
+    assert table.loc[("direct", 4, 8), "mi_nats"] == 4
+    assert table.loc[("direct", 4, 8), "stderr_nats"] == 0
+    assert table.loc[("direct_unpaired", 2, 4), "mi_nats"] == pytest.approx(2)
+    entropy = grassberger_entropy(np.array([1, 2]), np.array([2, 1]))
+    assert table.loc[("direct_corrected", 4, 8), "mi_nats"] == pytest.approx(4 + 0.8 * (entropy - 3.5 / 3))
+    for estimator in estimators:
+        row = table.loc[(estimator, 2, 4)]
+        assert row["topic_switch_nats"] == pytest.approx(22 / 3)
+        assert row["topic_switch_stderr_nats"] == pytest.approx(np.std([2, 6, 14], ddof=1) / math.sqrt(3))
+    record = json.loads((tmp_path / "out" / "bipartite.json").read_text())
+    assert record["settings"]["ngram_weight"] == 0.8
+    assert record["head2_entropy_nats"] == pytest.approx(entropy)
+    assert f"2-gram entropy {entropy:.3f} nats from 4 2-grams, 50.0% of them seen only once" in done.stdout
+    assert len(record["inputs"]) == 2
+
+
+# A Markov chain, known in closed form
+
+
+def test_markov_chain_from_end_to_end(tmp_path):
+    scores, chains = chain_scores(400, seed=0)
+    pairs = np.unique(chains[:, :-1] * 3 + chains[:, 1:], return_counts=True)[1]
+    occurrences, types = np.unique(pairs, return_counts=True)
+    counts = save_counts(tmp_path / "counts.csv", occurrences.tolist(), types.tolist())
+    done = run("--scores", save(tmp_path, scores), "--counts", counts, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "bipartite.csv")
+    assert table[["ell_tokens", "L_tokens"]].drop_duplicates().to_numpy().tolist() == (
+        [[2, 4], [2, 6], [2, 8], [4, 8], [4, 12], [4, 16], [8, 16], [8, 24], [8, 32], [16, 32]]
+    )
+    # Two independent tokens, scored as the chain's step: vCLUB's excess over the information.
+    excess = np.sum(PI[:, None] * PI * np.log(PI / P))
+    truth = {"direct": INFORMATION, "direct_corrected": INFORMATION, "vclub": INFORMATION + excess}
+    for row in table.itertuples():
+        assert abs(row.mi_nats - truth[row.estimator]) < 4 * row.stderr_nats
+        assert abs(row.topic_switch_nats - excess) < 4 * row.topic_switch_stderr_nats
+        if row.estimator == "direct":  # everything but the step from X into Y cancels
+            before, after = chains[:, row.ell_tokens - 1], chains[:, row.ell_tokens]
+            information = np.log(P[before, after] / PI[after])
+            assert row.mi_nats == pytest.approx(np.mean(information), abs=1e-12)
+            assert row.stderr_nats == pytest.approx(np.std(information, ddof=1) / 20, abs=1e-12)
+
+    fits = pd.read_csv(tmp_path / "fit.csv")
+    assert fits.columns.tolist() == FIT_COLUMNS
+    power = fits[(fits["law"] == "power") & (fits["L_over_ell"] == 2)]
+    assert sorted(zip(power["estimator"], power["parameter"], strict=True)) == [
+        (estimator, parameter) for estimator in sorted(truth) for parameter in ("A", "beta")
+    ]
+    assert (power["lo95"] < power["value"]).all()
+    assert (power["value"] < power["hi95"]).all()
+    assert (power[power["parameter"] == "beta"]["value"].abs() < 0.2).all()
+    line = fits[(fits["law"] == "power_ols") & (fits["L_over_ell"] == 2)]
+    assert len(line) == 6
+    assert line[["lo95", "hi95", "chi2", "aicc"]].isna().all(axis=None)
+    # 3·ell reaches 32 at three points, 4·ell at three: both have a fit.
+    assert set(fits["L_over_ell"]) == {2, 3, 4}
+    for text in (
+        "source toy, model tiny-model, 400 documents; books: 1\n",
+        "L = 2 ell",
+        "beta, direct, power,",
+        "topic switch",
+    ):
+        assert text in done.stdout
+    shown = table[(table["estimator"] == "vclub") & (table["L_tokens"] == 32) & (table["ell_tokens"] == 16)].iloc[0]
+    assert f"{shown['mi_nats']:.3f} ± {shown['stderr_nats']:.3f}" in done.stdout
+
+
+def test_power_law_in_the_terms_is_recovered():
+    """Documents whose terms are 3 · L^0.6 but for their own noise: the fit's interval holds both, and is short."""
+    L = 2 ** np.arange(2, 11)
+    rng = np.random.default_rng(4)
+    noise = 0.2 * rng.standard_normal((200, 9)) + 0.3 * rng.standard_normal((200, 1))
+    columns = pd.MultiIndex.from_arrays([L // 2, L], names=["ell_tokens", "L_tokens"])
+    fits, notes = fit_ratio(pd.DataFrame(3 * L**0.6 * (1 + noise), columns=columns), 2.0)
+    assert notes == []
+    value, low, high = fits[0].parameters["beta"]
+    assert low < 0.6 < high
+    assert high - low < 0.05
+    assert fits[0].parameters["A"][1] < 3 < fits[0].parameters["A"][2]
+    assert fits[1].parameters["beta"][0] == pytest.approx(value, abs=0.05)
+
+
+# What is left out, and said
+
+
+def test_failed_documents_are_left_out_and_counted(tmp_path):
+    scores = pd.concat([hand_scores(), hand_scores().replace({"document": {"a": "d", "b": "e", "c": "f"}})])
+    clean = per_document_terms(scores[scores["document"] != "d"], "vclub")
+    scores.loc[scores["document"] == "d", LOGQ] = np.nan
+    scores = scores.astype({LOGQ[1]: object})
+    scores.loc[(scores["document"] == "f") & (scores["ell_tokens"] == 4), LOGQ[1]] = "-inf"
+    done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--estimators", "vclub", "direct_unpaired")
+    assert done.returncode == 0, done.stderr
+    assert "6 documents, 2 of them left out (1 without scores, 1 with an infinite one; the first: d)" in done.stdout
+    table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
+    assert table.loc[("vclub", 2), "n_documents"] == 4
+    assert table.loc[("vclub", 2), "mi_nats"] == clean[(2, 4)].drop("f").mean()
+    # a, b, c and e have the partners b, c, a and c.
+    assert table.loc[("direct_unpaired", 2), "n_documents"] == 4
+    assert np.isfinite(table.select_dtypes("number")).all(axis=None)
+
+
+def test_documents_whose_partner_failed(tmp_path):
+    scores = pd.concat([hand_scores(), hand_scores().replace({"document": {"a": "d", "b": "e", "c": "f"}})])
+    scores.loc[scores["document"] == "a", LOGQ] = np.nan
+    done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--unpaired")
+    assert done.returncode == 0, done.stderr
+    assert "direct_unpaired: 2 documents left out whose partner has no scores" in done.stdout
+    table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
+    assert table.loc[("direct", 2), "n_documents"] == 5
+    assert table.loc[("direct_unpaired", 2), "n_documents"] == 3
+    assert table.loc[("direct_unpaired", 2), "topic_switch_nats"] == pytest.approx((6 + 2 + 6) / 3)
+
+
+def test_too_few_lengths_for_a_fit(tmp_path):
+    scores, _ = chain_scores(300, seed=3, L_max=8)
+    done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--estimators", "direct")
+    assert done.returncode == 0, done.stderr
+    reason = "2 of 2 points lie 3 standard errors above 0, and 3 are needed"
+    assert f"direct, L = 2 ell: no fit (power): {reason}" in done.stdout
+    assert len(pd.read_csv(tmp_path / "bipartite.csv")) == 4
+    fits = pd.read_csv(tmp_path / "fit.csv")
+    assert fits.empty
+    assert fits.columns.tolist() == FIT_COLUMNS
+
+
+def test_names_by_flag(tmp_path):
+    scores = save(tmp_path, hand_scores())
+    scores.with_suffix(".json").unlink()
+    done = run("--scores", scores, "--out", tmp_path, "--source", "mine", "--model", "ours")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "bipartite.csv")
+    assert set(table["source"]) == {"mine"}
+    assert set(table["model"]) == {"ours"}
+    assert set(table["estimator"]) == {"direct", "vclub"}
+
+
+def test_names_that_look_like_numbers_or_gaps(tmp_path):
+    names = {"a": "NA", "b": "007", "c": "1e3"}
+    scores = hand_scores().replace({"document": names, "other_document": names})
+    read, line = read_scores(save(tmp_path, scores))
+    assert line == "3 documents"
+    assert per_document_terms(read, "direct_unpaired").loc[["NA", "007", "1e3"], (2, 4)].tolist() == [4, 6, -4]
+
+
+# Bad input
+
+
+def drop(*columns: str):
+    return lambda scores: scores.drop(columns=list(columns))
+
+
+def put(column: str, value: object, document: str | None = None):
+    def change(scores: pd.DataFrame) -> pd.DataFrame:
+        scores = scores.astype({column: object})
+        scores.loc[scores["document"] == document if document else slice(None), column] = value
+        return scores
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop("logq_y_nats", "book"), "lacks the columns book, logq_y_nats"),
+        (drop("other_document"), "lacks the column other_document"),
+        (lambda scores: scores.iloc[:0], "has no rows"),
+        (lambda scores: pd.concat([scores, scores.iloc[[3]]]), "document b, ell 4, L 8 more than once (1 such rows)"),
+        (lambda scores: scores.iloc[:-1], "has 1 of 2 (ell, L) for document c (1 documents are incomplete)"),
+        (lambda scores: scores[scores["document"] == "a"], "1 documents; at least two with scores are needed"),
+        (put("logq_y_nats", None), "3 documents, 3 of them left out (3 without scores"),
+        (put("logq_y_nats", "-inf", "b"), None),
+        (put("logq_y_nats", "many", "b"), "line 4: logq_y_nats is 'many', not a number"),
+        (put("L_tokens", 2, "b"), "line 4: not 1 <= ell < L (ell_tokens 2, L_tokens 2)"),
+        (put("ell_tokens", 2.5, "c"), "line 6: no whole ell and L (ell_tokens 2.5"),
+    ],
+)  # fmt: skip
+def test_bad_scores(tmp_path, spoil, message):
+    done = run("--scores", save(tmp_path, spoil(hand_scores())), "--out", tmp_path / "out")
+    if message is None:
+        assert done.returncode == 0
+    else:
+        refused(done, message)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": "other"}, "counts tokenizer other but the scores are of tokenizer org/tok"),
+        ({"source": "other"}, "counts source other but the scores are of source toy"),
+        ({"n_or_d": 1}, "has no 2-grams"),
+        ({"kind": "pair"}, "has no 2-grams"),
+        ({"occurrences": 1}, "holds no counts of counts"),
+        ({"types": 0}, "holds no counts of counts"),
+        ({"types": "few"}, "line 2: types is 'few', not a number"),
+    ],
+)
+def test_bad_counts(tmp_path, changes, message):
+    counts = save_counts(tmp_path / "counts.csv", [1, 2], [2, 1], changes)
+    refused(run("--scores", save(tmp_path, hand_scores()), "--counts", counts, "--out", tmp_path / "out"), message)
+
+
+def test_bad_settings(tmp_path):
+    scores, out = save(tmp_path, hand_scores()), tmp_path / "out"
+    refused(run("--scores", scores, "--out", out, "--estimators", "direct_corrected"), "give --counts counts.csv")
+    refused(run("--scores", scores, "--out", out, "--counts", tmp_path / "no.csv"), "no.csv: check the name")
+    refused(run("--scores", scores, "--out", out, "--ngram-weight", 1.5), "--ngram-weight 1.5: give a weight")
+    refused(run("--scores", scores, "--out", scores), "is a file: give a folder")
+    refused(run("--scores", tmp_path / "no.csv", "--out", out), "no.csv: check the name")
+    refused(run("--scores", tmp_path, "--out", out), "is no CSV table")
+    unknown = run("--scores", scores, "--out", out, "--estimators", "clever")
+    assert unknown.returncode == 2
+    assert "clever" in unknown.stderr
+
+
+def test_bad_provenance(tmp_path):
+    scores, out = save(tmp_path, hand_scores(), {"source": "toy"}), tmp_path / "out"
+    refused(run("--scores", scores, "--out", out), "names no source or no model: give --source and --model")
+    scores.with_suffix(".json").write_text("{")
+    refused(run("--scores", scores, "--out", out), "scores.json is not JSON")
+
+
+def test_no_table(tmp_path):
+    scores = tmp_path / "scores.csv"
+    scores.write_bytes(b"")
+    refused(run("--scores", scores, "--out", tmp_path / "out"), "is no CSV table")
+    scores.write_bytes(b"\x80\x81\xff\xfe")
+    refused(run("--scores", scores, "--out", tmp_path / "out"), "is no CSV table")
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
