@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pandas as pd
 import torch
@@ -151,6 +150,8 @@ def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
     count = int(np.prod(shape[:3]))
     if cfg.documents is None:
         return np.random.default_rng(cfg.seed).integers(0, vocabulary, shape)
+    import datasets
+
     table = datasets.load_from_disk(str(cfg.documents))
     rows = [row for row in table["input_ids"] if len(row) >= cfg.L_max]
     if len(rows) < count:
