@@ -4,7 +4,7 @@
 # One H100 or H200: 10 minutes. Writes results/benchmarks/scoring_<model>_<dtype>.csv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ -x .venv/bin/python ]; then python=.venv/bin/python; else python=python3; fi
+python=${PYTHON:-python3} # of an environment with torch for the GPU
 OUT=${OUT:-results/benchmarks}
 sample=${SAMPLE_MODEL:-data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf}
 

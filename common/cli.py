@@ -26,6 +26,11 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
         main(cfg)
     except UserError as error:
         sys.exit(_say(f"error: {error}"))
+    except PermissionError as error:
+        sys.exit(_say(f"error: no permission for {error.filename}: give a place that you may write to"))
+    except BrokenPipeError:  # `… | head` has seen enough
+        sys.stderr.close()
+        sys.exit(0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

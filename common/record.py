@@ -2,11 +2,12 @@
 
 `x.csv` holds one row an observation. `x.json` holds the command, the settings, the commit, the versions, the machine,
 the SHA-256 of every input file and the seconds it took. Both are written under a temporary name and moved into place,
-so that a reader never meets half a file.
+the CSV last, so that a reader never meets half a file, nor a new CSV without its record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -16,10 +17,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -40,7 +41,7 @@ def write_csv(
 
     settings: the script's settings dataclass, or a dict. inputs: files (or folders of files) that were read; each is
     recorded with its SHA-256. started: `time.time()` at the start of the work; the import of this module otherwise.
-    facts: anything else worth keeping, e.g. device="cuda". OSError: disk full; an older file stays.
+    facts: anything else worth keeping, e.g. device="cuda". OSError: disk full; an older pair of files stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,24 +59,43 @@ def write_csv(
     }
     # Before anything is written: what JSON refuses must not leave a CSV without its record.
     record = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-    replace_text(path.with_suffix(".json"), record)
+    # The CSV says that the work is finished, so it takes its name last: a run killed between the two must not leave a
+    # result that looks whole and has no record. Its bytes are on the disk before that, so that a full disk leaves an
+    # older pair together.
+    with atomic_file(path) as file:
+        file.write(table.to_csv(index=False, lineterminator="\n"))
+        file.flush()
+        os.fsync(file.fileno())
+        replace_text(path.with_suffix(".json"), record)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path` in one step: a crash or a full disk leaves the old file whole and no partial new one."""
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file to write ("w": UTF-8, or "wb") that becomes `path` in one step, on the disk, when the block ends.
+
+    Whatever ends the block early (a crash, a full disk) leaves an older file whole and no partial new one. An OSError
+    of the writing names `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(temporary, mode, **text) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)
+        if error.filename in (None, str(temporary)):  # otherwise it is about a file that the block reads
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step, see `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(text)
 
 
 def file_hash(path: Path | str) -> str:

@@ -22,6 +22,7 @@ from measure_mutual_info.schedule import Branch, TokenLogprobs, gather_plain, pl
 
 LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens
 FIXED = ("model", "dtype", "max_model_len", "enable_prefix_caching", "skip_tokenizer_init", "disable_log_stats")
+FIXED += ("logprobs_mode",)
 FLAGS = {  # engine arguments that are flags of their own
     "tensor_parallel_size": "--tensor-parallel",
     "pipeline_parallel_size": "--pipeline-parallel",

@@ -1,12 +1,13 @@
 # Sourced by fig2b.sh and figB1.sh: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
 
-if [ -x .venv/bin/python ]; then python=.venv/bin/python; else python=python; fi
+. common/environment.sh
+use_python
 sample_model=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
 
-# measure OUT NAME CORPUS MODEL L_MAX N_DOCUMENTS PREPARE_FLAGS [SCORE_FLAGS ...]
-# Documents go to data/documents/NAME, everything else to OUT. N_DOCUMENTS: "all" or a number drawn at random.
+# measure OUT DOCUMENTS CORPUS MODEL L_MAX N_DOCUMENTS PREPARE_FLAGS [SCORE_FLAGS ...]
+# Tokenised documents go to the folder DOCUMENTS, all else to OUT. N_DOCUMENTS: "all" or a number drawn at random.
 measure() {
-    local out=$1 documents=data/documents/$2 corpus=$3 model=$4 L_max=$5 n_documents=$6 prepare_flags=$7
+    local out=$1 documents=$2 corpus=$3 model=$4 L_max=$5 n_documents=$6 prepare_flags=$7
     shift 7
     local drawn=()
     [ "$n_documents" = all ] || drawn=(--n-documents "$n_documents")
@@ -14,9 +15,9 @@ measure() {
     # shellcheck disable=SC2086  # flags are words
     $python measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$model" --min-tokens "$L_max" \
         --out "$documents" $prepare_flags
-    $python measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
     $python measure_mutual_info/score_documents.py --documents "$documents" --model "$model" --L-max "$L_max" \
-        "${drawn[@]}" --out "$out/scores.csv" "$@"
+        ${drawn[@]+"${drawn[@]}"} --out "$out/scores.csv" "$@"
+    $python measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
     $python measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
         --unpaired --out "$out"
 }

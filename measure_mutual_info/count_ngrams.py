@@ -1,6 +1,6 @@
 """Count the n-grams of a corpus of documents: the input of the entropies in the corrections of App. B (Fig. B.3).
 
-    python measure_mutual_info/count_ngrams.py --documents data/pg19 --out results/figB3/counts.csv
+    python measure_mutual_info/count_ngrams.py --documents data/documents/books_2048 --out results/mine/counts.csv
 
 Reads a folder written by prepare_dataset.py. Writes counts.csv with the columns source, tokenizer, kind, n_or_d,
 occurrences, types: for kind "ngram" and n_or_d = n, `types` distinct n-grams occur exactly `occurrences` times each,
@@ -13,7 +13,6 @@ Expect: Σ occurrences · types = the number of tokens for n = 1, and one fewer 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from tqdm import tqdm
 
 from common.cli import UserError, run
 from common.record import write_csv
+from measure_mutual_info.documents import open_documents
 
 DOCUMENTS_PER_READ = 1000  # one batch of Arrow lists; its tokens stay memory-mapped
 
@@ -145,29 +144,6 @@ def counts_of_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(counts, return_counts=True)
 
 
-def read_documents(folder: Path) -> tuple[Dataset, dict]:
-    """The documents of a folder, and its prepare.json. UserError: not such a folder, or nothing in it."""
-    remedy = "give a folder written by prepare_dataset.py"
-    description = folder / "prepare.json"
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: {remedy}")
-    if not description.is_file():
-        raise UserError(f"no prepare.json in {folder}: {remedy}")
-    try:
-        prepared = json.loads(description.read_text(encoding="utf-8"))
-        documents = load_from_disk(str(folder))
-    except IndexError as error:  # what `datasets` raises for a table without rows
-        raise UserError(f"no documents in {folder}: {remedy}") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"cannot read the documents in {folder} ({str(error).splitlines()[0]}): {remedy}") from error
-    if not isinstance(documents, Dataset) or "input_ids" not in documents.column_names:
-        raise UserError(f"the documents in {folder} have no column input_ids: {remedy}")
-    missing = [key for key in ("source", "tokenizer", "tokenizer_vocab_size") if key not in prepared]
-    if missing:
-        raise UserError(f"{description} lacks {', '.join(missing)}: {remedy}")
-    return documents, prepared
-
-
 def _check_keys_fit(n: int, vocab_size: int) -> None:
     if vocab_size**n > 2**64:
         longest = max(k for k in range(1, 65) if vocab_size**k <= 2**64)
@@ -184,7 +160,7 @@ def main(cfg: Settings) -> None:
         raise UserError(f"--chunk-tokens {cfg.chunk_tokens}: give at least 1")
     if cfg.out.suffix != ".csv":
         raise UserError(f"--out {cfg.out}: give the name of a .csv file")
-    documents, prepared = read_documents(cfg.documents)
+    documents, prepared = open_documents(cfg.documents)
     vocab_size = int(prepared["tokenizer_vocab_size"])
     for n in cfg.n:
         _check_keys_fit(n, vocab_size)

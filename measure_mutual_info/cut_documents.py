@@ -5,6 +5,8 @@ A document is the fewest whole sentences that give the wanted number of tokens w
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ BLOCK = 1_000_000  # characters tokenised at once to find the cuts; bounds the m
 
 class Tokenizer(Protocol):
     size: int  # how many ids there are
+    hash: str | None  # `vocabulary_hash`; None where the ids are bytes
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text` by itself, without special tokens."""
@@ -33,6 +36,7 @@ class ByteTokenizer:
     """The bytes of UTF-8 are the tokens."""
 
     size = 256
+    hash = None
 
     def ids(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
@@ -50,6 +54,10 @@ class HubTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
+
+    @property
+    def hash(self) -> str:
+        return vocabulary_hash(self.tokenizer.get_vocab())
 
     def ids(self, text: str) -> list[int]:
         return self._call(text).input_ids
@@ -69,6 +77,11 @@ class HubTokenizer:
             verbose=False,
             **more,
         )
+
+
+def vocabulary_hash(vocabulary: dict[str, int]) -> str:
+    """16 hex digits that tell tokenizers of one name or size apart; `vocabulary`: token → id, of `get_vocab()`."""
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()[:16]
 
 
 def load_tokenizer(name: str) -> Tokenizer:

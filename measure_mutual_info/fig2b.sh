@@ -5,7 +5,8 @@
 #   PRESET=desk   the same, all 126 documents to L = 2048 (the committed results; default)    2 CPU cores, 1 hour
 #   PRESET=paper  Llama 3.1 405B in FP8, 1,024 documents of PG19 to L = 2048                  8 × H100 80 GB, hours
 # The paper's numbers: direct 2.27 · L^0.76, vCLUB 3.26 · L^0.71.
-# Your own: MODEL=… CORPUS=… OUT=results/mine bash measure_mutual_info/fig2b.sh; more flags go to score_documents.py.
+# Your own: MODEL=… CORPUS=… OUT=results/mine bash measure_mutual_info/fig2b.sh [flags of score_documents.py], and
+# PREPARE_FLAGS="--boundaries none …" for prepare_dataset.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/bipartite.sh
@@ -20,16 +21,18 @@ case $PRESET in
         out=results/paper/fig2b L_max=2048 n_documents=1024
         corpus=emozilla/pg19 model=meta-llama/Llama-3.1-405B-FP8
         prepare_flags="--source pg19 --streaming --min-book-words 5000"
-        score_flags=(--backend vllm --dtype bfloat16 --tensor-parallel 8)
+        score_flags=(--backend vllm --dtype bfloat16 --tensor-parallel 8 --batch-tokens 65536)
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, demo, desk or paper" >&2 && exit 2 ;;
 esac
-corpus=${CORPUS:-$corpus} model=${MODEL:-$model} out=${OUT:-$out}
-if [ -n "${CORPUS:-}${MODEL:-}" ]; then # a corpus or model of one's own gets documents of its own
-    name=$(basename "$corpus")_$(basename "$model")_$L_max prepare_flags=""
-else
-    name=$(basename "$corpus")_$L_max
+documents=data/documents/$(basename "$corpus")_$L_max
+if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own
+    out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or MODEL of your own the results go there"}
+    documents=$out/documents
 fi
+if [ -n "${CORPUS:-}" ]; then prepare_flags=""; fi
+corpus=${CORPUS:-$corpus} model=${MODEL:-$model} out=${OUT:-$out}
 
-measure "$out" "$name" "$corpus" "$model" "$L_max" "$n_documents" "$prepare_flags" "${score_flags[@]}" "$@"
+measure "$out" "$documents" "$corpus" "$model" "$L_max" "$n_documents" "${PREPARE_FLAGS:-$prepare_flags}" \
+    ${score_flags[@]+"${score_flags[@]}"} "$@"
 $python plots/fig2b.py --results "$out" --out "$out/fig2b"

@@ -43,7 +43,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.record import ROOT, replace_text, versions
+from common.record import ROOT, atomic_file, replace_text, versions
 from measure_mutual_info.cut_documents import Tokenizer, load_tokenizer, piece_documents, sentence_documents
 from measure_mutual_info.read_corpus import Corpus, books, open_corpus
 
@@ -106,39 +106,27 @@ def write_shard(
     """Cut the books of one shard, write the Arrow file `path`, then the .json beside it that says it is finished."""
     facts: dict[str, Any] = {"input": shard_hash(shard), "books_read": len(shard), "books": 0, "documents": 0}
     facts |= {"tokens": 0, "longest_document": 0, "longest_short_book": [0, ""]}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            with pa.ipc.new_stream(file, SCHEMA) as writer:
-                rows: list[dict[str, Any]] = []
-                for name, text in shard:
-                    count = 0
-                    for ids in documents(text, tokenizer, cfg):
-                        rows.append({"document": f"{name}#{count:04d}", "book": name, "input_ids": ids})
-                        count += 1
-                        facts["tokens"] += len(ids)
-                        facts["longest_document"] = max(facts["longest_document"], len(ids))
-                        if len(rows) == 256:
-                            writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-                            rows = []
-                    facts["documents"] += count
-                    facts["books"] += count > 0
-                    if not count:
-                        facts["longest_short_book"] = max(
-                            facts["longest_short_book"], [len(tokenizer.ids(text.strip())), name]
-                        )
-                    tick()
-                if rows:
+    with atomic_file(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+        rows: list[dict[str, Any]] = []
+        for name, text in shard:
+            count = 0
+            for ids in documents(text, tokenizer, cfg):
+                rows.append({"document": f"{name}#{count:04d}", "book": name, "input_ids": ids})
+                count += 1
+                facts["tokens"] += len(ids)
+                facts["longest_document"] = max(facts["longest_document"], len(ids))
+                if len(rows) == 256:
                     writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-            file.flush()
-            os.fsync(file.fileno())
-        facts["bytes"] = temporary.stat().st_size
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+                    rows = []
+            facts["documents"] += count
+            facts["books"] += count > 0
+            if not count:
+                short = [len(tokenizer.ids(text.strip())), name]
+                facts["longest_short_book"] = max(facts["longest_short_book"], short)
+            tick()
+        if rows:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+    facts["bytes"] = path.stat().st_size
     replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
     return facts
 
@@ -343,6 +331,7 @@ def main(cfg: Settings) -> None:
         "source": cfg.name,
         "tokenizer": cfg.tokenizer,
         "tokenizer_vocab_size": tokenizer.size,
+        "tokenizer_hash": tokenizer.hash,
         "min_tokens": cfg.min_tokens,
         "boundaries": cfg.boundaries,
         **{name: total[name] for name in ("documents", "books", "tokens")},

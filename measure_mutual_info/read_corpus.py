@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from measure_mutual_info.prepare_dataset import Settings
 
 BOOK_COLUMNS = ("short_book_title", "title", "id")
+KINDS = (".txt", ".jsonl", ".parquet")  # what a folder is searched for
+ROWS = 'write its rows as .jsonl (a line each: {"text": "…"}) or .parquet'
+UNPACK = "unpack it and give the .txt, .jsonl or .parquet files inside"
+EXTRACT = "extract its text into a .txt file"
+REFUSED = {  # suffixes of files that no one means to have read as plain text, and what to do with them
+    **dict.fromkeys((".csv", ".tsv", ".json", ".ndjson", ".arrow", ".feather", ".xls", ".xlsx"), ROWS),
+    **dict.fromkeys((".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar"), UNPACK),
+    **dict.fromkeys((".pdf", ".html", ".htm", ".xml", ".epub", ".doc", ".docx", ".odt", ".rtf"), EXTRACT),
+}
 
 Rows = Iterator[tuple[str, Any]]
 
@@ -43,18 +52,21 @@ class Corpus:
 def open_corpus(cfg: Settings) -> Corpus:
     """The corpus behind `cfg.corpus`; local files are read once here, to check them and to take their hash.
 
-    UserError: nothing there, a file that is binary or damaged or lacks the column, a dataset that does not load.
+    UserError: nothing there, a file that is no plain text or damaged or lacks the column, a dataset that does not load.
     """
     if not is_local(cfg.corpus):
         return open_hub(cfg)
     files = local_files(cfg.corpus)
+    for file in files:
+        if remedy := REFUSED.get(suffix(file)):
+            raise UserError(f"{file} is no plain text ({file.suffix}): {remedy}")
     root = Path(os.path.commonpath([file.parent for file in files]))
     readers: list[Callable[[], Rows]] = []
     hashes, totals = {}, []
     for file in tqdm(files, desc="checking files", unit="file", disable=len(files) < 1000):
         name = file.relative_to(root).with_suffix("").as_posix()
         hashes[file.relative_to(root).as_posix()] = check_file(file)
-        opener = {".parquet": open_parquet, ".jsonl": open_jsonl}.get(file.suffix, open_text)
+        opener = {".parquet": open_parquet, ".jsonl": open_jsonl}.get(suffix(file), open_text)
         reader, total = opener(file, name, cfg)
         readers.append(reader)
         totals.append(total)
@@ -66,15 +78,19 @@ def is_local(corpus: str) -> bool:
     """Whether `corpus` means files: it exists, is a glob, ends as a file does, or cannot be the name of a dataset."""
     return os.path.exists(corpus) or bool(
         glob.has_magic(corpus)
-        or Path(corpus).suffix in (".txt", ".jsonl", ".parquet", ".json", ".csv", ".gz", ".zip", ".md")
+        or suffix(corpus) in (*KINDS, *REFUSED, ".md")
         or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", corpus)
     )
+
+
+def suffix(file: Path | str) -> str:
+    return Path(file).suffix.lower()
 
 
 def local_files(corpus: str) -> list[Path]:
     """The files of a path, folder (its .txt, .jsonl and .parquet, however deep) or glob, sorted."""
     if os.path.isdir(corpus):
-        files = [p for p in Path(corpus).rglob("*") if p.suffix in (".txt", ".jsonl", ".parquet") and p.is_file()]
+        files = [p for p in Path(corpus).rglob("*") if suffix(p) in KINDS and p.is_file()]
         if not files:
             raise UserError(
                 f'{corpus} holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{Path(corpus)}/**/*.py"'
@@ -94,14 +110,17 @@ def check_file(file: Path) -> str:
     """SHA-256 of a file. UserError: a text file that holds NUL bytes or is not UTF-8."""
     digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
     with open(file, "rb") as stream:
-        while block := stream.read(1 << 22):
+        more = True
+        while more:
+            block = stream.read(1 << 22)
+            more = bool(block)
             digest.update(block)
-            if file.suffix == ".parquet":
+            if suffix(file) == ".parquet":
                 continue
             if b"\0" in block:
                 raise UserError(f"{file} is a binary file (it holds NUL bytes): give text in UTF-8, or leave it out")
             try:
-                decoder.decode(block)
+                decoder.decode(block, final=not more)  # a file can end within a character
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{file} is not UTF-8 ({error.reason}): convert it (iconv -t utf-8), or leave it out"

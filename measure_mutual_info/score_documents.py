@@ -29,6 +29,7 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.record import write_csv
 from measure_mutual_info import schedule, score_store
+from measure_mutual_info.documents import document_lengths, open_documents
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,13 @@ class Settings:
         return schedule.grid(self.L_max, self.ell_max, self.ratios)
 
     @property
+    def longest(self) -> int:
+        """The longest L of the grid, in tokens: L_max, or the last that fits below it."""
+        return max(L for _, L in self.points)
+
+    @property
     def group_size(self) -> int:
-        return max(1, self.batch_tokens // self.L_max)
+        return max(1, self.batch_tokens // self.longest)
 
     @property
     def shard_of(self) -> tuple[int, int]:
@@ -84,6 +90,8 @@ class Settings:
         return int(i), int(n)
 
     def validate(self) -> None:
+        if self.out.suffix != ".csv":
+            raise UserError(f"--out {self.out}: give the name of a .csv file")
         if self.ell_max < 2:
             raise UserError(f"--ell-max {self.ell_max}: the smallest split point is 2 tokens")
         if not self.ratios or min(self.ratios) < 2:
@@ -105,8 +113,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """The documents to score. ids: (documents, L_max) int32; partner[i]: number of the document that lends i its X."""
+class Sample:
+    """The documents to score. ids: (documents, longest L) int32; partner[i] lends its X to document i."""
 
     names: np.ndarray
     books: np.ndarray
@@ -115,37 +123,21 @@ class Corpus:
     facts: dict
 
 
-def read_corpus(cfg: Settings) -> Corpus:
-    """Documents of at least L_max tokens, cut to L_max, n_documents of them drawn by seed; their partners.
+def draw_sample(cfg: Settings) -> Sample:
+    """Documents that reach the longest L of the grid, cut to it, n_documents of them drawn by seed; their partners.
 
     UserError if the folder is not one of prepare_dataset.py, or holds fewer than two long enough documents.
     """
-    import datasets
-
-    try:
-        facts = json.loads((cfg.documents / "prepare.json").read_text(encoding="utf-8"))
-        table = datasets.load_from_disk(str(cfg.documents))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{cfg.documents}: not a folder of prepared documents ({type(error).__name__}): "
-            "make it with measure_mutual_info/prepare_dataset.py, or let that finish"
-        ) from error
-    missing = {"document", "book", "input_ids"} - set(table.column_names)
-    if missing:
-        raise UserError(f"{cfg.documents}: column {min(missing)} is missing: prepare the documents again")
-
-    lengths = (
-        np.asarray(table.data.column("input_ids").combine_chunks().value_lengths()) if len(table) else np.array([])
-    )
-    long_enough = np.flatnonzero(lengths >= cfg.L_max)
+    table, facts = open_documents(cfg.documents)
+    lengths, longest = document_lengths(table), cfg.longest
+    long_enough = np.flatnonzero(lengths >= longest)
     if len(long_enough) < 2:
-        longest = int(lengths.max()) if len(lengths) else 0
         raise UserError(
-            f"{cfg.documents}: {len(long_enough)} of {len(lengths)} documents have {cfg.L_max} tokens "
-            f"(longest: {longest}), and 2 are needed: lower --L-max, or prepare longer documents (--min-tokens)"
+            f"{cfg.documents}: {len(long_enough)} of {len(lengths)} documents have {longest} tokens "
+            f"(longest: {lengths.max()}), and 2 are needed: lower --L-max, or prepare longer documents (--min-tokens)"
         )
     if len(long_enough) < len(lengths):
-        print(f"{len(lengths) - len(long_enough)} documents are shorter than {cfg.L_max} tokens and left out")
+        print(f"{len(lengths) - len(long_enough)} documents are shorter than {longest} tokens and left out")
     if cfg.n_documents is not None:
         if cfg.n_documents > len(long_enough):
             raise UserError(
@@ -154,43 +146,46 @@ def read_corpus(cfg: Settings) -> Corpus:
         drawn = np.random.default_rng(cfg.seed).choice(long_enough, cfg.n_documents, replace=False)
         long_enough = np.sort(drawn)
     chosen = table.select(long_enough)
-    ids = np.array([row[: cfg.L_max] for row in chosen["input_ids"]], dtype=np.int32)
+    ids = np.array([row[:longest] for row in chosen["input_ids"]], dtype=np.int32)
     names, books = np.asarray(list(chosen["document"])), np.asarray(list(chosen["book"]))
-    return Corpus(names, books, ids, schedule.partners(books, cfg.seed), facts)
+    return Sample(names, books, ids, schedule.partners(books, cfg.seed), facts)
 
 
-def check_model(cfg: Settings, corpus: Corpus) -> int:
+def check_model(cfg: Settings, sample: Sample) -> tuple[int, str | None]:
     """Everything about the model that its configuration and tokenizer tell before any weights are loaded.
 
-    Returns the token id that stands for BOS. UserError: context shorter than L_max, ids outside the vocabulary,
-    documents of another tokenizer, no BOS.
+    Returns the token id that stands for BOS, and the model's revision on the hub (None for a local one). UserError:
+    context shorter than L, documents of another tokenizer, no BOS, ids outside the vocabulary.
     """
     from measure_mutual_info import backend_transformers as hf
+    from measure_mutual_info.cut_documents import vocabulary_hash
 
     config = hf.load_config(cfg.model)
     context = hf.context_tokens(config)
-    if context is not None and context < cfg.L_max:
-        raise UserError(
-            f"{cfg.model}: its context is {context} tokens, shorter than --L-max {cfg.L_max}: lower --L-max"
-        )
-    if cfg.bos is not None and cfg.bos.isdecimal():
-        bos = int(cfg.bos)
-    else:
+    if context is not None and context < cfg.longest:
+        raise UserError(f"{cfg.model}: its context is {context} tokens, shorter than L = {cfg.longest}: lower --L-max")
+    bos = int(cfg.bos) if cfg.bos is not None and cfg.bos.isdecimal() else None
+    try:
         tokenizer = hf.load_tokenizer(cfg.model)
-        bos = _bos(cfg, tokenizer)
-        vocabulary = corpus.facts.get("tokenizer_vocab_size")
-        if vocabulary != len(tokenizer):
+    except UserError:
+        if bos is None:
+            raise
+        # A model without a tokenizer of its own (bytes, DNA): the ids themselves are checked below.
+    else:
+        bos = _bos(cfg, tokenizer) if bos is None else bos
+        theirs, ours = sample.facts.get("tokenizer_hash"), vocabulary_hash(tokenizer.get_vocab())
+        if theirs != ours:
             raise UserError(
-                f"{cfg.documents}: tokenised with {corpus.facts.get('tokenizer')} ({vocabulary} tokens), {cfg.model} "
-                f"has {len(tokenizer)} tokens: prepare the documents with --tokenizer {cfg.model}"
+                f"{cfg.documents}: tokenised with {sample.facts['tokenizer']}, whose vocabulary is not that of "
+                f"{cfg.model}: prepare the documents with --tokenizer {cfg.model}"
             )
-    largest = max(int(corpus.ids.max()), bos)
-    if largest >= config.vocab_size or corpus.ids.min() < 0:
+    largest = max(int(sample.ids.max()), bos)
+    if largest >= config.vocab_size or sample.ids.min() < 0:
         raise UserError(
             f"{cfg.documents}: token id {largest} is outside the vocabulary of {cfg.model} (0 … "
             f"{config.vocab_size - 1}): prepare the documents with --tokenizer {cfg.model}, or give a --bos within it"
         )
-    return bos
+    return bos, getattr(config, "_commit_hash", None)
 
 
 def _bos(cfg: Settings, tokenizer) -> int:
@@ -207,7 +202,7 @@ def _bos(cfg: Settings, tokenizer) -> int:
     return tokenizer.eos_token_id
 
 
-def load_backend(cfg: Settings, corpus: Corpus, bos: int) -> schedule.Backend:
+def load_backend(cfg: Settings, sample: Sample, bos: int) -> schedule.Backend:
     if cfg.backend == "vllm":
         from measure_mutual_info.backend_vllm import VllmBackend
 
@@ -216,7 +211,7 @@ def load_backend(cfg: Settings, corpus: Corpus, bos: int) -> schedule.Backend:
             bos=bos,
             dtype=cfg.dtype,
             batch_tokens=cfg.batch_tokens,
-            L_max=cfg.L_max,
+            L_max=cfg.longest,
             tensor_parallel=cfg.tensor_parallel,
             pipeline_parallel=cfg.pipeline_parallel,
             gpu_memory=cfg.gpu_memory,
@@ -225,61 +220,65 @@ def load_backend(cfg: Settings, corpus: Corpus, bos: int) -> schedule.Backend:
     from measure_mutual_info.backend_transformers import TransformersBackend
 
     backend = TransformersBackend(cfg.model, bos, cfg.dtype, cfg.device, cfg.batch_tokens, cfg.schedule)
-    backend.check_schedule(corpus.ids[:1], corpus.ids[corpus.partner[:1]])
+    backend.check_schedule(sample.ids[:1], sample.ids[sample.partner[:1]])
     return backend
 
 
-def manifest(cfg: Settings, corpus: Corpus, bos: int) -> dict:
+def manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
     """What must be the same for two runs to be parts of one, `batch_tokens` included: rounding depends on the batch."""
     shown = asdict(cfg)
-    for free in ("out", "documents", "shard", "tensor_parallel", "pipeline_parallel", "gpu_memory", "vllm_args"):
+    for free in ("out", "documents", "shard", "device", "tensor_parallel", "pipeline_parallel", "gpu_memory"):
         del shown[free]
-    digest = hashlib.sha256(corpus.ids.tobytes() + corpus.partner.tobytes() + "\n".join(corpus.names).encode())
+    digest = hashlib.sha256(sample.ids.tobytes() + sample.partner.tobytes() + "\n".join(sample.names).encode())
     model = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
     files = score_store.model_fingerprint(cfg.model)
     # Through JSON and back, so that it compares equal with what is read from disk.
     return json.loads(
-        json.dumps({**shown, "model": model, "model_files": files, "bos": bos, "documents": digest.hexdigest()[:16]})
+        json.dumps(
+            shown
+            | {"model": model, "revision": revision, "model_files": files}
+            | {"bos": bos, "documents": digest.hexdigest()[:16]}
+        )
     )
 
 
-def score_groups(cfg: Settings, corpus: Corpus, backend: schedule.Backend, store: score_store.ScoreStore) -> None:
+def score_groups(cfg: Settings, sample: Sample, backend: schedule.Backend, store: score_store.ScoreStore) -> None:
     """Score every group of this shard that is not in the store yet."""
-    follower = np.argsort(corpus.partner)  # follower[i] is the document that gets i's X
+    follower = np.argsort(sample.partner)  # follower[i] is the document that gets i's X
     split = schedule.branches(cfg.points)
     i, n = cfg.shard_of
-    mine = [group for group in range(_groups(cfg, corpus)) if group % n == i]
+    mine = [group for group in range(_groups(cfg, sample)) if group % n == i]
     tokens = schedule.tokens_a_document(cfg.points)
-    documents = sum(len(_rows(cfg, corpus, group)) for group in mine)
+    documents = sum(len(_rows(cfg, sample, group)) for group in mine)
     with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05) as bar:
         for group in mine:
-            rows = _rows(cfg, corpus, group)
+            rows = _rows(cfg, sample, group)
             if not store.done(group):
                 began = time.time()
-                scored = backend.token_logprobs(corpus.ids[rows], corpus.ids[follower[rows]], split)
+                scored = backend.token_logprobs(sample.ids[rows], sample.ids[follower[rows]], split)
                 store.write(group, schedule.terms(scored, cfg.points))
                 bar.set_postfix_str(f"{tokens * len(rows) / (time.time() - began):.0f} tokens/s")
             bar.update(len(rows))
 
 
-def _groups(cfg: Settings, corpus: Corpus) -> int:
-    return -(-len(corpus.names) // cfg.group_size)
+def _groups(cfg: Settings, sample: Sample) -> int:
+    return -(-len(sample.names) // cfg.group_size)
 
 
-def _rows(cfg: Settings, corpus: Corpus, group: int) -> np.ndarray:
-    return np.arange(group * cfg.group_size, min(len(corpus.names), (group + 1) * cfg.group_size))
+def _rows(cfg: Settings, sample: Sample, group: int) -> np.ndarray:
+    return np.arange(group * cfg.group_size, min(len(sample.names), (group + 1) * cfg.group_size))
 
 
-def assemble(cfg: Settings, corpus: Corpus, store: score_store.ScoreStore) -> tuple[pd.DataFrame, int]:
+def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tuple[pd.DataFrame, int]:
     """All groups as the table of scores.csv, and how many documents failed.
 
     A document with a log-probability that is not finite has failed: its terms are left empty.
     """
     points, names = cfg.points, list(schedule.TERMS)
-    values = {name: np.full((len(corpus.names), len(points)), np.nan) for name in names}
-    follower = np.argsort(corpus.partner)
-    for group in range(_groups(cfg, corpus)):
-        rows = _rows(cfg, corpus, group)
+    values = {name: np.full((len(sample.names), len(points)), np.nan) for name in names}
+    follower = np.argsort(sample.partner)
+    for group in range(_groups(cfg, sample)):
+        rows = _rows(cfg, sample, group)
         part = store.read(group, {name: (len(rows), len(points)) for name in names})
         for name in names:
             values[name][follower[rows] if name == schedule.TERM_OF_FOLLOWER else rows] = part[name]
@@ -288,18 +287,18 @@ def assemble(cfg: Settings, corpus: Corpus, store: score_store.ScoreStore) -> tu
     ells, Ls = np.array(points).T
     table = pd.DataFrame(
         {
-            "document": corpus.names.repeat(len(points)),
-            "book": corpus.books.repeat(len(points)),
-            "ell_tokens": np.tile(ells, len(corpus.names)),
-            "L_tokens": np.tile(Ls, len(corpus.names)),
+            "document": sample.names.repeat(len(points)),
+            "book": sample.books.repeat(len(points)),
+            "ell_tokens": np.tile(ells, len(sample.names)),
+            "L_tokens": np.tile(Ls, len(sample.names)),
             **columns,
-            "other_document": corpus.names[corpus.partner].repeat(len(points)),
+            "other_document": sample.names[sample.partner].repeat(len(points)),
         }
     )
     return table, int(failed.sum())
 
 
-def finished_before(cfg: Settings, wanted: dict) -> bool:
+def finished_before(cfg: Settings, wanted: dict, parts: Path) -> bool:
     """Whether scores.csv is there already, made with these settings. UserError if it was made with others."""
     if not cfg.out.exists():
         return False
@@ -308,43 +307,54 @@ def finished_before(cfg: Settings, wanted: dict) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         found = None
     score_store.refuse_other(found, wanted, cfg.out)
+    shutil.rmtree(parts, ignore_errors=True)  # left behind by a run that was killed right after its last step
     return True
 
 
 def main(cfg: Settings) -> None:
     cfg.validate()
-    corpus = read_corpus(cfg)
-    bos = check_model(cfg, corpus)
-    wanted = manifest(cfg, corpus, bos)
-    if finished_before(cfg, wanted):
+    sample = draw_sample(cfg)
+    bos, revision = check_model(cfg, sample)
+    wanted = manifest(cfg, sample, bos, revision)
+    parts = cfg.out.with_name(cfg.out.name + ".parts")
+    if finished_before(cfg, wanted, parts):
         print(f"{cfg.out} is complete already, with these settings")
         return
-    within = int((corpus.books == corpus.books[corpus.partner]).sum())
-    print(f"{len(corpus.names)} documents of {len(np.unique(corpus.books))} books; {within} with a partner of the same")
+    within = int((sample.books == sample.books[sample.partner]).sum())
+    print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; {within} with a partner of the same")
     started = time.time()
-    store = score_store.ScoreStore(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
-    missing = [group for group in range(_groups(cfg, corpus)) if not store.done(group)]
-    if any(group % cfg.shard_of[1] == cfg.shard_of[0] for group in missing):
-        score_groups(cfg, corpus, load_backend(cfg, corpus, bos), store)
-    missing = [group for group in range(_groups(cfg, corpus)) if not store.done(group)]
-    if missing:
-        print(f"shard {cfg.shard} is done; {len(missing)} groups of the other shards are still missing")
+    store = score_store.ScoreStore(parts, wanted)
+    i, n = cfg.shard_of
+    if any(not store.done(group) for group in range(_groups(cfg, sample)) if group % n == i):
+        backend = load_backend(cfg, sample, bos)
+        store.begin()
+        score_groups(cfg, sample, backend, store)
+    try:
+        missing = [group for group in range(_groups(cfg, sample)) if not store.done(group)]
+        if missing and not cfg.out.exists():
+            print(f"shard {cfg.shard} is done; {len(missing)} groups of the other shards are still missing")
+            return
+        table, failed = assemble(cfg, sample, store)
+    except UserError:
+        if not cfg.out.exists():
+            raise
+        # Another shard came last, too, and was faster: it has written the same table and taken the parts away.
+        print(f"{cfg.out} was written by another shard")
         return
-    table, failed = assemble(cfg, corpus, store)
     write_csv(
         cfg.out,
         table,
         cfg,
         inputs=[cfg.documents],
         started=started,
-        source=corpus.facts["source"],
-        tokenizer=corpus.facts["tokenizer"],
+        source=sample.facts["source"],
+        tokenizer=sample.facts["tokenizer"],
         manifest=wanted,
         failed_documents=failed,
     )
-    shutil.rmtree(store.folder)
+    shutil.rmtree(store.folder, ignore_errors=True)
     if failed:
-        print(f"{failed} of {len(corpus.names)} documents failed (log-probabilities not finite); their terms are empty")
+        print(f"{failed} of {len(sample.names)} documents failed (log-probabilities not finite); their terms are empty")
     print(f"{len(table)} rows in {cfg.out}")
 
 

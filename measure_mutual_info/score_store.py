@@ -7,9 +7,7 @@ written in one step. When every group is there they become scores.csv and the fo
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,30 +15,28 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.record import replace_text
+from common.record import atomic_file, replace_text
 
 
 def model_fingerprint(model: str) -> dict[str, str]:
-    """What tells a local model from another with the same name: a hash a file, of its size, first and last megabyte.
+    """What tells a local model from another of the same name: a hash of each file.
 
-    A hub id is its own name (its revision is recorded apart); then the result is empty.
+    Of files over 1 GB the size and 64 megabytes spread evenly over them are hashed. Empty for a model of the hub, which
+    its revision tells.
     """
     path = Path(model)
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
     found = {}
     for file in files:
-        size = file.stat().st_size
+        size, block = file.stat().st_size, 1 << 20
+        digest = hashlib.sha256(str(size).encode())
+        places = range(0, size, block) if size <= 1 << 30 else np.linspace(0, size - block, 64).astype(int).tolist()
         with open(file, "rb") as stream:
-            digest = hashlib.sha256(str(size).encode() + stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
+            for place in places:
+                stream.seek(place)
+                digest.update(stream.read(block))
         found[file.name] = digest.hexdigest()[:16]
     return found
-
-
-def fingerprint(manifest: dict) -> str:
-    """A short name for a manifest."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def refuse_other(found: object, manifest: dict, where: Path) -> None:
@@ -64,7 +60,7 @@ class ScoreStore:
     """The folder of parts of one run. UserError if it belongs to another run or cannot be read."""
 
     def __init__(self, folder: Path, manifest: dict) -> None:
-        self.folder = folder
+        self.folder, self.manifest = folder, manifest
         record = folder / "manifest.json"
         if record.exists():
             try:
@@ -73,12 +69,12 @@ class ScoreStore:
                 found = None
             refuse_other(found, manifest, folder)
         elif folder.exists() and any(folder.glob("[!.]*")):
-            raise UserError(
-                f"{folder}: holds files but no manifest.json of a scoring run: choose another --out, or delete it"
-            )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_text(record, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            refuse_other(None, manifest, folder)
+
+    def begin(self) -> None:
+        """Make the folder, once everything that can refuse the run has had its say."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(self.folder / "manifest.json", json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
     def path(self, group: int) -> Path:
         return self.folder / f"{group:06d}.npz"
@@ -88,21 +84,8 @@ class ScoreStore:
 
     def write(self, group: int, arrays: dict[str, np.ndarray]) -> None:
         """Store one group's arrays in one step. OSError if the disk is full; nothing partial stays."""
-        path = self.path(group)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(buffer.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            error.filename = str(path)
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(self.path(group), "wb") as file:
+            np.savez(file, **arrays)
 
     def read(self, group: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """One group's arrays. UserError if the file is damaged or holds other names or shapes than `shapes`."""

@@ -5,9 +5,7 @@ Nothing is computed here: points and error bars are those of bipartite.csv, line
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from matplotlib.transforms import blended_transform_factory
 
 from common.cli import UserError
+from common.record import atomic_file
 
 COLUMN_IN, PAGE_IN = 3.4, 7.0  # widths of a figure in one column and across the page
 LEFT_IN, RIGHT_IN, TOP_IN = 0.74, 0.1, 0.08  # margins; the left one holds the y label and its ticks'
@@ -73,6 +72,7 @@ CORRECTED = "Corrected: the entropy of Y's first two tokens in part from 2-gram 
 
 BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
 FIT = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "L_min", "L_max"]
+FIT += ["chi2", "dof"]
 NAMES = ["source", "model", "estimator", "law", "parameter"]
 
 
@@ -159,8 +159,8 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     numbers = {}
     for column in [name for name in columns if name not in NAMES]:
         numbers[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
-        # Laws without weights have no interval.
-        unneeded = (table["law"] != "power") if column in ("lo95", "hi95") else False
+        # Laws without weights have neither an interval nor a χ².
+        unneeded = (table["law"] != "power") if column in ("lo95", "hi95", "chi2") else False
         bad = ~np.isfinite(numbers[column]) & ~pd.Series(unneeded, index=table.index)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -178,12 +178,15 @@ def _remedy(folder: Path) -> str:
 
 
 def beta_label(fit: pd.DataFrame | None) -> str:
-    """Such as "β = 0.71 [0.68, 0.74]"; a third digit where two would hide the 95% interval."""
+    """Such as "β = 0.71 [0.68, 0.74], χ²/dof 9/8"; a third digit where two would hide the 95% interval.
+
+    Where χ² is far above its degrees of freedom the points are no power law, and the interval means little.
+    """
     if fit is None:
         return "no fit"
-    beta, low, high = fit.loc["beta", ["value", "lo95", "hi95"]]
+    beta, low, high, chi2, dof = fit.loc["beta", ["value", "lo95", "hi95", "chi2", "dof"]]
     digits = 2 if high - low >= 0.02 else 3
-    return f"β = {beta:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"β = {beta:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], χ²/dof {chi2:.0f}/{dof:.0f}"
 
 
 def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: int) -> tuple[list, list[str]]:
@@ -379,13 +382,10 @@ def save(fig: Figure, out: Path) -> None:
     # Neither file tells when it was drawn.
     for kind, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
         path = out.with_name(f"{out.name}.{kind}")
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format=kind, **options)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, path)
+            with atomic_file(path, "wb") as file:
+                fig.savefig(file, format=kind, **options)
         except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
             raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
     print(f"wrote {out}.png and {out}.pdf")

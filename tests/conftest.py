@@ -58,17 +58,11 @@ def one_line_error(done: subprocess.CompletedProcess) -> str:
 
 def write_documents(folder: Path, ids: dict[str, list[list[int]]], vocabulary: int = 256) -> Path:
     """A folder as prepare_dataset.py writes it; ids: the documents of each book."""
-    rows = [
-        {"document": f"{book}#{number:04d}", "book": book, "input_ids": document}
-        for book, documents in ids.items()
-        for number, document in enumerate(documents)
-    ]
-    columns = datasets.Features(
-        document=datasets.Value("string"),
-        book=datasets.Value("string"),
-        input_ids=datasets.List(datasets.Value("int32")),
-    )
-    datasets.Dataset.from_list(rows, features=columns).save_to_disk(str(folder))
+    rows = [(f"{book}#{number:04d}", book, row) for book, rows in ids.items() for number, row in enumerate(rows)]
+    columns = {"document": datasets.Value("string"), "book": datasets.Value("string")}
+    columns["input_ids"] = datasets.List(datasets.Value("int32"))
+    values = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+    datasets.Dataset.from_dict(values, features=datasets.Features(columns)).save_to_disk(str(folder))
     facts = {"source": "toy", "tokenizer": "bytes", "tokenizer_vocab_size": vocabulary}
     (folder / "prepare.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder

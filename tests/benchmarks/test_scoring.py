@@ -88,10 +88,12 @@ def test_command(tmp_path):
         spread = unpaired_by_hand(scores, estimator).var(ddof=1)
         own = (scores["logq_y_given_x_nats"] - paired).var(ddof=1)
         assert found["ratio"].item() == pytest.approx(spread / own, abs=1e-3)
-    totals = table[table["measure"] == "compute for equal error bars"]
-    assert len(totals) == 3
-    headline = totals["setting"].str.contains("HEADLINE")
-    assert totals.loc[headline, "ratio"].item() == totals.loc[~headline, "ratio"].min()
+    totals = table[table["measure"] == scoring.EQUAL]
+    for way in ("shared, L = 2ℓ", "shared, L = 2ℓ, 3ℓ, 4ℓ"):
+        headline = totals["setting"].str.contains(f"HEADLINE, {way}:", regex=False)
+        parts = totals["setting"].str.endswith(f"L = 512, {way}")
+        assert parts.sum() == 2
+        assert totals.loc[headline, "ratio"].item() == totals.loc[parts, "ratio"].min()
 
 
 def test_too_few_documents_for_the_rounds(tmp_path):

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from common import record
-from common.record import ROOT, file_hash, replace_text, write_csv
+from common.record import ROOT, atomic_file, file_hash, replace_text, write_csv
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,77 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         assert [file.name for file in tmp_path.iterdir()] == ["x.csv"]
     replace_text(path, "new\r\n")
     assert path.read_bytes() == b"new\r\n"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.bin"
+    for error in (ValueError, KeyboardInterrupt):
+
+        def stop(file, error=error):
+            file.write(b"half")
+            assert [found.name for found in tmp_path.iterdir()] == [f".x.bin.{os.getpid()}.tmp"]
+            raise error
+
+        with pytest.raises(error), atomic_file(path, "wb") as file:
+            stop(file)
+        assert list(tmp_path.iterdir()) == []
+    with atomic_file(path, "wb") as file:
+        file.write(b"whole\n")
+    assert path.read_bytes() == b"whole\n"
+
+
+def test_an_error_names_the_file_it_is_about(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic_file(tmp_path / "missing" / "x"):
+        pass
+    assert error.value.filename == str(tmp_path / "missing" / "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error, atomic_file(tmp_path / "folder"):
+        pass
+    assert error.value.filename == str(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError) as error, atomic_file(tmp_path / "x"):
+        (tmp_path / "input").read_text()
+    assert error.value.filename == str(tmp_path / "input")
+
+
+def test_the_table_comes_last(tmp_path, monkeypatch):
+    """Killed or out of space at any step, there is no new table without its record."""
+    path, table = tmp_path / "x.csv", pd.DataFrame({"a": [1]})
+    moved, replace = [], os.replace
+
+    def kill(source, target):
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_csv(path, table, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target)))
+        write_csv(path, table, {"n": 1})
+    assert moved == ["x.json", "x.csv"]
+
+
+@pytest.mark.parametrize("full", ["x.json", "x.csv"])
+def test_full_disk_leaves_the_old_pair(tmp_path, monkeypatch, full):
+    path = tmp_path / "x.csv"
+    write_csv(path, pd.DataFrame({"a": [1]}), {"n": 1})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    sync = os.fsync
+
+    def no_space(number):
+        if f".{full}." in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_csv(path, pd.DataFrame({"a": [2]}), {"n": 2})
+    assert error.value.filename == str(tmp_path / full)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_what_json_refuses_leaves_no_table(tmp_path):

@@ -111,6 +111,13 @@ def test_a_cache_that_lies_is_refused(book_bytes):
         backend.check_schedule(documents, followers)
 
 
+def test_positions_that_depend_on_the_length_get_plain_prompts():
+    """Their key-values for a short text are not those for a longer one."""
+    stretched = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    model = tiny_model("llama", rope_parameters=stretched, max_position_embeddings=64)
+    assert TransformersBackend.from_model(model, BOS).schedule == "plain"
+
+
 class MarkovModel(torch.nn.Module):
     """A Markov chain with the face of a language model: logits are log transition probabilities, BOS leads to π."""
 

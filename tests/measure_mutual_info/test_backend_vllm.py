@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -254,6 +255,11 @@ def test_logprobs_of_other_tokens_are_refused(wrong):
 ENGINE_ARGUMENTS = '{"kv_cache_memory_bytes": 134217728, "block_size": 32}'
 
 
+def missing(what: str) -> None:
+    """Skip where the engine is not to be expected; run_tests.sh sets REQUIRE_VLLM where it is."""
+    (pytest.fail if os.environ.get("REQUIRE_VLLM") else pytest.skip)(what)
+
+
 @pytest.fixture(scope="module")
 def vllm():
     """The CPU build of vLLM, set up for a test: in this process, nothing compiled, bound to the cores we may use."""
@@ -261,11 +267,13 @@ def vllm():
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
         patch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # would overrule kv_cache_memory_bytes
-        vllm = pytest.importorskip("vllm", reason="no vLLM here: see requirements-vllm-cpu.txt")
-        from vllm.platforms import current_platform
-
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ModuleNotFoundError:
+            missing("no vLLM here: see requirements-vllm-cpu.txt")
         if not current_platform.is_cpu():
-            pytest.skip("this vLLM is not a CPU build: see requirements-vllm-cpu.txt")
+            missing("this vLLM is not a CPU build: see requirements-vllm-cpu.txt")
         import torch._dynamo
 
         patch.setattr(torch._dynamo.config, "disable", True)
@@ -288,7 +296,7 @@ def sample(vllm, tmp_path_factory):
     """The sample model behind both backends, vLLM's from a folder, and 2 + 2 pieces of a book: (2, 128) each."""
     for file in (SAMPLE_MODEL, SAMPLE_BOOK):
         if not file.is_file():
-            pytest.skip(f"{file.relative_to(ROOT)} is not there: python measure_mutual_info/fetch_sample.py")
+            missing(f"{file.relative_to(ROOT)} is not there: python measure_mutual_info/fetch_sample.py")
     name, gguf = locate(str(SAMPLE_MODEL))
     model = AutoModelForCausalLM.from_pretrained(name, **gguf, dtype=torch.float32)
     # The weights were unpacked on loading; without these two traces of the file transformers saves them as any others.

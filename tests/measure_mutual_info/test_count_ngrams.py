@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from measure_mutual_info import count_ngrams
 from measure_mutual_info.count_ngrams import SortedCounts, counts_of_counts, ngram_keys
+from measure_mutual_info.documents import open_documents
 
 SCRIPT = Path(count_ngrams.__file__)
 
@@ -71,7 +72,7 @@ def test_random_documents_equal_a_counter(tmp_path, n, chunk_tokens, monkeypatch
     rng = np.random.default_rng(n)
     documents = random_documents(rng, 50, [0, 40, 1, 2, 3, 17, 0, 64, 65, 5, 1, 90])
     folder = save(tmp_path / "documents", documents, 50)
-    table, _ = count_ngrams.read_documents(folder)
+    table, _ = open_documents(folder)
     keys, counts = count_ngrams.count_ngrams(table, n, 50, chunk_tokens)
     assert dict(zip(unpack(keys, n, 50), counts.tolist(), strict=True)) == reference(documents, n)
     assert (np.diff(keys.astype(object)) > 0).all()
@@ -82,7 +83,7 @@ def test_real_text_equals_a_counter(tmp_path, n):
     documents, vocab_size = real_documents()
     assert sum(map(len, documents)) > 50_000
     folder = save(tmp_path / "documents", documents, vocab_size)
-    keys, counts = count_ngrams.count_ngrams(count_ngrams.read_documents(folder)[0], n, vocab_size, 5000)
+    keys, counts = count_ngrams.count_ngrams(open_documents(folder)[0], n, vocab_size, 5000)
     assert dict(zip(unpack(keys, n, vocab_size), counts.tolist(), strict=True)) == reference(documents, n)
 
 
@@ -90,7 +91,7 @@ def test_keys_up_to_64_bits(tmp_path):
     """Two tokens of a vocabulary of 2^32 fill the key to its last bit."""
     documents = [[2**31 - 1, 2**31 - 1, 0, 2**31 - 1, 2**31 - 1]]
     folder = save(tmp_path / "documents", documents, 2**32)
-    keys, counts = count_ngrams.count_ngrams(count_ngrams.read_documents(folder)[0], 2, 2**32, 100)
+    keys, counts = count_ngrams.count_ngrams(open_documents(folder)[0], 2, 2**32, 100)
     assert dict(zip(unpack(keys, 2, 2**32), counts.tolist(), strict=True)) == reference(documents, 2)
     tokens = np.array([2**32 - 1, 2**32 - 1])
     assert ngram_keys(tokens, np.array([2]), 2, 2**32).tolist() == [2**64 - 1]

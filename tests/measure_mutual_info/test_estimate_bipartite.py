@@ -370,7 +370,7 @@ def test_bad_provenance(tmp_path):
     scores, out = save(tmp_path, hand_scores(), {"source": "toy"}), tmp_path / "out"
     refused(run("--scores", scores, "--out", out), "names no source or no model: give --source and --model")
     scores.with_suffix(".json").write_text("{")
-    refused(run("--scores", scores, "--out", out), "scores.json is not JSON")
+    refused(run("--scores", scores, "--out", out), "scores.json is not the record of a run")
 
 
 def test_no_table(tmp_path):

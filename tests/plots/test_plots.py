@@ -94,6 +94,7 @@ def assert_drawn(
         assert lines[index].get_xdata() == pytest.approx(L)
         assert lines[index].get_ydata() == pytest.approx(A["value"] * L ** beta["value"])
         expected = f"β = {beta['value']:.2f} [{beta['lo95']:.2f}, {beta['hi95']:.2f}]"
+        expected += f", χ²/dof {beta['chi2']:.0f}/{beta['dof']:.0f}"
         assert labels[index] == f"{style.LOOKS[estimator].label}: {expected}"
         low, high = ax.get_ylim()
         assert low < rows["mi_nats"].min()
@@ -223,10 +224,12 @@ def test_without_a_fit_the_legend_says_so(tmp_path):
 
 def test_a_narrow_interval_gets_a_third_digit():
     def label(lo: float, hi: float) -> str:
-        return style.beta_label(pd.DataFrame({"value": [0.7126], "lo95": [lo], "hi95": [hi]}, index=["beta"]))
+        return style.beta_label(
+            pd.DataFrame(dict(value=[0.7126], lo95=[lo], hi95=[hi], chi2=[8.7], dof=[8]), index=["beta"])
+        )
 
-    assert label(0.7042, 0.7211) == "β = 0.713 [0.704, 0.721]"
-    assert label(0.6, 0.8) == "β = 0.71 [0.60, 0.80]"
+    assert label(0.7042, 0.7211) == "β = 0.713 [0.704, 0.721], χ²/dof 9/8"
+    assert label(0.6, 0.8) == "β = 0.71 [0.60, 0.80], χ²/dof 9/8"
 
 
 @pytest.mark.parametrize("name", PANELS)

@@ -1,0 +1,93 @@
+"""The shell files of the figures, as a user calls them, with a tiny model and texts of one's own."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A folder with three texts, a byte-level model that has read a little of them, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("mine")
+    rng = random.Random(0)
+    (folder / "texts").mkdir()
+    for name in "abc":
+        sentences = [f"The {rng.choice(['cat', 'dog', 'fox'])} saw {rng.randint(0, 999)} birds." for _ in range(60)]
+        (folder / "texts" / f"{name}.txt").write_text(" ".join(sentences), encoding="utf-8")
+
+    letters = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    letter_ids = {letter: i for i, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.BPE(vocab=letter_ids, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+    tokenizer.save_pretrained(folder / "model")
+
+    config = LlamaConfig(
+        vocab_size=len(letters), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    ids = torch.tensor(tokenizer((folder / "texts" / "a.txt").read_text(encoding="utf-8")).input_ids)
+    windows = ids[: len(ids) // 64 * 64].view(-1, 64)
+    windows = torch.cat([torch.zeros(len(windows), 1, dtype=torch.long), windows], dim=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(input_ids=windows, labels=windows).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder / "model")
+    return folder
+
+
+def figure(name: str, folder=None, **environment: str) -> subprocess.CompletedProcess:
+    clean = {key: value for key, value in os.environ.items() if key not in ("PRESET", "MODEL", "CORPUS", "OUT")}
+    if folder is not None:
+        own = {"MODEL": f"{folder}/model", "CORPUS": f"{folder}/texts", "OUT": f"{folder}/results"}
+        environment = {"PRESET": "smoke", **own, **environment}
+    command = ["bash", str(ROOT / "measure_mutual_info" / f"{name}.sh")]
+    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
+
+
+def test_from_texts_to_the_figures(mine):
+    done = figure("fig2b", mine)
+    assert done.returncode == 0, done.stderr
+    results = mine / "results"
+    for made in ("scores.csv", "counts.csv", "bipartite.csv", "fit.csv", "fit.json", "fig2b.png", "fig2b.pdf"):
+        assert (results / made).stat().st_size > 0
+    bipartite = pd.read_csv(results / "bipartite.csv")
+    assert set(bipartite["estimator"]) == {"direct", "direct_corrected", "vclub", "direct_unpaired"}
+    assert bipartite["n_documents"].eq(8).all()
+    assert bipartite["L_tokens"].max() == 128
+    assert "I(ell; L) at L = 2 ell" in done.stdout
+    before = (results / "scores.csv").stat().st_mtime_ns
+    for name in ("figB2", "figB3"):
+        again = figure(name, mine)
+        assert again.returncode == 0, again.stderr
+        assert "complete already" in again.stdout, "one run serves all three figures"
+        assert (results / f"{name}.png").stat().st_size > 0
+    assert (results / "scores.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["fig2b", "figB1", "figB2", "figB3"])
+def test_unknown_preset(name):
+    done = figure(name, PRESET="huge")
+    assert done.returncode == 2
+    assert "PRESET=huge: choose smoke" in done.stderr
+
+
+def test_an_error_stops_the_figure(mine):
+    done = figure("fig2b", mine, CORPUS=f"{mine}/nothing", OUT=f"{mine}/other")
+    assert done.returncode == 2
+    assert "no such file or folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (mine / "other").exists()
