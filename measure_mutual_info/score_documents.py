@@ -256,8 +256,9 @@ def score_groups(cfg: Settings, sample: Sample, backend: schedule.Backend, store
             if not store.done(group):
                 began = time.time()
                 scored = backend.token_logprobs(sample.ids[rows], sample.ids[follower[rows]], split)
-                store.write(group, schedule.terms(scored, cfg.points))
-                bar.set_postfix_str(f"{tokens * len(rows) / (time.time() - began):.0f} tokens/s")
+                seconds = time.time() - began
+                store.write(group, schedule.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
+                bar.set_postfix_str(f"{tokens * len(rows) / seconds:.0f} tokens/s")
             bar.update(len(rows))
 
 
@@ -269,17 +270,18 @@ def _rows(cfg: Settings, sample: Sample, group: int) -> np.ndarray:
     return np.arange(group * cfg.group_size, min(len(sample.names), (group + 1) * cfg.group_size))
 
 
-def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tuple[pd.DataFrame, int]:
-    """All groups as the table of scores.csv, and how many documents failed.
+def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tuple[pd.DataFrame, int, float]:
+    """All groups as the table of scores.csv, how many documents failed, and the seconds that all groups took.
 
     A document with a log-probability that is not finite has failed: its terms are left empty.
     """
     points, names = cfg.points, list(schedule.TERMS)
     values = {name: np.full((len(sample.names), len(points)), np.nan) for name in names}
-    follower = np.argsort(sample.partner)
+    follower, seconds = np.argsort(sample.partner), 0.0
     for group in range(_groups(cfg, sample)):
         rows = _rows(cfg, sample, group)
-        part = store.read(group, {name: (len(rows), len(points)) for name in names})
+        part = store.read(group, {name: (len(rows), len(points)) for name in names} | {"seconds": ()})
+        seconds += float(part["seconds"])
         for name in names:
             values[name][follower[rows] if name == schedule.TERM_OF_FOLLOWER else rows] = part[name]
     failed = ~np.all([np.isfinite(value).all(axis=1) for value in values.values()], axis=0)
@@ -295,7 +297,7 @@ def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tu
             "other_document": sample.names[sample.partner].repeat(len(points)),
         }
     )
-    return table, int(failed.sum())
+    return table, int(failed.sum()), seconds
 
 
 def finished_before(cfg: Settings, wanted: dict, parts: Path) -> bool:
@@ -334,7 +336,7 @@ def main(cfg: Settings) -> None:
         if missing and not cfg.out.exists():
             print(f"shard {cfg.shard} is done; {len(missing)} groups of the other shards are still missing")
             return
-        table, failed = assemble(cfg, sample, store)
+        table, failed, seconds = assemble(cfg, sample, store)
     except UserError:
         if not cfg.out.exists():
             raise
@@ -351,6 +353,7 @@ def main(cfg: Settings) -> None:
         tokenizer=sample.facts["tokenizer"],
         manifest=wanted,
         failed_documents=failed,
+        scoring_seconds=round(seconds, 1),
     )
     shutil.rmtree(store.folder, ignore_errors=True)
     if failed:

@@ -31,8 +31,12 @@ def main(cfg):
             raise OSError(errno.ENOSPC, "No space left on device", "x.csv")
         case "nameless disk":
             raise OSError(errno.ENOSPC, "No space left on device")
-        case "other":
+        case "permission":
             raise OSError(errno.EACCES, "Permission denied", "x.csv")
+        case "pipe":
+            raise BrokenPipeError
+        case "other":
+            raise OSError(errno.EIO, "Input/output error", "x.csv")
         case "interrupt":
             raise KeyboardInterrupt
         case "bug":
@@ -68,6 +72,7 @@ def test_help(run):
         ("user", 2, "error: no file x.csv: check the name"),
         ("disk", 2, "error: disk full while writing x.csv: free some space"),
         ("nameless disk", 2, "error: disk full: free some space"),
+        ("permission", 2, "error: no permission for x.csv: give a place that you may write to"),
         ("interrupt", 130, "interrupted: run the same command again"),
     ],
 )
@@ -78,12 +83,18 @@ def test_expected_failures_are_one_line(run, fail, code, line):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("fail", "line"), [("bug", "ValueError: a bug"), ("other", "PermissionError")])
+@pytest.mark.parametrize(("fail", "line"), [("bug", "ValueError: a bug"), ("other", "OSError")])
 def test_bugs_keep_their_traceback(run, fail, line):
     done = run("--fail", fail)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert line in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_failure(run):
+    """Such as `script.py | head`."""
+    done = run("--fail", "pipe")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-flag", "1"], ["--ell-max", "many"]])
