@@ -1,4 +1,4 @@
-# Sourced by fig2b.sh and figB1.sh: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
+# Sourced by the figures' shell files: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
 
 . common/environment.sh
 use_python
@@ -20,4 +20,20 @@ measure() {
     $python measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
     $python measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
         --unpaired --out "$out"
+}
+
+# draw_from_fig2b FIGURE [SCORE_FLAGS ...]: another picture of the run of Fig. 2b, which fig2b.sh reuses or makes.
+draw_from_fig2b() {
+    local figure=$1 run out
+    shift
+    case ${PRESET:-desk} in
+        smoke) run=results/smoke/fig2b out=results/smoke/$figure ;;
+        demo) run=results/demo out=results/demo ;;
+        desk) run=results/fig2b out=results/$figure ;;
+        paper) run=results/paper/fig2b out=results/paper/$figure ;;
+        *) echo "error: PRESET=$PRESET: choose smoke, demo, desk or paper" >&2 && exit 2 ;;
+    esac
+    run=${OUT:-$run} out=${OUT:-$out}
+    bash measure_mutual_info/fig2b.sh "$@"
+    $python "plots/$figure.py" --results "$run" --out "$out/$figure"
 }
