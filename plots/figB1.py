@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fig2b import ESTIMATORS, RATIO, Y_LABEL
 from matplotlib.figure import Figure
-from style import Results, draw_series, log_axes, new_figure, notes, put_legend, read_results, save
+from style import Results, draw_panels, read_results, save
 
 from common.cli import UserError, run
 
@@ -32,14 +32,7 @@ def draw(results: list[Results]) -> Figure:
     """A panel for each. UserError: one has no points that a logarithmic axis can show."""
     panels = [(one, one.present(ESTIMATORS, RATIO), RATIO) for one in results]
     titles = [f"{one.source}, {one.model}" for one in results]
-    fig, axes = new_figure(
-        len(panels), Y_LABEL, max(len(names) for _, names, _ in panels), notes(panels, titles), titles
-    )
-    legends = [draw_series(ax, *panel) for ax, panel in zip(axes, panels, strict=True)]
-    log_axes(axes, panels)
-    for ax, legend in zip(axes, legends, strict=True):
-        put_legend(ax, *legend)
-    return fig
+    return draw_panels(panels, titles, Y_LABEL)
 
 
 def main(cfg: Settings) -> None:

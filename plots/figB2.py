@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from style import Results, draw_series, log_axes, new_figure, notes, put_legend, read_results, save
+from style import Results, draw_panels, read_results, save
 
 from common.cli import run
 
@@ -36,14 +36,7 @@ def draw(results: Results) -> Figure:
     direct = "direct_corrected" if (results.bipartite["estimator"] == "direct_corrected").any() else "direct"
     panels = [(results, results.present((direct, "vclub"), ratio), ratio) for ratio in RATIOS]
     titles = [f"L = {ratio}ℓ" for ratio in RATIOS]
-    fig, axes = new_figure(
-        len(panels), Y_LABEL, max(len(names) for _, names, _ in panels), notes(panels, titles), titles
-    )
-    legends = [draw_series(ax, *panel) for ax, panel in zip(axes, panels, strict=True)]
-    log_axes(axes, panels)
-    for ax, legend in zip(axes, legends, strict=True):
-        put_legend(ax, *legend)
-    return fig
+    return draw_panels(panels, titles, Y_LABEL)
 
 
 def main(cfg: Settings) -> None:

@@ -234,6 +234,17 @@ def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: in
     return handles, labels
 
 
+def draw_panels(panels: Sequence[Panel], titles: Sequence[str], y_label: str) -> Figure:
+    """Panels side by side under their titles, with the same y limits and a legend each."""
+    series = max(len(estimators) for _, estimators, _ in panels)
+    fig, axes = new_figure(len(panels), y_label, series, notes(panels, titles), titles)
+    legends = [draw_series(ax, *panel) for ax, panel in zip(axes, panels, strict=True)]
+    log_axes(axes, panels)
+    for ax, legend in zip(axes, legends, strict=True):
+        put_legend(ax, *legend)
+    return fig
+
+
 def notes(panels: Sequence[Panel], titles: Sequence[str] = ()) -> list[str]:
     """The caption: corpus, model and documents; points at the bottom edge, by panel; what bars and lines mean."""
     sources, below = [], []
