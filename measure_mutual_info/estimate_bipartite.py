@@ -79,10 +79,9 @@ def per_document_terms(
     direct (Eq. 6), vclub (Eq. 7) and topic_switch are differences of two columns. direct_corrected needs
     head2_entropy_nats, the counted 2-gram entropy Ĥ: Eq. B.7 puts (1−w)·(−E log q(head2)) + w·Ĥ in the place of
     −E log q(head2) within −E log q(Y), which adds w·(log q(head2) + Ĥ) to each document's direct term; the error of Ĥ
-    itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `other_document`, vclub_unpaired
-    log q(Y'|X) of the document that got this X; where that document has no scores the term is NaN. Where the partners
-    are a permutation of the documents the means are those of direct and vclub, whatever the pairing: the spread of the
-    terms is the error only of pairs drawn afresh.
+    itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `other_document`; a document whose
+    partner has no scores is NaN there. Where the partners are a permutation of the documents its mean is that of
+    direct, whatever the pairing: the spread of its terms is the error only of pairs drawn afresh.
     ValueError: unknown estimator.
     """
     given_x, alone, head2, given_other_x = (
@@ -103,8 +102,6 @@ def per_document_terms(
             return alone - given_other_x
         case "direct_unpaired":
             return given_x - alone.reindex(partner[given_x.index]).set_axis(given_x.index)
-        case "vclub_unpaired":
-            return given_x - given_other_x.rename(index=partner).reindex(given_x.index)
     raise ValueError(f"unknown estimator {estimator!r}")
 
 
