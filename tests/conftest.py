@@ -1,4 +1,4 @@
-"""What several test files need: tiny models whose context matters, folders of documents, ways to run a script."""
+"""What several test files need: tiny models and texts, folders of documents, ways to run a script."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import random
 import subprocess
 import sys
 import unittest.mock
@@ -15,11 +16,15 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from common.cli import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
+WORDS = ["the", "whale", "of", "sea", "a", "ship", "Ahab", "white", "deep", "Dr.", "Mr."]
+WORDS += ["étoile", "鯨", "ocean's", "𝄞", "end<|end|>ing"]
 SMOLLM2 = SAMPLE / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -98,3 +103,29 @@ def book_bytes() -> np.ndarray:
     if not path.exists():
         pytest.skip("the sample books are missing: python measure_mutual_info/fetch_sample.py")
     return np.frombuffer(path.read_bytes(), dtype=np.uint8).astype(np.int64)
+
+
+def prose(sentences: int, seed: int) -> str:
+    """Random sentences of 1 to 30 words, over lines and paragraphs, with abbreviations and characters of 1-4 bytes."""
+    draw = random.Random(seed)
+    text = ""
+    for _ in range(sentences):
+        words = " ".join(draw.choices(WORDS, k=draw.randint(1, 30)))
+        text += (
+            words[0].upper() + words[1:] + draw.choice([".", "!", "?", '."']) + draw.choice([" ", "  ", "\n", "\n\n"])
+        )
+    return text
+
+
+@pytest.fixture(scope="session")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a byte-level BPE tokenizer of 320 ids, one of them special."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([prose(300, 0)], trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    return folder

@@ -4,7 +4,6 @@ import errno
 import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,52 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from common.cli import UserError
-from measure_mutual_info import cut_documents, prepare_dataset
+from measure_mutual_info import prepare_dataset
 from measure_mutual_info.cut_documents import (
-    ByteTokenizer,
     HubTokenizer,
     load_tokenizer,
-    piece_documents,
-    sentence_documents,
-    sentence_spans,
     vocabulary_hash,
 )
 from measure_mutual_info.prepare_dataset import Settings, main
-from tests.conftest import ROOT, call_script, one_line_error, run_script
+from tests.conftest import ROOT, call_script, one_line_error, prose, run_script
+from tests.measure_mutual_info.test_cut_documents import plain_documents
 
 SCRIPT = "measure_mutual_info/prepare_dataset.py"
-WORDS = ["the", "whale", "of", "sea", "a", "ship", "Ahab", "white", "deep", "Dr.", "Mr."]
-WORDS += ["étoile", "鯨", "ocean's", "𝄞", "end<|end|>ing"]
-
-
-def prose(sentences: int, seed: int) -> str:
-    """Random sentences of 1 to 30 words, over lines and paragraphs, with abbreviations and characters of 1-4 bytes."""
-    draw = random.Random(seed)
-    text = ""
-    for _ in range(sentences):
-        words = " ".join(draw.choices(WORDS, k=draw.randint(1, 30)))
-        text += (
-            words[0].upper() + words[1:] + draw.choice([".", "!", "?", '."']) + draw.choice([" ", "  ", "\n", "\n\n"])
-        )
-    return text
-
-
-@pytest.fixture(scope="module")
-def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a byte-level BPE tokenizer of 320 ids, one of them special."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([prose(300, 0)], trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -83,104 +49,6 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "prepare.json"}
-
-
-def plain_documents(text: str, ids: Any, least: int) -> list[tuple[int, int, list[int]]]:
-    """The definition, word for word and slowly: add sentence after sentence until there are enough tokens."""
-    found, spans, first = [], sentence_spans(text), 0
-    while first < len(spans):
-        for last in range(first, len(spans)):
-            start, end = spans[first][0], spans[last][1]
-            if len(ids(text[start:end])) >= least:
-                found.append((start, end, ids(text[start:end])))
-                break
-        else:
-            return found
-        first = last + 1
-    return found
-
-
-class NoOffsets(HubTokenizer):
-    """A tokenizer that does not tell where its tokens lie, as the slow ones of transformers."""
-
-    def starts(self, text: str) -> None:
-        return None
-
-
-class Undercounting(HubTokenizer):
-    """A tokenizer that makes a few tokens fewer of a book than of its documents."""
-
-    def starts(self, text: str) -> np.ndarray:
-        starts = super().starts(text)
-        return starts[np.arange(len(starts)) % 40 > 0]
-
-
-@pytest.mark.parametrize("kind", ["bpe", "bytes", "no offsets", "undercounting"])
-@pytest.mark.parametrize("least", [1, 60, 400])
-def test_documents_are_the_fewest_sentences_that_suffice(
-    kind: str, least: int, bpe: Path, monkeypatch: pytest.MonkeyPatch
-):
-    tokenizer = ByteTokenizer() if kind == "bytes" else load_tokenizer(str(bpe))
-    if kind in ("no offsets", "undercounting"):
-        tokenizer = (NoOffsets if kind == "no offsets" else Undercounting)(tokenizer.tokenizer)
-    text = prose(150, seed=least)
-    slow = plain_documents(text, tokenizer.ids, least)
-    assert len(slow) > 3
-    assert list(sentence_documents(text, tokenizer, least)) == slow
-    monkeypatch.setattr(cut_documents, "BLOCK", 300)  # a book that needs many blocks to be tokenised
-    assert list(sentence_documents(text, tokenizer, least)) == slow
-
-
-def test_documents_hold_the_text_from_sentence_to_sentence(bpe: Path):
-    tokenizer = load_tokenizer(str(bpe))
-    text = "\n\n  " + prose(200, seed=5)
-    found = list(sentence_documents(text, tokenizer, 200))
-    starts = {start for start, _ in sentence_spans(text)}
-    assert all(start in starts and not text[start].isspace() for start, _, _ in found)
-    assert all(tokenizer.tokenizer.decode(ids) == text[start:end] for start, end, ids in found)
-    for (_, end, _), (start, _, _) in itertools.pairwise(found):
-        assert not text[end:start].strip()
-    assert len(tokenizer.ids(text[found[-1][1] :].strip())) < 200
-
-
-def test_the_last_piece_is_kept_when_long_enough():
-    text = "One two three. Four five six. Seven eight nine."
-    assert [text[s:e] for s, e, _ in sentence_documents(text, ByteTokenizer(), 14)] == text.replace(". ", ".|").split(
-        "|"
-    )
-    assert [text[s:e] for s, e, _ in sentence_documents(text, ByteTokenizer(), 15)] == [text[:29], text[30:]]
-
-
-def test_special_tokens_in_a_text_are_characters(bpe: Path):
-    tokenizer = load_tokenizer(str(bpe))
-    special = tokenizer.tokenizer.eos_token_id
-    assert tokenizer.tokenizer("<|end|>").input_ids == [special]
-    assert special not in tokenizer.ids("a <|end|> b")
-    assert tokenizer.tokenizer.decode(tokenizer.ids("a <|end|> b")) == "a <|end|> b"
-
-
-def test_bytes_start_where_their_characters_do():
-    text = "aé鯨𝄞\n" * 3
-    slow = [i for i, character in enumerate(text) for _ in character.encode()]
-    assert ByteTokenizer().starts(text).tolist() == slow
-    assert ByteTokenizer().ids(text) == list(text.encode())
-
-
-@pytest.mark.parametrize("text", ["第一句。「第二句！」 第三句", "पहला। दूसरा।"])
-def test_sentences_of_other_scripts_end_too(text: str):
-    spans = sentence_spans(text)
-    assert len(spans) == len(text.replace("」", "").rstrip("।").split("।" if "।" in text else " ")) + ("。" in text)
-    assert "".join(text[s:e] for s, e in spans) == text.replace(" ", "")
-
-
-def test_pieces_follow_one_another(monkeypatch: pytest.MonkeyPatch):
-    text = "ACGT" * 1000 + "鯨"
-    whole = list(text.encode())
-    for block in (1_000_000, 37):
-        monkeypatch.setattr(cut_documents, "BLOCK", block)
-        pieces = list(piece_documents(text, ByteTokenizer(), 64))
-        assert {len(piece) for piece in pieces} == {64}
-        assert list(itertools.chain(*pieces)) == whole[: len(whole) - len(whole) % 64]
 
 
 def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
@@ -517,12 +385,6 @@ def test_any_other_suffix_is_plain_text(tmp_path: Path):
     (tmp_path / "UPPER.JSONL").write_text(json.dumps({"title": "One", "text": prose(40, 0)}))
     assert call(corpus=tmp_path / "UPPER.JSONL", out=tmp_path / "out" / "jsonl").returncode == 0
     assert {row["book"] for row in table(tmp_path / "out" / "jsonl")} == {"One"}
-
-
-def test_hash_of_a_vocabulary():
-    # printf '[["a", 1], ["\\u00e9", 0]]' | sha256sum
-    assert vocabulary_hash({"é": 0, "a": 1}) == vocabulary_hash({"a": 1, "é": 0}) == "a774495ecc8e234c"
-    assert vocabulary_hash({"é": 1, "a": 0}) != vocabulary_hash({"é": 0, "a": 1})
 
 
 def test_another_tokenizer_hash_makes_no_other_documents(
