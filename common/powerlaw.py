@@ -87,8 +87,13 @@ def fit_power(
     design = np.stack([np.ones(points), np.log(L)], axis=1)
     whitened = np.linalg.solve(factor, np.column_stack([design, np.log(mi)]) / (error / mi)[:, None])
     design, target = whitened[:, :k], whitened[:, k]
-    parameter_covariance = np.linalg.inv(design.T @ design)
-    log_A, beta = parameter_covariance @ design.T @ target
+    # By QR rather than normal equations, which square the condition and can give negative variances.
+    Q, R = np.linalg.qr(design)
+    if np.abs(np.diag(R)).min() < 1e-9 * np.abs(R).max():
+        raise NoFitError(f"the covariance of the {points} points leaves their slope undetermined")
+    inverse = np.linalg.inv(R)
+    parameter_covariance = inverse @ inverse.T
+    log_A, beta = inverse @ Q.T @ target
     chi2 = float(np.sum((target - design @ [log_A, beta]) ** 2))
 
     half_width = ndtri(0.975)
