@@ -170,19 +170,3 @@ def test_many_documents_are_hardly_shrunk():
 def test_documents_without_spread():
     covariance, _ = covariance_of_mean(np.ones((5, 3)))
     assert (covariance == 0).all()
-
-
-@pytest.mark.parametrize("own", [1e-5, 3e-6, 1e-6, 1e-7, 1e-9])
-def test_documents_that_differ_in_one_way_only(own):
-    """Errors at different L almost perfectly correlated: an interval around the value, or a reason why there is none."""
-    L = np.array([4.0, 8, 16, 32, 64, 128])
-    rng = np.random.default_rng(0)
-    samples = 2 * L**0.7 * np.exp(0.2 * rng.normal(size=(12, 1)) + own * rng.normal(size=(12, 6)))
-    covariance, _ = covariance_of_mean(samples)
-    try:
-        fit = fit_power(L, samples.mean(axis=0), covariance)
-    except NoFitError as error:
-        assert "singular" in str(error) or "undetermined" in str(error)
-        return
-    for value, low, high in fit.parameters.values():
-        assert low < value < high
