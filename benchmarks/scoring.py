@@ -1,8 +1,8 @@
 """What the scoring schedule and the paired estimators save, against the paper's own schedule and estimators.
 
     python benchmarks/scoring.py --documents data/documents/books_2048 --scores results/fig2b/scores.csv \
-        --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 25 minutes
-    python benchmarks/scoring.py --model random-1b --device cuda --dtype bfloat16   # one GPU: 5 minutes
+        --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 15 minutes
+    python benchmarks/scoring.py --model random-1b --device cuda --dtype bfloat16   # one GPU
 
 Writes results/benchmarks/scoring.csv: a row a measure, ratio above 1 means ours is better.
 
