@@ -1,24 +1,109 @@
-"""Fits of I(L) = A · L^β (the paper's Fig. 2b): generalised least squares, and the paper's straight line beside it.
+"""Fits of how information grows with length (Figs. 2b, 2c, B.1, B.2, B.4, C.6): laws, intervals, and how far to trust.
 
-Points at different L come from the same documents, so their errors are correlated; `fit_power` uses the documents'
-covariance and gives intervals, `fit_power_ols` is the unweighted line in log-log, which knows none. Natural
-logarithms; I in nats, L in tokens.
+Points at different L come from the same documents, so their errors are correlated. `fit_law` is generalised least
+squares with the documents' covariance, on log I, or on I itself where a point lies so near 0 that its logarithm is not
+near normal; `fit_power_ols` is the paper's unweighted line in log-log, which knows no errors. `sweep` is the same fit
+over every window of lengths, down to two of them, the local slope; `bootstrap_errors` asks whole books instead of
+single documents. Natural logarithms; I in nats, L in tokens (or d, for two-point information).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.optimize import least_squares
+from scipy.special import fdtrc, gammaincc, ndtri, stdtrit
 
 MIN_POINTS = 3  # two points fit any power law
 MIN_SIGNIFICANCE = 3.0  # standard errors above 0 under which log I is no longer near normal
+BREAK_SHARPNESS = 4.0  # not in the paper: broken_power turns from one slope to the other within about a factor of 2
 
 
 class NoFitError(ValueError):
     """The points allow no fit; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """I(L) as a function of its parameters. θ holds the logarithms of those in `positive`, the others as they are."""
+
+    parameters: tuple[str, ...]
+    positive: frozenset[str]
+    mi: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """(θ, x = log L) → I in nats"""
+    starts: Callable[[np.ndarray, np.ndarray], Sequence[Sequence[float]]]
+    """(x, I > 0) → values of θ to begin a search from"""
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope of the straight line."""
+    slope, intercept = np.polyfit(x, y, 1)
+    return float(intercept), float(slope)
+
+
+def _plus_constant_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
+    starts = []
+    for beta in (-1.5, -0.8, -0.3, 0.1, 0.4, 0.8, 1.3):
+        C, A = _line(np.exp(beta * x), mi)
+        if A > 0:
+            starts.append((math.log(A), beta, C))
+    return starts
+
+
+def _saturating_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
+    top = math.log(mi.max())
+    return [(top + 0.3, where, log_beta) for where in (x.mean(), x[-1]) for log_beta in (-0.7, 0.0)]
+
+
+def _broken(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    log_A, beta_1, beta_2, log_break = theta
+    bend = np.logaddexp(0, BREAK_SHARPNESS * (x - log_break)) / BREAK_SHARPNESS
+    return np.exp(log_A + beta_1 * x + (beta_2 - beta_1) * bend)
+
+
+def _broken_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
+    starts = []
+    for cut in range(2, len(x) - 1):
+        (log_A, beta_1), (_, beta_2) = (_line(x[part], np.log(mi[part])) for part in (np.s_[:cut], np.s_[cut - 1 :]))
+        starts.append((log_A, beta_1, beta_2, (x[cut - 1] + x[cut]) / 2))
+    return starts
+
+
+LAWS = {
+    # A · L^β
+    "power": Law(
+        ("A", "beta"),
+        frozenset({"A"}),
+        lambda theta, x: np.exp(theta[0] + theta[1] * x),
+        lambda x, mi: [_line(x, np.log(mi))],
+    ),
+    # A · L^β + C: also the two-point law of Eq. B.15, with β = −α
+    "power_plus_constant": Law(
+        ("A", "beta", "C"),
+        frozenset({"A"}),
+        lambda theta, x: np.exp(theta[0] + theta[1] * x) + theta[2],
+        _plus_constant_starts,
+    ),
+    # A + B · ln L
+    "logarithm": Law(
+        ("A", "B"),
+        frozenset(),
+        lambda theta, x: theta[0] + theta[1] * x,
+        lambda x, mi: [_line(x[[0, -1]], mi[[0, -1]])],
+    ),
+    # I_inf / (1 + (L_0/L)^β): a power law well below L_0, a constant far above
+    "saturating": Law(
+        ("I_inf", "L_0", "beta"),
+        frozenset({"I_inf", "L_0", "beta"}),
+        lambda theta, x: np.exp(theta[0] - np.logaddexp(0, math.exp(theta[2]) * (theta[1] - x))),
+        _saturating_starts,
+    ),
+    # A · L^β1 below L_break, slope β2 above
+    "broken_power": Law(("A", "beta_1", "beta_2", "L_break"), frozenset({"A", "L_break"}), _broken, _broken_starts),
+}
 
 
 @dataclass(frozen=True)
@@ -31,93 +116,64 @@ class Fit:
     L_max: float
     chi2: float
     dof: int
+    p_value: float
+    """how often points that follow the law would miss it by more"""
     aicc: float
-    left_out: tuple[float, ...]
-    """values of L that were given and not used"""
+    heldout_error: float
+    """relative error of I at the largest L as predicted from the others: predicted / measured − 1"""
+    scale: str
+    """what was fitted: "log" I, or "linear" I"""
 
     def rows(self) -> list[dict[str, float | str]]:
         """One row of fit.csv for each parameter."""
         shared = {"L_min": self.L_min, "L_max": self.L_max, "chi2": self.chi2, "dof": self.dof, "aicc": self.aicc}
+        shared |= {"p_value": self.p_value, "heldout_error": self.heldout_error, "scale": self.scale}
         return [
             {"law": self.law, "parameter": name, "value": value, "lo95": low, "hi95": high, **shared}
             for name, (value, low, high) in self.parameters.items()
         ]
 
 
-def fit_power(
+def fit_law(
+    law: str,
     L: np.ndarray,
     mi_nats: np.ndarray,
     covariance: np.ndarray,
     n_documents: int | None = None,
     shrinkage: float = 0.0,
 ) -> Fit:
-    """Fit log I = log A + β log L by generalised least squares.
+    """Fit one of LAWS by generalised least squares.
 
-    L: (p,) tokens. mi_nats: (p,) means over documents. covariance: (p, p) of these means in nats², which the delta
-    method takes to the log scale, cov(log I) = cov / (I Iᵀ). Points less than 3 standard errors above 0 are left out.
-    n_documents, shrinkage: given where `covariance` was estimated (`covariance_of_mean`) rather than known. The p − 2
-    directions in which the points can miss the line serve as control variates with estimated weights, which costs as
-    many degrees of freedom (those that shrinkage has decided need no estimate): with ν = n − 1 and
-    q = (1 − shrinkage)(p − 2) the variances grow by ν/(ν − q) · (1 + χ²/ν) and the intervals are Student's with ν − q
-    (exact for normal data without shrinkage; C. R. Rao, Biometrika 54 (1967) 49).
+    L: (p,) tokens, ascending. mi_nats: (p,) means over documents. covariance: (p, p) of these means in nats². Where
+    every point lies MIN_SIGNIFICANCE standard errors above 0 the residuals are those of log I, and the delta method
+    takes the covariance there, cov / (I Iᵀ); otherwise they are those of I, points at or below 0 included.
+    n_documents, shrinkage: given where `covariance` was estimated (`covariance_of_mean`) rather than known. The p − k
+    directions in which the points can miss a law of k parameters serve as control variates with estimated weights,
+    which costs as many degrees of freedom (those that shrinkage has decided need no estimate): with ν = n − 1 and
+    q = (1 − shrinkage)(p − k) the variances grow by ν/(ν − q) · (1 + χ²/ν) and the intervals are Student's with ν − q
+    (exact for normal data, laws linear in θ, no shrinkage; C. R. Rao, Biometrika 54 (1967) 49).
 
-    The 95% intervals take documents as independent. Where several come from one book they are too short.
-    chi2 is rᵀ C⁻¹ r with dof = p − 2, aicc = chi2 + 2k + 2k(k+1)/(p − k − 1) with k = 2 (NaN for p = 3).
-    NoFitError: fewer than three usable points, or a covariance that is singular or comes from too few documents.
+    The 95% intervals take documents as independent (see `bootstrap_errors`). Those of positive parameters are symmetric
+    in the logarithm; those of a parameter at the edge of its range, or that the points leave open, are NaN.
+    chi2 is rᵀ C⁻¹ r with dof = p − k; p_value from the χ² distribution, or Hotelling's where the covariance was
+    estimated; aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. aicc and chi2 compare laws fitted to the
+    same points only.
+    NoFitError: fewer points than parameters, fewer than three of them MIN_SIGNIFICANCE standard errors above 0, a
+    covariance that is singular or comes from too few documents, or no solution. ValueError: unknown law.
     """
-    L, mi, covariance = np.asarray(L), np.asarray(mi_nats, dtype=float), np.asarray(covariance, dtype=float)
-    usable = (mi > 0) & (mi >= MIN_SIGNIFICANCE * np.sqrt(np.diag(covariance)))
-    left_out = tuple(L[~usable].tolist())
-    L, mi, covariance = L[usable], mi[usable], covariance[np.ix_(usable, usable)]
-    if len(L) < MIN_POINTS:
+    if law not in LAWS:
+        raise ValueError(f"unknown law {law!r}; known: {', '.join(LAWS)}")
+    points = _Points.of(L, mi_nats, covariance)
+    significant = int((points.mi >= MIN_SIGNIFICANCE * points.error).sum())
+    needed = max(MIN_POINTS, len(LAWS[law].parameters))
+    if len(points.mi) < needed:
+        raise NoFitError(f"{len(points.mi)} points, and {needed} are needed")
+    if significant < MIN_POINTS:
         raise NoFitError(
-            f"{len(L)} of {len(usable)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0, "
+            f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0, "
             f"and {MIN_POINTS} are needed"
         )
-    points, k = len(L), 2
-
-    # Whitened by the Cholesky factor, scaled to unit variances first: the condition is then that of the correlations.
-    error = np.sqrt(np.diag(covariance))
-    try:
-        factor = np.linalg.cholesky(covariance / np.outer(error, error)) if error.min() > 0 else np.zeros((1, 1))
-    except np.linalg.LinAlgError:
-        factor = np.zeros((1, 1))
-    if np.diag(factor).min() < 1e-6:
-        raise NoFitError(f"the covariance of the {points} points is singular (too few documents, or all of them alike)")
-    design = np.stack([np.ones(points), np.log(L)], axis=1)
-    whitened = np.linalg.solve(factor, np.column_stack([design, np.log(mi)]) / (error / mi)[:, None])
-    design, target = whitened[:, :k], whitened[:, k]
-    # By QR rather than normal equations, which square the condition and can give negative variances.
-    Q, R = np.linalg.qr(design)
-    if np.abs(np.diag(R)).min() < 1e-9 * np.abs(R).max():
-        raise NoFitError(f"the covariance of the {points} points leaves their slope undetermined")
-    inverse = np.linalg.inv(R)
-    parameter_covariance = inverse @ inverse.T
-    log_A, beta = inverse @ Q.T @ target
-    chi2 = float(np.sum((target - design @ [log_A, beta]) ** 2))
-
-    half_width = ndtri(0.975)
-    if n_documents is not None:
-        nu = n_documents - 1
-        left = nu - (1 - shrinkage) * (points - k)
-        if left <= 0:
-            raise NoFitError(f"{n_documents} documents are too few for the covariance of {points} points")
-        parameter_covariance *= nu / left * (1 + chi2 / nu)
-        half_width = stdtrit(left, 0.975)
-    error_log_A, error_beta = half_width * np.sqrt(np.diag(parameter_covariance))
-    return Fit(
-        law="power",
-        parameters={
-            "A": (math.exp(log_A), *np.exp([log_A - error_log_A, log_A + error_log_A]).tolist()),
-            "beta": (float(beta), float(beta - error_beta), float(beta + error_beta)),
-        },
-        L_min=L.min().item(),
-        L_max=L.max().item(),
-        chi2=chi2,
-        dof=points - k,
-        aicc=chi2 + 2 * k + 2 * k * (k + 1) / (points - k - 1) if points > k + 1 else math.nan,
-        left_out=left_out,
-    )
+    return _fit(law, points, n_documents, shrinkage)
 
 
 def fit_power_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
@@ -130,17 +186,42 @@ def fit_power_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
     usable = mi > 0
     if usable.sum() < MIN_POINTS:
         raise NoFitError(f"{usable.sum()} of {len(L)} points lie above 0, and {MIN_POINTS} are needed")
-    beta, log_A = np.polyfit(np.log(L[usable]), np.log(mi[usable]), 1)
+    log_A, beta = _line(np.log(L[usable]), np.log(mi[usable]))
+    heldout = math.nan
+    if usable.sum() > 2 and usable[-1]:
+        before = usable & (L < L[-1])
+        fewer = _line(np.log(L[before]), np.log(mi[before]))
+        heldout = math.exp(fewer[0] + fewer[1] * math.log(L[-1])) / mi[-1] - 1
     return Fit(
         law="power_ols",
-        parameters={"A": (math.exp(log_A), math.nan, math.nan), "beta": (float(beta), math.nan, math.nan)},
+        parameters={"A": (math.exp(log_A), math.nan, math.nan), "beta": (beta, math.nan, math.nan)},
         L_min=L[usable].min().item(),
         L_max=L[usable].max().item(),
         chi2=math.nan,
         dof=int(usable.sum()) - 2,
+        p_value=math.nan,
         aicc=math.nan,
-        left_out=tuple(L[~usable].tolist()),
+        heldout_error=heldout,
+        scale="log",
     )
+
+
+def sweep(
+    L: np.ndarray, mi_nats: np.ndarray, covariance: np.ndarray, n_documents: int | None = None, shrinkage: float = 0.0
+) -> list[Fit]:
+    """The power law over every window of successive L; arguments as `fit_law`.
+
+    A window of two points is the local slope log(I'/I) / log(L'/L), with its interval. Windows in which fewer than two
+    points (fewer than three of a longer window) lie clearly above 0 are left out.
+    """
+    points, fits = _Points.of(L, mi_nats, covariance), []
+    clear = points.mi >= MIN_SIGNIFICANCE * points.error
+    for first in range(len(points.mi)):
+        for last in range(first + 1, len(points.mi)):
+            window = slice(first, last + 1)
+            if clear[window].sum() >= min(last + 1 - first, MIN_POINTS):
+                fits.append(_fit("power", points.part(window), n_documents, shrinkage))
+    return fits
 
 
 def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
@@ -163,3 +244,173 @@ def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
     shrinkage = float(np.clip(spread / signal, 0, 1)) if signal > 0 else 1.0
     shrunk = np.where(off_diagonal, (1 - shrinkage) * correlation, correlation)
     return shrunk * np.outer(error, error) / n, shrinkage
+
+
+def bootstrap_errors(
+    units: np.ndarray, estimate: Callable[[np.ndarray], np.ndarray], replications: int = 500, seed: int = 0
+) -> tuple[np.ndarray, float]:
+    """Standard errors of estimates by resampling whole units, and the factor that makes them 95% half-widths.
+
+    units: (n,) the book of each document (or the document itself). estimate: takes how often each unit was drawn,
+    in the order of np.unique(units), and returns the estimates, (k,); a NoFitError of its is a replication without
+    result. Returns ((k,), t): the spread over replications times √(B/(B − 1)), which a resampling of B units lacks,
+    and Student's 97.5% point with B − 1 degrees of freedom, because a handful of books tell little about how books
+    differ. NoFitError: fewer than two units, or fewer than half of the replications with a result.
+    """
+    B = len(np.unique(units))
+    if B < 2:
+        raise NoFitError("a bootstrap needs at least two books or documents")
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(replications):
+        try:
+            drawn.append(estimate(rng.multinomial(B, np.full(B, 1 / B))))
+        except NoFitError:
+            continue
+    if len(drawn) < max(2, replications / 2):
+        raise NoFitError(f"{len(drawn)} of {replications} resamplings allow a fit")
+    return np.std(drawn, axis=0, ddof=1) * math.sqrt(B / (B - 1)), float(stdtrit(B - 1, 0.975))
+
+
+@dataclass(frozen=True)
+class _Points:
+    """L, I, and the covariance of I as standard errors and correlations."""
+
+    L: np.ndarray
+    mi: np.ndarray
+    error: np.ndarray
+    correlation: np.ndarray
+
+    @classmethod
+    def of(cls, L: np.ndarray, mi_nats: np.ndarray, covariance: np.ndarray) -> _Points:
+        mi, covariance = np.asarray(mi_nats, dtype=float), np.asarray(covariance, dtype=float)
+        error = np.sqrt(np.diag(covariance))
+        scale = np.where(error > 0, error, 1)
+        return cls(np.asarray(L), mi, error, covariance / np.outer(scale, scale))
+
+    def part(self, window: slice) -> _Points:
+        return _Points(self.L[window], self.mi[window], self.error[window], self.correlation[window, window])
+
+
+def _fit(law: str, points: _Points, n_documents: int | None, shrinkage: float) -> Fit:
+    p, k = len(points.mi), len(LAWS[law].parameters)
+    log_scale = bool((points.mi >= MIN_SIGNIFICANCE * points.error).all())
+    theta, theta_covariance, chi2 = _solve(law, points, log_scale)
+
+    half_width, goodness = ndtri(0.975), gammaincc((p - k) / 2, chi2 / 2) if p > k else math.nan
+    if n_documents is not None:
+        nu = n_documents - 1
+        left = nu - (1 - shrinkage) * (p - k)
+        if left <= 0:
+            raise NoFitError(f"{n_documents} documents are too few for the covariance of {p} points")
+        theta_covariance = theta_covariance * nu / left * (1 + chi2 / nu)
+        half_width = stdtrit(left, 0.975)
+        goodness = fdtrc(p - k, left + 1, chi2 * (left + 1) / (nu * (p - k))) if p > k else math.nan
+    error = half_width * np.sqrt(np.diag(theta_covariance))
+
+    parameters = {}
+    for name, value, half in zip(LAWS[law].parameters, theta, error, strict=True):
+        interval = [value, value - half, value + half]
+        with np.errstate(over="ignore"):
+            interval = np.exp(interval) if name in LAWS[law].positive else np.array(interval)
+        parameters[name] = tuple(interval.tolist())
+    return Fit(
+        law=law,
+        parameters=parameters,
+        L_min=points.L[0].item(),
+        L_max=points.L[-1].item(),
+        chi2=chi2,
+        dof=p - k,
+        p_value=float(goodness),
+        aicc=chi2 + 2 * k + 2 * k * (k + 1) / (p - k - 1) if p > k + 1 else math.nan,
+        heldout_error=_heldout_error(law, points, log_scale, theta),
+        scale="log" if log_scale else "linear",
+    )
+
+
+def _heldout_error(law: str, points: _Points, log_scale: bool, theta: np.ndarray) -> float:
+    if len(points.mi) <= max(2, len(theta)) or points.mi[-1] <= 0:
+        return math.nan
+    try:
+        theta, *_ = _solve(law, points.part(slice(-1)), log_scale, [theta])
+    except NoFitError:
+        return math.nan
+    return float(LAWS[law].mi(theta, np.log(points.L[-1:]))[0] / points.mi[-1] - 1)
+
+
+def _solve(
+    law: str, points: _Points, log_scale: bool, starts: Sequence[np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """θ, its covariance if that of the points is known, and χ²."""
+    x, mi, error = np.log(points.L), points.mi, points.error
+    # Whitened by the Cholesky factor of the correlations, whose condition is the smallest to be had.
+    try:
+        factor = np.linalg.cholesky(points.correlation) if error.min() > 0 else np.zeros((1, 1))
+    except np.linalg.LinAlgError:
+        factor = np.zeros((1, 1))
+    if np.diag(factor).min() < 1e-6:
+        raise NoFitError(f"the covariance of {len(mi)} points is singular (too few documents, or all of them alike)")
+    if log_scale:
+        error = error / mi
+
+    def whitened(values: np.ndarray) -> np.ndarray:
+        return np.linalg.solve(factor, (values.T / error).T)
+
+    target = np.log(mi) if log_scale else mi
+    if (law, log_scale) in (("power", True), ("logarithm", False)):
+        jacobian = whitened(np.stack([np.ones(len(x)), x], axis=1))
+        # By QR rather than normal equations, which square the condition and can give negative variances.
+        Q, R = np.linalg.qr(jacobian)
+        wanted = whitened(target)
+        if np.abs(np.diag(R)).min() < 1e-9 * np.abs(R).max():
+            raise NoFitError(f"the covariance of {len(mi)} points leaves their slope undetermined")
+        theta = np.linalg.solve(R, Q.T @ wanted)
+        chi2 = float(np.sum((wanted - jacobian @ theta) ** 2))
+        inverse = np.linalg.inv(R)
+        return theta, inverse @ inverse.T, chi2
+
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        value = LAWS[law].mi(theta, x)
+        return whitened((np.log(np.maximum(value, 1e-300)) if log_scale else value) - target)
+
+    lower, upper = _range(law, x)
+    best = None
+    positive = mi > 0
+    for start in starts if starts is not None else LAWS[law].starts(x[positive], mi[positive]):
+        with np.errstate(over="ignore", invalid="ignore"):
+            start = np.clip(start, lower + 1e-6, upper - 1e-6)
+            if not np.isfinite(residuals(start)).all():
+                continue
+            found = least_squares(
+                residuals, start, "3-point", (lower, upper), x_scale="jac", ftol=1e-10, xtol=1e-10, max_nfev=100
+            )
+        if best is None or found.cost < best.cost:
+            best = found
+    if best is None:
+        raise NoFitError(f"no {law} law was found near the {len(mi)} points")
+    return best.x, _covariance_of_theta(best.jac, best.active_mask), float(2 * best.cost)
+
+
+def _range(law: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of θ: no law may run off to where it is another one."""
+    edges = {"beta": (-5, 5), "beta_1": (-5, 5), "beta_2": (-5, 5), "C": (-np.inf, np.inf), "B": (-np.inf, np.inf)}
+    edges |= {"A": (-60, 60), "I_inf": (-60, 60), "L_break": (x[0], x[-1]), "L_0": (x[0] - 20, x[-1] + 20)}
+    if law == "saturating":
+        edges["beta"] = (-4, 1.6)  # of its logarithm
+    if law == "logarithm":
+        edges["A"] = (-np.inf, np.inf)
+    lower, upper = zip(*(edges[name] for name in LAWS[law].parameters), strict=True)
+    return np.array(lower, dtype=float), np.array(upper, dtype=float)
+
+
+def _covariance_of_theta(jacobian: np.ndarray, at_edge: np.ndarray) -> np.ndarray:
+    """(JᵀJ)⁻¹ of the free parameters; NaN for those at an edge, and for all if the points leave them undetermined."""
+    free = np.flatnonzero(at_edge == 0)
+    covariance = np.full((len(at_edge), len(at_edge)), np.nan)
+    scale = np.sqrt((jacobian[:, free] ** 2).sum(axis=0))
+    if len(free) and scale.min() > 0:
+        R = np.linalg.qr(jacobian[:, free] / scale, mode="r")
+        if np.abs(np.diag(R)).min() > 1e-8:
+            inverse = np.linalg.inv(R) / scale[:, None]
+            covariance[np.ix_(free, free)] = inverse @ inverse.T
+    return covariance

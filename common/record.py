@@ -17,12 +17,15 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pandas as pd
+
+from common.cli import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "vllm", "numpy", "scipy", "pandas")
@@ -67,6 +70,34 @@ def write_csv(
         file.flush()
         os.fsync(file.fileno())
         replace_text(path.with_suffix(".json"), record)
+
+
+def read_csv(path: Path | str, columns: Sequence[str], remedy: str) -> pd.DataFrame:
+    """These columns of a CSV, as text, because a document may be called "NA" or "1e5"; see `numbers` for the others.
+
+    remedy: what to do about a bad file, the end of the messages. UserError: no such file, no CSV table, columns
+    missing.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"no file {path}: check the name, or {remedy}") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path} is no CSV table ({str(error).strip().splitlines()[0]}): {remedy}") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {remedy}")
+    return table[list(columns)].astype(object)
+
+
+def numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:
+    """A column of `read_csv` as float64; an empty cell is NaN. UserError names the line of what is not a number."""
+    values = pd.to_numeric(column.str.strip(), errors="coerce").astype(float)
+    bad = values.isna() & ~column.str.strip().str.lower().isin(["", "nan"])
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{path}, line {row + 2}: {column.name} is {column.iloc[row]!r}, not a number: {remedy}")
+    return values
 
 
 @contextlib.contextmanager

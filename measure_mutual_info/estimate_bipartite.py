@@ -3,9 +3,11 @@
     python measure_mutual_info/estimate_bipartite.py --scores results/fig2b/scores.csv \
         --counts results/fig2b/counts.csv --out results/fig2b
 
-Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv (count_ngrams.py). Writes into the
-folder --out bipartite.csv (I and its standard error for each estimator and each ell, L) and fit.csv (A and β of
-I = A · L^β for each estimator and L/ell).
+Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv and counts_by_book.csv
+(count_ngrams.py). Writes into the folder --out, for each estimator and L/ell:
+    bipartite.csv   I and its standard error at each ell, L
+    fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I
+    sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
 
 Estimators, in the terms q of the model, each a mean over documents:
     direct            log q(Y|X) − log q(Y), both of one document's Y (Eq. 6)
@@ -16,14 +18,18 @@ Estimators, in the terms q of the model, each a mean over documents:
 Beside them the topic-switch cost, the mean of log q(Y) − log q(Y|X'): above 0 where a wrong beginning misleads the
 model more than none.
 
-Hardware: one CPU core, seconds. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
+Two intervals stand beside each exponent: lo95, hi95 take documents as independent, boot_lo95, boot_hi95 resample whole
+books (documents, where there is one book), 2-gram entropy included. Quote the second where books are several.
+
+Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,17 +38,23 @@ import numpy as np
 import pandas as pd
 
 from common.cli import UserError, run
-from common.powerlaw import Fit, NoFitError, covariance_of_mean, fit_power, fit_power_ols
+from common.powerlaw import LAWS, Fit, NoFitError, bootstrap_errors, covariance_of_mean, fit_law, fit_power_ols, sweep
 from common.record import write_csv
-from measure_mutual_info.entropy import grassberger_entropy, sample_size
+from measure_mutual_info.read_scores import (
+    LOGQ,
+    last_part,
+    read_head2_by_book,
+    read_head2_entropy,
+    read_provenance,
+    read_scores,
+)
 
 Estimator = Literal["direct", "direct_corrected", "vclub", "direct_unpaired"]
-LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_head2_nats", "logq_y_given_other_x_nats"]
-TEXT = ["document", "book", "other_document"]
-KEY = ["document", "ell_tokens", "L_tokens"]
-COUNT_COLUMNS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
-FIT_COLUMNS += ["L_min", "L_max", "chi2", "dof", "aicc"]
+FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_units", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
+FIT_COLUMNS += ["heldout_error", "scale"]
+SWEEP_COLUMNS = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "A", "beta", "lo95", "hi95"]
+SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Settings:
     scores: Path
     """scores.csv of score_documents.py"""
     out: Path
-    """folder for bipartite.csv and fit.csv"""
+    """folder for bipartite.csv, fit.csv and sweep.csv"""
     counts: Path | None = None
     """counts.csv of count_ngrams.py, of the same corpus and tokenizer; for direct_corrected"""
     estimators: tuple[Estimator, ...] = ()
@@ -59,10 +71,30 @@ class Settings:
     """add direct_unpaired"""
     ngram_weight: float = 0.8
     """weight of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)"""
+    L_min: int = 0
+    """tokens; fits begin here. Paper: all lengths"""
+    L_max: int | None = None
+    """tokens; fits end here; all lengths if not given"""
+    bootstrap: int = 500
+    """not in the paper: resamplings of whole books; 0 for none"""
+    seed: int = 0
+    """of the resamplings"""
     source: str = ""
     """name of the corpus in the tables; by default from scores.json"""
     model: str = ""
     """name of the model in the tables; by default from scores.json"""
+
+    def validate(self) -> None:
+        if "direct_corrected" in self.estimators and self.counts is None:
+            raise UserError("direct_corrected needs the 2-gram counts: give --counts counts.csv (count_ngrams.py)")
+        if not 0 <= self.ngram_weight <= 1:
+            raise UserError(f"--ngram-weight {self.ngram_weight:g}: give a weight from 0 to 1")
+        if self.L_max is not None and self.L_max <= self.L_min:
+            raise UserError(f"--L-min {self.L_min} --L-max {self.L_max}: the fits would have no length between them")
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file: give a folder")
 
 
 def per_document_terms(
@@ -105,86 +137,6 @@ def per_document_terms(
     raise ValueError(f"unknown estimator {estimator!r}")
 
 
-def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
-    """The rows of the documents whose every score is finite, and a line that says which documents are left out.
-
-    UserError: no such file, columns missing, not numbers, ell >= L, rows twice, documents that are only in part there,
-    or fewer than two documents left.
-    """
-    scores = _read_table(path, ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"], text=TEXT)
-    remedy = "score the documents again with score_documents.py"
-    for column in ["ell_tokens", "L_tokens", *LOGQ]:
-        scores[column] = _numbers(scores[column], path)
-    ell, L = scores["ell_tokens"], scores["L_tokens"]
-    whole = np.isfinite(ell) & np.isfinite(L) & (ell % 1 == 0) & (L % 1 == 0)
-    for bad, why in (((~whole), "no whole ell and L"), ((ell < 1) | (ell >= L), "not 1 <= ell < L")):
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise UserError(f"{path}, line {row + 2}: {why} (ell_tokens {ell[row]:g}, L_tokens {L[row]:g}): {remedy}")
-    scores = scores.astype({"ell_tokens": int, "L_tokens": int})
-
-    twice = scores.duplicated(KEY)
-    if twice.any():
-        document, ell, L = scores.loc[twice, KEY].iloc[0]
-        raise UserError(
-            f"{path} has document {document}, ell {ell}, L {L} more than once ({twice.sum()} such rows): "
-            "keep one set of scores in a file"
-        )
-    grid = len(scores.drop_duplicates(["ell_tokens", "L_tokens"]))
-    rows = scores.groupby("document", sort=False).size()
-    if (rows < grid).any():
-        document = rows.index[rows < grid][0]
-        raise UserError(
-            f"{path} has {rows[document]} of {grid} (ell, L) for document {document} ({(rows < grid).sum()} documents "
-            "are incomplete): run the same score_documents.py command again, it goes on where it stopped"
-        )
-
-    empty = scores[LOGQ].isna().any(axis=1).groupby(scores["document"]).any()
-    infinite = np.isinf(scores[LOGQ]).any(axis=1).groupby(scores["document"]).any()
-    bad = empty | infinite
-    line = f"{len(bad)} documents"
-    if bad.any():
-        line += (
-            f", {bad.sum()} of them left out ({empty.sum()} without scores, {(infinite & ~empty).sum()} with an "
-            f"infinite one; the first: {bad.index[bad][0]})"
-        )
-    if (~bad).sum() < 2:
-        raise UserError(f"{path}: {line}; at least two with scores are needed: {remedy}")
-    return scores[~scores["document"].map(bad)].reset_index(drop=True), line
-
-
-def read_head2_entropy(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, str]:
-    """Grassberger's 2-gram entropy in nats from counts.csv, and a line that says how far to trust it.
-
-    The share of 2-grams seen only once is about the chance that the next one is new (Good and Turing): where it is not
-    small, as in a few books, the entropy is still well below the truth.
-
-    source, tokenizer: of the scores, as far as known; the counts must be of the same (tokenizers are compared by the
-    last part of their names, which is all that a record keeps of a local path). UserError: they are not; no such file;
-    columns missing; no 2-grams; not counts.
-    """
-    counts = _read_table(path, COUNT_COLUMNS, text=["source", "tokenizer", "kind"])
-    for column, expected in (("source", source), ("tokenizer", tokenizer)):
-        found = counts[column].unique()
-        if expected is not None and any(_last_part(name) != _last_part(expected) for name in found):
-            raise UserError(
-                f"{path} counts {column} {', '.join(found)} but the scores are of {column} {expected}: "
-                "run count_ngrams.py on the documents that were scored"
-            )
-    for column in ("n_or_d", "occurrences", "types"):
-        counts[column] = _numbers(counts[column], path)
-    bigrams = counts[(counts["kind"] == "ngram") & (counts["n_or_d"] == 2)]
-    if bigrams.empty:
-        raise UserError(f"{path} has no 2-grams (kind ngram, n_or_d 2): run count_ngrams.py with --n 1 2")
-    numbers = bigrams[["occurrences", "types"]]
-    if bigrams.duplicated("occurrences").any() or not ((numbers >= 1) & (numbers % 1 == 0)).all(axis=None):
-        raise UserError(f"{path} holds no counts of counts of one corpus's 2-grams: run count_ngrams.py again")
-    occurrences, types = (bigrams[column].to_numpy(np.int64) for column in ("occurrences", "types"))
-    entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
-    once = types[occurrences == 1].sum() / total
-    return entropy, f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once"
-
-
 def estimate_table(terms: pd.DataFrame, topic_switch: pd.DataFrame) -> pd.DataFrame:
     """Rows of bipartite.csv from the terms of one estimator, documents × (ell, L): mean and standard error, nats."""
     topic_switch = topic_switch.loc[terms.index]
@@ -199,71 +151,74 @@ def estimate_table(terms: pd.DataFrame, topic_switch: pd.DataFrame) -> pd.DataFr
     ).reset_index()
 
 
-def fit_ratio(terms: pd.DataFrame, ratio: float) -> tuple[list[Fit], list[str]]:
-    """The fits over the points with L = ratio · ell, and a line for each that could not be made or left points out.
+def fit_ratio(
+    terms: pd.DataFrame, ratio: float, L_min: float = 0, L_max: float = math.inf, laws: Sequence[str] = tuple(LAWS)
+) -> tuple[list[Fit], list[str]]:
+    """Fits of `laws` and of the unweighted line to the points with L = ratio · ell, and why others failed.
 
-    terms: documents × (ell, L). The intervals take documents as independent, also those of one book.
+    terms: documents × (ell, L); L_min <= L <= L_max. The intervals take documents as independent.
     """
-    terms = terms.loc[:, [L / ell == ratio for ell, L in terms.columns]]
-    L = terms.columns.get_level_values("L_tokens").to_numpy()
-    mi = terms.mean().to_numpy()
-    covariance, shrinkage = covariance_of_mean(terms.to_numpy())
-    fits, notes = [], []
-    for law, fit in (
-        ("power", lambda: fit_power(L, mi, covariance, n_documents=len(terms), shrinkage=shrinkage)),
-        ("power_ols", lambda: fit_power_ols(L, mi)),
-    ):
+    L, values = at_ratio(terms, ratio, L_min, L_max)
+    covariance, shrinkage = covariance_of_mean(values)
+    mi, fits, failed = values.mean(axis=0), [], {}
+    for law in (*laws, "power_ols"):
         try:
-            fits.append(fit())
+            if law == "power_ols":
+                fits.append(fit_power_ols(L, mi))
+            else:
+                fits.append(fit_law(law, L, mi, covariance, len(values), shrinkage))
         except NoFitError as error:
-            notes.append(f"no fit ({law}): {error}")
-        else:
-            if left_out := fits[-1].left_out:
-                notes.append(f"fit ({law}) leaves out L = {', '.join(f'{x:g}' for x in left_out)}: too near 0")
-    return fits, notes
+            failed.setdefault(str(error), []).append(law)
+    return fits, [f"no fit ({', '.join(laws)}): {reason}" for reason, laws in failed.items()]
 
 
-def _read_table(path: Path, columns: list[str], text: list[str]) -> pd.DataFrame:
+def sweep_ratio(terms: pd.DataFrame, ratio: float) -> list[Fit]:
+    """The power law over every window of lengths with L = ratio · ell. terms: documents × (ell, L)."""
+    L, values = at_ratio(terms, ratio)
+    covariance, shrinkage = covariance_of_mean(values)
     try:
-        # Every column as text first: a document may be called "NA" or "1e5", and a bad number gets its line named.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path}: check the name") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path} is no CSV table ({str(error).strip().splitlines()[0]})") from error
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    if table.empty:
-        raise UserError(f"{path} has no rows: the program that writes it found nothing or was stopped")
-    return table[columns].astype({column: object for column in text})
+        return sweep(L, values.mean(axis=0), covariance, len(values), shrinkage)
+    except NoFitError:
+        return []
 
 
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(column.str.strip(), errors="coerce").astype(float)
-    bad = numbers.isna() & ~column.str.strip().str.lower().isin(["", "nan"])
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"{path}, line {row + 2}: {column.name} is {column.iloc[row]!r}, not a number")
-    return numbers
+def bootstrap_power(
+    L: np.ndarray,
+    values: np.ndarray,
+    units: np.ndarray,
+    shift_nats: Callable[[np.ndarray], float],
+    replications: int,
+    seed: int,
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """95% intervals of A and β, by least squares with weights and without, from resampled books.
+
+    L: (p,). values: (documents, p) terms in nats. units: (documents,) what is resampled. shift_nats: what a
+    resampling (how often each unit was drawn) adds to every term. Everything is fitted anew, covariance included.
+    Returns (law, parameter) to (lo95, hi95): the estimate ± Student's t times the spread of the resampled ones, for A
+    in the logarithm. Partners' books are not resampled with those of Y. NoFitError as `bootstrap_errors`.
+    """
+    _, unit = np.unique(units, return_inverse=True)
+
+    def estimate(drawn: np.ndarray) -> np.ndarray:
+        again = np.repeat(values, drawn[unit], axis=0) + shift_nats(drawn)
+        mi, (covariance, shrinkage) = again.mean(axis=0), covariance_of_mean(again)
+        fits = fit_law("power", L, mi, covariance, len(again), shrinkage), fit_power_ols(L, mi)
+        return np.array([f(fit.parameters[name][0]) for fit in fits for name, f in (("A", math.log), ("beta", float))])
+
+    here = estimate(np.ones(unit.max() + 1, dtype=int))
+    error, t = bootstrap_errors(unit, estimate, replications, seed)
+    edges = np.stack([here - t * error, here + t * error], axis=1)
+    edges[[0, 2]] = np.exp(edges[[0, 2]])
+    names = [(law, name) for law in ("power", "power_ols") for name in ("A", "beta")]
+    return {name: (low, high) for name, (low, high) in zip(names, edges.tolist(), strict=True)}
 
 
-def _read_provenance(scores: Path) -> dict:
-    path = scores.with_suffix(".json")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no object")
-        return found
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        remedy = "restore it, or remove it and give --source, --model"
-        raise UserError(f"{path} is not the record of a run ({error}): {remedy}") from error
-
-
-def _last_part(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]
+def at_ratio(
+    terms: pd.DataFrame, ratio: float, L_min: float = 0, L_max: float = math.inf
+) -> tuple[np.ndarray, np.ndarray]:
+    """(L (p,), terms (documents, p)) of the columns with L = ratio · ell and L_min <= L <= L_max."""
+    chosen = [L / ell == ratio and L_min <= L <= L_max for ell, L in terms.columns]
+    return terms.columns.get_level_values("L_tokens").to_numpy()[chosen], terms.loc[:, chosen].to_numpy()
 
 
 def _standard_error(terms: pd.DataFrame) -> pd.Series:
@@ -274,7 +229,28 @@ def _ratios(terms: pd.DataFrame) -> list[float]:
     return sorted({L / ell for ell, L in terms.columns})
 
 
-def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> None:
+def _entropy_shift(
+    shares: pd.DataFrame | None, units: np.ndarray, entropy_nats: float | None, weight: float
+) -> Callable[[np.ndarray], float]:
+    """What resampled books change in the terms of direct_corrected: weight · (their 2-gram entropy − that of all).
+
+    shares: ngrams and entropy_nats by book, None where the entropy is not to move. Books that were counted and not
+    scored stay as they are.
+    """
+    if shares is None:
+        return lambda drawn: 0.0
+    scored = shares.reindex(np.unique(units)).fillna(0)
+    rest = shares.drop(scored.index, errors="ignore")
+    ngrams, rest_ngrams = scored["ngrams"].to_numpy(), rest["ngrams"].sum()
+    sums, rest_sum = ngrams * scored["entropy_nats"].to_numpy(), rest["ngrams"] @ rest["entropy_nats"]
+
+    def shift(drawn: np.ndarray) -> float:
+        return weight * ((drawn @ sums + rest_sum) / max(drawn @ ngrams + rest_ngrams, 1) - entropy_nats)
+
+    return shift
+
+
+def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> None:
     shown = bipartite[bipartite["L_tokens"] == ratio * bipartite["ell_tokens"]]
     estimators = shown["estimator"].unique()
     cells = {
@@ -289,43 +265,57 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> 
     for row, (ell, L) in enumerate(zip(first["ell_tokens"], first["L_tokens"], strict=True)):
         print(f"{ell:>6}{L:>7}" + "".join(f"{column[row]:>20}" for column in cells.values()))
 
-    at_ratio = fits[(fits["L_over_ell"] == ratio) & (fits["parameter"] == "beta")]
+    windows, fits = windows[windows["L_over_ell"] == ratio], fits[fits["L_over_ell"] == ratio]
     for name in estimators:
-        for fit in at_ratio[at_ratio["estimator"] == name].itertuples():
-            line = f"beta, {name}, {fit.law}, L = {fit.L_min:g} to {fit.L_max:g}: {fit.value:.3f}"
-            if fit.law == "power":
-                line += f"  (95%: {fit.lo95:.3f} to {fit.hi95:.3f}; chi2 {fit.chi2:.1f}, dof {fit.dof})"
-            print(line)
+        slopes = windows[(windows["estimator"] == name) & (windows["dof"] == 0)]
+        local = ", ".join(f"{slope.L_max:g}: {slope.beta:.2f}" for slope in slopes.itertuples())
+        print(f"\n{name}, local slopes up to L = {local}" if local else f"\n{name}: no two points clear of 0")
+        mine = fits[fits["estimator"] == name]
+        for fit in mine[mine["parameter"] == "beta"].itertuples():
+            if fit.law in ("power", "power_ols"):
+                line = f"beta, {name}, {fit.law}, L = {fit.L_min:g} to {fit.L_max:g}: {fit.value:.3f}"
+                intervals = [
+                    f"{low:.3f} to {high:.3f} by {by}"
+                    for low, high, by in (
+                        (fit.lo95, fit.hi95, "documents"),
+                        (fit.boot_lo95, fit.boot_hi95, f"resampled {fit.boot_units}"),
+                    )
+                    if math.isfinite(low)
+                ]
+                print(line + (f"  (95%: {'; '.join(intervals)})" if intervals else ""))
+        laws = mine[mine["law"] != "power_ols"].drop_duplicates("law").sort_values("aicc")
+        for fit in laws.itertuples():
+            goodness = f"AICc {fit.aicc:.1f}, chi2 {fit.chi2:.1f} of {fit.dof} (p = {fit.p_value:.2g})"
+            print(f"    {fit.law:<22}{goodness}, last I predicted {fit.heldout_error:+.1%} off")
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
+    cfg.validate()
     estimators = list(dict.fromkeys(cfg.estimators)) or ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub"]
     if cfg.unpaired and "direct_unpaired" not in estimators:
         estimators.append("direct_unpaired")
-    if "direct_corrected" in estimators and cfg.counts is None:
-        raise UserError("direct_corrected needs the 2-gram counts: give --counts counts.csv (count_ngrams.py)")
-    if not 0 <= cfg.ngram_weight <= 1:
-        raise UserError(f"--ngram-weight {cfg.ngram_weight:g}: give a weight from 0 to 1")
-    if cfg.out.exists() and not cfg.out.is_dir():
-        raise UserError(f"--out {cfg.out} is a file: give a folder")
     scores, documents_line = read_scores(cfg.scores)
-    provenance = _read_provenance(cfg.scores)
+    provenance = read_provenance(cfg.scores)
     source = cfg.source or provenance.get("source")
-    model = cfg.model or _last_part(str(provenance.get("settings", {}).get("model", "")))
+    model = cfg.model or last_part(str(provenance.get("settings", {}).get("model", "")))
     if not source or not model:
         raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: give --source and --model")
-    head2_entropy, entropy_line = None, ""
+    head2_entropy, shares, inputs = None, None, [cfg.scores]
+    book = scores.drop_duplicates("document").set_index("document")["book"]
+    print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}")
     if "direct_corrected" in estimators:
         head2_entropy, entropy_line = read_head2_entropy(
             cfg.counts, provenance.get("source"), provenance.get("tokenizer")
         )
-
-    print(f"source {source}, model {model}, {documents_line}; books: {scores['book'].nunique()}")
-    if entropy_line:
+        shares = read_head2_by_book(cfg.counts, head2_entropy)
         print(f"{entropy_line}: the more, the further it is below the truth")
+        inputs.append(cfg.counts)
+    if book.nunique() == 1:
+        print("one book: the resampling is over its documents, and says nothing about other books")
+
     topic_switch = per_document_terms(scores, "topic_switch")
-    tables, fit_rows = [], []
+    tables, fit_rows, sweep_rows = [], [], []
     for estimator in estimators:
         terms = per_document_terms(scores, estimator, head2_entropy, cfg.ngram_weight)
         unpartnered = terms.isna().any(axis=1)
@@ -334,24 +324,46 @@ def main(cfg: Settings) -> None:
             terms = terms[~unpartnered]
         if len(terms) < 2:
             raise UserError(f"{estimator}: {len(terms)} documents have a partner with scores, and two are needed")
+        units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
+        boot_units = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
+        corrected = estimator == "direct_corrected"
+        shift = _entropy_shift(shares if corrected else None, units, head2_entropy, cfg.ngram_weight)
+        if corrected and shares is None:
+            print(f"{estimator}: no counts by book beside {cfg.counts}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
         tables.append(estimate_table(terms, topic_switch).assign(**names))
         for ratio in _ratios(terms):
-            fits, notes = fit_ratio(terms, ratio)
-            fit_rows += [names | {"L_over_ell": ratio} | row for fit in fits for row in fit.rows()]
+            window = ratio, cfg.L_min, math.inf if cfg.L_max is None else cfg.L_max
+            fits, notes = fit_ratio(terms, *window)
+            boot = {}
+            if cfg.bootstrap and "power" in [fit.law for fit in fits]:
+                try:
+                    boot = bootstrap_power(*at_ratio(terms, *window), units, shift, cfg.bootstrap, cfg.seed)
+                except NoFitError as error:
+                    notes.append(f"no resampled interval: {error}")
+            here = names | {"L_over_ell": ratio}
+            for row in (row for fit in fits for row in fit.rows()):
+                low, high = boot.get((row["law"], row["parameter"]), (math.nan, math.nan))
+                resampled = {"boot_lo95": low, "boot_hi95": high, "boot_units": boot_units if low == low else ""}
+                fit_rows.append(here | row | resampled)
+            for fit in sweep_ratio(terms, ratio):
+                beta, low, high = fit.parameters["beta"]
+                found = {"A": fit.parameters["A"][0], "beta": beta, "lo95": low, "hi95": high}
+                sweep_rows.append(here | fit.rows()[0] | found)
             for note in notes:
                 print(f"{estimator}, L = {ratio:g} ell: {note}")
 
     bipartite = pd.concat(tables, ignore_index=True)
-    values = [c for c in bipartite.columns if c not in names]
-    bipartite = bipartite[[*names, *values]]
+    bipartite = bipartite[[*names, *[column for column in bipartite.columns if column not in names]]]
     fits = pd.DataFrame(fit_rows, columns=FIT_COLUMNS)
-    inputs = [cfg.scores, *([cfg.counts] if head2_entropy is not None else [])]
-    for name, table in (("bipartite", bipartite), ("fit", fits)):
+    windows = pd.DataFrame(sweep_rows, columns=SWEEP_COLUMNS)
+    if shares is not None:
+        inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
+    for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows)):
         write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, head2_entropy_nats=head2_entropy)
     ratios = _ratios(topic_switch)
-    _print_tables(bipartite, fits, 2.0 if 2.0 in ratios else ratios[0])
-    print(f"wrote {cfg.out / 'bipartite.csv'} and {cfg.out / 'fit.csv'}")
+    _print_tables(bipartite, fits, windows, 2.0 if 2.0 in ratios else ratios[0])
+    print(f"wrote bipartite.csv, fit.csv and sweep.csv in {cfg.out}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 from common import record
-from common.record import ROOT, atomic_file, file_hash, replace_text, write_csv
+from common.cli import UserError
+from common.record import ROOT, atomic_file, file_hash, numbers, read_csv, replace_text, write_csv
 
 
 @dataclass(frozen=True)
@@ -227,3 +228,22 @@ def test_commit_of_a_checkout(tmp_path, monkeypatch):
 def test_packages_that_are_not_installed_are_skipped(monkeypatch):
     monkeypatch.setattr(record, "PACKAGES", ("numpy", "no-such-package"))
     assert set(record.versions()) == {"python", "numpy"}
+
+
+def test_columns_are_read_as_text_and_numbers_are_checked(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("document,mi,left\nNA,1.5,\n007, inf ,2\n", encoding="utf-8")
+    table = read_csv(path, ["document", "mi"], "do this")
+    assert table.columns.tolist() == ["document", "mi"]
+    assert table["document"].tolist() == ["NA", "007"]
+    assert numbers(table["mi"], path, "do this").tolist() == [1.5, np.inf]
+    assert numbers(read_csv(path, ["left"], "do this")["left"], path, "do this").isna().tolist() == [True, False]
+    with pytest.raises(UserError, match=r"x\.csv, line 2: document is 'NA', not a number: do this"):
+        numbers(table["document"], path, "do this")
+    with pytest.raises(UserError, match=r"x\.csv lacks the columns ell, L: do this"):
+        read_csv(path, ["ell", "document", "L"], "do this")
+    with pytest.raises(UserError, match=r"no file .*y\.csv: check the name, or do this"):
+        read_csv(tmp_path / "y.csv", ["mi"], "do this")
+    path.write_bytes(b"\x80\xff")
+    with pytest.raises(UserError, match=r"x\.csv is no CSV table .*: do this"):
+        read_csv(path, ["mi"], "do this")

@@ -12,9 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.powerlaw import LAWS
 from measure_mutual_info import estimate_bipartite
 from measure_mutual_info.entropy import grassberger_entropy
-from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, LOGQ, fit_ratio, per_document_terms, read_scores
+from measure_mutual_info.estimate_bipartite import (
+    FIT_COLUMNS,
+    SWEEP_COLUMNS,
+    _entropy_shift,
+    at_ratio,
+    bootstrap_power,
+    fit_ratio,
+    per_document_terms,
+)
+from measure_mutual_info.read_scores import LOGQ, read_scores
 
 SCRIPT = Path(estimate_bipartite.__file__)
 COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
@@ -232,6 +242,163 @@ def test_power_law_in_the_terms_is_recovered():
     assert fits[1].parameters["beta"][0] == pytest.approx(value, abs=0.05)
 
 
+# Laws, windows, and whole books
+
+
+def power_scores(books: int, documents: int, flavour: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Scores whose direct term is 3 · L^0.6 but for noise of the document and of its book; vCLUB's is twice that."""
+    rng, L, rows = np.random.default_rng(seed), 2 ** np.arange(2, 11), []
+    for book in range(books):
+        bend = flavour * rng.standard_normal() * np.linspace(0, 1, len(L))
+        for number in range(documents):
+            noise = 0.2 * rng.standard_normal(len(L)) + 0.2 * rng.standard_normal()
+            term = 3 * L**0.6 * (1 + noise + bend)
+            alone = -5.0 * L + rng.standard_normal(len(L))
+            values = {
+                "document": f"book{book}#{number:04d}",
+                "book": f"book{book}",
+                "ell_tokens": L // 2,
+                "L_tokens": L,
+                "logq_y_given_x_nats": alone + term,
+                "logq_y_nats": alone,
+                "logq_y_head2_nats": -10.0 + rng.standard_normal(),
+                "logq_y_given_other_x_nats": alone - term,
+                "other_document": f"book{(book + 1) % books}#{number:04d}",
+            }
+            rows.append(pd.DataFrame(values, columns=COLUMNS))
+    return pd.concat(rows)
+
+
+def test_laws_windows_and_books_through_the_command_line(tmp_path):
+    done = run("--scores", save(tmp_path, power_scores(8, 10)), "--out", tmp_path, "--bootstrap", 50)
+    assert done.returncode == 0, done.stderr
+    fits = pd.read_csv(tmp_path / "fit.csv")
+    assert fits.columns.tolist() == FIT_COLUMNS
+    direct = fits[fits["estimator"] == "direct"]
+    assert direct["law"].drop_duplicates().tolist() == [*LAWS, "power_ols"]
+    assert direct.set_index("law").loc["broken_power", "parameter"].tolist() == ["A", "beta_1", "beta_2", "L_break"]
+    power = direct[direct["law"] == "power"].set_index("parameter")
+    assert power.loc["beta", "lo95"] < 0.6 < power.loc["beta", "hi95"]
+    assert power.loc["beta", "boot_lo95"] < 0.6 < power.loc["beta", "boot_hi95"]
+    assert power.loc["A", "boot_lo95"] < 3 < power.loc["A", "boot_hi95"]
+    assert (power["boot_units"] == "8 books").all()
+    assert (power["scale"] == "log").all()
+    assert direct[direct["law"] == "power_ols"][["boot_lo95", "boot_hi95"]].notna().all(axis=None)
+    assert direct[direct["law"] == "saturating"][["boot_lo95", "boot_hi95"]].isna().all(axis=None)
+    assert 0 < power.loc["beta", "p_value"] < 1
+    assert abs(power.loc["beta", "heldout_error"]) < 0.3
+
+    windows = pd.read_csv(tmp_path / "sweep.csv")
+    assert windows.columns.tolist() == SWEEP_COLUMNS
+    windows = windows[windows["estimator"] == "direct"].set_index(["L_min", "L_max"])
+    assert len(windows) == 9 * 8 / 2
+    mi = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "L_tokens"])["mi_nats"]["direct"]
+    assert windows.loc[(64, 128), "beta"] == pytest.approx(math.log2(mi[128] / mi[64]))
+    assert windows.loc[(4, 1024), "beta"] == pytest.approx(power.loc["beta", "value"])
+    assert (windows["lo95"] < windows["beta"]).all()
+    assert "direct, local slopes up to L = 8: " in done.stdout
+    assert "by documents; " in done.stdout
+    assert "by resampled 8 books)" in done.stdout
+
+
+def test_window_of_the_fits(tmp_path):
+    scores = save(tmp_path, power_scores(1, 30))
+    done = run("--scores", scores, "--out", tmp_path, "--L-min", 16, "--L-max", 256, "--bootstrap", 20)
+    assert done.returncode == 0, done.stderr
+    assert "one book: the resampling is over its documents" in done.stdout
+    fits = pd.read_csv(tmp_path / "fit.csv")
+    assert set(fits["L_min"]) == {16}
+    assert set(fits["L_max"]) == {256}
+    assert set(fits["boot_units"].dropna()) == {"30 documents"}
+    assert len(pd.read_csv(tmp_path / "bipartite.csv")) == 2 * 9
+    none = run("--scores", scores, "--out", tmp_path / "none", "--bootstrap", 0)
+    assert none.returncode == 0
+    assert pd.read_csv(tmp_path / "none" / "fit.csv")["boot_lo95"].isna().all()
+
+
+def test_books_that_differ_widen_the_resampled_interval_alone(tmp_path):
+    scores = power_scores(6, 40, flavour=0.3)
+    terms = per_document_terms(scores, "direct")
+    L, values = at_ratio(terms, 2)
+    units = scores.drop_duplicates("document").set_index("document")["book"][terms.index].to_numpy()
+    interval = bootstrap_power(L, values, units, lambda drawn: 0.0, 200, seed=0)
+    (power, *_), _ = fit_ratio(terms, 2)
+    beta, low, high = power.parameters["beta"]
+    assert np.mean(interval["power", "beta"]) == pytest.approx(beta, abs=1e-12)
+    assert math.sqrt(math.prod(interval["power", "A"])) == pytest.approx(power.parameters["A"][0], rel=1e-12)
+    width = np.diff(interval["power", "beta"])[0]
+    assert width > 2 * (high - low)
+    assert np.diff(interval["power_ols", "beta"])[0] > 2 * (high - low)
+
+
+def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
+    """Books of different 2-gram entropy: their share moves Ĥ, and with it every term of direct_corrected."""
+    scores = save(tmp_path, power_scores(5, 8))
+    counts = save_counts(tmp_path / "counts.csv", [1, 2], [5000, 2500])
+    entropy = grassberger_entropy(np.array([1, 2]), np.array([5000, 2500]))
+
+    def by_book(entropies: list[float]) -> pd.DataFrame:
+        shares = pd.DataFrame({"book": [f"book{i}" for i in range(5)], "ngrams": 100, "entropy_nats": entropies})
+        return shares.assign(source="toy", tokenizer="tok", kind="ngram", n_or_d=2)
+
+    def width(folder: str) -> float:
+        arguments = "--counts", counts, "--estimators", "direct_corrected", "--bootstrap", 100
+        done = run("--scores", scores, "--out", tmp_path / folder, *arguments)
+        assert done.returncode == 0, done.stderr
+        fits = pd.read_csv(tmp_path / folder / "fit.csv")
+        row = fits[(fits["law"] == "power_ols") & (fits["parameter"] == "beta")].iloc[0]
+        assert ("leaves the 2-gram entropy as it is" in done.stdout) == (folder == "none")
+        return row["boot_hi95"] - row["boot_lo95"]
+
+    none = width("none")
+    path = tmp_path / "counts_by_book.csv"
+    by_book([entropy] * 5).to_csv(path, index=False)
+    assert width("alike") == pytest.approx(none, rel=1e-9)
+    by_book([entropy + d for d in (-4, -2, 0, 2, 4)]).to_csv(path, index=False)
+    assert width("apart") > 1.3 * none
+    by_book([entropy + 1] * 5).to_csv(path, index=False)
+    refused(run("--scores", scores, "--counts", counts, "--out", tmp_path / "x"), "is not of the same corpus as counts")
+    by_book([entropy] * 5).drop(columns="ngrams").to_csv(path, index=False)
+    refused(run("--scores", scores, "--counts", counts, "--out", tmp_path / "x"), "lacks the column ngrams")
+
+
+def test_what_resampled_books_do_to_the_entropy():
+    shares = pd.DataFrame({"ngrams": [100, 300, 600], "entropy_nats": [8.0, 9.0, 10.0]}, index=["a", "b", "elsewhere"])
+    entropy = (800 + 2700 + 6000) / 1000
+    shift = _entropy_shift(shares, np.array(["a", "a", "b"]), entropy, 0.8)
+    assert shift(np.array([1, 1])) == pytest.approx(0, abs=1e-12)
+    assert shift(np.array([2, 0])) == pytest.approx(0.8 * ((1600 + 6000) / 800 - entropy))
+
+
+def test_documents_that_repeat_another_are_left_out(tmp_path):
+    scores = power_scores(3, 3)
+    copy = scores[scores["document"] == "book0#0001"].assign(
+        document="copy", book="other", logq_y_given_other_x_nats=-9
+    )
+    done = run("--scores", save(tmp_path, pd.concat([scores, copy])), "--out", tmp_path, "--bootstrap", 0)
+    assert done.returncode == 0, done.stderr
+    assert "10 documents, 1 left out that repeat another score by score (the first: copy)" in done.stdout
+    assert set(pd.read_csv(tmp_path / "bipartite.csv")["n_documents"]) == {9}
+
+
+def test_estimates_below_zero_and_documents_all_alike(tmp_path):
+    """I is reported, the fit is not, and the reason is."""
+    scores = power_scores(3, 4)
+    scores["logq_y_given_x_nats"], scores["logq_y_nats"] = scores["logq_y_nats"], scores["logq_y_given_x_nats"]
+    done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--estimators", "direct")
+    assert done.returncode == 0, done.stderr
+    assert "0 of 9 points lie 3 standard errors above 0, and 3 are needed" in done.stdout
+    assert (pd.read_csv(tmp_path / "bipartite.csv")["mi_nats"] < 0).all()
+    assert pd.read_csv(tmp_path / "fit.csv").empty
+    assert pd.read_csv(tmp_path / "sweep.csv").empty
+
+    alike = power_scores(3, 4)
+    alike["logq_y_given_x_nats"] = alike["logq_y_nats"] + alike["L_tokens"] ** 0.5
+    done = run("--scores", save(tmp_path, alike), "--out", tmp_path, "--estimators", "direct")
+    assert done.returncode == 0, done.stderr
+    assert "the covariance of 9 points is singular" in done.stdout
+
+
 # What is left out, and said
 
 
@@ -268,8 +435,10 @@ def test_too_few_lengths_for_a_fit(tmp_path):
     scores, _ = chain_scores(300, seed=3, L_max=8)
     done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--estimators", "direct")
     assert done.returncode == 0, done.stderr
-    reason = "2 of 2 points lie 3 standard errors above 0, and 3 are needed"
-    assert f"direct, L = 2 ell: no fit (power): {reason}" in done.stdout
+    laws = "power, power_plus_constant, logarithm, saturating"
+    assert f"direct, L = 2 ell: no fit ({laws}): 2 points, and 3 are needed" in done.stdout
+    assert "direct, L = 2 ell: no fit (broken_power): 2 points, and 4 are needed" in done.stdout
+    assert "direct, L = 2 ell: no fit (power_ols): 2 of 2 points lie above 0, and 3 are needed" in done.stdout
     assert len(pd.read_csv(tmp_path / "bipartite.csv")) == 4
     fits = pd.read_csv(tmp_path / "fit.csv")
     assert fits.empty
@@ -361,6 +530,8 @@ def test_bad_settings(tmp_path):
     refused(run("--scores", scores, "--out", scores), "is a file: give a folder")
     refused(run("--scores", tmp_path / "no.csv", "--out", out), "no.csv: check the name")
     refused(run("--scores", tmp_path, "--out", out), "is no CSV table")
+    refused(run("--scores", scores, "--out", out, "--L-min", 8, "--L-max", 8), "no length between them")
+    refused(run("--scores", scores, "--out", out, "--bootstrap", 1), "--bootstrap 1: give 0 for none")
     unknown = run("--scores", scores, "--out", out, "--estimators", "clever")
     assert unknown.returncode == 2
     assert "clever" in unknown.stderr
