@@ -123,6 +123,7 @@ def read_head2_by_book(counts: Path, entropy_nats: float) -> pd.DataFrame | None
     if not path.exists():
         return None
     shares = _bigrams(path, BOOK_COUNTS, None, None).set_index("book")[["ngrams", "entropy_nats"]]
+    shares = shares[shares["ngrams"] > 0]  # a book of one token has no 2-gram
     if not abs(np.average(shares["entropy_nats"], weights=shares["ngrams"]) - entropy_nats) < 1e-6:
         raise UserError(f"{path} is not of the same corpus as {counts.name}: {COUNT_AGAIN}")
     return shares
