@@ -242,7 +242,9 @@ def manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> d
     )
 
 
-def score_groups(cfg: Settings, sample: Sample, backend: schedule.Backend, store: score_store.ScoreStore) -> None:
+def score_groups(
+    cfg: Settings, sample: Sample, backend: schedule.Backend, store: score_store.ScoreStore, progress: bool = True
+) -> None:
     """Score every group of this shard that is not in the store yet."""
     follower = np.argsort(sample.partner)  # follower[i] is the document that gets i's X
     split = schedule.branches(cfg.points)
@@ -250,7 +252,7 @@ def score_groups(cfg: Settings, sample: Sample, backend: schedule.Backend, store
     mine = [group for group in range(_groups(cfg, sample)) if group % n == i]
     tokens = schedule.tokens_a_document(cfg.points)
     documents = sum(len(_rows(cfg, sample, group)) for group in mine)
-    with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05) as bar:
+    with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05, disable=not progress) as bar:
         for group in mine:
             rows = _rows(cfg, sample, group)
             if not store.done(group):
