@@ -16,16 +16,19 @@ import pytest
 from datasets import Dataset
 
 from measure_mutual_info import count_ngrams
-from measure_mutual_info.count_ngrams import SortedCounts, counts_of_counts, ngram_keys
+from measure_mutual_info.count_ngrams import SortedCounts, counts_of_counts, entropy_by_unit, ngram_keys, units
 from measure_mutual_info.documents import open_documents
+from measure_mutual_info.entropy import grassberger_entropy, grassberger_g
 
 SCRIPT = Path(count_ngrams.__file__)
 
 
-def save(folder: Path, documents: list[list[int]], vocab_size: int, tokenizer: str = "toy") -> Path:
+def save(
+    folder: Path, documents: list[list[int]], vocab_size: int, tokenizer: str = "toy", books: list[str] | None = None
+) -> Path:
     columns = {
         "document": [f"book#{i:04d}" for i in range(len(documents))],
-        "book": ["book"] * len(documents),
+        "book": books or ["book"] * len(documents),
         "input_ids": documents,
     }
     Dataset.from_dict(columns).save_to_disk(str(folder))
@@ -87,6 +90,86 @@ def test_real_text_equals_a_counter(tmp_path, n):
     assert dict(zip(unpack(keys, n, vocab_size), counts.tolist(), strict=True)) == reference(documents, n)
 
 
+def share_reference(documents: list[list[int]], labels: list[str], n: int) -> dict[str, tuple[int, float]]:
+    """Of each label its n-grams and their mean of log N − G(n_y), an n-gram at a time."""
+    counts, values = reference(documents, n), {}
+    for document, label in zip(documents, labels, strict=True):
+        for i in range(len(document) - n + 1):
+            surprise = np.log(counts.total()) - grassberger_g(counts[tuple(document[i : i + n])])
+            values.setdefault(label, []).append(float(surprise))
+    return {label: (len(of_label), np.mean(of_label)) for label, of_label in values.items()}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 64, 1 << 24])
+@pytest.mark.parametrize("vocab_size", [50, 2**21])  # 2^21 cubed leaves a bit of the key, so two books at a time
+def test_shares_of_books_equal_a_slow_count(tmp_path, n, chunk_tokens, vocab_size, monkeypatch):
+    monkeypatch.setattr(count_ngrams, "DOCUMENTS_PER_READ", 6)
+    documents = random_documents(np.random.default_rng(n), 50, [0, 40, 1, 2, 3, 17, 0, 64, 65, 5, 1, 90, 0])
+    documents = [[token * (vocab_size // 50) for token in document] for document in documents]
+    books = list("aabacbdbbceda")  # they come again, and "e" has one token
+    folder = save(tmp_path / "documents", documents, vocab_size, books=books)
+    table, _ = open_documents(folder)
+    keys, counts = count_ngrams.count_ngrams(table, n, vocab_size, chunk_tokens)
+    unit, names = units(table)
+    ngrams, entropy = entropy_by_unit(table, unit, keys, counts, n, vocab_size, chunk_tokens)
+    expected = share_reference(documents, books, n)
+    assert names.tolist() == list("abcde")
+    for name, found_ngrams, found_entropy in zip(names, ngrams, entropy, strict=True):
+        if name in expected:
+            assert (found_ngrams, found_entropy) == pytest.approx(expected[name], abs=1e-12)
+        else:
+            assert found_ngrams == 0
+            assert np.isnan(found_entropy)
+    whole = np.nansum(ngrams * entropy) / ngrams.sum()
+    assert whole == pytest.approx(grassberger_entropy(*counts_of_counts(counts)), abs=1e-12)
+
+
+def test_bootstrap_over_books():
+    """Shares of books drawn with replacement: the spread of a recount, without its bias, and that of fresh corpora.
+
+    60 books of about 1,000 tokens of Zipf's law, in each some words more frequent than elsewhere. A recount of drawn
+    books takes the 2-grams of a book drawn twice for frequent ones, so it lies low.
+    """
+    rng = np.random.default_rng(0)
+    books, vocab_size = 60, 100
+
+    def corpus() -> Dataset:
+        zipf = 1 / (np.arange(vocab_size) + 2.7)
+        ids = []
+        for _ in range(books):
+            p = zipf * np.exp(0.5 * rng.standard_normal(vocab_size))
+            ids.append(rng.choice(vocab_size, size=rng.integers(500, 1500), p=p / p.sum()).astype(np.int32))
+        names = [f"book{i}" for i in range(books)]
+        return Dataset.from_dict({"document": names, "book": names, "input_ids": ids})
+
+    def shares(documents: Dataset) -> tuple[float, np.ndarray, np.ndarray]:
+        keys, counts = count_ngrams.count_ngrams(documents, 2, vocab_size, 1 << 24)
+        unit, _ = units(documents)
+        ngrams, entropy = entropy_by_unit(documents, unit, keys, counts, 2, vocab_size, 1 << 24)
+        return grassberger_entropy(*counts_of_counts(counts)), ngrams, entropy
+
+    documents = corpus()
+    entropy, ngrams, of_book = shares(documents)
+    drawn = rng.multinomial(books, np.full(books, 1 / books), size=400)
+    first_order = drawn @ (ngrams * of_book) / (drawn @ ngrams)
+
+    pairs = [np.asarray(ids[:-1]) * vocab_size + ids[1:] for ids in documents.with_format("numpy")["input_ids"]]
+    counts_of_book = np.array([np.bincount(of, minlength=vocab_size**2) for of in pairs])
+    recounts = drawn @ counts_of_book
+    recounted = np.array([grassberger_entropy(*counts_of_counts(counts[counts > 0])) for counts in recounts])
+
+    assert first_order.std() == pytest.approx(recounted.std(), rel=0.15)
+    assert abs(first_order.mean() - entropy) < 0.15 * first_order.std()
+    assert recounted.mean() - entropy < -2 * recounted.std()
+    fresh, errors = [], []
+    for _ in range(100):
+        entropy, ngrams, of_book = shares(corpus())
+        fresh.append(entropy)
+        errors.append(np.sqrt(np.sum((ngrams * (of_book - entropy)) ** 2)) / ngrams.sum())
+    assert np.mean(errors) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
+
+
 def test_keys_up_to_64_bits(tmp_path):
     """Two tokens of a vocabulary of 2^32 fill the key to its last bit."""
     documents = [[2**31 - 1, 2**31 - 1, 0, 2**31 - 1, 2**31 - 1]]
@@ -129,9 +212,32 @@ def test_command_line(tmp_path):
         rows = table[table["n_or_d"] == n]
         expected = Counter(reference(documents, n).values())
         assert dict(zip(rows["occurrences"], rows["types"], strict=True)) == expected
-    record = json.loads(out.with_suffix(".json").read_text())
-    assert record["settings"]["n"] == [2, 1, 3]
-    assert record["inputs"]
+    by_book = out.with_name("counts_by_book.csv")
+    for path in (out, by_book):
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert record["settings"]["n"] == [2, 1, 3]
+        assert record["inputs"]
+
+
+@pytest.mark.parametrize("books", [["a", "b", "a", "c"], ["a", "a", "a", "a"]])
+def test_shares_through_the_command_line(tmp_path, books):
+    """By book; by document where there is one book only. The one document without a pair has no row there."""
+    documents = random_documents(np.random.default_rng(5), 300, [200, 33, 500, 1])
+    folder = save(tmp_path / "documents", documents, 300, books=books)
+    assert run("--documents", folder, "--out", tmp_path / "mine.csv").returncode == 0
+    counts, shares = pd.read_csv(tmp_path / "mine.csv"), pd.read_csv(tmp_path / "mine_by_book.csv")
+    assert shares.columns.tolist() == ["source", "tokenizer", "kind", "n_or_d", "book", "ngrams", "entropy_nats"]
+    assert shares[["source", "tokenizer"]].drop_duplicates().to_numpy().tolist() == [["test", "toy"]]
+    labels = books if len(set(books)) > 1 else [f"book#{i:04d}" for i in range(4)]
+    for n in (1, 2):
+        rows = shares[(shares["kind"] == "ngram") & (shares["n_or_d"] == n)]
+        expected = share_reference(documents, labels, n)
+        assert rows["book"].tolist() == list(expected)
+        assert rows["ngrams"].tolist() == [ngrams for ngrams, _ in expected.values()]
+        assert rows["entropy_nats"].tolist() == pytest.approx([entropy for _, entropy in expected.values()], abs=1e-12)
+        whole = np.average(rows["entropy_nats"], weights=rows["ngrams"])
+        of_n = counts[counts["n_or_d"] == n]
+        assert whole == pytest.approx(grassberger_entropy(of_n["occurrences"], of_n["types"]), abs=1e-10)
 
 
 def test_default_is_single_tokens_and_pairs(tmp_path):

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Does the pipeline return a known answer? Estimates, intervals and exponents on processes whose mutual information is
+# exact (noisy Santa Fe at β = 0.5 and 0.75, Bernoulli of unknown bias, Markov). Not a figure of the paper.
+#   PRESET=smoke  20 replications of 30 and 100 documents to L = 256                             2 CPU cores, 1 minute
+#   PRESET=desk   1,000 replications of 100 and 1,000 documents to L = 2048 (committed; default) 2 CPU cores, 30 minutes
+#   PRESET=paper  the same with the paper's 1,024 documents                                      2 CPU cores, 30 minutes
+# Flags go to calibrate.py, e.g. --workers 16.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. common/environment.sh
+use_python
+
+PRESET=${PRESET:-desk}
+case $PRESET in
+    smoke)
+        out=results/smoke/calibration
+        flags=(--replications 20 --replications-spoiled 5 --n-documents 30 100 --L-max 256 --L-fit-min 32 --pool-documents 2000)
+        ;;
+    desk) out=results/calibration flags=(--replications 1000) ;;
+    paper) out=results/paper/calibration flags=(--replications 1000 --n-documents 100 1024) ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
+esac
+out=${OUT:-$out}
+$python measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" "$@"
+$python plots/calibration.py --results "$out" --out "$out"
