@@ -108,9 +108,10 @@ def test_samples_are_those_of_their_seed():
         assert (one != other).any()
 
 
-def test_santa_fe_sums_the_binomial_exactly():
+@pytest.mark.parametrize("epsilon", [0.2, 0.4])
+def test_santa_fe_sums_the_binomial_exactly(epsilon):
     """The cut sums against all terms of each binomial, with the textbook's form of what a key's tokens tell."""
-    process = NoisySantaFe(0.7, 0.4, n_keys=40)
+    process = NoisySantaFe(0.7, epsilon, n_keys=40)
 
     def g(j: int) -> float:
         i, e = np.arange(j + 1), process.epsilon
