@@ -32,7 +32,8 @@ def draw(results: list[Results]) -> Figure:
     """A panel for each. UserError: one has no points that a logarithmic axis can show."""
     panels = [(one, one.present(ESTIMATORS, RATIO), RATIO) for one in results]
     titles = [f"{one.source}, {one.model}" for one in results]
-    return draw_panels(panels, titles, Y_LABEL)
+    sources = [one.source for one in results]
+    return draw_panels(panels, titles, Y_LABEL, names=sources if len(set(sources)) == len(sources) else titles)
 
 
 def main(cfg: Settings) -> None:

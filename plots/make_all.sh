@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, some ten seconds.
-# Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>.
+# Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
+# its sweep.png beside its CSVs. results/calibration holds a folder for each process.
 #
 #     bash plots/make_all.sh
 set -euo pipefail
@@ -12,6 +13,12 @@ bipartite=()
 for folder in results/fig2b results/figB1/*; do
   if [ -f "$folder/bipartite.csv" ]; then bipartite+=("$folder"); fi
 done
+calibration=false
+if compgen -G 'results/calibration/*/coverage.csv' > /dev/null; then calibration=true; fi
+if [ ${#bipartite[@]} -eq 0 ] && ! $calibration; then
+  echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
+  exit 2
+fi
 
 if [ -f results/fig2b/bipartite.csv ]; then
   for figure in fig2b figB2 figB3; do "$python" "plots/$figure.py" --results results/fig2b; done
@@ -19,7 +26,7 @@ fi
 if compgen -G 'results/figB1/*/bipartite.csv' > /dev/null; then
   "$python" plots/figB1.py --results "${bipartite[@]}"
 fi
-if [ ${#bipartite[@]} -eq 0 ]; then
-  echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
-  exit 2
-fi
+for folder in results/fig2b results/figB1/*; do
+  if [ -f "$folder/sweep.csv" ]; then "$python" plots/sweep.py --results "$folder"; fi
+done
+if $calibration; then "$python" plots/calibration.py --results results/calibration; fi

@@ -1,6 +1,7 @@
 """What every figure shares: reading and checking the CSVs, colours, axes, labels, and saving as PNG and PDF.
 
-Nothing is computed here: points and error bars are those of bipartite.csv, lines and β those of fit.csv.
+Nothing is computed here: points and error bars are those of bipartite.csv, lines and β with its interval those of
+fit.csv.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from matplotlib.transforms import blended_transform_factory
 
 from common.cli import UserError
-from common.record import atomic_file
+from common.record import atomic_file, numbers, read_csv
 
 COLUMN_IN, PAGE_IN = 3.4, 7.0  # widths of a figure in one column and across the page
 LEFT_IN, RIGHT_IN, TOP_IN = 0.74, 0.1, 0.08  # margins; the left one holds the y label and its ticks'
@@ -60,6 +61,17 @@ class Look:
     size: float
     filled: bool = True
 
+    def marks(self, scale: float = 1.0) -> dict[str, object]:
+        """For ax.errorbar: points without a line between them, their bars. scale: of the marker."""
+        return {
+            "fmt": self.marker,
+            "color": self.color,
+            "markersize": scale * self.size,
+            "markerfacecolor": self.color if self.filled else "none",
+            "markeredgewidth": 0.4 if self.filled else 0.9,
+            "elinewidth": 0.8,
+        }
+
 
 LOOKS = {
     "direct": Look("direct", "#0072B2", "o", 5.0, filled=False),
@@ -67,13 +79,15 @@ LOOKS = {
     "vclub": Look("vCLUB", "#009E73", "^", 3.6),
     "direct_unpaired": Look("direct, unpaired", "#CC79A7", "s", 4.0, filled=False),
 }
-BARS_AND_LINES = "Bars: ±1 standard error over documents. Lines: A·L^β over the fit's range, β with its 95% interval."
+BARS = "Bars: ±1 standard error over documents."
+INDEPENDENT = "with documents taken as independent"  # the interval where no books were resampled
 CORRECTED = "Corrected: the entropy of Y's first two tokens in part from 2-gram counts."
 
 BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
-FIT = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "L_min", "L_max"]
-FIT += ["chi2", "dof"]
-NAMES = ["source", "model", "estimator", "law", "parameter"]
+FIT = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "boot_lo95"]
+FIT += ["boot_hi95", "boot_units", "L_min", "L_max", "chi2", "dof", "p_value", "aicc", "scale"]
+TEXT = ["source", "model", "estimator", "law", "parameter", "boot_units", "scale"]
+MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "chi2", "p_value", "aicc"]  # NaN where a fit claims nothing
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class Results:
         found = [name for name in estimators if len(self.points(name, ratio))]
         where = f"{self.folder / 'bipartite.csv'}: no points to draw"
         if not found:
-            raise UserError(f"{where}: no {' or '.join(estimators)} at L = {ratio} ell: {_remedy(self.folder)}")
+            raise UserError(f"{where}: no {' or '.join(estimators)} at L = {ratio} ell: {remedy(self.folder)}")
         if all((self.points(name, ratio)["mi_nats"] <= 0).all() for name in found):
             raise UserError(f"{where}: all at L = {ratio} ell are at or below 0 nats: score more documents")
         return found
@@ -124,14 +138,12 @@ def read_results(folder: Path) -> Results:
     UserError: a file or a column is missing, a number is none, an estimator is unknown, a point is there twice, or the
     files are of several corpora or models.
     """
-    bipartite = _read_table(folder / "bipartite.csv", BIPARTITE)
-    fits = _read_table(folder / "fit.csv", FIT)
+    bipartite = read_table(folder / "bipartite.csv", BIPARTITE, remedy(folder), TEXT)
+    fits = read_table(folder / "fit.csv", FIT, remedy(folder), TEXT, MAY_LACK)
     if bipartite.empty:
-        raise UserError(f"{folder / 'bipartite.csv'} has no rows, so no points to draw: {_remedy(folder)}")
-    for file, table in (("bipartite.csv", bipartite), ("fit.csv", fits)):
-        unknown = [name for name in table["estimator"].unique() if name not in LOOKS]
-        if unknown:
-            raise UserError(f"{folder / file}: unknown estimator {unknown[0]!r}; known: {', '.join(LOOKS)}")
+        raise UserError(f"{folder / 'bipartite.csv'} has no rows, so no points to draw: {remedy(folder)}")
+    known_estimators(folder / "bipartite.csv", bipartite)
+    known_estimators(folder / "fit.csv", fits)
     if bipartite.duplicated(["estimator", "ell_tokens", "L_tokens"]).any():
         raise UserError(f"{folder / 'bipartite.csv'} has points twice: keep one run in a folder")
     runs = pd.concat([bipartite, fits])[["source", "model"]].drop_duplicates()
@@ -142,39 +154,43 @@ def read_results(folder: Path) -> Results:
     return Results(folder, bipartite, fits, source, model)
 
 
-def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    try:
-        # Text first: a corpus may be called "NA", and a bad number gets its line named.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"no file {path}: {_remedy(path.parent)}") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path} is no CSV table: {_remedy(path.parent)}") from error
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise UserError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {_remedy(path.parent)}"
-        )
-    table = table[columns]
-    numbers = {}
-    for column in [name for name in columns if name not in NAMES]:
-        numbers[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
-        # Laws without weights have neither an interval nor a χ².
-        unneeded = (table["law"] != "power") if column in ("lo95", "hi95", "chi2") else False
-        bad = ~np.isfinite(numbers[column]) & ~pd.Series(unneeded, index=table.index)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise UserError(
-                f"{path}, line {row + 2}: {column} is {table[column][row]!r}, not a number: {_remedy(path.parent)}"
-            )
-    return table.assign(**numbers)
+def read_table(
+    path: Path, columns: Sequence[str], remedy: str, text: Sequence[str], may_lack: Sequence[str] = ()
+) -> pd.DataFrame:
+    """These columns of a CSV, all but those of `text` as finite numbers, or any numbers and NaN in those of `may_lack`.
+
+    remedy: what to do about a bad file. UserError: no such file, no table, columns missing, a number is none.
+    """
+    table = read_csv(path, columns, remedy)
+    found = {column: numbers(table[column], path, remedy) for column in columns if column not in text}
+    for column, values in found.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad) and column not in may_lack:
+            value = table[column].iloc[bad[0]]
+            raise UserError(f"{path}, line {bad[0] + 2}: {column} is {value!r}, not a finite number: {remedy}")
+    return table.assign(**found)
 
 
-def _remedy(folder: Path) -> str:
+def remedy(folder: Path) -> str:
     return (
         "make it with python measure_mutual_info/estimate_bipartite.py --scores SCORES.csv --counts COUNTS.csv "
         f"--out {folder}"
     )
+
+
+def known_estimators(path: Path, table: pd.DataFrame) -> None:
+    """UserError: the table has an estimator that is not one of LOOKS."""
+    unknown = [name for name in table["estimator"].unique() if name not in LOOKS]
+    if unknown:
+        raise UserError(f"{path}: unknown estimator {unknown[0]!r}; known: {', '.join(LOOKS)}")
+
+
+def beta_interval(fit: pd.DataFrame) -> tuple[float, float, str]:
+    """The 95% interval of β and where it comes from: of resampled books where there is one."""
+    low, high, units = fit.loc["beta", ["boot_lo95", "boot_hi95", "boot_units"]]
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high, f"from {units.replace(' ', ' resampled ')}"  # "4 books"
+    return *fit.loc["beta", ["lo95", "hi95"]], INDEPENDENT
 
 
 def beta_label(fit: pd.DataFrame | None) -> str:
@@ -184,7 +200,10 @@ def beta_label(fit: pd.DataFrame | None) -> str:
     """
     if fit is None:
         return "no fit"
-    beta, low, high, chi2, dof = fit.loc["beta", ["value", "lo95", "hi95", "chi2", "dof"]]
+    beta, chi2, dof = fit.loc["beta", ["value", "chi2", "dof"]]
+    low, high, _ = beta_interval(fit)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"β = {beta:.2f} [no interval], χ²/dof {chi2:.0f}/{dof:.0f}"
     digits = 2 if high - low >= 0.02 else 3
     return f"β = {beta:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], χ²/dof {chi2:.0f}/{dof:.0f}"
 
@@ -202,12 +221,7 @@ def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: in
             shown["L_tokens"],
             shown["mi_nats"],
             yerr=shown["stderr_nats"],
-            fmt=look.marker,
-            color=look.color,
-            markersize=look.size,
-            markerfacecolor=look.color if look.filled else "none",
-            markeredgewidth=0.4 if look.filled else 0.9,
-            elinewidth=0.8,
+            **look.marks(),
             capsize=1.5,
             capthick=0.6,
             zorder=3 + index,
@@ -218,26 +232,35 @@ def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: in
             A, beta = fit["value"]["A"], fit["value"]["beta"]
             (line,) = ax.plot(L, A * L**beta, color=look.color, linewidth=0.9, zorder=2, gid="fit")
             handle = (line, bar)
-        below = points[points["mi_nats"] <= 0]
-        ax.plot(
-            below["L_tokens"],
-            np.full(len(below), 0.02 + 0.03 * index),
-            linestyle="",
-            marker="v",
-            markersize=3,
-            color=look.color,
-            transform=blended_transform_factory(ax.transData, ax.transAxes),
-            gid="below",
-        )
+        mark_below(ax, points.loc[points["mi_nats"] <= 0, "L_tokens"], index, look.color)
         handles.append(handle)
         labels.append(f"{look.label}: {beta_label(fit)}")
     return handles, labels
 
 
-def draw_panels(panels: Sequence[Panel], titles: Sequence[str], y_label: str) -> Figure:
-    """Panels side by side under their titles, with the same y limits and a legend each."""
+def mark_below(ax: Axes, L: pd.Series, index: int, color: str) -> None:
+    """Small downward markers at the bottom edge, in the row `index`, for points that a logarithm cannot show."""
+    ax.plot(
+        L,
+        np.full(len(L), 0.02 + 0.03 * index),
+        linestyle="",
+        marker="v",
+        markersize=3,
+        color=color,
+        transform=blended_transform_factory(ax.transData, ax.transAxes),
+        gid="below",
+    )
+
+
+def draw_panels(
+    panels: Sequence[Panel], titles: Sequence[str], y_label: str, names: Sequence[str] | None = None
+) -> Figure:
+    """Panels side by side under their titles, with the same y limits and a legend each.
+
+    names: what the caption calls them; their titles if not given.
+    """
     series = max(len(estimators) for _, estimators, _ in panels)
-    fig, axes = new_figure(len(panels), y_label, series, notes(panels, titles), titles)
+    fig, axes = new_figure(len(panels), y_label, series, notes(panels, names or titles), titles)
     legends = [draw_series(ax, *panel) for ax, panel in zip(axes, panels, strict=True)]
     log_axes(axes, panels)
     for ax, legend in zip(axes, legends, strict=True):
@@ -245,27 +268,54 @@ def draw_panels(panels: Sequence[Panel], titles: Sequence[str], y_label: str) ->
     return fig
 
 
-def notes(panels: Sequence[Panel], titles: Sequence[str] = ()) -> list[str]:
-    """The caption: corpus, model and documents; points at the bottom edge, by panel; what bars and lines mean."""
-    sources, below = [], []
+def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
+    """The caption: corpus, model and documents; points at the bottom edge, by panel; what bars and lines mean.
+
+    names: of the panels, or none where there is one.
+    """
+    below, linear, intervals = [], [], {}
     for panel, (results, estimators, ratio) in enumerate(panels):
+        where = f"{names[panel]}: " if names else ""
         points = {LOOKS[name].label: results.points(name, ratio) for name in estimators}
-        n_documents = pd.concat(points)["n_documents"]
-        low, high = n_documents.min(), n_documents.max()
-        documents = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-        sources.append(f"{results.source}, {results.model}, {documents} documents")
         counts = [
             f"{(rows['mi_nats'] <= 0).sum()} of {len(rows)} ({label})"
             for label, rows in points.items()
             if (rows["mi_nats"] <= 0).any()
         ]
         if counts:
-            where = f"{titles[panel]}: " if titles else ""
             below.append(f"▾\u00a0{where}points at or below 0 nats: {', '.join(counts)}.")
-    how = BARS_AND_LINES
+        fits = {LOOKS[name].label: results.fit(name, ratio) for name in estimators}
+        fits = {label: fit for label, fit in fits.items() if fit is not None}
+        labels = [label for label, fit in fits.items() if fit["scale"]["beta"] == "linear"]
+        if labels:
+            linear.append(where + ", ".join(labels))
+        origins: dict[str, list[str]] = {}
+        for label, fit in fits.items():
+            origins.setdefault(beta_interval(fit)[2], []).append(label)
+        for origin, labels in origins.items():
+            of = where + ", ".join(labels) if len(origins) > 1 else where.removesuffix(": ")
+            intervals.setdefault(origin, []).append(of)
+    how = [BARS]
+    if intervals:
+        how.append("Lines: A·L^β over the fit's range, β with its 95% interval")
+        if len(intervals) == 1:
+            how[-1] += f" {next(iter(intervals))}."
+        else:
+            how[-1] += " " + "; ".join(f"{origin} ({', '.join(of)})" for origin, of in intervals.items()) + "."
     if any("direct_corrected" in estimators for _, estimators, _ in panels):
-        how += f" {CORRECTED}"
-    return ["; ".join(dict.fromkeys(sources)) + ".", *below, how]
+        how.append(CORRECTED)
+    if linear:
+        how.append(f"Fitted to I, not to log I, because of points near 0: {'; '.join(linear)}.")
+    sources = dict.fromkeys(source_line(*panel) for panel in panels)
+    return ["; ".join(sources) + ".", *below, " ".join(how)]
+
+
+def source_line(results: Results, estimators: Sequence[str], ratio: int) -> str:
+    """Corpus, model and number of documents."""
+    n_documents = pd.concat([results.points(name, ratio)["n_documents"] for name in estimators])
+    low, high = n_documents.min(), n_documents.max()
+    documents = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    return f"{results.source}, {results.model}, {documents} documents"
 
 
 def wrap(text: str, width_in: float) -> list[str]:
@@ -280,24 +330,31 @@ def new_figure(
     caption: Sequence[str],
     titles: Sequence[str] = (),
     lower_in: float = 0.0,
+    x_labels: Sequence[str] = (),
+    one_legend: bool = False,
+    columns: int | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Panels of one size, each with room for a legend under it, and a grey caption under everything.
 
-    entries: of the legend. caption: its paragraphs. titles: one a panel, or none. lower_in: height of a further panel
-    under a single one, with the same x axis; it is the last of the axes returned.
+    entries: lines of the legend. caption: its paragraphs. titles: one a panel, or none. lower_in: height of a further
+    panel under a single one, with the same x axis; it is the last of the axes returned. x_labels: one a panel; L where
+    none are given. one_legend: room for one legend under all panels instead of one under each. columns: panels side by
+    side; up to three if not given.
     """
     matplotlib.rcParams.update(RC)
-    columns = min(panels, 2 if panels in (2, 4) else 3)
+    columns = min(panels, columns or (2 if panels in (2, 4) else 3))
     rows = math.ceil(panels / columns)
     width = COLUMN_IN if columns == 1 else PAGE_IN
     panel_width = (width - LEFT_IN - RIGHT_IN - (columns - 1) * BETWEEN_IN) / columns
-    panel_in = 2.3 if columns < 3 else 2.0
-    legend_in = entries * LEGEND_LINE_IN * (2 if panel_width < TWO_LINES_IN else 1)
-    titles = [wrap(title, panel_width * SMALL / NORMAL) for title in titles]
+    panel_in = 2.3 if columns < 3 and rows == 1 else 2.0
+    legend_in = entries * LEGEND_LINE_IN * (2 if panel_width < TWO_LINES_IN and not one_legend else 1)
+    room = panel_width * SMALL / NORMAL
+    titles = [[line for part in title.split("\n") for line in wrap(part, room)] for title in titles]
     above_in = TOP_IN + max([len(title) for title in titles], default=0) * TITLE_LINE_IN
     lines = [line for paragraph in caption for line in wrap(paragraph, width - 0.1)]
-    row_in = above_in + panel_in + lower_in + X_LABEL_IN + legend_in + 0.14
-    height = rows * row_in + len(lines) * CAPTION_LINE_IN + 0.05
+    row_in = above_in + panel_in + lower_in + X_LABEL_IN + (0 if one_legend else legend_in + 0.14)
+    foot_in = len(lines) * CAPTION_LINE_IN + 0.05 + (legend_in + 0.14 if one_legend else 0)
+    height = rows * row_in + foot_in
     fig = Figure(figsize=(width, height))
 
     axes: list[Axes] = []
@@ -305,7 +362,7 @@ def new_figure(
     def add(left: float, bottom: float, high: float, sharex: Axes | None = None) -> None:
         box = (left / width, bottom / height, panel_width / width, high / height)
         axes.append(fig.add_axes(box, sharex=sharex))
-        axes[-1].set_xlabel(L_AXIS)
+        axes[-1].set_xlabel(x_labels[len(axes) - 1] if x_labels else L_AXIS)
         axes[-1].yaxis.set_label_coords((0.31 - LEFT_IN) / panel_width, 0.5)
 
     for index in range(panels):
@@ -327,18 +384,22 @@ def new_figure(
     return fig, axes
 
 
-def put_legend(ax: Axes, handles: list, labels: list[str]) -> None:
-    """The legend under the x label, where no point can be; of a figure one column wide from its left edge."""
+def put_legend(ax: Axes, handles: list, labels: list[str], columns: int = 1) -> None:
+    """The legend under the x label, where no point can be; of a figure one column wide from its left edge.
+
+    columns: of one legend for several panels; `ax` is then the panel at the lower left.
+    """
     fig = ax.figure
     width, height = fig.get_size_inches()
     box = ax.get_position()
-    left = 0.05 if width == COLUMN_IN else box.x0 * width
-    if box.width * width < TWO_LINES_IN:
+    left = 0.05 if width == COLUMN_IN or columns > 1 else box.x0 * width
+    if box.width * width < TWO_LINES_IN and columns == 1:
         labels = [label.replace(": ", "\n") for label in labels]
     ax.legend(
         handles,
         labels,
         loc="upper left",
+        ncols=columns,
         bbox_to_anchor=(left / width, box.y0 - X_LABEL_IN / height),
         bbox_transform=fig.transFigure,
         borderaxespad=0,
@@ -367,12 +428,17 @@ def log_axes(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
     below = points.loc[points["mi_nats"] <= 0, "estimator"].nunique()
     low, high = low / margin ** (1 + 2 * below), high * margin  # markers of points at or below 0 stand at the bottom
     for ax in axes:
-        ax.set_xscale("log", base=2)
+        length_axis(ax, points["L_tokens"])
         ax.set_yscale("log")
-        ax.set_xlim(points["L_tokens"].min() / 2**0.4, points["L_tokens"].max() * 2**0.4)
         ax.set_ylim(low, high)
-        plain_ticks(ax.xaxis, *ax.get_xlim(), base=2, room=ax.get_position().width * ax.figure.get_figwidth() / 0.27)
         plain_ticks(ax.yaxis, low, high, base=10 if high / low > 1000 else 2, room=12)
+
+
+def length_axis(ax: Axes, L: pd.Series) -> None:
+    """A logarithmic x axis around all L, with plain numbers at as many powers of two as there is room for."""
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(L.min() / 2**0.4, L.max() * 2**0.4)
+    plain_ticks(ax.xaxis, *ax.get_xlim(), base=2, room=ax.get_position().width * ax.figure.get_figwidth() / 0.27)
 
 
 def plain_ticks(axis: Axis, low: float, high: float, base: int, room: float) -> None:

@@ -49,12 +49,12 @@ def mine(tmp_path_factory):
     return folder
 
 
-def figure(name: str, folder=None, **environment: str) -> subprocess.CompletedProcess:
+def figure(name: str, folder=None, *flags: str, **environment: str) -> subprocess.CompletedProcess:
     clean = {key: value for key, value in os.environ.items() if key not in ("PRESET", "MODEL", "CORPUS", "OUT")}
     if folder is not None:
         own = {"MODEL": f"{folder}/model", "CORPUS": f"{folder}/texts", "OUT": f"{folder}/results"}
         environment = {"PRESET": "smoke", **own, **environment}
-    command = ["bash", str(ROOT / "measure_mutual_info" / f"{name}.sh")]
+    command = ["bash", str(ROOT / "measure_mutual_info" / f"{name}.sh"), *flags]
     return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
 
 
@@ -78,7 +78,7 @@ def test_from_texts_to_the_figures(mine):
     assert (results / "scores.csv").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["fig2b", "figB1", "figB2", "figB3"])
+@pytest.mark.parametrize("name", ["fig2b", "figB1", "figB2", "figB3", "calibration"])
 def test_unknown_preset(name):
     done = figure(name, PRESET="huge")
     assert done.returncode == 2
@@ -91,3 +91,14 @@ def test_an_error_stops_the_figure(mine):
     assert "no such file or folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (mine / "other").exists()
+
+
+def test_calibration_from_documents_to_pictures(tmp_path):
+    small = "--processes markov --replications 3 --replications-spoiled 2 --n-documents 20 --pool-documents 1000"
+    done = figure("calibration", None, *small.split(), PRESET="smoke", OUT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):
+        assert (tmp_path / "markov" / made).stat().st_size > 0
+    assert pd.read_csv(tmp_path / "markov" / "coverage.csv")["n_documents"].unique().tolist() == [20]
+    for picture in ("calibration", "coverage"):
+        assert (tmp_path / f"{picture}.png").stat().st_size > 0

@@ -8,60 +8,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import image
 
-matplotlib.use("Agg")
-PLOTS = Path(__file__).resolve().parents[2] / "plots"
-sys.path.insert(0, str(PLOTS))  # as when a script runs: its own folder comes first
+from tests.plots.made_up import (
+    ESTIMATORS,
+    PLOTS,
+    assert_texts_fit,
+    bars_of,
+    caption_of,
+    fails,
+    save,
+    save_coverage,
+    sweep_table,
+    tables,
+)
 
-import fig2b  # noqa: E402
-import figB1  # noqa: E402
-import figB2  # noqa: E402
-import figB3  # noqa: E402
-import style  # noqa: E402
+# After made_up has put their folder on the path.
+import fig2b  # isort: skip
+import figB1  # isort: skip
+import figB2  # isort: skip
+import figB3  # isort: skip
+import style  # isort: skip
 
-from common.cli import run  # noqa: E402
-
-ESTIMATORS = ["direct", "direct_corrected", "vclub"]
 PANELS = {"fig2b": 1, "figB1": 2, "figB2": 3, "figB3": 2}
-
-
-def tables(source: str = "books", model: str = "tiny-model") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """I = 2.3 · L^0.6 with 5% errors for L = 4 ... 2048, all estimators and ratios; numbers all different."""
-    rng = np.random.default_rng(1)
-    points, fits = [], []
-    for index, estimator in enumerate(ESTIMATORS):
-        for ratio in (2, 3, 4):
-            ell = 2 ** np.arange(1, 11)
-            L = ratio * ell[ratio * ell <= 2048]
-            mi = (2.3 + 0.4 * index) * L**0.6 * (1 + 0.05 * rng.standard_normal(len(L)))
-            names = {"source": source, "model": model, "estimator": estimator}
-            values = {"ell_tokens": L // ratio, "L_tokens": L, "mi_nats": mi, "stderr_nats": 0.05 * mi}
-            values |= {"n_documents": 1024, "topic_switch_nats": 0.1, "topic_switch_stderr_nats": 0.01}
-            # Upside down: the order of rows must not matter.
-            points.append(pd.DataFrame(names | values)[::-1])
-            beta = 0.6 + 0.01 * ratio + 0.1 * index
-            shared = names | {"L_over_ell": float(ratio), "L_min": L[1], "L_max": L[-2]}
-            for law, lo, hi in (("power_ols", np.nan, np.nan), ("power", beta - 0.031, beta + 0.042)):
-                goodness = {"law": law, "chi2": 7.0, "dof": 6, "aicc": 13.0}
-                A = {"parameter": "A", "value": 2.3 + index, "lo95": lo * 3, "hi95": hi * 4}
-                value = beta if law == "power" else 0.99
-                fits += [
-                    shared | goodness | A,
-                    shared | goodness | {"parameter": "beta", "value": value, "lo95": lo, "hi95": hi},
-                ]
-    return pd.concat(points), pd.DataFrame(fits)
-
-
-def save(folder: Path, bipartite: pd.DataFrame, fits: pd.DataFrame) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    bipartite.to_csv(folder / "bipartite.csv", index=False)
-    fits.to_csv(folder / "fit.csv", index=False)
-    return folder
 
 
 @pytest.fixture
@@ -81,29 +53,23 @@ def assert_drawn(
             (bipartite["estimator"] == estimator) & (bipartite["L_tokens"] == ratio * bipartite.ell_tokens)
         ]
         rows = rows[rows["mi_nats"] > 0].sort_values("L_tokens")
-        points, _, (bars,) = ax.containers[index].lines
-        assert points.get_xdata() == pytest.approx(rows["L_tokens"].to_numpy())
-        assert points.get_ydata() == pytest.approx(rows["mi_nats"].to_numpy())
-        ends = np.array(bars.get_segments())[:, :, 1]
-        assert ends[:, 0] == pytest.approx((rows["mi_nats"] - rows["stderr_nats"]).to_numpy())
-        assert ends[:, 1] == pytest.approx((rows["mi_nats"] + rows["stderr_nats"]).to_numpy())
+        L, mi, low, high = bars_of(ax.containers[index])
+        assert L == pytest.approx(rows["L_tokens"].to_numpy())
+        assert mi == pytest.approx(rows["mi_nats"].to_numpy())
+        assert low == pytest.approx((rows["mi_nats"] - rows["stderr_nats"]).to_numpy())
+        assert high == pytest.approx((rows["mi_nats"] + rows["stderr_nats"]).to_numpy())
 
         fit = fits[(fits["estimator"] == estimator) & (fits["L_over_ell"] == ratio) & (fits["law"] == "power")]
         A, beta = (fit[fit["parameter"] == name].iloc[0] for name in ("A", "beta"))
         L = np.array([beta["L_min"], beta["L_max"]])
         assert lines[index].get_xdata() == pytest.approx(L)
         assert lines[index].get_ydata() == pytest.approx(A["value"] * L ** beta["value"])
-        expected = f"β = {beta['value']:.2f} [{beta['lo95']:.2f}, {beta['hi95']:.2f}]"
+        expected = f"β = {beta['value']:.2f} [{beta['boot_lo95']:.2f}, {beta['boot_hi95']:.2f}]"
         expected += f", χ²/dof {beta['chi2']:.0f}/{beta['dof']:.0f}"
         assert labels[index] == f"{style.LOOKS[estimator].label}: {expected}"
         low, high = ax.get_ylim()
         assert low < rows["mi_nats"].min()
         assert high > rows["mi_nats"].max()
-
-
-def caption_of(fig) -> str:
-    (text,) = fig.texts
-    return text.get_text().replace("\n", " ").replace("\u00a0", " ")
 
 
 def figures(folder: Path) -> dict:
@@ -134,7 +100,11 @@ def test_fig2b_draws_the_csv(folder):
         "paper: PG19, Llama 3.1 405B: direct 2.27·L^0.76",
         "paper: PG19, Llama 3.1 405B: vCLUB 3.26·L^0.71",
     ]
-    assert caption_of(fig).startswith("books, tiny-model, 1,024 documents. Bars: ±1 standard error")
+    assert caption_of(fig) == (
+        "books, tiny-model, 1,024 documents. Bars: ±1 standard error over documents. Lines: A·L^β over the fit's "
+        "range, β with its 95% interval from 4 resampled books. Corrected: the entropy of Y's first two tokens in part "
+        "from 2-gram counts."
+    )
     ticks = [label.get_text() for label in ax.get_xticklabels()]
     assert ticks == ["4", "16", "64", "256", "1024"]
 
@@ -161,6 +131,34 @@ def test_figb1_draws_a_panel_a_folder(folder, tmp_path):
     assert [ax.get_title() for ax in fig.axes] == ["books, tiny-model", "wikipedia, other/model_$2$"]
     assert not second.title.get_parse_math(), "a dollar sign is no formula"
     assert caption_of(fig).startswith("books, tiny-model, 1,024 documents; wikipedia, other/model_$2$, 64 documents.")
+
+
+def test_the_caption_tells_intervals_of_different_origin_apart(tmp_path):
+    bipartite, fits = tables()
+    one_book = fits.assign(boot_units=fits["boot_units"].replace("4 books", "64 documents"))
+    unsampled = fits.assign(boot_units="", boot_lo95=np.nan, boot_hi95=np.nan)
+    vclub = fits["estimator"] == "vclub"
+    folders = [
+        save(tmp_path / "one", bipartite, pd.concat([fits[~vclub], unsampled[vclub]])),
+        save(tmp_path / "two", bipartite.assign(source="novel"), one_book.assign(source="novel")),
+    ]
+    fig = figB1.draw([style.read_results(folder) for folder in folders])
+    assert (
+        "β with its 95% interval from 4 resampled books (books: direct, direct, corrected); "
+        "with documents taken as independent (books: vCLUB); from 64 resampled documents (novel)."
+    ) in caption_of(fig)
+    labels = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert labels[0] == "direct: β = 0.62 [0.52, 0.73], χ²/dof 7/6"
+    assert labels[2] == "vCLUB: β = 0.82 [0.79, 0.86], χ²/dof 7/6", "the interval of documents"
+
+
+def test_the_caption_names_fits_of_i_itself(tmp_path):
+    bipartite, fits = tables()
+    linear = (fits["estimator"] == "direct_corrected") & (fits["L_over_ell"] == 2)
+    fits.loc[linear, "scale"] = "linear"
+    results = style.read_results(save(tmp_path, bipartite, fits))
+    assert "Fitted to I, not to log I, because of points near 0: direct, corrected." in caption_of(fig2b.draw(results))
+    assert "because of points near 0: L = 2ℓ: direct, corrected." in caption_of(figB2.draw(results))
 
 
 @pytest.mark.parametrize("direct", ["direct_corrected", "direct"])
@@ -222,14 +220,24 @@ def test_without_a_fit_the_legend_says_so(tmp_path):
     assert len([line for line in ax.get_lines() if line.get_gid() == "fit"]) == 2
 
 
-def test_a_narrow_interval_gets_a_third_digit():
-    def label(lo: float, hi: float) -> str:
-        return style.beta_label(
-            pd.DataFrame(dict(value=[0.7126], lo95=[lo], hi95=[hi], chi2=[8.7], dof=[8]), index=["beta"])
+def test_without_any_fit_the_caption_promises_no_lines(tmp_path):
+    bipartite, fits = tables()
+    fig = fig2b.draw(style.read_results(save(tmp_path, bipartite, fits[:0])))
+    assert fig.axes[0].get_legend().get_texts()[0].get_text() == "direct: no fit"
+    assert "Bars: ±1 standard error over documents. Corrected:" in caption_of(fig)
+
+
+def test_a_narrow_interval_gets_a_third_digit_and_none_is_told():
+    def label(lo: float, hi: float, boot_lo: float = np.nan, boot_hi: float = np.nan) -> str:
+        row = dict(
+            value=[0.7126], lo95=[lo], hi95=[hi], boot_lo95=[boot_lo], boot_hi95=[boot_hi], boot_units=["3 books"]
         )
+        return style.beta_label(pd.DataFrame(row | dict(chi2=[8.7], dof=[8]), index=["beta"]))
 
     assert label(0.7042, 0.7211) == "β = 0.713 [0.704, 0.721], χ²/dof 9/8"
     assert label(0.6, 0.8) == "β = 0.71 [0.60, 0.80], χ²/dof 9/8"
+    assert label(0.7042, 0.7211, 0.6, 0.8) == "β = 0.71 [0.60, 0.80], χ²/dof 9/8"
+    assert label(np.nan, np.nan) == "β = 0.71 [no interval], χ²/dof 9/8"
 
 
 @pytest.mark.parametrize("name", PANELS)
@@ -237,25 +245,11 @@ def test_no_text_covers_a_panel_or_leaves_the_figure(tmp_path, name):
     """With long names, points at the bottom edge and third digits: all that makes text longer."""
     bipartite, fits = tables("a-rather-long-name-of-a-corpus", "SmolLM2-135M-Instruct.Q4_1.gguf")
     bipartite.loc[bipartite["L_tokens"] == 4, "mi_nats"] = -1
-    fits.loc[fits["law"] == "power", ["lo95", "hi95"]] = [0.701, 0.709]
+    fits.loc[fits["law"] == "power", ["boot_lo95", "boot_hi95"]] = [0.701, 0.709]
+    fits["scale"] = "linear"
     fig = figures(save(tmp_path, bipartite, fits))[name]
-    fig.savefig(tmp_path / "drawn.png")
-    frame, panels = fig.bbox, [ax.get_window_extent() for ax in fig.axes]
-    legends = [ax.get_legend().get_window_extent() for ax in fig.axes if ax.get_legend()]
-    labels = [label for ax in fig.axes for label in (ax.xaxis.label, ax.yaxis.label, ax.title)]
-    labels = [label.get_window_extent() for label in labels if label.get_text()]
-    (caption,) = [text.get_window_extent() for text in fig.texts]
-    assert len(panels) == PANELS[name]
-    boxes = [*legends, *labels, caption]
-    for box in boxes:
-        assert frame.x0 <= box.x0, name
-        assert box.x1 <= frame.x1, name
-        assert frame.y0 <= box.y0, name
-        assert box.y1 <= frame.y1, name
-    for index, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in [*panels, *boxes[:index]]), name
-    sizes = [text.get_fontsize() for text in fig.findobj(matplotlib.text.Text) if text.get_text()]
-    assert min(sizes) >= 7
+    assert len(fig.axes) == PANELS[name]
+    assert_texts_fit(fig)
 
 
 # Command lines
@@ -295,29 +289,26 @@ def test_make_all_draws_what_there_is(tmp_path):
     assert nothing.returncode == 2
     assert nothing.stderr.startswith("nothing to draw: no results/fig2b/bipartite.csv")
 
-    save(tmp_path / "results" / "fig2b", *tables())
-    save(tmp_path / "results" / "figB1" / "wikipedia", *tables("wikipedia"))
+    results = tmp_path / "results"
+    save_coverage(results / "calibration")
+    done = subprocess.run(**command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (results / "calibration" / "coverage.png").stat().st_size > 10_000
+
+    save(results / "fig2b", *tables())
+    wikipedia = save(results / "figB1" / "wikipedia", *tables("wikipedia"))
+    sweep_table("wikipedia").to_csv(wikipedia / "sweep.csv", index=False)
     done = subprocess.run(**command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in PANELS:
-        assert (tmp_path / "results" / name / f"{name}.png").stat().st_size > 10_000
-        assert (tmp_path / "results" / name / f"{name}.pdf").stat().st_size > 5_000
-    assert image.imread(tmp_path / "results" / "figB1" / "figB1.png").shape[1] == 1400, "two panels"
+        assert (results / name / f"{name}.png").stat().st_size > 10_000
+        assert (results / name / f"{name}.pdf").stat().st_size > 5_000
+    assert image.imread(results / "figB1" / "figB1.png").shape[1] == 1400, "two panels"
+    assert [path.parent for path in results.rglob("sweep.png")] == [wikipedia], "a sweep where there is a sweep.csv"
+    assert (results / "calibration" / "calibration.pdf").stat().st_size > 5_000
 
 
 # Bad input
-
-
-def fails(monkeypatch, capsys, script, *arguments: object) -> str:
-    """The one line on stderr of a command that ends with exit code 2."""
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        run(script.main, script.Settings)
-    assert ended.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("error: ")
-    assert line.count("\n") == 1
-    return line
 
 
 def test_bad_input_on_the_real_command_line(tmp_path):
@@ -326,8 +317,8 @@ def test_bad_input_on_the_real_command_line(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: no file {tmp_path}/none/bipartite.csv: make it with python measure_mutual_info/estimate_bipartite.py "
-        f"--scores SCORES.csv --counts COUNTS.csv --out {tmp_path}/none\n"
+        f"error: no file {tmp_path}/none/bipartite.csv: check the name, or make it with python "
+        f"measure_mutual_info/estimate_bipartite.py --scores SCORES.csv --counts COUNTS.csv --out {tmp_path}/none\n"
     )
 
 
@@ -335,7 +326,7 @@ def test_bad_input_on_the_real_command_line(tmp_path):
 def test_missing_csv(folder, tmp_path, monkeypatch, capsys, script):
     (folder / "fit.csv").unlink()
     line = fails(monkeypatch, capsys, script, "--results", folder, "--out", tmp_path / "x")
-    assert f"no file {folder / 'fit.csv'}: make it with python measure_mutual_info/estimate_bipartite.py" in line
+    assert f"no file {folder / 'fit.csv'}: check the name, or make it with python measure_mutual_info/estim" in line
     assert not list(tmp_path.glob("x*"))
 
 
@@ -368,8 +359,14 @@ BAD = {
         "no points to draw: all at L = 2 ell are at or below 0 nats: score",
     ),
     "no number": (change_bipartite(mi_nats="many"), "bipartite.csv, line 2: mi_nats is 'many', not a number"),
-    "nan": (change_bipartite(stderr_nats=np.nan), "bipartite.csv, line 2: stderr_nats is '', not a number"),
-    "no interval": (lambda b, f: (b, f.assign(lo95=np.nan)), "fit.csv, line 4: lo95 is '', not a number"),
+    "nan": (change_bipartite(stderr_nats=np.nan), "bipartite.csv, line 2: stderr_nats is '', not a finite number"),
+    "infinite": (change_bipartite(mi_nats=np.inf), "bipartite.csv, line 2: mi_nats is 'inf', not a finite number"),
+    "no exponent": (lambda b, f: (b, f.assign(value=np.nan)), "fit.csv, line 2: value is '', not a finite number"),
+    "bad interval": (lambda b, f: (b, f.assign(boot_lo95="low")), "fit.csv, line 2: boot_lo95 is 'low', not a number"),
+    "no resampling": (
+        lambda b, f: (b, f.drop(columns=["boot_lo95", "boot_hi95", "boot_units"])),
+        "fit.csv lacks the columns boot_lo95, boot_hi95, boot_units: make it",
+    ),
     "twice": (lambda b, f: (pd.concat([b, b]), f), "bipartite.csv has points twice: keep one run in a folder"),
     "two runs": (
         lambda b, f: (b, f.assign(source="wikipedia")),
