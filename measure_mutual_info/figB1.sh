@@ -34,5 +34,6 @@ case $PRESET in
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
 esac
+for panel in "${panels[@]}"; do $python plots/sweep.py --results "$panel"; done
 if [ -f "$beside/bipartite.csv" ]; then panels=("$beside" "${panels[@]}"); fi
 $python plots/figB1.py --results "${panels[@]}" --out "$out/figB1"

@@ -62,13 +62,23 @@ def test_from_texts_to_the_figures(mine):
     done = figure("fig2b", mine)
     assert done.returncode == 0, done.stderr
     results = mine / "results"
-    for made in ("scores.csv", "counts.csv", "bipartite.csv", "fit.csv", "fit.json", "fig2b.png", "fig2b.pdf"):
+    for made in (
+        "scores.csv",
+        "counts.csv",
+        "bipartite.csv",
+        "fit.csv",
+        "sweep.csv",
+        "fit.json",
+        "fig2b.png",
+        "sweep.png",
+    ):
         assert (results / made).stat().st_size > 0
     bipartite = pd.read_csv(results / "bipartite.csv")
     assert set(bipartite["estimator"]) == {"direct", "direct_corrected", "vclub", "direct_unpaired"}
     assert bipartite["n_documents"].eq(8).all()
     assert bipartite["L_tokens"].max() == 128
     assert "I(ell; L) at L = 2 ell" in done.stdout
+    assert "no sweep.png: too few points" in done.stdout  # a model that has learned little: nothing to quote
     before = (results / "scores.csv").stat().st_mtime_ns
     for name in ("figB2", "figB3"):
         again = figure(name, mine)

@@ -128,10 +128,17 @@ def test_writes_beside_the_csvs(folder, tmp_path):
     assert (tmp_path / "new" / "x.png").read_bytes() == (folder / "sweep.png").read_bytes()
 
 
+@pytest.mark.parametrize("keep", [lambda t: t[:0], lambda t: t[t["L_over_ell"] == 3]])
+def test_no_windows_are_no_fault(folder, capsys, keep):
+    """Points too near 0 have no exponent: the line says so, and what called it goes on."""
+    keep(sweep_table()).to_csv(folder / "sweep.csv", index=False)
+    sweep.main(sweep.Settings(folder))
+    assert "no sweep.png: too few points" in capsys.readouterr().out
+    assert not (folder / "sweep.png").exists()
+
+
 BAD = {
     "missing": (None, "no file {}: check the name, or make it with python measure_mutual_info/estimate_bipartite.py"),
-    "empty": (lambda t: t[:0], "{} has no windows at L = 2 ell of direct, direct_corrected, vclub: too few points lie"),
-    "other ratios": (lambda t: t[t["L_over_ell"] == 3], "{} has no windows at L = 2 ell"),
     "column": (lambda t: t.drop(columns=["dof", "beta"]), "{} lacks the columns beta, dof: make it with"),
     "no number": (lambda t: t.assign(beta="steep"), "{}, line 2: beta is 'steep', not a number: make it with"),
     "nan": (lambda t: t.assign(L_min=np.nan), "{}, line 2: L_min is '', not a finite number: make it with"),
