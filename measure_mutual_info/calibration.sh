@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Does the pipeline return a known answer? Estimates, intervals and exponents on processes whose mutual information is
-# exact (noisy Santa Fe at β = 0.5 and 0.75, Bernoulli of unknown bias, Markov). Not a figure of the paper.
+# exact (noisy Santa Fe at β = 0.5 and 0.75 and three ε, Bernoulli of unknown bias, Markov). Not a figure of the paper.
 #   PRESET=smoke  20 replications of 30 and 100 documents to L = 256                             2 CPU cores, 1 minute
 #   PRESET=desk   1,000 replications of 100 and 1,000 documents to L = 2048 (committed; default) 2 CPU cores, 30 minutes
 #   PRESET=paper  the same with the paper's 1,024 documents                                      2 CPU cores, 30 minutes
@@ -22,4 +22,8 @@ case $PRESET in
 esac
 out=${OUT:-$out}
 $python measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" "$@"
+if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then # Santa Fe with less noise and with more; 200 replications show the same
+    $python measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" \
+        --processes santa_fe --epsilons 0.05 0.2 --replications 200
+fi
 $python plots/calibration.py --results "$out" --out "$out"
