@@ -80,6 +80,7 @@ LOOKS = {
     "direct_unpaired": Look("direct, unpaired", "#CC79A7", "s", 4.0, filled=False),
 }
 BARS = "Bars: ±1 standard error over documents."
+NO_POWER_LAW = 0.001  # not in the paper: p-value of a fit below which the caption warns of its line
 INDEPENDENT = "with documents taken as independent"  # the interval where no books were resampled
 CORRECTED = "Corrected: the entropy of Y's first two tokens in part from 2-gram counts."
 
@@ -273,7 +274,7 @@ def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
 
     names: of the panels, or none where there is one.
     """
-    below, linear, intervals = [], [], {}
+    below, linear, intervals, misfit = [], [], {}, False
     for panel, (results, estimators, ratio) in enumerate(panels):
         where = f"{names[panel]}: " if names else ""
         points = {LOOKS[name].label: results.points(name, ratio) for name in estimators}
@@ -286,6 +287,7 @@ def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
             below.append(f"▾\u00a0{where}points at or below 0 nats: {', '.join(counts)}.")
         fits = {LOOKS[name].label: results.fit(name, ratio) for name in estimators}
         fits = {label: fit for label, fit in fits.items() if fit is not None}
+        misfit |= any(fit["p_value"]["beta"] < NO_POWER_LAW for fit in fits.values())
         labels = [label for label, fit in fits.items() if fit["scale"]["beta"] == "linear"]
         if labels:
             linear.append(where + ", ".join(labels))
@@ -306,6 +308,8 @@ def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
         how.append(CORRECTED)
     if linear:
         how.append(f"Fitted to I, not to log I, because of points near 0: {'; '.join(linear)}.")
+    if misfit:
+        how.append("Where χ² is far above dof the points are no power law, and the line may run beside them.")
     sources = dict.fromkeys(source_line(*panel) for panel in panels)
     return ["; ".join(sources) + ".", *below, " ".join(how)]
 

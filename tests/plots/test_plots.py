@@ -158,6 +158,14 @@ def test_the_caption_names_fits_of_i_itself(tmp_path):
     fits.loc[linear, "scale"] = "linear"
     results = style.read_results(save(tmp_path, bipartite, fits))
     assert "Fitted to I, not to log I, because of points near 0: direct, corrected." in caption_of(fig2b.draw(results))
+
+
+def test_the_caption_warns_of_lines_that_are_no_power_law(tmp_path):
+    bipartite, fits = tables()
+    warning = "the points are no power law, and the line may run beside them."
+    assert warning not in caption_of(fig2b.draw(style.read_results(save(tmp_path, bipartite, fits))))
+    fits.loc[(fits["estimator"] == "vclub") & (fits["law"] == "power"), "p_value"] = 1e-5
+    assert warning in caption_of(fig2b.draw(style.read_results(save(tmp_path, bipartite, fits))))
     assert "because of points near 0: L = 2ℓ: direct, corrected." in caption_of(figB2.draw(results))
 
 
