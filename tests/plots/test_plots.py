@@ -158,6 +158,7 @@ def test_the_caption_names_fits_of_i_itself(tmp_path):
     fits.loc[linear, "scale"] = "linear"
     results = style.read_results(save(tmp_path, bipartite, fits))
     assert "Fitted to I, not to log I, because of points near 0: direct, corrected." in caption_of(fig2b.draw(results))
+    assert "because of points near 0: L = 2ℓ: direct, corrected." in caption_of(figB2.draw(results))
 
 
 def test_the_caption_warns_of_lines_that_are_no_power_law(tmp_path):
@@ -166,7 +167,6 @@ def test_the_caption_warns_of_lines_that_are_no_power_law(tmp_path):
     assert warning not in caption_of(fig2b.draw(style.read_results(save(tmp_path, bipartite, fits))))
     fits.loc[(fits["estimator"] == "vclub") & (fits["law"] == "power"), "p_value"] = 1e-5
     assert warning in caption_of(fig2b.draw(style.read_results(save(tmp_path, bipartite, fits))))
-    assert "because of points near 0: L = 2ℓ: direct, corrected." in caption_of(figB2.draw(results))
 
 
 @pytest.mark.parametrize("direct", ["direct_corrected", "direct"])
