@@ -9,6 +9,7 @@ single documents. Natural logarithms; I in nats, L in tokens (or d, for two-poin
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ def _broken_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
     return starts
 
 
+def _exponential_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
+    log_A, slope = _line(np.exp(x), np.log(mi))
+    line = [(log_A, -math.log(-slope))] if slope < 0 else []
+    return line + [(math.log(mi.max()), log_xi) for log_xi in (x[0], x.mean(), x[-1])]
+
+
 LAWS = {
     # A · L^β
     "power": Law(
@@ -103,7 +110,15 @@ LAWS = {
     ),
     # A · L^β1 below L_break, slope β2 above
     "broken_power": Law(("A", "beta_1", "beta_2", "L_break"), frozenset({"A", "L_break"}), _broken, _broken_starts),
+    # A · e^(−L/ξ): information of two points that a finite memory lets go of
+    "exponential": Law(
+        ("A", "xi"),
+        frozenset({"A", "xi"}),
+        lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])),
+        _exponential_starts,
+    ),
 }
+GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # of bipartite information
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ class Fit:
     chi2: float
     dof: int
     p_value: float
-    """how often points that follow the law would miss it by more"""
+    """how often points that follow the law would miss it by more; not from `chi2` where the covariance was shrunk"""
     aicc: float
     heldout_error: float
     """relative error of I at the largest L as predicted from the others: predicted / measured − 1"""
@@ -155,9 +170,11 @@ def fit_law(
 
     The 95% intervals take documents as independent (see `bootstrap_errors`). Those of positive parameters are symmetric
     in the logarithm; those of a parameter at the edge of its range, or that the points leave open, are NaN.
-    chi2 is rᵀ C⁻¹ r with dof = p − k; p_value from the χ² distribution, or Hotelling's where the covariance was
-    estimated; aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. aicc and chi2 compare laws fitted to the
-    same points only.
+    chi2 is rᵀ C⁻¹ r with dof = p − k; aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. aicc and chi2 compare
+    laws fitted to the same points only. p_value is that of χ²; where the covariance was estimated, Hotelling's of the
+    fit with the covariance before it was shrunk (with p documents or fewer, of this one, which lets a law off too
+    easily). A power_plus_constant with |β| below about 0.02 is a logarithm, and its A and C mean nothing.
+    ValueError: L not ascending, or a number that is not finite.
     NoFitError: fewer points than parameters, fewer than three of them MIN_SIGNIFICANCE standard errors above 0, a
     covariance that is singular or comes from too few documents, or no solution. ValueError: unknown law.
     """
@@ -188,7 +205,7 @@ def fit_power_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
         raise NoFitError(f"{usable.sum()} of {len(L)} points lie above 0, and {MIN_POINTS} are needed")
     log_A, beta = _line(np.log(L[usable]), np.log(mi[usable]))
     heldout = math.nan
-    if usable.sum() > 2 and usable[-1]:
+    if usable[-1]:
         before = usable & (L < L[-1])
         fewer = _line(np.log(L[before]), np.log(mi[before]))
         heldout = math.exp(fewer[0] + fewer[1] * math.log(L[-1])) / mi[-1] - 1
@@ -212,7 +229,7 @@ def sweep(
     """The power law over every window of successive L; arguments as `fit_law`.
 
     A window of two points is the local slope log(I'/I) / log(L'/L), with its interval. Windows in which fewer than two
-    points (fewer than three of a longer window) lie clearly above 0 are left out.
+    points (fewer than three of a longer window) lie clearly above 0, or that allow no fit, are left out.
     """
     points, fits = _Points.of(L, mi_nats, covariance), []
     clear = points.mi >= MIN_SIGNIFICANCE * points.error
@@ -220,7 +237,8 @@ def sweep(
         for last in range(first + 1, len(points.mi)):
             window = slice(first, last + 1)
             if clear[window].sum() >= min(last + 1 - first, MIN_POINTS):
-                fits.append(_fit("power", points.part(window), n_documents, shrinkage))
+                with contextlib.suppress(NoFitError):
+                    fits.append(_fit("power", points.part(window), n_documents, shrinkage))
     return fits
 
 
@@ -286,6 +304,8 @@ class _Points:
         mi, covariance = np.asarray(mi_nats, dtype=float), np.asarray(covariance, dtype=float)
         error = np.sqrt(np.diag(covariance))
         scale = np.where(error > 0, error, 1)
+        if not (np.isfinite(mi).all() and np.isfinite(covariance).all() and (np.diff(L) > 0).all()):
+            raise ValueError("L must ascend, and I and its covariance be finite")
         return cls(np.asarray(L), mi, error, covariance / np.outer(scale, scale))
 
     def part(self, window: slice) -> _Points:
@@ -305,7 +325,7 @@ def _fit(law: str, points: _Points, n_documents: int | None, shrinkage: float) -
             raise NoFitError(f"{n_documents} documents are too few for the covariance of {p} points")
         theta_covariance = theta_covariance * nu / left * (1 + chi2 / nu)
         half_width = stdtrit(left, 0.975)
-        goodness = fdtrc(p - k, left + 1, chi2 * (left + 1) / (nu * (p - k))) if p > k else math.nan
+        goodness = _hotelling(law, points, log_scale, theta, n_documents, shrinkage) if p > k else math.nan
     error = half_width * np.sqrt(np.diag(theta_covariance))
 
     parameters = {}
@@ -328,6 +348,27 @@ def _fit(law: str, points: _Points, n_documents: int | None, shrinkage: float) -
     )
 
 
+def _hotelling(
+    law: str, points: _Points, log_scale: bool, theta: np.ndarray, n_documents: int, shrinkage: float
+) -> float:
+    """p-value of the law: T² of what misses it, with the documents' covariance as it was before shrinkage.
+
+    Shrunk correlations overstate the errors of what is left of strongly correlated points, and χ² comes out too small.
+    """
+    nu, missing = n_documents - 1, len(points.mi) - len(theta)
+    estimated = 0.0 if n_documents > len(points.mi) and shrinkage < 1 else shrinkage
+    if estimated < shrinkage:
+        off_diagonal = ~np.eye(len(points.mi), dtype=bool)
+        whole = np.where(off_diagonal, points.correlation / (1 - shrinkage), points.correlation)
+        points = _Points(points.L, points.mi, points.error, whole)
+    try:
+        *_, chi2 = _solve(law, points, log_scale, [theta])
+    except NoFitError:
+        return math.nan
+    left = nu - (1 - estimated) * missing + 1
+    return float(fdtrc(missing, left, chi2 * left / (nu * missing)))
+
+
 def _heldout_error(law: str, points: _Points, log_scale: bool, theta: np.ndarray) -> float:
     if len(points.mi) <= max(2, len(theta)) or points.mi[-1] <= 0:
         return math.nan
@@ -344,12 +385,15 @@ def _solve(
     """θ, its covariance if that of the points is known, and χ²."""
     x, mi, error = np.log(points.L), points.mi, points.error
     # Whitened by the Cholesky factor of the correlations, whose condition is the smallest to be had.
+    alike = error <= 1e-12 * np.abs(mi)
+    if alike.any():
+        raise NoFitError(f"all documents have the same term at L = {points.L[alike][0]:g}: fit other lengths")
     try:
-        factor = np.linalg.cholesky(points.correlation) if error.min() > 0 else np.zeros((1, 1))
+        factor = np.linalg.cholesky(points.correlation)
     except np.linalg.LinAlgError:
         factor = np.zeros((1, 1))
     if np.diag(factor).min() < 1e-6:
-        raise NoFitError(f"the covariance of {len(mi)} points is singular (too few documents, or all of them alike)")
+        raise NoFitError(f"the covariance of {len(mi)} points is singular (too few documents, or terms all alike)")
     if log_scale:
         error = error / mi
 
@@ -395,6 +439,7 @@ def _range(law: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Edges of θ: no law may run off to where it is another one."""
     edges = {"beta": (-5, 5), "beta_1": (-5, 5), "beta_2": (-5, 5), "C": (-np.inf, np.inf), "B": (-np.inf, np.inf)}
     edges |= {"A": (-60, 60), "I_inf": (-60, 60), "L_break": (x[0], x[-1]), "L_0": (x[0] - 20, x[-1] + 20)}
+    edges["xi"] = (x[0] - 5, x[-1] + 20)  # below that a curve that has vanished at every L
     if law == "saturating":
         edges["beta"] = (-4, 1.6)  # of its logarithm
     if law == "logarithm":

@@ -39,7 +39,7 @@ from scipy.stats import linregress
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.powerlaw import LAWS, NoFitError, fit_law
+from common.powerlaw import GROWTH_LAWS, MIN_POINTS, NoFitError, fit_law, fit_power_ols
 from common.record import write_csv
 from measure_mutual_info import score_documents, score_store
 from measure_mutual_info.coverage import METHODS, coverage, print_summary, rounded
@@ -55,8 +55,7 @@ from measure_mutual_info.processes import (
 )
 
 ESTIMATORS = ("direct", "vclub")
-FIT_VALUES = ("beta", "lo95", "hi95", "chi2", "p_value", "called", "called_of_all")  # called: index into LAWS
-MIN_L = 3  # of the window: two points fit any power law
+FIT_VALUES = ("beta", "lo95", "hi95", "chi2", "p_value", "called", "called_of_all")  # called: index into GROWTH_LAWS
 ROWS_A_GROUP = 250
 POOL_PIECE = 1000  # documents of the pool that are sampled at a time
 
@@ -68,9 +67,9 @@ class Settings:
     processes: tuple[Literal["santa_fe", "markov", "bernoulli"], ...] = ("santa_fe", "markov", "bernoulli")
     """see processes.py"""
     betas: tuple[float, ...] = (0.5, 0.75)
-    """santa_fe: exponents, between 0 and 1"""
+    """santa_fe: exponents, from 0.05 up to 1"""
     epsilons: tuple[float, ...] = (0.1,)
-    """santa_fe: probabilities that a bit is misread, between 0 and 0.5; each goes with each beta"""
+    """santa_fe: probabilities that a bit is misread, 0.001 to 0.45; each goes with each beta"""
     n_keys: int = 4096
     """santa_fe: keys, in samples and truth alike"""
     predictors: tuple[PredictorName, ...] = get_args(PredictorName)
@@ -129,13 +128,16 @@ class Settings:
     def validate(self) -> None:
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file: give a folder")
-        if bad := [beta for beta in self.betas if not 0 < beta < 1]:
-            raise UserError(f"--betas {bad[0]:g}: give exponents above 0 and below 1")
-        if bad := [epsilon for epsilon in self.epsilons if not 0 < epsilon < 0.5]:
+        if bad := [beta for beta in self.betas if not 0.05 <= beta < 1]:
+            raise UserError(f"--betas {bad[0]:g}: give exponents of at least 0.05 and below 1")
+        if bad := [epsilon for epsilon in self.epsilons if not 0.001 <= epsilon <= 0.45]:
             raise UserError(
-                f"--epsilons {bad[0]:g}: give probabilities above 0 and below 0.5 "
+                f"--epsilons {bad[0]:g}: give probabilities from 0.001 to 0.45 "
                 "(at 0 vCLUB is infinite, at 0.5 a bit tells nothing)"
             )
+        names = [process.name for process in self.sources]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"--betas, --epsilons: two processes are called {twice[0]}: names tell six digits apart")
         if not 2 <= self.n_keys <= 100_000:
             raise UserError(f"--n-keys {self.n_keys}: give 2 to 100000")
         if self.ratio < 2:
@@ -147,10 +149,10 @@ class Settings:
         if not self.n_documents or min(self.n_documents) < 2:
             shown = " ".join(map(str, self.n_documents))
             raise UserError(f"--n-documents {shown}: vCLUB pairs documents, so at least 2")
-        if len(self.window) < MIN_L:
+        if len(self.window) < MIN_POINTS:
             raise UserError(
                 f"--L-fit-min {self.L_fit_min} --L-max {self.L_max} --ratio {self.ratio}: {len(self.window)} L in the "
-                f"window of the fits, and {MIN_L} are needed: lower --L-fit-min or raise --L-max"
+                f"window of the fits, and {MIN_POINTS} are needed: lower --L-fit-min or raise --L-max"
             )
         for name in ("pool_documents", "replications", "block", "workers"):
             if getattr(self, name) < 1:
@@ -259,18 +261,18 @@ def gls(cfg: Settings, terms: pd.DataFrame, all_laws: bool) -> np.ndarray:
 
     called: the law of the smaller AICc of power and logarithm; called_of_all: of all laws, where `all_laws`.
     """
-    laws = tuple(LAWS) if all_laws else ("power", "logarithm")
+    laws = GROWTH_LAWS if all_laws else ("power", "logarithm")
     fits, _ = fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=laws)
     found = {fit.law: fit for fit in fits if fit.law in laws}
     if "power" not in found:
         return np.full(len(FIT_VALUES), np.nan)
     # Power and logarithm have two parameters each: their AICc differ as their χ² do, which three points give, too.
     two = [name for name in ("power", "logarithm") if name in found]
-    called = list(LAWS).index(min(two, key=lambda law: found[law].chi2))
+    called = GROWTH_LAWS.index(min(two, key=lambda law: found[law].chi2))
     comparable = [name for name in found if math.isfinite(found[name].aicc)]
     of_all = math.nan
     if all_laws and comparable:
-        of_all = list(LAWS).index(min(comparable, key=lambda law: found[law].aicc))
+        of_all = GROWTH_LAWS.index(min(comparable, key=lambda law: found[law].aicc))
     power = found["power"]
     return np.array([*power.parameters["beta"], power.chi2, power.p_value, called, of_all])
 
@@ -281,7 +283,7 @@ def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     mi = mi[mi.index.get_level_values("L_tokens") >= cfg.L_fit_min]
     mi = mi[mi > 0]
     values = np.full(len(FIT_VALUES), np.nan)
-    if len(mi) >= MIN_L:
+    if len(mi) >= MIN_POINTS:
         line = linregress(np.log(mi.index.get_level_values("L_tokens")), np.log(mi))
         half = stdtrit(len(mi) - 2, 0.975) * line.stderr
         values[:3] = line.slope, line.slope - half, line.slope + half
@@ -307,7 +309,7 @@ def truth(cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray
     spread = mean - mean.mean(axis=0)
     covariance = (scatter.sum(axis=0) + POOL_PIECE * spread.T @ spread) / (n - 1) / n
     inside = L >= cfg.L_fit_min
-    local = float(linregress(np.log(L[inside]), np.log(mi[inside])).slope)
+    local = fit_power_ols(L[inside], mi[inside]).parameters["beta"][0]
     try:
         fit = fit_law("power", L[inside], mi[inside], covariance[np.ix_(inside, inside)])
     except NoFitError as error:
@@ -321,7 +323,7 @@ def tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """calibration.csv, calibration_fit.csv and coverage.csv of one process."""
     L = np.array([L for _, L in cfg.scoring.points])
-    laws = np.array([*LAWS, ""])
+    laws = np.array([*GROWTH_LAWS, ""])
     estimates, fits = [], []
     for job, part in zip(work, parts, strict=True):
         for e, estimator in enumerate(ESTIMATORS):
@@ -343,7 +345,7 @@ def tables(
             for method in METHODS:
                 values = dict(zip(FIT_VALUES, part[method][:, e].T, strict=True))
                 for name in ("called", "called_of_all"):
-                    values[name] = laws[np.nan_to_num(values[name], nan=len(LAWS)).astype(int)]
+                    values[name] = laws[np.nan_to_num(values[name], nan=len(GROWTH_LAWS)).astype(int)]
                 fits.append(
                     pd.DataFrame(
                         names

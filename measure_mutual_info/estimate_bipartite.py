@@ -38,7 +38,16 @@ import numpy as np
 import pandas as pd
 
 from common.cli import UserError, run
-from common.powerlaw import LAWS, Fit, NoFitError, bootstrap_errors, covariance_of_mean, fit_law, fit_power_ols, sweep
+from common.powerlaw import (
+    GROWTH_LAWS,
+    Fit,
+    NoFitError,
+    bootstrap_errors,
+    covariance_of_mean,
+    fit_law,
+    fit_power_ols,
+    sweep,
+)
 from common.record import write_csv
 from measure_mutual_info.read_scores import (
     LOGQ,
@@ -91,6 +100,8 @@ class Settings:
             raise UserError(f"--ngram-weight {self.ngram_weight:g}: give a weight from 0 to 1")
         if self.L_max is not None and self.L_max <= self.L_min:
             raise UserError(f"--L-min {self.L_min} --L-max {self.L_max}: the fits would have no length between them")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: give 0 or more")
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
         if self.out.exists() and not self.out.is_dir():
@@ -152,7 +163,7 @@ def estimate_table(terms: pd.DataFrame, topic_switch: pd.DataFrame) -> pd.DataFr
 
 
 def fit_ratio(
-    terms: pd.DataFrame, ratio: float, L_min: float = 0, L_max: float = math.inf, laws: Sequence[str] = tuple(LAWS)
+    terms: pd.DataFrame, ratio: float, L_min: float = 0, L_max: float = math.inf, laws: Sequence[str] = GROWTH_LAWS
 ) -> tuple[list[Fit], list[str]]:
     """Fits of `laws` and of the unweighted line to the points with L = ratio · ell, and why others failed.
 
@@ -176,10 +187,7 @@ def sweep_ratio(terms: pd.DataFrame, ratio: float) -> list[Fit]:
     """The power law over every window of lengths with L = ratio · ell. terms: documents × (ell, L)."""
     L, values = at_ratio(terms, ratio)
     covariance, shrinkage = covariance_of_mean(values)
-    try:
-        return sweep(L, values.mean(axis=0), covariance, len(values), shrinkage)
-    except NoFitError:
-        return []
+    return sweep(L, values.mean(axis=0), covariance, len(values), shrinkage)
 
 
 def bootstrap_power(
@@ -195,14 +203,18 @@ def bootstrap_power(
     L: (p,). values: (documents, p) terms in nats. units: (documents,) what is resampled. shift_nats: what a
     resampling (how often each unit was drawn) adds to every term. Everything is fitted anew, covariance included.
     Returns (law, parameter) to (lo95, hi95): the estimate ± Student's t times the spread of the resampled ones, for A
-    in the logarithm. Partners' books are not resampled with those of Y. NoFitError as `bootstrap_errors`.
+    in the logarithm. The unweighted line keeps to the lengths that it has here; a resampling that puts one of them at
+    or below 0 is left out. Partners' books are not resampled with those of Y. NoFitError as `bootstrap_errors`.
     """
     _, unit = np.unique(units, return_inverse=True)
+    above = values.mean(axis=0) > 0
 
     def estimate(drawn: np.ndarray) -> np.ndarray:
         again = np.repeat(values, drawn[unit], axis=0) + shift_nats(drawn)
         mi, (covariance, shrinkage) = again.mean(axis=0), covariance_of_mean(again)
-        fits = fit_law("power", L, mi, covariance, len(again), shrinkage), fit_power_ols(L, mi)
+        if (mi[above] <= 0).any():
+            raise NoFitError("a length of the line is at or below 0")
+        fits = fit_law("power", L, mi, covariance, len(again), shrinkage), fit_power_ols(L[above], mi[above])
         return np.array([f(fit.parameters[name][0]) for fit in fits for name, f in (("A", math.log), ("beta", float))])
 
     here = estimate(np.ones(unit.max() + 1, dtype=int))
@@ -239,8 +251,8 @@ def _entropy_shift(
     """
     if shares is None:
         return lambda drawn: 0.0
-    scored = shares.reindex(np.unique(units)).fillna(0)
-    rest = shares.drop(scored.index, errors="ignore")
+    scored = shares.loc[np.unique(units)]
+    rest = shares.drop(scored.index)
     ngrams, rest_ngrams = scored["ngrams"].to_numpy(), rest["ngrams"].sum()
     sums, rest_sum = ngrams * scored["entropy_nats"].to_numpy(), rest["ngrams"] @ rest["entropy_nats"]
 
@@ -251,7 +263,7 @@ def _entropy_shift(
 
 
 def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> None:
-    shown = bipartite[bipartite["L_tokens"] == ratio * bipartite["ell_tokens"]]
+    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
     estimators = shown["estimator"].unique()
     cells = {
         name: [f"{mi:.3f} ± {error:.3f}" for mi, error in zip(rows["mi_nats"], rows["stderr_nats"], strict=True)]
@@ -269,7 +281,7 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataF
     for name in estimators:
         slopes = windows[(windows["estimator"] == name) & (windows["dof"] == 0)]
         local = ", ".join(f"{slope.L_max:g}: {slope.beta:.2f}" for slope in slopes.itertuples())
-        print(f"\n{name}, local slopes up to L = {local}" if local else f"\n{name}: no two points clear of 0")
+        print(f"\n{name}, local slopes up to L = {local}" if local else f"\n{name}: no local slopes")
         mine = fits[fits["estimator"] == name]
         for fit in mine[mine["parameter"] == "beta"].itertuples():
             if fit.law in ("power", "power_ols"):
@@ -327,9 +339,11 @@ def main(cfg: Settings) -> None:
         units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
         boot_units = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
         corrected = estimator == "direct_corrected"
-        shift = _entropy_shift(shares if corrected else None, units, head2_entropy, cfg.ngram_weight)
-        if corrected and shares is None:
-            print(f"{estimator}: no counts by book beside {cfg.counts}: resampling leaves the 2-gram entropy as it is")
+        known = shares is not None and bool(np.isin(units, shares.index).all())
+        shift = _entropy_shift(shares if corrected and known else None, units, head2_entropy, cfg.ngram_weight)
+        if corrected and not known:
+            counted = f"{boot_units} have no shares beside {cfg.counts}"
+            print(f"{estimator}: {counted}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
         tables.append(estimate_table(terms, topic_switch).assign(**names))
         for ratio in _ratios(terms):

@@ -69,12 +69,14 @@ class Settings:
     """of the resamplings"""
 
     def validate(self) -> None:
-        if not 0 < self.half_width < math.inf:
-            raise UserError(f"--half-width {self.half_width:g}: give a half-width above 0, such as 0.02")
+        if not 1e-4 <= self.half_width < math.inf:
+            raise UserError(f"--half-width {self.half_width:g}: give a half-width of at least 0.0001, such as 0.02")
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
         if not self.estimators or not self.L_min:
             raise UserError("--estimators and --L-min: give at least one each")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: give 0 or more")
         if self.resamplings < 2:
             raise UserError(f"--resamplings {self.resamplings}: give at least 2")
 
@@ -195,7 +197,7 @@ def seconds_a_token(provenance: dict, scores: pd.DataFrame) -> float:
     """Of the pilot's scoring, by its scores.json; NaN where that does not say."""
     points = list(scores[["ell_tokens", "L_tokens"]].drop_duplicates().itertuples(index=False, name=None))
     rows, seconds = provenance.get("rows"), provenance.get("scoring_seconds")
-    if not rows or not seconds:
+    if not all(isinstance(number, int | float) and number > 0 for number in (rows, seconds)):
         return math.nan
     return seconds / (rows / len(points) * schedule.tokens_a_document(points))
 

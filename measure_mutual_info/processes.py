@@ -107,7 +107,8 @@ class NoisySantaFe:
         """
         rows, n = ids.shape
         sums = np.concatenate([self._sums(ids[i : i + ROWS], predictor.context) for i in range(0, rows, ROWS)])
-        logprobs = np.log(self.key_probability)[ids >> 1] + self._bit_logprobs(n, predictor.temperature)[sums + n]
+        bit_logprobs = self._bit_logprobs(n, predictor.temperature)
+        logprobs = np.log(self.key_probability)[ids >> 1] + bit_logprobs[sums.astype(np.intp) + n]
         if predictor.wrong_start:
             logprobs[:, 0] = -math.log(2 * self.n_keys)
         return logprobs

@@ -26,9 +26,9 @@ COUNT_AGAIN = "run count_ngrams.py on the documents that were scored"
 def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
     """The rows of the documents whose every score is finite, and a line that says which documents are left out.
 
-    A document that repeats another, score by score, is left out as well: it would count as one more and is none.
-    UserError: no such file, columns missing, no rows, not numbers, ell >= L, rows twice, documents that are only in
-    part there, or fewer than two documents left.
+    A document that repeats another, score by score to 0.005 nats, is left out as well: it would count as one more and
+    is none. UserError: no such file, columns missing, no rows, not numbers, ell >= L, rows twice, a document in two
+    books or only in part there, or fewer than two documents left.
     """
     scores = _rows(path, SCORES, SCORE_AGAIN)
     for column in ["ell_tokens", "L_tokens", *LOGQ]:
@@ -50,6 +50,11 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
             f"{path} has document {document}, ell {ell}, L {L} more than once ({twice.sum()} such rows): "
             "keep one set of scores in a file"
         )
+    books = scores.groupby("document", sort=False)["book"].nunique()
+    if (books > 1).any():
+        raise UserError(
+            f"{path} has document {books.idxmax()} in {books.max()} books: keep one set of scores in a file"
+        )
     grid = len(scores.drop_duplicates(["ell_tokens", "L_tokens"]))
     rows = scores.groupby("document", sort=False).size()
     if (rows < grid).any():
@@ -69,7 +74,8 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
         )
     if scores["L_tokens"].max() >= REPEAT_TOKENS:
         own = scores[~scores["document"].map(bad)].pivot(index="document", columns=KEY[1:], values=OWN)
-        repeats = own.loc[[document for document in bad.index if not bad[document]]].duplicated()
+        # Rounded: the same text in another batch of the same model differs in the last digits.
+        repeats = own.loc[[document for document in bad.index if not bad[document]]].round(2).duplicated()
         if repeats.any():
             line += f", {repeats.sum()} left out that repeat another score by score (the first: {repeats.idxmax()})"
             bad |= repeats.reindex(bad.index, fill_value=False)
@@ -79,18 +85,17 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
 
 
 def read_provenance(scores: Path) -> dict:
-    """The record beside scores.csv; empty where there is none. UserError: it is not one."""
+    """The record beside scores.csv; empty where there is none. UserError: it is not one, `settings` included."""
     path = scores.with_suffix(".json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no object")
+        if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
+            raise ValueError("no object with settings")
         return found
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        remedy = "restore it, or remove it and give --source, --model"
-        raise UserError(f"{path} is not the record of a run ({error}): {remedy}") from error
+        raise UserError(f"{path} is not the record of a run ({error}): restore it, or remove it") from error
 
 
 def read_head2_entropy(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, str]:
@@ -123,7 +128,8 @@ def read_head2_by_book(counts: Path, entropy_nats: float) -> pd.DataFrame | None
     if not path.exists():
         return None
     shares = _bigrams(path, BOOK_COUNTS, None, None).set_index("book")[["ngrams", "entropy_nats"]]
-    shares = shares[shares["ngrams"] > 0]  # a book of one token has no 2-gram
+    if shares.index.duplicated().any() or not ((shares["ngrams"] >= 1) & (shares["ngrams"] % 1 == 0)).all():
+        raise UserError(f"{path} holds no shares of books, one row each, in one corpus's 2-grams: {COUNT_AGAIN}")
     if not abs(np.average(shares["entropy_nats"], weights=shares["ngrams"]) - entropy_nats) < 1e-6:
         raise UserError(f"{path} is not of the same corpus as {counts.name}: {COUNT_AGAIN}")
     return shares

@@ -104,7 +104,7 @@ class Results:
     def points(self, estimator: str, ratio: int) -> pd.DataFrame:
         """The rows of an estimator with L = ratio · ell, ascending in L."""
         rows = self.bipartite[self.bipartite["estimator"] == estimator]
-        return rows[rows["L_tokens"] == ratio * rows["ell_tokens"]].sort_values("L_tokens")
+        return rows[rows["L_tokens"] / rows["ell_tokens"] == ratio].sort_values("L_tokens")
 
     def present(self, estimators: Sequence[str], ratio: int) -> list[str]:
         """Those of some estimators that have points. UserError: none has one that a logarithmic axis can show."""

@@ -40,6 +40,7 @@ EXAMPLES = {
     "logarithm": ((1.0, 2.0), (1.0, 2.0)),
     "saturating": ((20.0, 55.0, 0.8), tuple(np.log([20.0, 55.0, 0.8]))),
     "broken_power": ((1.6, 0.9, 0.4, 60.0), (math.log(1.6), 0.9, 0.4, math.log(60.0))),
+    "exponential": ((3.0, 300.0), (math.log(3.0), math.log(300.0))),
 }
 FORMULAS = {
     "power": lambda L, A, beta: A * L**beta,
@@ -47,6 +48,7 @@ FORMULAS = {
     "logarithm": lambda L, A, B: A + B * np.log(L),
     "saturating": lambda L, top, L_0, beta: top / (1 + (L_0 / L) ** beta),
     "broken_power": lambda L, A, b1, b2, L_b: A * L**b1 * (1 + (L / L_b) ** 4) ** ((b2 - b1) / 4),
+    "exponential": lambda L, A, xi: A * np.exp(-L / xi),
 }
 
 
@@ -189,14 +191,14 @@ def test_intervals_hold_the_truth_where_points_lie_near_zero():
     assert 0.92 <= held / 500 <= 0.98
 
 
-@pytest.mark.parametrize("documents", [20, 300])
-def test_p_values_are_uniform_under_the_law(documents):
-    """Kolmogorov and Smirnov, on normal terms whose mean is a power law; few documents need Hotelling's."""
+@pytest.mark.parametrize(("documents", "rho"), [(20, 0.6), (100, 0.8), (100, 0.95), (300, 0.6)])
+def test_p_values_are_uniform_under_the_law(documents, rho):
+    """Kolmogorov and Smirnov, normal terms whose mean is a power law; shrinkage is undone, documents are few."""
     rng, found = np.random.default_rng(documents), []
     for _ in range(1000):
-        terms = 2 * L**0.75 * (1 + 0.1 * correlated(rng, documents, 0.6))
-        covariance = np.cov(terms.T) / documents
-        found.append(fit_law("power", L, terms.mean(axis=0), covariance, n_documents=documents).p_value)
+        terms = 2 * L**0.75 * (1 + 0.1 * correlated(rng, documents, rho))
+        covariance, shrinkage = covariance_of_mean(terms)
+        found.append(fit_law("power", L, terms.mean(axis=0), covariance, documents, shrinkage).p_value)
     assert stats.kstest(found, "uniform").pvalue > 0.01
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.021)
 
@@ -243,6 +245,24 @@ def test_sweep_leaves_out_what_lies_near_zero():
     assert (8, 32) not in windows
     assert windows[8, 64] == "linear"
     assert windows[32, 64] == "log"
+
+
+def test_one_length_without_spread_spoils_only_its_own_windows():
+    terms = samples(np.random.default_rng(3), 50)
+    terms[:, 4] = terms[:, 4].mean()
+    covariance, shrinkage = covariance_of_mean(terms)
+    windows = {(fit.L_min, fit.L_max) for fit in sweep(L, terms.mean(axis=0), covariance, 50, shrinkage)}
+    assert len(windows) == 4 * 3 / 2 + 4 * 3 / 2
+    assert (128, 1024) in windows
+    with pytest.raises(NoFitError, match="the same term at L = 64: fit other lengths"):
+        fit_law("power", L, terms.mean(axis=0), covariance, 50, shrinkage)
+
+
+def test_what_are_no_points():
+    mi = 2 * L**0.5
+    for bad_L, bad_mi in ((L[::-1], mi), (L, np.r_[np.nan, mi[1:]])):
+        with pytest.raises(ValueError, match="L must ascend, and I and its covariance be finite"):
+            fit_law("power", bad_L, bad_mi, np.eye(9))
 
 
 # Whole books
@@ -322,7 +342,7 @@ def test_no_fit():
         fit_law("power", L, -mi, np.eye(9))
     with pytest.raises(NoFitError, match="singular"):
         fit_law("power", L, mi, np.full((9, 9), 1e-4))
-    with pytest.raises(NoFitError, match="singular"):
+    with pytest.raises(NoFitError, match="the same term at L = 4"):
         fit_law("power", L, mi, np.zeros((9, 9)))
     with pytest.raises(NoFitError, match="8 documents are too few for the covariance of 9 points"):
         fit_law("power", L, mi, np.eye(9) * 1e-4, n_documents=8)

@@ -84,7 +84,7 @@ def test_estimates(whole):
 
 
 def test_a_row_is_what_its_documents_give(whole):
-    """From the seed and the process alone, by other means: log-probabilities of whole rows, plain means."""
+    """Mean and standard error of the terms of its documents, drawn again from the seed."""
     cfg, process = small(), BernoulliUniform()
     keys = ["predictor", "estimator", "n_documents", "seed", "L_tokens"]
     table = read(whole, "calibration").set_index(keys).sort_index()
@@ -278,10 +278,10 @@ def test_estimators_find_what_they_should():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"processes": "santa_fe", "betas": 1.0}, "--betas 1: give exponents above 0 and below 1"),
+        ({"processes": "santa_fe", "betas": 1.0}, "--betas 1: give exponents of at least 0.05 and below 1"),
         ({"processes": "santa_fe", "betas": (0.5, 0.0)}, "--betas 0:"),
         ({"processes": "santa_fe", "betas": "nan"}, "--betas nan:"),
-        ({"processes": "santa_fe", "epsilons": 0.5}, "--epsilons 0.5: give probabilities above 0 and below 0.5"),
+        ({"processes": "santa_fe", "epsilons": 0.5}, "--epsilons 0.5: give probabilities from 0.001 to 0.45"),
         ({"processes": "santa_fe", "epsilons": 0.0}, "--epsilons 0:"),
         ({"processes": "santa_fe", "n_keys": 1}, "--n-keys 1: give 2 to 100000"),
         ({"processes": "santa_fe", "betas": ()}, "nothing to do"),

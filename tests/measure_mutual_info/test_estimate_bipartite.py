@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.powerlaw import LAWS
+from common.powerlaw import GROWTH_LAWS
 from measure_mutual_info import estimate_bipartite
 from measure_mutual_info.entropy import grassberger_entropy
 from measure_mutual_info.estimate_bipartite import (
@@ -275,7 +275,7 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
     fits = pd.read_csv(tmp_path / "fit.csv")
     assert fits.columns.tolist() == FIT_COLUMNS
     direct = fits[fits["estimator"] == "direct"]
-    assert direct["law"].drop_duplicates().tolist() == [*LAWS, "power_ols"]
+    assert direct["law"].drop_duplicates().tolist() == [*GROWTH_LAWS, "power_ols"]
     assert direct.set_index("law").loc["broken_power", "parameter"].tolist() == ["A", "beta_1", "beta_2", "L_break"]
     power = direct[direct["law"] == "power"].set_index("parameter")
     assert power.loc["beta", "lo95"] < 0.6 < power.loc["beta", "hi95"]
@@ -358,6 +358,10 @@ def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
     assert width("apart") > 1.3 * none
     by_book([entropy + 1] * 5).to_csv(path, index=False)
     refused(run("--scores", scores, "--counts", counts, "--out", tmp_path / "x"), "is not of the same corpus as counts")
+    pd.concat([by_book([entropy] * 5)] * 2).to_csv(path, index=False)
+    refused(run("--scores", scores, "--counts", counts, "--out", tmp_path / "x"), "holds no shares of books")
+    by_book([entropy] * 5).replace({"book4": "elsewhere"}).to_csv(path, index=False)
+    assert width("none") == pytest.approx(none, rel=1e-9)
     by_book([entropy] * 5).drop(columns="ngrams").to_csv(path, index=False)
     refused(run("--scores", scores, "--counts", counts, "--out", tmp_path / "x"), "lacks the column ngrams")
 
@@ -381,6 +385,28 @@ def test_documents_that_repeat_another_are_left_out(tmp_path):
     assert set(pd.read_csv(tmp_path / "bipartite.csv")["n_documents"]) == {9}
 
 
+def test_ratios_that_are_no_binary_fractions(tmp_path):
+    ell = 7 * 2 ** np.arange(5)
+    scores = power_scores(2, 6)
+    scores = scores[scores["L_tokens"] <= 64]
+    scores["ell_tokens"], scores["L_tokens"] = np.tile(ell, 12), np.tile(29 * ell // 7, 12)
+    done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--bootstrap", 0)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "sweep.csv")) == 2 * 10
+
+
+def test_a_line_keeps_to_its_lengths_when_books_are_resampled():
+    """A length that is negative here and positive in a resampling would be a lever that the estimate has not."""
+    scores = power_scores(6, 10)
+    terms = per_document_terms(scores, "direct")
+    L, values = at_ratio(terms, 2)
+    values = values - np.r_[values[:, 0].mean() + 0.01, np.zeros(8)]
+    units = np.repeat(np.arange(6), 10)
+    interval = bootstrap_power(L, values, units, lambda drawn: 0.0, 100, seed=0)["power_ols", "beta"]
+    without = bootstrap_power(L[1:], values[:, 1:], units, lambda drawn: 0.0, 100, seed=0)["power_ols", "beta"]
+    assert interval == pytest.approx(without, rel=1e-9)
+
+
 def test_estimates_below_zero_and_documents_all_alike(tmp_path):
     """I is reported, the fit is not, and the reason is."""
     scores = power_scores(3, 4)
@@ -396,7 +422,7 @@ def test_estimates_below_zero_and_documents_all_alike(tmp_path):
     alike["logq_y_given_x_nats"] = alike["logq_y_nats"] + alike["L_tokens"] ** 0.5
     done = run("--scores", save(tmp_path, alike), "--out", tmp_path, "--estimators", "direct")
     assert done.returncode == 0, done.stderr
-    assert "the covariance of 9 points is singular" in done.stdout
+    assert "all documents have the same term at L = " in done.stdout
 
 
 # What is left out, and said
@@ -485,6 +511,7 @@ def put(column: str, value: object, document: str | None = None):
     [
         (drop("logq_y_nats", "book"), "lacks the columns book, logq_y_nats"),
         (drop("other_document"), "lacks the column other_document"),
+        (lambda scores: scores.assign(book=["book"] * 3 + ["other"] + ["book"] * 2), "has document b in 2 books"),
         (lambda scores: scores.iloc[:0], "has no rows"),
         (lambda scores: pd.concat([scores, scores.iloc[[3]]]), "document b, ell 4, L 8 more than once (1 such rows)"),
         (lambda scores: scores.iloc[:-1], "has 1 of 2 (ell, L) for document c (1 documents are incomplete)"),
@@ -532,6 +559,7 @@ def test_bad_settings(tmp_path):
     refused(run("--scores", tmp_path, "--out", out), "is no CSV table")
     refused(run("--scores", scores, "--out", out, "--L-min", 8, "--L-max", 8), "no length between them")
     refused(run("--scores", scores, "--out", out, "--bootstrap", 1), "--bootstrap 1: give 0 for none")
+    refused(run("--scores", scores, "--out", out, "--seed", -1), "--seed -1: give 0 or more")
     unknown = run("--scores", scores, "--out", out, "--estimators", "clever")
     assert unknown.returncode == 2
     assert "clever" in unknown.stderr
@@ -540,6 +568,8 @@ def test_bad_settings(tmp_path):
 def test_bad_provenance(tmp_path):
     scores, out = save(tmp_path, hand_scores(), {"source": "toy"}), tmp_path / "out"
     refused(run("--scores", scores, "--out", out), "names no source or no model: give --source and --model")
+    scores.with_suffix(".json").write_text('{"settings": null}')
+    refused(run("--scores", scores, "--out", out), "is not the record of a run (no object with settings)")
     scores.with_suffix(".json").write_text("{")
     refused(run("--scores", scores, "--out", out), "scores.json is not the record of a run")
 

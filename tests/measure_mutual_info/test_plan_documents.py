@@ -291,7 +291,7 @@ def all_alike(scores: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "flags", "message"),
     [
-        (None, ["--half-width", 0], "--half-width 0: give a half-width above 0"),
+        (None, ["--half-width", 0], "--half-width 0: give a half-width of at least 0.0001"),
         (None, ["--half-width", -0.1], "--half-width -0.1: give"),
         (None, ["--half-width", "nan"], "--half-width nan: give"),
         (None, ["--half-width", "inf"], "--half-width inf: give"),

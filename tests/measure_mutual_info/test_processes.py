@@ -251,3 +251,11 @@ def test_the_same_scores_as_a_torch_model_of_the_process(process, vocabulary, n)
     for name in schedule.TERMS:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
     assert np.abs(ours["logq_y_given_other_x"] - ours["logq_y_given_x"]).max() > 0.1
+
+
+def test_long_rows_do_not_overflow():
+    """After 20,000 readings of the same bit it is certain: p(token) = p_k (1 − ε), on either side of 16,384 tokens."""
+    process = NoisySantaFe(0.5, 0.1, n_keys=4)
+    ids = np.ones((1, 20_000), dtype=np.int32)
+    expected = math.log(process.key_probability[0]) + math.log(0.9)
+    assert process.logprobs(ids)[0, [100, 16_383, 16_384, 16_385, 19_999]] == pytest.approx(expected, abs=1e-12)
