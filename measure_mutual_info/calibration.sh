@@ -2,8 +2,8 @@
 # Does the pipeline return a known answer? Estimates, intervals and exponents on processes whose mutual information is
 # exact (noisy Santa Fe at β = 0.5 and 0.75 and three ε, Bernoulli of unknown bias, Markov). Not a figure of the paper.
 #   PRESET=smoke  20 replications of 30 and 100 documents to L = 256                             2 CPU cores, 1 minute
-#   PRESET=desk   1,000 replications of 100 and 1,000 documents to L = 2048 (committed; default) 2 CPU cores, 30 minutes
-#   PRESET=paper  the same with the paper's 1,024 documents                                      2 CPU cores, 30 minutes
+#   PRESET=desk   1,000 replications of 100 and 1,000 documents to L = 2048 (committed; default) 2 CPU cores, 27 minutes
+#   PRESET=paper  the same with the paper's 1,024 documents                                      2 CPU cores, 27 minutes
 # Flags go to calibrate.py, e.g. --workers 16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
