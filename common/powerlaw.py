@@ -51,6 +51,8 @@ def _plus_constant_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]
         C, A = _line(np.exp(beta * x), mi)
         if A > 0:
             starts.append((math.log(A), beta, C))
+    if starts and not any((np.exp(log_A + beta * x) + C).min() > 0 for log_A, beta, C in starts):
+        starts.append((*_line(x, np.log(mi)), 0.0))  # on a log scale no search leaves a curve below 0
     return starts
 
 
@@ -116,6 +118,13 @@ LAWS = {
         frozenset({"A", "xi"}),
         lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])),
         _exponential_starts,
+    ),
+    # A · e^(−L/ξ) + C: the same above a plateau, the rival of power_plus_constant
+    "exponential_plus_constant": Law(
+        ("A", "xi", "C"),
+        frozenset({"A", "xi"}),
+        lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])) + theta[2],
+        lambda x, mi: [(log_A, log_xi, 0.9 * mi.min()) for log_A, log_xi in _exponential_starts(x, mi)],
     ),
 }
 GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # of bipartite information

@@ -1,42 +1,59 @@
-"""Count the n-grams of a corpus of documents: the input of the entropies in the corrections of App. B (Fig. B.3).
+"""Count the n-grams of a corpus and its pairs of tokens at a distance: the input of all entropies (Figs. 2c, B.3–B.5).
 
     python measure_mutual_info/count_ngrams.py --documents data/documents/books_2048 --out results/mine/counts.csv
+    python measure_mutual_info/count_ngrams.py --documents data/documents/pg19_books --out results/pg19/counts.csv \
+        --d 1 2 4 8 16 32 64 128 256 512 1024 2048 4096 8192 --processes 16 --memory-gb 16      # the paper's distances
 
 Reads a folder written by prepare_dataset.py. Writes counts.csv with the columns source, tokenizer, kind, n_or_d,
-occurrences, types: for kind "ngram" and n_or_d = n, `types` distinct n-grams occur exactly `occurrences` times each,
-which is all that an entropy needs. No n-gram crosses from one document into another.
+occurrences, types: `types` distinct things occur exactly `occurrences` times each, which is all that an entropy needs.
+Kinds: "ngram" (n_or_d = n), "pair" (n_or_d = d: W_i and W_{i+d}), and "left" and "right", the first and the second
+tokens of these very pairs. Nothing crosses from one document into another.
 
-Beside it goes counts_by_book.csv, for the error of that entropy by a bootstrap over books: source, tokenizer, kind,
-n_or_d, book, ngrams, entropy_nats, a row a book (where the corpus is one book, a row a document, and `book` is its
-name). Grassberger's entropy is a mean over the n-grams of the text, each with its log N − G(n_y); `ngrams` is how many
-of them lie in the book and `entropy_nats` is their mean, so Σ ngrams · entropy_nats / Σ ngrams is the entropy of the
-corpus, and the same ratio over books drawn with replacement is a replicate of it.
+Beside it goes counts_by_book.csv, for the errors by a bootstrap over books: source, tokenizer, kind, n_or_d, book,
+ngrams, entropy_nats, a row a book (where the corpus is one book, a row a document, and `book` is its name; where there
+are more than 128, a row a block of as many books, named "books 0–446"). Grassberger's entropy is a mean over all that
+was counted, each with its log N − G(n_y); `ngrams` is how much of that lies in the book and `entropy_nats` is its mean,
+so Σ ngrams · entropy_nats / Σ ngrams is the entropy of the corpus, and the same ratio over books drawn with replacement
+is a replicate of it.
 
-Hardware: one CPU core; 20 million tokens in five seconds. Memory: some 64 bytes for each distinct n-gram while the
-last runs merge, and at most 0.5 GB for a chunk of tokens.
-Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1, and one fewer per document for n = 2.
+Memory stays under --memory-gb whatever the corpus: what does not fit is sorted in runs in `<out>.parts`, up to 8 bytes
+a token for every distance in work, and merged from there. A killed run goes on where it stopped. Neither that, nor
+memory, processes or shards change a byte of the result. Several machines: --shard 0/4 … 3/4 leave folders of runs,
+`<out>.0-of-4.parts` …; the same command with --merge and all of these writes the results.
+
+Hardware: CPU; a core counts about 30 million pairs a second, a third of that where they do not fit the memory
+(benchmarks/counting.py; PG19's 3 billion tokens at 14 distances: about an hour of two cores).
+Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1, and d fewer per document for pairs.
 """
 
 from __future__ import annotations
 
-import math
+import json
+import multiprocessing
 import os
+import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.record import write_csv
-from measure_mutual_info.documents import open_documents
-from measure_mutual_info.entropy import grassberger_entropy, grassberger_g, sample_size
+from common.record import file_hash, replace_text, write_csv
+from measure_mutual_info.count_windows import Job, Measure, count_measure, window_keys
+from measure_mutual_info.document_stream import DocumentStream, open_stream
+from measure_mutual_info.sorted_runs import run_is_whole
 
-DOCUMENTS_PER_READ = 1000  # one batch of Arrow lists; its tokens stay memory-mapped
+BASE_BYTES = 240e6  # of a process that has counted nothing yet: Python and the packages
+BYTES_PER_TOKEN = 16  # of a run: a word of 8 bytes, and at most as much for its marginals
+LEAST_CHUNK = 1 << 20  # tokens; smaller ones only where --chunk-tokens asks for them
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,58 @@ class Settings:
     out: Path
     """the CSV to write; the one by books gets its name with _by_book before the .csv"""
     n: tuple[int, ...] = (1, 2)
-    """lengths of the n-grams in tokens; the paper's correction needs 2, its two-point information 1"""
-    chunk_tokens: int = 1 << 24
-    """not in the paper: n-grams sorted at a time; 16.8 million take 0.5 GB"""
+    """lengths of the n-grams in tokens; the paper's correction of the bipartite information needs 2"""
+    d: tuple[int, ...] = ()
+    """distances of the pairs in tokens; paper: 1 2 4 … 8192"""
+    memory_gb: float = 2.0
+    """not in the paper: 10^9 bytes, for all processes together"""
+    processes: int = 1
+    """each counts a length or a distance at a time"""
+    shard: str | None = None
+    """i/n: count only the i-th of n parts of the documents (from 0), and leave runs to be merged"""
+    merge: tuple[Path, ...] = ()
+    """the folders of all shards, in any order: merge their runs instead of counting"""
+    chunk_tokens: int = 1 << 25
+    """not in the paper: tokens in a run at most; fewer where --memory-gb asks for it"""
+
+    @property
+    def shard_of(self) -> tuple[int, int]:
+        i, _, n = (self.shard or "0/1").partition("/")
+        return int(i), int(n)
+
+    @property
+    def parts(self) -> Path:
+        """The folder of what is not finished."""
+        shard = "" if self.shard is None else ".{}-of-{}".format(*self.shard_of)
+        return self.out.with_name(f"{self.out.name}{shard}.parts")
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What to count, in the order of the results."""
+        return [Measure("ngram", n) for n in sorted(set(self.n))] + [Measure("pair", d) for d in sorted(set(self.d))]
+
+    def validate(self) -> None:
+        if not self.n and not self.d:
+            raise UserError("nothing to count: give lengths with --n or distances with --d")
+        for name in ("n", "d"):
+            if min(getattr(self, name), default=1) < 1:
+                values = " ".join(map(str, getattr(self, name)))
+                raise UserError(
+                    f"--{name} {values}: give one or more {'lengths' if name == 'n' else 'distances'} of at least 1"
+                )
+        for name in ("chunk_tokens", "processes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
+        if self.out.suffix != ".csv":
+            raise UserError(f"--out {self.out}: give the name of a .csv file")
+        try:
+            i, n = self.shard_of
+        except ValueError:
+            i, n = -1, 0
+        if not 0 <= i < n:
+            raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
+        if self.shard and self.merge:
+            raise UserError("--shard counts a part and --merge puts the parts together: give one of them")
 
 
 def ngram_keys(tokens: np.ndarray, ends: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
@@ -58,158 +124,9 @@ def ngram_keys(tokens: np.ndarray, ends: np.ndarray, n: int, vocab_size: int) ->
     `tokens`, none before the one in front of it, the last at most t. Returns uint64 keys
     Σ_i token_i · vocab_size^(n−1−i); example: tokens [1, 2, 3, 4], ends [3, 4], n = 2, vocab_size 10 gives [12, 23].
     """
-    if len(tokens) < n:
-        return np.empty(0, dtype=np.uint64)
-    starts = len(tokens) - n + 1
-    keys = np.zeros(starts, dtype=np.uint64)
-    for i in range(n):
-        keys *= np.uint64(vocab_size)
-        keys += tokens[i : i + starts].astype(np.uint64)
-    lengths = np.diff(ends, prepend=0)
-    end_of_start = np.repeat(ends, lengths)[:starts]
-    return keys[np.arange(len(end_of_start)) + n <= end_of_start]
-
-
-class SortedCounts:
-    """Counts of uint64 keys, held as sorted runs of distinct keys that are merged as they grow.
-
-    A run is merged into the one before it when it has reached half its size, so every key is moved about
-    log2(chunks) times, and the runs together hold at most about twice the distinct keys.
-    """
-
-    def __init__(self) -> None:
-        self._runs: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, keys: np.ndarray) -> None:
-        """Count `keys` (uint64, any order; sorted in place)."""
-        if len(keys) == 0:
-            return
-        keys.sort()
-        self._runs.append(_run_lengths(keys))
-        while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
-            self._merge_last_two()
-
-    def merged(self) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct keys, ascending (uint64), and how often each was added (int64)."""
-        while len(self._runs) > 1:
-            self._merge_last_two()
-        return self._runs[0] if self._runs else (np.empty(0, np.uint64), np.empty(0, np.int64))
-
-    def _merge_last_two(self) -> None:
-        pair = sorted((self._runs.pop(), self._runs.pop()), key=lambda run: len(run[0]))
-        (small_keys, small_counts), (keys, counts) = pair
-        place = np.searchsorted(keys, small_keys)
-        known = keys[np.minimum(place, len(keys) - 1)] == small_keys
-        counts[place[known]] += small_counts[known]
-        new = ~known
-        self._runs.append(
-            (np.insert(keys, place[new], small_keys[new]), np.insert(counts, place[new], small_counts[new]))
-        )
-
-
-def count_ngrams(documents: Dataset, n: int, vocab_size: int, chunk_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct n-gram keys (ascending, see `ngram_keys`) and their counts over all documents.
-
-    UserError: a token id outside the vocabulary; n-grams too many for a key of 64 bits.
-    """
-    _check_keys_fit(n, vocab_size)
-    counts = SortedCounts()
-    with tqdm(total=len(documents), desc=f"{n}-grams", unit="doc") as progress:
-        for tokens, ends, _, finished in token_chunks(documents, chunk_tokens, overlap=n - 1):
-            if len(tokens) and (tokens.min() < 0 or tokens.max() >= vocab_size):
-                worst = tokens.min() if tokens.min() < 0 else tokens.max()
-                raise UserError(
-                    f"the documents hold token id {worst}, outside the vocabulary of {vocab_size}: "
-                    "prepare them again with the tokenizer that prepare.json names"
-                )
-            counts.add(ngram_keys(tokens, ends, n, vocab_size))
-            progress.update(finished)
-    return counts.merged()
-
-
-def entropy_by_unit(
-    documents: Dataset,
-    unit: np.ndarray,
-    keys: np.ndarray,
-    counts: np.ndarray,
-    n: int,
-    vocab_size: int,
-    chunk_tokens: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The share of each unit (a book) in Grassberger's entropy of all documents: its n-grams, and their entropy, nats.
-
-    log N − (1/N) Σ_y n_y G(n_y) (Eq. B.5) is the mean of log N − G(n_y) over the N n-grams of the text, each y as often
-    as it occurs. unit: (documents,) which unit each document is of, from 0. keys, counts: from `count_ngrams`.
-    Returns how many of the N n-grams lie in each unit, int64, and their mean of log N − G(n_y), NaN where there are
-    none; both (units,).
-
-    A bootstrap of these shares is one to first order: it has not the bias of a recount, which takes what is drawn twice
-    for frequent, and its errors are 5 to 15% short of the spread of fresh corpora (60 books, 3 to 40% of 2-grams once).
-    """
-    occurrences, types = counts_of_counts(counts)
-    entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
-    # As deviations from their mean, whose sums over billions of n-grams keep more digits.
-    deviation = (math.log(total) - entropy - grassberger_g(occurrences))[np.searchsorted(occurrences, counts)]
-    ngrams, deviations = np.zeros(unit.max() + 1, dtype=np.int64), np.zeros(unit.max() + 1)
-    with tqdm(total=len(documents), desc=f"{n}-grams by book", unit="doc") as progress:
-        for tokens, ends, first, finished in token_chunks(documents, chunk_tokens, overlap=n - 1):
-            here, label = np.unique(unit[first : first + len(ends)], return_inverse=True)
-            windows = np.maximum(np.diff(ends, prepend=0) - (n - 1), 0)
-            chunk_keys, owner = ngram_keys(tokens, ends, n, vocab_size), np.repeat(label.astype(np.uint64), windows)
-            # Key and owner are sorted as one number, key · width + owner, many times faster than by an argsort. Where
-            # 64 bits do not hold that for all owners of the chunk, they are taken some at a time.
-            width = min(len(here), 2**64 // vocab_size**n)
-            for low in range(0, len(here), width):
-                mine = (owner >= low) & (owner < low + width)
-                packed = chunk_keys[mine] * np.uint64(width) + (owner[mine] - np.uint64(low))
-                packed.sort()
-                packed, repeats = _run_lengths(packed)
-                # The keys ascend, so these look-ups walk through `keys` in order, which the caches like.
-                values = deviation[np.searchsorted(keys, packed // np.uint64(width))] * repeats
-                sums = np.bincount((packed % np.uint64(width)).astype(np.int64), values, minlength=width)
-                deviations[here[low : low + width]] += sums[: len(here) - low]
-            ngrams[here] += np.bincount(label, windows, minlength=len(here)).astype(np.int64)
-            progress.update(finished)
-    return ngrams, entropy + np.divide(deviations, ngrams, out=np.full(len(ngrams), np.nan), where=ngrams > 0)
-
-
-def units(documents: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """What a bootstrap draws: the books, or the documents where all are of one book.
-
-    Returns the unit of each document, (documents,) from 0 in the order of the text, and the units' names.
-    """
-    names = documents.select_columns(["document", "book"]).to_pandas()
-    return pd.factorize(names["book"] if names["book"].nunique() > 1 else names["document"])
-
-
-def token_chunks(
-    documents: Dataset, chunk_tokens: int, overlap: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
-    """Chunks of at most chunk_tokens + overlap tokens: (tokens, ends, first document, documents finished).
-
-    tokens, ends: as `ngram_keys` wants them; ends[i] is that of document `first` + i, also where it has no tokens here.
-    Where a chunk ends inside a document, the next one repeats nothing: this one carries `overlap` tokens more, so that
-    each window of overlap + 1 tokens starts in exactly one chunk.
-    """
-    first = 0
-    for batch in documents.select_columns("input_ids").with_format("arrow").iter(batch_size=DOCUMENTS_PER_READ):
-        lists = batch["input_ids"].combine_chunks()
-        tokens = lists.flatten().to_numpy(zero_copy_only=False)
-        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
-        done = 0
-        for start in range(0, len(tokens), chunk_tokens):
-            stop = min(start + chunk_tokens + overlap, len(tokens))
-            finished = int(np.searchsorted(ends, min(start + chunk_tokens, len(tokens)), side="right"))
-            # Windows that start in the overlap belong to the next chunk: `stop` leaves them no room.
-            yield tokens[start:stop], np.clip(ends - start, 0, stop - start), first, finished - done
-            done = finished
-        first += len(lists)
-
-
-def _run_lengths(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values of an array in order, and how often each stands there."""
-    firsts = np.flatnonzero(np.concatenate(([len(ordered) > 0], ordered[1:] != ordered[:-1])))
-    return ordered[firsts], np.diff(firsts, append=len(ordered))
+    keys = window_keys(tokens, tuple(range(n)), vocab_size)
+    end_of_start = np.repeat(ends, np.diff(ends, prepend=0))[: len(keys)]
+    return keys[: len(end_of_start)][np.arange(len(end_of_start)) + n <= end_of_start]
 
 
 def counts_of_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,48 +134,202 @@ def counts_of_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(counts, return_counts=True)
 
 
-def _check_keys_fit(n: int, vocab_size: int) -> None:
-    if vocab_size**n > 2**64:
+def check_fit(measure: Measure, vocab_size: int, stream: DocumentStream, folder: Path) -> None:
+    """UserError: keys that do not fit 64 bits, or no document long enough."""
+    if vocab_size ** len(measure.offsets) > 2**64:
+        if measure.kind == "pair":
+            raise UserError(f"pairs of {vocab_size} tokens do not fit a 64-bit key: token ids may have up to 32 bits")
         longest = max(k for k in range(1, 65) if vocab_size**k <= 2**64)
         raise UserError(
-            f"{n}-grams of {vocab_size} tokens do not fit a 64-bit key: with this vocabulary --n goes up to {longest}"
+            f"{measure} of {vocab_size} tokens do not fit a 64-bit key: with this vocabulary --n goes up to {longest}"
         )
+    longest = int(np.diff(stream.starts).max())
+    if longest <= measure.reach:
+        if measure.kind == "pair":
+            raise UserError(
+                f"no document in {folder} has a pair at distance {measure.n_or_d}, the longest has {longest:,} tokens: "
+                "give shorter --d, or longer documents (prepare_dataset.py --boundaries book)"
+            )
+        raise UserError(f"no document in {folder} has {measure.n_or_d} tokens: no {measure.n_or_d}-gram to count")
+
+
+def chunk_within(cfg: Settings, stream: DocumentStream, begun: int | None) -> int:
+    """Tokens that a process may sort at a time. begun: the number of a run that goes on, which is kept.
+
+    UserError: --memory-gb holds fewer than LEAST_CHUNK of them (or --chunk-tokens, or `begun`).
+    """
+    # A batch of documents may be there twice (the one in work and the next one), of 8 bytes a token at most.
+    fixed = BASE_BYTES + 2 * 8 * stream.batch_tokens + 20 * len(stream.unit)
+    processes = cfg.processes + (cfg.processes > 1)
+    room = (cfg.memory_gb * 1e9 - (processes - cfg.processes) * BASE_BYTES) / cfg.processes - fixed
+    least = begun or min(LEAST_CHUNK, cfg.chunk_tokens)
+    if not room >= BYTES_PER_TOKEN * least:
+        needed = (processes * BASE_BYTES + cfg.processes * (fixed - BASE_BYTES + BYTES_PER_TOKEN * least)) / 1e9
+        raise UserError(
+            f"--memory-gb {cfg.memory_gb:g} is too small: {cfg.processes} process{'es need' if cfg.processes > 1 else ' needs'} at "
+            f"least {np.ceil(10 * needed) / 10:.1f} here"
+        )
+    return begun or min(cfg.chunk_tokens, int(room / BYTES_PER_TOKEN))
+
+
+def open_parts(folder: Path, manifest: dict) -> dict | None:
+    """The record of the work begun in `folder`, None if there is none. UserError: it is of another work."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
+            raise UserError(f"{folder} holds something else than counts: choose another --out, or delete it") from None
+        return None
+    except ValueError:
+        found = {}
+    differing = [key for key in manifest if found.get(key) != manifest[key]] if isinstance(found, dict) else ["record"]
+    if differing:
+        raise UserError(
+            f"{folder} was made with other settings or documents ({', '.join(differing)} differ): "
+            "choose another --out, or delete it"
+        )
+    return found
+
+
+def check_shards(folders: tuple[Path, ...], manifest: dict) -> None:
+    """UserError unless these are the finished shards of one corpus and the same settings, each of them once."""
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        found = open_parts(folder, manifest)
+        if found is None or not found.get("shard"):
+            raise UserError(f"{folder} is no shard: give the folders that count_ngrams.py --shard left")
+        shard = found["shard"]
+        if shard in seen:
+            raise UserError(f"shard {shard} is given twice, {seen[shard]} and {folder}: give each shard once")
+        seen[shard] = folder
+        if not found.get("finished"):
+            raise UserError(f"shard {shard} in {folder} is not finished: run it again with --shard {shard}")
+        lost = [name for name in found["runs"] if not run_is_whole(folder / name)]
+        if lost:
+            raise UserError(f"{folder} lacks {lost[0]}, or it is spoilt: run again with --shard {shard}")
+    of = {shard.partition("/")[2] for shard in seen}
+    if len(of) > 1:
+        raise UserError(f"shards of different splits ({', '.join(sorted(seen))}): give all shards of one split")
+    missing = [shard for i in range(int(*of)) if (shard := f"{i}/{int(*of)}") not in seen]
+    if missing:
+        raise UserError(f"shard {', '.join(missing)} is missing: count it with --shard, and give its folder too")
+
+
+_worker: dict[str, Job] = {}
+
+
+def _start_worker(job: Job) -> None:
+    def end_with_parent() -> None:  # a parent that is killed outright cannot tell its workers
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _worker["job"] = job
+
+
+def _work(measure: Measure) -> None:
+    count_measure(_worker["job"], measure)
+
+
+def count_all(job: Job, measures: list[Measure], processes: int) -> None:
+    """Count every measure, a measure a process at a time."""
+    tokens = job.last_token - job.first_token
+    with tqdm(total=tokens * len(measures), unit="token", unit_scale=True, desc="counting") as bar:
+        if processes == 1 or len(measures) == 1:
+            for measure in measures:
+                bar.set_postfix_str(str(measure))
+                count_measure(job, measure, bar.update)
+            return
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(processes, len(measures)), context, _start_worker, (job,))
+        try:
+            for future in as_completed([pool.submit(_work, measure) for measure in measures]):
+                future.result()
+                bar.update(tokens)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, probably for memory: run the same command again with fewer --processes"
+            ) from error
+        except BaseException:
+            for child in multiprocessing.active_children():  # or an interrupt would wait for whole distances
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def tables(job: Job, measures: list[Measure], prepared: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """counts.csv and counts_by_book.csv of what is finished."""
+    tokenizer = prepared["tokenizer"]
+    if os.path.isabs(tokenizer):  # the table should read the same on every machine
+        tokenizer = Path(tokenizer).name
+    counts, by_book = [], []
+    for measure in measures:
+        for kind in sorted(measure.kinds, key=["ngram", "pair", "left", "right"].index):
+            with np.load(job.result(measure, kind)) as found:
+                occurrences, types, samples, means = (
+                    found[name] for name in ("occurrences", "types", "samples", "means")
+                )
+            names = {"source": prepared["source"], "tokenizer": tokenizer, "kind": kind, "n_or_d": measure.n_or_d}
+            counts.append(pd.DataFrame(names | {"occurrences": occurrences, "types": types}))
+            books = block_names(job.stream, job.blocks(measure))
+            shares = pd.DataFrame(names | {"book": books, "ngrams": samples, "entropy_nats": means})
+            by_book.append(shares[shares["ngrams"] > 0])
+            if kind == measure.kinds[-1]:
+                print(f"{measure}: {samples.sum():,} in all, {types.sum():,} different")
+    return pd.concat(counts), pd.concat(by_book)
+
+
+def block_names(stream: DocumentStream, blocks: np.ndarray) -> list[str]:
+    """ "alice", or "books 0–446" for a block of several; blocks: (units,) the block of each book."""
+    firsts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    lasts = np.append(firsts[1:], len(blocks)) - 1
+    if len(firsts) == len(blocks):
+        return stream.names(firsts)
+    return [f"{stream.kind_of_unit} {first}–{last}" for first, last in zip(firsts, lasts, strict=True)]
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    if not cfg.n or min(cfg.n) < 1:
-        raise UserError(f"--n {' '.join(map(str, cfg.n))}: give one or more lengths of at least 1")
-    if cfg.chunk_tokens < 1:
-        raise UserError(f"--chunk-tokens {cfg.chunk_tokens}: give at least 1")
-    if cfg.out.suffix != ".csv":
-        raise UserError(f"--out {cfg.out}: give the name of a .csv file")
-    documents, prepared = open_documents(cfg.documents)
+    cfg.validate()
+    stream, prepared = open_stream(cfg.documents)
     vocab_size = int(prepared["tokenizer_vocab_size"])
-    for n in cfg.n:
-        _check_keys_fit(n, vocab_size)
+    for measure in cfg.measures:
+        check_fit(measure, vocab_size, stream, cfg.documents)
+    manifest = {"documents": file_hash(cfg.documents), "n": sorted(set(cfg.n)), "d": sorted(set(cfg.d))}
+    if cfg.merge:
+        check_shards(cfg.merge, manifest)
+    shard = {"shard": "{}/{}".format(*cfg.shard_of) if cfg.shard else None}
+    begun = open_parts(cfg.parts, manifest | shard)
+    chunk_tokens = chunk_within(cfg, stream, begun and begun["chunk_tokens"])
 
-    tokenizer = prepared["tokenizer"]
-    if os.path.isabs(tokenizer):  # the table should read the same on every machine
-        tokenizer = Path(tokenizer).name
-    unit, unit_names = units(documents)
-    tables, by_unit = [], []
-    for n in sorted(set(cfg.n)):
-        keys, counts = count_ngrams(documents, n, vocab_size, cfg.chunk_tokens)
-        if len(counts) == 0:
-            raise UserError(f"no document in {cfg.documents} has {n} tokens: no {n}-gram to count")
-        occurrences, types = counts_of_counts(counts)
-        names = {"source": prepared["source"], "tokenizer": tokenizer, "kind": "ngram", "n_or_d": n}
-        tables.append(pd.DataFrame(names | {"occurrences": occurrences, "types": types}))
-        ngrams, entropy = entropy_by_unit(documents, unit, keys, counts, n, vocab_size, cfg.chunk_tokens)
-        shares = pd.DataFrame(names | {"book": unit_names, "ngrams": ngrams, "entropy_nats": entropy})
-        by_unit.append(shares[shares["ngrams"] > 0])
-        print(f"{n}-grams: {counts.sum():,} in all, {len(counts):,} different")
+    cfg.parts.mkdir(parents=True, exist_ok=True)
+    record = manifest | shard | {"chunk_tokens": chunk_tokens}
+    if not begun:
+        replace_text(cfg.parts / "manifest.json", json.dumps(record) + "\n")
+    i, n = cfg.shard_of
+    edges = stream.starts[np.searchsorted(stream.starts, [stream.tokens * i // n, stream.tokens * (i + 1) // n])]
+    job = Job(stream, vocab_size, *edges.tolist(), chunk_tokens, cfg.parts, cfg.merge, keep_runs=cfg.shard is not None)
+    try:
+        count_all(job, cfg.measures, cfg.processes)
+    except UserError:
+        if not any(cfg.parts.glob("*-*")):  # nothing worth keeping
+            shutil.rmtree(cfg.parts)
+        raise
+    if cfg.shard:
+        runs = sorted(path.name for path in cfg.parts.glob("*.run"))
+        replace_text(cfg.parts / "manifest.json", json.dumps(record | {"finished": True, "runs": runs}) + "\n")
+        print(f"{cfg.parts}: shard {cfg.shard} is finished; when all {n} are, give their folders with --merge")
+        return
+
+    counts, by_book = tables(job, cfg.measures, prepared)
     # The counts last: who finds them finds the shares beside them.
-    out_by_unit = cfg.out.with_name(f"{cfg.out.stem}_by_book.csv")
-    for out, table in ((out_by_unit, by_unit), (cfg.out, tables)):
-        write_csv(out, pd.concat(table), cfg, inputs=[cfg.documents], started=started, source=prepared["source"])
-    print(f"wrote {cfg.out} and {out_by_unit}")
+    out_by_book = cfg.out.with_name(f"{cfg.out.stem}_by_book.csv")
+    for out, table in ((out_by_book, by_book), (cfg.out, counts)):
+        write_csv(out, table, cfg, inputs=[cfg.documents], started=started, source=prepared["source"])
+    shutil.rmtree(cfg.parts)
+    print(f"wrote {cfg.out} and {out_by_book}")
 
 
 if __name__ == "__main__":

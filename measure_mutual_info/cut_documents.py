@@ -23,7 +23,7 @@ BLOCK = 1_000_000  # characters tokenised at once to find the cuts; bounds the m
 
 class Tokenizer(Protocol):
     size: int  # how many ids there are
-    hash: str | None  # `vocabulary_hash`; None where the ids are bytes
+    hash: str | None  # `vocabulary_hash`; None where the ids are bytes or code points
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text` by itself, without special tokens."""
@@ -46,6 +46,24 @@ class ByteTokenizer:
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         widths = 1 + (points >= 0x80).astype(int) + (points >= 0x800) + (points >= 0x10000)
         return np.repeat(np.arange(len(points)), widths)
+
+
+class CharacterTokenizer:
+    """The code points of Unicode are the tokens.
+
+    A text uses a hundred or so of them, so a million characters measure the entropy of pairs well, where the words of
+    a usual tokenizer would need billions (Sec. B.VI). A letter beyond ASCII stays one token, unlike with bytes, whose
+    pairs within a letter are alike at a distance for no other reason.
+    """
+
+    size = 0x110000
+    hash = None
+
+    def ids(self, text: str) -> list[int]:
+        return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).tolist()
+
+    def starts(self, text: str) -> np.ndarray | None:
+        return np.arange(len(text))
 
 
 class HubTokenizer:
@@ -85,16 +103,18 @@ def vocabulary_hash(vocabulary: dict[str, int]) -> str:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Hub id, local folder, GGUF file (local, or owner/repository/file.gguf of the hub), or "bytes".
+    """Hub id, local folder, GGUF file (local, or owner/repository/file.gguf of the hub), "bytes" or "characters".
 
     UserError: it is not there, or incomplete.
     """
     if name == "bytes":
         return ByteTokenizer()
+    if name == "characters":
+        return CharacterTokenizer()
     place, file = os.path.split(name) if name.endswith(".gguf") else (name, None)
     here = os.path.isfile(name) if file else os.path.isdir(name)
     if not here and (os.path.isfile(name) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place)):
-        raise UserError(f'no tokenizer at {name}: give a folder, a .gguf file, a hub id, or "bytes"')
+        raise UserError(f'no tokenizer at {name}: give a folder, a .gguf file, a hub id, "bytes" or "characters"')
     from transformers import AutoTokenizer, logging
 
     logging.set_verbosity_error()
@@ -190,3 +210,20 @@ def piece_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iterato
         whole = len(waiting) - len(waiting) % min_tokens
         yield from (waiting[i : i + min_tokens] for i in range(0, whole, min_tokens))
         waiting = waiting[whole:]
+
+
+def whole_book(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a whole book, white space and all.
+
+    A book of more than BLOCK characters is tokenised in pieces that end before a space, where hardly a token crosses.
+    """
+    ids: list[int] = []
+    start = 0
+    while start < len(text):
+        end = start + BLOCK
+        if end < len(text):
+            space = text.rfind(" ", start + BLOCK // 2, end)
+            end = space if space > start else end
+        ids += tokenizer.ids(text[start:end])
+        start = end
+    return ids

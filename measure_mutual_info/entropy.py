@@ -2,7 +2,7 @@
 
 The estimators need only the counts of counts: `types[k]` distinct outcomes were seen `occurrences[k]` times each.
 The naive one is biased low where most outcomes are rare, as n-grams are; Grassberger's mends more of that than
-Miller and Madow's, which no figure uses: benchmarks/entropy.py compares the three.
+Miller and Madow's: benchmarks/entropy.py compares these three. Chao and Shen's also guesses at the outcomes not seen.
 """
 
 from __future__ import annotations
@@ -35,6 +35,22 @@ def miller_madow_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
     """
     seen = sum(np.asarray(types).tolist())
     return naive_entropy(occurrences, types) + (seen - 1) / (2 * sample_size(occurrences, types))
+
+
+def chao_shen_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
+    """Chao and Shen's entropy in nats: −Σ_y q_y log q_y / (1 − (1 − q_y)^N), q_y = (1 − f/N) · n_y/N.
+
+    f outcomes were seen once, so f/N is about the chance of a new one (Good and Turing), and 1 − (1 − q)^N that an
+    outcome was seen at all (Horvitz and Thompson). Environ. Ecol. Stat. 10 (2003) 429. Where everything was seen once
+    no coverage is left to divide by: f = N − 1 is taken then. Arguments as `grassberger_entropy`.
+    """
+    total = sample_size(occurrences, types)
+    occurrences, types = np.asarray(occurrences, dtype=float), np.asarray(types, dtype=float)
+    once = float(types[occurrences == 1].sum())
+    q = (1 - min(once, total - 1) / total) * occurrences / total
+    with np.errstate(divide="ignore"):  # a single outcome: q = 1
+        seen = -np.expm1(total * np.log1p(-q))
+    return -math.fsum((types * q * np.log(q) / seen).tolist())
 
 
 def grassberger_g(n: np.ndarray) -> np.ndarray:

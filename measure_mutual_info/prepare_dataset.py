@@ -4,9 +4,12 @@
         --tokenizer data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf --out data/documents/books_2048
     python measure_mutual_info/prepare_dataset.py --corpus emozilla/pg19 --streaming --min-book-words 5000 \
         --tokenizer meta-llama/Llama-3.1-8B --out data/documents/pg19_2048       # the paper's own corpus
+    python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \
+        --tokenizer characters --out data/documents/books_characters            # whole texts, for two-point information
 
 A document is a run of whole sentences of one book: as few as give `min_tokens` tokens when they are tokenised on their
-own. The next one starts at the next sentence, the last of a book is kept if long enough, and none crosses books.
+own. The next one starts at the next sentence, the last of a book is kept if long enough, and none crosses books. With
+`boundaries` "book" each whole text is one document, wherever it begins.
 
 CPU only. The sample takes ten seconds; a core cuts about 250,000 tokens a second (PG19: 3 hours of one core), and
 memory holds a few times `shard_megabytes` of text for each process. A run that was killed goes on at the first shard
@@ -44,16 +47,23 @@ from tqdm import tqdm
 
 from common.cli import UserError, run
 from common.record import ROOT, atomic_file, replace_text, versions
-from measure_mutual_info.cut_documents import Tokenizer, load_tokenizer, piece_documents, sentence_documents
+from measure_mutual_info.cut_documents import (
+    Tokenizer,
+    load_tokenizer,
+    piece_documents,
+    sentence_documents,
+    whole_book,
+)
 from measure_mutual_info.read_corpus import Corpus, books, open_corpus
 
+BATCH = 1 << 20  # tokens held before they are written, a document more at most
 SCHEMA = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int32())})
 
 
 @dataclass(frozen=True)
 class Settings:
     corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
-    tokenizer: str  # of the model that will read the documents: hub id, local folder or GGUF file; "bytes": ids 0..255
+    tokenizer: str  # hub id, local folder or GGUF file, of the model that will read them; or "bytes"; or "characters"
     out: Path  # folder to write
     source: str = ""  # short name of the corpus in every result; default: from `corpus`
     config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
@@ -61,8 +71,8 @@ class Settings:
     streaming: bool = False  # hub datasets: read over the network instead of downloading all of it first
     text_column: str = "text"
     book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
-    boundaries: str = "sentence"  # "none": consecutive pieces of min_tokens, for code, DNA and the like
-    min_tokens: int = 2048  # length of a document in tokens, at least (paper: 2,048)
+    boundaries: str = "sentence"  # "none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut
+    min_tokens: int = 2048  # length of a document in tokens, at least (paper: 2,048); shorter texts are left out
     min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
     max_documents_per_book: int = 0  # 0: all of them
     max_books: int = 0  # stop after so many books that are not left out; 0: all of them
@@ -70,8 +80,8 @@ class Settings:
     processes: int = 0  # 0: one a core
 
     def validate(self) -> None:
-        if self.boundaries not in ("sentence", "none"):
-            raise UserError(f'unknown --boundaries "{self.boundaries}": give "sentence" or "none"')
+        if self.boundaries not in ("sentence", "none", "book"):
+            raise UserError(f'unknown --boundaries "{self.boundaries}": give "sentence", "none" or "book"')
         for name, least in (("min_tokens", 1), ("min_book_words", 0), ("max_documents_per_book", 0), ("max_books", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
@@ -89,7 +99,10 @@ class Settings:
 
 def documents(text: str, tokenizer: Tokenizer, cfg: Settings) -> Iterator[list[int]]:
     """Token ids of each document of a book."""
-    if cfg.boundaries == "none":
+    if cfg.boundaries == "book":
+        ids = whole_book(text, tokenizer)
+        found = iter([ids] if len(ids) >= cfg.min_tokens else [])
+    elif cfg.boundaries == "none":
         found = piece_documents(text, tokenizer, cfg.min_tokens)
     else:
         found = (ids for _, _, ids in sentence_documents(text, tokenizer, cfg.min_tokens))
@@ -108,16 +121,18 @@ def write_shard(
     facts |= {"tokens": 0, "longest_document": 0, "longest_short_book": [0, ""]}
     with atomic_file(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         rows: list[dict[str, Any]] = []
+        held = 0  # tokens in rows
         for name, text in shard:
             count = 0
             for ids in documents(text, tokenizer, cfg):
                 rows.append({"document": f"{name}#{count:04d}", "book": name, "input_ids": ids})
                 count += 1
+                held += len(ids)
                 facts["tokens"] += len(ids)
                 facts["longest_document"] = max(facts["longest_document"], len(ids))
-                if len(rows) == 256:
+                if len(rows) == 256 or held > BATCH:
                     writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-                    rows = []
+                    rows, held = [], 0
             facts["documents"] += count
             facts["books"] += count > 0
             if not count:
@@ -230,24 +245,25 @@ def identity(cfg: Settings, corpus: Corpus) -> dict[str, Any]:
     return key | {"files": corpus.files}
 
 
-def same_run(folder: Path, key: dict[str, Any]) -> bool:
+def same_run(folder: Path, key: dict[str, Any], made_by: str = "prepare.json", what: str = "documents") -> bool:
     """Whether `folder` was made, or begun, with this `key`; False if it is empty or not there.
 
-    UserError: it holds something else, or was made with other settings.
+    made_by: its file that says how. what: it should hold. UserError: it holds something else, or was made with other
+    settings.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder with --out")
     if not folder.exists() or not any(folder.iterdir()):
         return False
     try:
-        made = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))["identity"]
+        made = json.loads((folder / made_by).read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} holds something else than documents: choose another --out, or empty it") from None
+        raise UserError(f"{folder} holds something else than {what}: choose another --out, or empty it") from None
     other = [name for name in key if made.get(name) != key[name]]
     if other:
         name = other[0]
-        what = "other files" if name == "files" else f"{name} = {made.get(name)!r}, now {key[name]!r}"
-        raise UserError(f"{folder} was made with other settings ({what}): choose another --out, or delete it")
+        change = "other files" if name == "files" else f"{name} = {made.get(name)!r}, now {key[name]!r}"
+        raise UserError(f"{folder} was made with other settings ({change}): choose another --out, or delete it")
     return True
 
 
@@ -356,7 +372,7 @@ def main(cfg: Settings) -> None:
         f"left out: {record['skipped_empty']:,} rows without text, {record['skipped_few_words']:,} books of too few "
         f"words, {record['skipped_too_short']:,} too short for a document"
     )
-    if record["longest_document_tokens"] > 4 * cfg.min_tokens:
+    if cfg.boundaries == "sentence" and record["longest_document_tokens"] > 4 * cfg.min_tokens:
         print(
             f"note: the longest document has {record['longest_document_tokens']:,} tokens: a text with few sentence "
             "ends; --boundaries none cuts anywhere"

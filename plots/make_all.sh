@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, some ten seconds.
 # Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
-# its sweep.png beside its CSVs. results/calibration holds a folder for each process.
+# its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
+# results/figB4/<corpus>. results/calibration holds a folder for each process.
 #
 #     bash plots/make_all.sh
 set -euo pipefail
@@ -13,9 +14,13 @@ bipartite=()
 for folder in results/fig2b results/figB1/*; do
   if [ -f "$folder/bipartite.csv" ]; then bipartite+=("$folder"); fi
 done
+two_point=()
+for folder in results/fig2c results/figB4/*; do
+  if [ -f "$folder/two_point.csv" ]; then two_point+=("$folder"); fi
+done
 calibration=false
 if compgen -G 'results/calibration/*/coverage.csv' > /dev/null; then calibration=true; fi
-if [ ${#bipartite[@]} -eq 0 ] && ! $calibration; then
+if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && ! $calibration; then
   echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
   exit 2
 fi
@@ -29,4 +34,8 @@ fi
 for folder in results/fig2b results/figB1/*; do
   if [ -f "$folder/sweep.csv" ]; then "$python" plots/sweep.py --results "$folder"; fi
 done
+if [ -f results/fig2c/two_point.csv ]; then "$python" plots/fig2c.py --results results/fig2c; fi
+if [ ${#two_point[@]} -gt 0 ]; then
+  for figure in figB4 figB5; do "$python" "plots/$figure.py" --results "${two_point[@]}"; done
+fi
 if $calibration; then "$python" plots/calibration.py --results results/calibration; fi

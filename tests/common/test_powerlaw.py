@@ -41,6 +41,7 @@ EXAMPLES = {
     "saturating": ((20.0, 55.0, 0.8), tuple(np.log([20.0, 55.0, 0.8]))),
     "broken_power": ((1.6, 0.9, 0.4, 60.0), (math.log(1.6), 0.9, 0.4, math.log(60.0))),
     "exponential": ((3.0, 300.0), (math.log(3.0), math.log(300.0))),
+    "exponential_plus_constant": ((3.0, 100.0, 0.5), (math.log(3.0), math.log(100.0), 0.5)),
 }
 FORMULAS = {
     "power": lambda L, A, beta: A * L**beta,
@@ -49,6 +50,7 @@ FORMULAS = {
     "saturating": lambda L, top, L_0, beta: top / (1 + (L_0 / L) ** beta),
     "broken_power": lambda L, A, b1, b2, L_b: A * L**b1 * (1 + (L / L_b) ** 4) ** ((b2 - b1) / 4),
     "exponential": lambda L, A, xi: A * np.exp(-L / xi),
+    "exponential_plus_constant": lambda L, A, xi, C: A * np.exp(-L / xi) + C,
 }
 
 
@@ -95,6 +97,16 @@ def test_two_point_law_has_a_negative_exponent():
     mi = 1.1 * L**-0.91 + 0.05
     fit = fit_law("power_plus_constant", L, mi, np.diag((0.01 * mi) ** 2))
     assert [value for value, _, _ in fit.parameters.values()] == pytest.approx([1.1, -0.91, 0.05], rel=1e-5)
+
+
+def test_a_steep_fall_onto_a_low_plateau():
+    """Straight lines through d^β all end below 0 here, where a search on the log scale has no slope to follow."""
+    mi = np.array([0.678, 0.278, 0.063, 0.013, 0.0031, 0.0022, 0.0017, 0.0017, 0.0012])
+    error = np.array([0.0176, 0.0137, 0.0092, 0.0036, 0.00065, 0.00045, 0.0003, 0.00029, 0.00024])
+    covariance = np.outer(error, error) * (0.65 + 0.35 * np.eye(9))
+    constant, power = (fit_law(law, L // 4, mi, covariance) for law in ("power_plus_constant", "power"))
+    assert constant.chi2 < power.chi2
+    assert 0.001 < constant.parameters["C"][0] < 0.003
 
 
 def test_against_scipy_curve_fit():

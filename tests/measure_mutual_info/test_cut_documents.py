@@ -10,12 +10,14 @@ import pytest
 from measure_mutual_info import cut_documents
 from measure_mutual_info.cut_documents import (
     ByteTokenizer,
+    CharacterTokenizer,
     HubTokenizer,
     load_tokenizer,
     piece_documents,
     sentence_documents,
     sentence_spans,
     vocabulary_hash,
+    whole_book,
 )
 from tests.conftest import prose
 
@@ -50,12 +52,12 @@ class Undercounting(HubTokenizer):
         return starts[np.arange(len(starts)) % 40 > 0]
 
 
-@pytest.mark.parametrize("kind", ["bpe", "bytes", "no offsets", "undercounting"])
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "characters", "no offsets", "undercounting"])
 @pytest.mark.parametrize("least", [1, 60, 400])
 def test_documents_are_the_fewest_sentences_that_suffice(
     kind: str, least: int, bpe: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    tokenizer = ByteTokenizer() if kind == "bytes" else load_tokenizer(str(bpe))
+    tokenizer = load_tokenizer(kind if kind in ("bytes", "characters") else str(bpe))
     if kind in ("no offsets", "undercounting"):
         tokenizer = (NoOffsets if kind == "no offsets" else Undercounting)(tokenizer.tokenizer)
     text = prose(150, seed=least)
@@ -99,6 +101,43 @@ def test_bytes_start_where_their_characters_do():
     slow = [i for i, character in enumerate(text) for _ in character.encode()]
     assert ByteTokenizer().starts(text).tolist() == slow
     assert ByteTokenizer().ids(text) == list(text.encode())
+
+
+def test_characters_are_code_points():
+    tokenizer = CharacterTokenizer()
+    text = "aé鯨𝄞\n\ufeff\U0010ffff"
+    assert tokenizer.ids(text) == [ord(character) for character in text]
+    assert max(tokenizer.ids(text)) == tokenizer.size - 1
+    assert tokenizer.ids("") == []
+    assert tokenizer.starts(text).tolist() == list(range(len(text)))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "characters"])
+def test_a_whole_book_is_the_tokens_of_its_text(kind: str, bpe: Path, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = load_tokenizer(kind if kind in ("bytes", "characters") else str(bpe))
+    words = " ".join(prose(80, 1).split())
+    for text in (words, "\n " + prose(80, 1) + "\n\n", "x" * 700, "鯨 " * 400 + " " * 300, "a", ""):
+        whole = tokenizer.ids(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(cut_documents, "BLOCK", 100)
+            longest, ids = 0, tokenizer.ids
+
+            def noted(part: str, ids=ids) -> list[int]:
+                nonlocal longest
+                longest = max(longest, len(part))
+                return ids(part)
+
+            patch.setattr(tokenizer, "ids", noted)
+            parts = whole_book(text, tokenizer)
+        assert longest <= 100
+        if kind == "bpe":
+            assert tokenizer.tokenizer.decode(parts) == text
+            # A run of spaces or a long word may be cut in another place.
+            assert parts == whole or text != words
+            assert len(whole) <= len(parts) <= len(whole) + 2 * (len(text) // 50)
+        else:
+            assert parts == whole
+    assert whole_book(prose(80, 1), tokenizer) == tokenizer.ids(prose(80, 1))
 
 
 @pytest.mark.parametrize("text", ["第一句。「第二句！」 第三句", "पहला। दूसरा।"])

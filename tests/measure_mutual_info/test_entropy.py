@@ -12,6 +12,7 @@ from scipy import stats
 from scipy.special import digamma
 
 from measure_mutual_info.entropy import (
+    chao_shen_entropy,
     grassberger_entropy,
     grassberger_g,
     miller_madow_entropy,
@@ -48,7 +49,44 @@ def test_hand_values():
     # log 4 − ¼ [2·(−γ − ln 2) + 2·(2 − γ − ln 2)] = 3 ln 2 + γ − 1
     assert grassberger_entropy(occurrences, types) == pytest.approx(3 * math.log(2) + EULER - 1, abs=1e-14)
     assert miller_madow_entropy(occurrences, types) == pytest.approx(1.5 * math.log(2) + (3 - 1) / 8, abs=1e-15)
+    # Half of what is there was seen: q = 1/4, 1/8, 1/8, each over its chance to be among four draws.
+    expected = math.log(4) / 4 / (1 - 0.75**4) + 2 * math.log(8) / 8 / (1 - 0.875**4)
+    assert chao_shen_entropy(occurrences, types) == pytest.approx(expected, abs=1e-14)
     assert sample_size(occurrences, types) == 4
+
+
+def chao_shen_slowly(counts: list[int]) -> float:
+    """The definition (Chao and Shen 2003, eqs. 5 to 7), outcome by outcome, with exact fractions as far as they go."""
+    n, entropy = sum(counts), 0.0
+    singletons = sum(count == 1 for count in counts)
+    coverage = 1 - Fraction(min(singletons, n - 1), n)
+    for count in counts:
+        q = coverage * Fraction(count, n)
+        entropy -= float(q) * math.log(q) / float(1 - (1 - q) ** n)
+    return entropy
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [[4, 2, 3, 2, 4, 2, 1, 1], [1, 1, 1], [7], [5, 5, 5], [300, 40, 7, 1, 1, 1, 1, 1, 2, 2, 9], [1] * 40 + [2] * 9],
+)
+def test_chao_shen_equals_its_definition(counts):
+    occurrences, types = np.unique(counts, return_counts=True)
+    assert chao_shen_entropy(occurrences, types) == pytest.approx(chao_shen_slowly(counts), rel=1e-12, abs=1e-15)
+
+
+def test_chao_shen_guesses_at_what_was_not_seen():
+    """Uniform over 1,000 outcomes, 500 samples: two fifths were seen; Grassberger's estimate is further below."""
+    rng = np.random.default_rng(4)
+    draws = [counts_of_counts(rng.integers(1000, size=500)) for _ in range(200)]
+    chao_shen, grassberger = (np.mean([f(*draw) for draw in draws]) for f in (chao_shen_entropy, grassberger_entropy))
+    assert abs(chao_shen - math.log(1000)) < 0.05
+    assert grassberger - math.log(1000) < -0.15
+
+
+def test_chao_shen_of_what_was_seen_often_is_the_plug_in():
+    occurrences, types = np.array([10**9, 2**40]), np.array([3, 2])
+    assert chao_shen_entropy(occurrences, types) == pytest.approx(naive_entropy(occurrences, types), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -112,6 +150,6 @@ def test_counts_larger_than_32_bits():
     ],
 )
 def test_what_are_no_counts_of_counts(occurrences, types):
-    for entropy in (grassberger_entropy, naive_entropy, miller_madow_entropy):
+    for entropy in (grassberger_entropy, naive_entropy, miller_madow_entropy, chao_shen_entropy):
         with pytest.raises(ValueError, match="must be"):
             entropy(occurrences, types)

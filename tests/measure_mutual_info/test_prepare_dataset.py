@@ -226,6 +226,37 @@ def test_no_boundaries(tmp_path: Path):
     assert (record["tokenizer_vocab_size"], record["tokenizer_hash"]) == (256, None)
 
 
+@pytest.mark.parametrize("tokenizer", ["characters", "bytes", "bpe"])
+def test_whole_books(tokenizer: str, library: Path, bpe: Path, tmp_path: Path):
+    name = str(bpe) if tokenizer == "bpe" else tokenizer
+    flags = {"corpus": library, "tokenizer": name, "boundaries": "book", "min_tokens": 100}
+    result = call(**flags, out=tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    texts = {book: (library / f"{book}.txt").read_text(encoding="utf-8") for book in ("a", "b", "more/a")}
+    ids = load_tokenizer(name).ids
+    assert table(tmp_path / "out") == [
+        {"document": f"{book}#0000", "book": book, "input_ids": ids(text)} for book, text in texts.items()
+    ]
+    record = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert (record["boundaries"], record["books"], record["documents"]) == ("book", 3, 3)
+    assert (record["skipped_too_short"], record["skipped_empty"]) == (1, 1)
+    sizes = {"characters": 0x110000, "bytes": 256, "bpe": 320}
+    assert record["tokenizer_vocab_size"] == sizes[tokenizer]
+    assert "longest document" not in result.stdout
+    for limit, kept in ((len(ids("Call me Ishmael.")), 4), (max(map(len, map(ids, texts.values()))), 1)):
+        assert call(**flags | {"min_tokens": limit}, out=tmp_path / f"{limit}").returncode == 0
+        assert len(table(tmp_path / f"{limit}")) == kept
+
+
+def test_long_books_are_written_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prepare_dataset, "BATCH", 2500)
+    rows = [{"title": f"{i}", "text": "x" * 1000} for i in range(8)]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    main(settings(tmp_path / "c.jsonl", tmp_path / "out", boundaries="book"))
+    with pa.ipc.open_stream(tmp_path / "out" / "data-00000.arrow") as stream:
+        assert [batch.num_rows for batch in stream] == [3, 3, 2]
+
+
 def test_other_settings_are_refused(library: Path, tmp_path: Path):
     out = tmp_path / "out"
     main(settings(library, out))
@@ -341,7 +372,8 @@ def test_bad_input_is_one_line_naming_culprit_and_remedy(tmp_path: Path):
         ('numbers.parquet: column "text" holds int64, no strings', {"corpus": numbers}),
         ("none of 1 books has a document of 100,000 tokens, the longest (good) has", {"min_tokens": 100_000}),
         ("all 1 books have fewer than 10,000 words: lower --min-book-words", {"min_book_words": 10_000}),
-        ('unknown --boundaries "word": give "sentence" or "none"', {"boundaries": "word"}),
+        ('unknown --boundaries "word": give "sentence", "none" or "book"', {"boundaries": "word"}),
+        ("none of 1 books has a document of 100,000 tokens", {"min_tokens": 100_000, "boundaries": "book"}),
         ("--min-tokens is 0: give 1 or more", {"min_tokens": 0}),
         ("--shard-megabytes is 0.0: give more than 0", {"shard_megabytes": 0}),
         (f"no tokenizer at {tmp_path}/absent:", {"tokenizer": f"{tmp_path}/absent"}),

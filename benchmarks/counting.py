@@ -1,0 +1,241 @@
+"""How fast and in how much memory count_ngrams.py counts pairs of tokens, beside a Counter over token tuples.
+
+    python benchmarks/counting.py          # two idle CPU cores: 5 minutes, 2 GB of disk
+
+Tokens are drawn from Zipf's law over a vocabulary of 128,256, documents of 4,000, books of 250 documents, and lie on
+disk as prepare_dataset.py writes them. Every measurement is a process of its own: seconds from opened documents to the
+counts of counts of the pairs at distance 1, reading included, and the peak of its resident memory. Ours counts both
+marginals and takes every book's share of the entropies on top of what the Counter does; the counts must be the same.
+
+Writes results/benchmarks/counting.csv: a row a measure, ratio above 1 means ours is better.
+  throughput, peak memory        20 million tokens, in memory, against collections.Counter; medians of --rounds
+  seconds, and their slope       10 to 300 million tokens under a limit of 2 GB, sorted in runs on disk at every size
+                                 (--run-tokens; by itself count_ngrams.py would sort up to 33 million in memory)
+  --processes 2                  two distances in two processes against one after the other
+  hours for PG19                 the seconds a token of the largest size × 3·10⁹ tokens × 14 distances / 3600, one core;
+                                 and the disk that a distance takes meanwhile, at most 8 bytes × 3·10⁹ tokens = 24 GB
+
+Expect: at least 20 times the throughput of the Counter in less than a third of its memory, and a slope of at most 1.1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from common.cli import UserError, run
+from common.record import ROOT, write_csv
+from measure_mutual_info.count_ngrams import count_all
+from measure_mutual_info.count_windows import Job, Measure, count_measure
+from measure_mutual_info.document_stream import open_stream
+from measure_mutual_info.prepare_dataset import SCHEMA, write_folder_files
+
+BOOK_DOCUMENTS = 250  # also what is drawn and written at a time
+PG19_TOKENS, DISTANCES = 3e9, 14  # d = 1, 2, 4 … 8192
+LIMIT_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = Path("results/benchmarks/counting.csv")
+    tokens: int = 20_000_000
+    """of the comparison with a Counter"""
+    sizes: tuple[int, ...] = (10_000_000, 30_000_000, 100_000_000, 300_000_000)
+    """tokens, ascending, of the growth of time"""
+    run_tokens: int = 1 << 22
+    """tokens of a sorted run, where time is taken against tokens; below the least size, so that all spill"""
+    rounds: int = 3
+    vocabulary: int = 128_256
+    document_tokens: int = 4000
+    folder: Path | None = None
+    """where the tokens and the runs go for the time being; default: the system's folder for temporary files"""
+    seed: int = 0
+
+    def validate(self) -> None:
+        if self.out.suffix != ".csv":
+            raise UserError(f"--out {self.out}: give the name of a .csv file")
+        if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
+            raise UserError(f"--sizes {' '.join(map(str, self.sizes))}: give two or more, ascending")
+        if min(self.rounds, self.run_tokens, self.vocabulary) < 1 or self.document_tokens < 2:
+            raise UserError("--rounds, --run-tokens and --vocabulary need at least 1, --document-tokens at least 2")
+        book = BOOK_DOCUMENTS * self.document_tokens
+        if any(tokens < 1 or tokens % book for tokens in (self.tokens, *self.sizes)):
+            raise UserError(f"--tokens and --sizes: give multiples of {book:,}, a book of {BOOK_DOCUMENTS} documents")
+
+
+def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
+    """Documents as prepare_dataset.py writes them, a book at a time: p_k ∝ 1/(k + 2.7), k = 1 …, the ids shuffled."""
+    rng = np.random.default_rng(cfg.seed)
+    edges = np.cumsum(1 / (np.arange(cfg.vocabulary) + 3.7))
+    ids = rng.permutation(cfg.vocabulary).astype(np.int32)
+    folder.mkdir()
+    path = folder / "data-00000.arrow"
+    offsets = pa.array(np.arange(BOOK_DOCUMENTS + 1, dtype=np.int32) * cfg.document_tokens)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+        for book in range(tokens // (BOOK_DOCUMENTS * cfg.document_tokens)):
+            drawn = edges[-1] * rng.random(BOOK_DOCUMENTS * cfg.document_tokens)
+            texts = pa.ListArray.from_arrays(offsets, pa.array(ids[np.searchsorted(edges, drawn, side="right")]))
+            names = pa.array([f"book{book}#{i:04d}" for i in range(BOOK_DOCUMENTS)])
+            books = pa.array([f"book{book}"] * BOOK_DOCUMENTS)
+            writer.write_batch(pa.record_batch([names, books, texts], schema=SCHEMA))
+    write_folder_files(folder, [path], {"tokens": tokens, "seed": cfg.seed})
+    prepared = {"source": "zipf", "tokenizer": "zipf", "tokenizer_vocab_size": cfg.vocabulary}
+    (folder / "prepare.json").write_text(json.dumps(prepared), encoding="utf-8")
+
+
+def count_by_sorting(documents: Path, work: Path, chunk_tokens: int, distances: list[int], processes: int) -> dict:
+    """Ours, in this process: seconds, peak bytes, and a digest of the counts of counts of the last distance's pairs."""
+    stream, prepared = open_stream(documents)
+    job = Job(stream, prepared["tokenizer_vocab_size"], 0, stream.tokens, chunk_tokens, work, (), False)
+    measures = [Measure("pair", d) for d in distances]
+    started = time.perf_counter()
+    if processes == 1:
+        for measure in measures:
+            count_measure(job, measure)
+    else:
+        count_all(job, measures, processes)
+    seconds = time.perf_counter() - started
+    with np.load(job.result(measures[-1], "pair")) as found:
+        counted = dict(zip(found["occurrences"].tolist(), found["types"].tolist(), strict=True))
+    return {"seconds": seconds, "bytes": _peak(), "counts": _digest(counted)}
+
+
+def count_with_counter(documents: Path) -> dict:
+    """The baseline, in this process: as `count_by_sorting`, for distance 1."""
+    stream, _ = open_stream(documents)
+    started, counter = time.perf_counter(), Counter()
+    for tokens, first_token, first, last in stream.read(0, stream.tokens):
+        for start, stop in zip(stream.starts[first:last], stream.starts[first + 1 : last + 1], strict=True):
+            ids = tokens[start - first_token : stop - first_token].tolist()
+            counter.update(zip(ids, ids[1:], strict=False))
+    counted = Counter(counter.values())
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "bytes": _peak(), "counts": _digest(counted)}
+
+
+def _peak() -> int:
+    """Peak resident bytes of this program; getrusage's would begin with those of the one that started it (Linux)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _digest(counted: dict[int, int]) -> str:
+    return json.dumps(sorted(counted.items()))
+
+
+def in_a_process(function: str, *arguments: object) -> dict:
+    """What one of the two functions above returns, called in a fresh process."""
+    parts = ", ".join(f"Path({str(a)!r})" if isinstance(a, Path) else repr(a) for a in arguments)
+    code = f"import json\nfrom pathlib import Path\nfrom benchmarks.counting import {function}\n"
+    code += f"print(json.dumps({function}({parts})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{function}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ours(documents: Path, chunk_tokens: int, distances: list[int] | None = None, processes: int = 1) -> dict:
+    with tempfile.TemporaryDirectory(dir=documents.parent) as work:
+        return in_a_process("count_by_sorting", documents, Path(work), chunk_tokens, distances or [1], processes)
+
+
+def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
+    """The table; `folder` is for the tokens and runs."""
+    rows: list[dict] = []
+
+    def row(
+        setting: str, what: str, unit: str, baseline: str, baseline_value: float, value: float, ratio: float
+    ) -> None:
+        names = {"benchmark": "counting", "setting": setting, "measure": what, "unit": unit, "baseline": baseline}
+        rows.append(names | {"baseline_value": baseline_value, "our_value": value, "ratio": ratio})
+
+    zipf = f"Zipf tokens, vocabulary {cfg.vocabulary:,}, documents of {cfg.document_tokens:,}, d = 1"
+    with tqdm(total=2 * cfg.rounds + len(cfg.sizes) + 2, desc="counting", unit="run") as bar:
+        documents = folder / "compared"
+        write_zipf_documents(documents, cfg.tokens, cfg)
+        found: dict[str, list[dict]] = {"ours": [], "counter": []}
+        for _ in range(cfg.rounds):
+            found["counter"].append(in_a_process("count_with_counter", documents))
+            bar.update()
+            found["ours"].append(ours(documents, 1 << 25))
+            bar.update()
+        if len({one["counts"] for several in found.values() for one in several}) > 1:
+            raise AssertionError("the counts differ")
+        seconds, peak = (
+            {who: statistics.median(one[what] for one in several) for who, several in found.items()}
+            for what in ("seconds", "bytes")
+        )
+        rate = {who: cfg.tokens / value for who, value in seconds.items()}
+        setting = f"{cfg.tokens / 1e6:g} million {zipf}, in memory"
+        counter = "collections.Counter over token tuples"
+        row(setting, "throughput", "tokens/s", counter, rate["counter"], rate["ours"], rate["ours"] / rate["counter"])
+        row(
+            setting,
+            "peak memory",
+            "GB",
+            counter,
+            peak["counter"] / 1e9,
+            peak["ours"] / 1e9,
+            peak["counter"] / peak["ours"],
+        )
+
+        spilled = []
+        for tokens in cfg.sizes:
+            documents = folder / f"{tokens}"
+            write_zipf_documents(documents, tokens, cfg)
+            spilled.append(ours(documents, cfg.run_tokens))
+            bar.update()
+            setting = f"{tokens / 1e6:g} million {zipf}, runs of {cfg.run_tokens / 1e6:.1f} million on disk"
+            linear = spilled[0]["seconds"] * tokens / cfg.sizes[0]
+            what = f"linear from {cfg.sizes[0] / 1e6:g} million"
+            row(setting, "seconds", "s", what, linear, spilled[-1]["seconds"], linear / spilled[-1]["seconds"])
+            peak_gb = spilled[-1]["bytes"] / 1e9
+            row(setting, "peak memory", "GB", "limit", LIMIT_GB, peak_gb, LIMIT_GB / peak_gb)
+            if tokens == cfg.sizes[-2]:
+                both = [ours(documents, cfg.run_tokens, [1, 2], processes)["seconds"] for processes in (1, 2)]
+                bar.update(2)
+                setting = setting.replace("d = 1", "d = 1 and 2")
+                row(setting, "seconds", "s", "--processes 1", both[0], both[1], both[0] / both[1])
+            for file in documents.iterdir():
+                file.unlink()
+    slope = np.polyfit(np.log(cfg.sizes), np.log([one["seconds"] for one in spilled]), 1)[0]
+    setting = f"{cfg.sizes[0] / 1e6:g} to {cfg.sizes[-1] / 1e6:g} million {zipf}, runs on disk"
+    row(setting, "log-log slope of seconds against tokens", "", "limit", 1.1, slope, 1.1 / slope)
+    each = {who: PG19_TOKENS * DISTANCES / 3600 / value for who, value in rate.items()}
+    hours = spilled[-1]["seconds"] / cfg.sizes[-1] * PG19_TOKENS * DISTANCES / 3600
+    what = f"{counter}, were there memory"
+    setting = (
+        f"PG19: {PG19_TOKENS:g} tokens × {DISTANCES} distances at the seconds a token of the largest size, one core"
+    )
+    row(setting, "extrapolated hours", "h", what, each["counter"], hours, each["counter"] / hours)
+    return pd.DataFrame(rows)
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    with tempfile.TemporaryDirectory(dir=cfg.folder, prefix="counting-") as folder:
+        table = measure(cfg, Path(folder))
+    write_csv(cfg.out, table.round(4), cfg, started=started)
+    print(table.drop(columns="benchmark").to_string(index=False))
+    print(f"wrote {cfg.out}")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

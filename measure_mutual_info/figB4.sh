@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Fig. B.4: two-point mutual information of books (the run of Fig. 2c) and of Wikipedia, side by side.
+#   PRESET=smoke  20 articles of the Wikipedia excerpt, d = 1 … 256                           1 CPU core, half a minute
+#   PRESET=desk   the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, half a minute
+#                 (the committed results; default)
+#   PRESET=paper  all of Wikipedia, tokens of Llama 3.1, d = 1 … 256                          16 CPU cores, hours
+# The run of fig2c.sh with the same PRESET is reused, or made. Flags go to count_ngrams.py.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. measure_mutual_info/two_point.sh
+
+runs
+if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
+sample=(data/sample/wikipedia.jsonl "$sample_tokenizer")
+case ${PRESET:-desk} in
+    smoke)
+        measure "$wikipedia" data/documents/wikipedia_bpe384_20 "${sample[@]}" 256 256 \
+            "--source wikipedia --max-books 20" "$@"
+        ;;
+    desk) measure "$wikipedia" data/documents/wikipedia_bpe384 "${sample[@]}" 1024 256 "--source wikipedia" "$@" ;;
+    paper)
+        measure "$wikipedia" data/documents/wikipedia_llama_books wikimedia/wikipedia meta-llama/Llama-3.1-8B 256 256 \
+            "--source wikipedia --config 20231101.en --streaming --min-book-words 1000 --min-tokens 1024" \
+            --processes 16 --memory-gb 32 "$@"
+        ;;
+esac
+$python plots/figB4.py --results "$books" "$wikipedia" --out "$results/figB4/figB4"

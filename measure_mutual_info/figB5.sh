@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Fig. B.5: two-point mutual information with and without its plateau: Î(d), and Î(d) − C.
+# Another picture of the runs of Figs. 2c and B.4: seconds where figB4.sh has run with the same PRESET (smoke, desk,
+# paper), else as long as that takes. Flags go to count_ngrams.py.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. measure_mutual_info/two_point.sh
+
+runs
+if [ ! -f "$books/two_point.csv" ] || [ ! -f "$wikipedia/two_point.csv" ]; then
+    bash measure_mutual_info/figB4.sh "$@"
+fi
+$python plots/figB5.py --results "$books" "$wikipedia" --out "$results/figB5/figB5"

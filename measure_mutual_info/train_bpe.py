@@ -1,0 +1,119 @@
+"""Train a small byte-level BPE tokenizer on a corpus, for two-point information of a small one (Figs. 2c, B.4, B.5).
+
+    python measure_mutual_info/train_bpe.py --corpus data/sample --vocab-size 512 --out data/tokenizers/bpe512
+    python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \\
+        --tokenizer data/tokenizers/bpe512 --out data/documents/books_bpe512
+
+The entropy of pairs wants several pairs seen for each that exists. A model's tokenizer has 50,000 to 130,000 tokens,
+enough for the paper's billions of them but not for a megabyte of text; one of a few hundred has whole syllables and
+short words and still few enough pairs. Its first 256 tokens are the bytes, so that it can write every text.
+
+Hardware: one CPU core, a second for the sample's 4 MB; memory for the different words of the corpus.
+
+Writes the folder `out`, which `--tokenizer` takes: tokenizer.json and tokenizer_config.json, the same bytes for the
+same corpus; beside them train_bpe.json, with the settings and what came out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from common.cli import UserError, run
+from common.record import replace_text, versions
+from measure_mutual_info import prepare_dataset
+from measure_mutual_info.read_corpus import books, open_corpus
+
+
+@dataclass(frozen=True)
+class Settings:
+    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+    out: Path  # folder to write; its name is that of the tokenizer in every result
+    vocab_size: int = 512  # not in the paper: tokens, 256 of them bytes
+    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
+    split: str = "train"  # hub datasets: which split
+    streaming: bool = False  # hub datasets: read over the network instead of downloading all of it first
+    text_column: str = "text"
+    min_book_words: int = 0  # texts with fewer are left out
+    max_books: int = 0  # stop after so many texts that are not left out; 0: all of them
+
+    def validate(self) -> None:
+        if self.vocab_size <= 256:
+            raise UserError(f"--vocab-size is {self.vocab_size}: give more than 256, which the bytes take")
+        for name in ("min_book_words", "max_books"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 0 or more")
+
+
+def train(texts: Any, vocab_size: int) -> Tokenizer:
+    """A BPE over bytes, its words cut as GPT-2's are, of at most `vocab_size` tokens; texts: an iterable of strings.
+
+    It has fewer tokens where every word of the corpus is one before they are used up.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    shared = {field.name for field in dataclasses.fields(cfg)} - {"vocab_size"}
+    reading = prepare_dataset.Settings(tokenizer="", **{name: getattr(cfg, name) for name in shared})
+    corpus = open_corpus(reading)
+    key = dataclasses.asdict(cfg) | {"files": corpus.files}
+    for irrelevant in ("out", "streaming", *(["corpus"] if corpus.files else [])):
+        del key[irrelevant]
+    if prepare_dataset.same_run(cfg.out, key, "train_bpe.json", "a tokenizer of this script"):
+        print(f"{cfg.out}: there already")
+        return
+
+    skipped: Counter[str] = Counter()
+    found = tqdm((text for _, text in books(corpus.rows(), reading, skipped)), "texts", corpus.total, unit="text")
+    characters = 0
+
+    def texts() -> Any:
+        nonlocal characters
+        for text in found:
+            characters += len(text)
+            yield text
+
+    tokenizer = train(texts(), cfg.vocab_size)
+    if not characters:
+        raise UserError(
+            f"{cfg.corpus}: {skipped['rows']:,} rows, none with text that is not left out: give other texts"
+        )
+    size = tokenizer.get_vocab_size()
+    if size < cfg.vocab_size:
+        raise UserError(
+            f"{cfg.corpus}: its words make only {size} tokens: give a longer corpus, or --vocab-size {size} or less"
+        )
+    # Under another name until it is whole: a folder that is there is a tokenizer.
+    parts = cfg.out.with_name(cfg.out.name + ".parts")
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(parts)
+    record = {"identity": key, "characters": characters, "versions": versions()}
+    record |= {"settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)}, "seconds": round(time.time() - started, 1)}
+    replace_text(parts / "train_bpe.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    os.rename(parts, cfg.out)
+    print(f"{cfg.out}: {size} tokens from {characters:,} characters")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

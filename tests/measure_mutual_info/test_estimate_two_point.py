@@ -1,0 +1,555 @@
+"""Two-point information against processes of which it is known exactly, and every fit against another way to it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import curve_fit
+from scipy.special import stdtrit
+
+from common.powerlaw import NoFitError, bootstrap_errors, covariance_of_mean
+from measure_mutual_info.entropy import (
+    chao_shen_entropy,
+    grassberger_entropy,
+    grassberger_g,
+    miller_madow_entropy,
+    naive_entropy,
+)
+from measure_mutual_info.estimate_two_point import (
+    FIT_COLUMNS,
+    KINDS,
+    TWO_POINT_COLUMNS,
+    bootstrap_intervals,
+    fit_eq_b15,
+    fit_weighted,
+    mutual_information,
+    plateau,
+    read_counts,
+    read_shares,
+    unit_values,
+)
+from measure_mutual_info.processes import BernoulliUniform, MarkovChain
+from tests.conftest import call_script, one_line_error, run_script
+
+SCRIPT = "measure_mutual_info/estimate_two_point.py"
+D = 2 ** np.arange(11)
+
+
+def count(books: list[np.ndarray], distances: list[int], vocabulary: int):
+    """What count_ngrams.py writes: counts of counts, and the pairs and entropy of each book, by kind and distance."""
+    counts, shares = {kind: {} for kind in KINDS}, {}
+    for d in distances:
+        left, right = [book[:-d] for book in books], [book[d:] for book in books]
+        pair = [a.astype(np.int64) * vocabulary + b for a, b in zip(left, right, strict=True)]
+        for kind, keys in zip(KINDS, (left, right, pair), strict=True):
+            owner = np.repeat(np.arange(len(books)), [len(k) for k in keys])
+            _, place, repeats = np.unique(np.concatenate(keys), return_inverse=True, return_counts=True)
+            counts[kind][d] = np.unique(repeats, return_counts=True)
+            ngrams = np.bincount(owner, minlength=len(books))
+            terms = math.log(len(owner)) - grassberger_g(repeats)[place]
+            with np.errstate(invalid="ignore"):
+                shares[kind, d] = ngrams, np.bincount(owner, terms, minlength=len(books)) / ngrams
+    return counts, shares
+
+
+def information(shares: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs and information of each book, (books, distances)."""
+    distances = sorted({d for _, d in shares})
+    pairs = np.stack([shares["pair", d][0] for d in distances], axis=1)
+    left, right, pair = (np.stack([shares[kind, d][1] for d in distances], axis=1) for kind in KINDS)
+    return pairs, left + right - pair
+
+
+def tables(books: list[np.ndarray], distances: list[int], vocabulary: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """counts.csv, with the 1-grams that the paper's correction needs beside the pairs, and counts_by_book.csv."""
+    counts, shares = count(books, distances, vocabulary)
+    names = {"source": "toy", "tokenizer": "org/tok"}
+    rows = [names | {"kind": "ngram", "n_or_d": 1, "occurrences": 3, "types": 2}]
+    by_book = []
+    for kind in KINDS:
+        for d, (occurrences, types) in counts[kind].items():
+            key = names | {"kind": kind, "n_or_d": d}
+            rows += [key | {"occurrences": n, "types": k} for n, k in zip(occurrences, types, strict=True)]
+            by_book += [
+                key | {"book": f"book {i}", "ngrams": n, "entropy_nats": h}
+                for i, (n, h) in enumerate(zip(*shares[kind, d], strict=True))
+            ]
+    return pd.DataFrame(rows), pd.DataFrame(by_book)
+
+
+def save(folder: Path, counts: pd.DataFrame, by_book: pd.DataFrame | None = None) -> Path:
+    counts.to_csv(folder / "counts.csv", index=False)
+    if by_book is not None:
+        by_book.to_csv(folder / "counts_by_book.csv", index=False)
+    return folder / "counts.csv"
+
+
+def markov_truth(chain: MarkovChain, distances: np.ndarray) -> np.ndarray:
+    """I(W_i; W_{i+d}) = Σ π_i (P^d)_ij ln((P^d)_ij / π_j), nats."""
+    pi, P = chain.stationary, np.array(chain.P)
+    powers = [np.linalg.matrix_power(P, d) for d in distances]
+    return np.array([np.sum(pi[:, None] * power * np.log(power / pi)) for power in powers])
+
+
+# What is known exactly
+
+
+def held(books: np.ndarray, distances: list[int], vocabulary: int, truth: np.ndarray) -> np.ndarray:
+    """How often the 95% interval holds the truth, at each distance. books: (replications, books, tokens)."""
+    inside, t = np.zeros(len(distances)), stdtrit(books.shape[1] - 1, 0.975)
+    for replication in books:
+        counts, shares = count(list(replication), distances, vocabulary)
+        values = unit_values(*information(shares))
+        error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
+        inside += np.abs(mutual_information(counts) - truth) <= t * error
+    return inside / len(books)
+
+
+def test_intervals_hold_the_truth_of_a_markov_chain():
+    """Whether the information is half a nat or nothing: 300 replications of 40 books."""
+    chain, distances = MarkovChain(), [1, 2, 4, 8, 16, 32]
+    books = chain.sample(np.random.default_rng(0), 300 * 40, 1000).reshape(300, 40, 1000)
+    share = held(books, distances, 3, markov_truth(chain, np.array(distances)))
+    assert (share >= 0.93).all(), share
+    assert (share[:4] <= 0.985).all(), share  # at I ~ 0 first order is too wide
+
+
+def test_intervals_hold_the_truth_of_coins_of_unknown_bias():
+    """Two tosses of one coin, at whatever distance: (1/3, 1/6, 1/6, 1/3), and no decay."""
+    p, distances = np.array([1 / 3, 1 / 6, 1 / 6, 1 / 3]), [1, 4, 16, 64]
+    truth = np.full(4, np.sum(p * np.log(4 * p)))
+    books = BernoulliUniform().sample(np.random.default_rng(0), 300 * 200, 150).reshape(300, 200, 150)
+    share = held(books, distances, 2, truth)
+    assert (share >= 0.93).all(), share
+    assert (share <= 0.985).all(), share
+
+
+def test_a_book_as_large_as_all_others():
+    """The ratio's linearisation holds the truth in 0.89 of such cases."""
+    chain, distances, inside = MarkovChain(), [1, 2, 4, 8], np.zeros(4)
+    truth, t = markov_truth(chain, np.array(distances)), stdtrit(20, 0.975)
+    ids = chain.sample(np.random.default_rng(1), 300 * 21, 4000).reshape(300, 21, 4000)
+    for replication in ids:
+        books = [replication[0], *replication[1:, :200]]
+        counts, shares = count(books, distances, 3)
+        values = unit_values(*information(shares))
+        inside += np.abs(mutual_information(counts) - truth) <= t * values.std(axis=0, ddof=1) / math.sqrt(21)
+    assert (inside / 300 >= 0.915).all(), inside / 300
+
+
+def test_shuffled_tokens_have_no_information_beside_the_plateau(tmp_path):
+    """Tokens drawn by Zipf's law, 40 books of 5,000: a plateau of some tenths of a nat, and 0 within errors without."""
+    rng, distances = np.random.default_rng(0), [1, 2, 4, 8, 16, 32]
+    p = 1 / np.arange(1, 2001)
+    books = list(rng.choice(2000, size=(40, 5000), p=p / p.sum()))
+    counts = save(tmp_path, *tables(books, distances, 2000))
+    done = call_script(SCRIPT, "--counts", counts, "--out", tmp_path, "--bootstrap", 0)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(tmp_path / "two_point.csv").query("estimator == 'grassberger'")
+    assert (rows["mi_nats"] > 0.1).all()
+    assert (rows["mi_corrected_nats"].abs() <= stdtrit(39, 0.975) * rows["stderr_nats"]).all()
+    assert json.loads((tmp_path / "two_point.json").read_text())["plateau_of"] == "constant"
+    constant = pd.read_csv(tmp_path / "fit.csv").query("law == 'constant'").iloc[0]
+    assert constant["p_value"] >= 0.05
+    assert constant["lo95"] < constant["value"] < constant["hi95"]
+
+
+# The parts
+
+
+def test_values_of_units_are_those_of_the_delete_one_jackknife():
+    rng = np.random.default_rng(0)
+    pairs, mi = rng.integers(1, 50, (6, 3)), rng.standard_normal((6, 3))
+    pairs[2, 1], mi[2, 1] = 0, math.nan  # a book shorter than this distance
+    values = unit_values(pairs, mi)
+
+    def estimate(rows: list[int]) -> np.ndarray:
+        return np.nansum(pairs[rows] * mi[rows], axis=0) / pairs[rows].sum(axis=0)
+
+    without = np.array([estimate([j for j in range(6) if j != i]) for i in range(6)])
+    error = np.sqrt(5 / 6 * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    assert values.mean(axis=0) == pytest.approx(estimate(list(range(6))), rel=1e-12)
+    assert values.std(axis=0, ddof=1) / math.sqrt(6) == pytest.approx(error, rel=1e-12)
+
+
+def test_standard_errors_are_what_a_bootstrap_tends_to():
+    rng = np.random.default_rng(0)
+    pairs, mi = np.full((30, 2), 100), rng.standard_normal((30, 2))
+    values = unit_values(pairs, mi)
+
+    def ratio(drawn: np.ndarray) -> np.ndarray:
+        return drawn @ (pairs * mi) / (drawn @ pairs)
+
+    error, _ = bootstrap_errors(np.arange(30), ratio, replications=8000)
+    assert values.std(axis=0, ddof=1) / math.sqrt(30) == pytest.approx(error, rel=0.03)
+
+
+def test_no_errors_from_one_unit():
+    values = unit_values(np.array([[3, 3], [3, 0], [3, 0]]), np.arange(6.0).reshape(3, 2))
+    assert np.isnan(values).tolist() == [[False, True]] * 3
+    for pairs in ([[3, 3]], [[3, 0], [0, 3]]):
+        with pytest.raises(NoFitError, match="needs two units that have pairs"):
+            unit_values(np.array(pairs), np.ones((len(pairs), 2)))
+
+
+def test_eq_b15_finds_exact_curves():
+    fit = fit_eq_b15(D, 1.1 * D**-0.91 + 0.05)
+    assert fit.law == "power_plus_constant_ols"
+    assert [value for value, _, _ in fit.parameters.values()] == pytest.approx([1.1, 0.91, 0.05], rel=1e-5)
+    assert list(fit.parameters) == ["A", "alpha", "C"]
+    assert fit.heldout_error == pytest.approx(0, abs=1e-5)
+    assert (fit.dof, fit.L_min, fit.L_max) == (8, 1, 1024)
+    pure = fit_eq_b15(D, 1.1 * D**-0.91)
+    assert pure.parameters["C"][0] == pytest.approx(0, abs=1e-6)
+    assert pure.parameters["alpha"][0] == pytest.approx(0.91, rel=1e-3)
+
+
+def test_eq_b15_is_the_least_of_a_fine_search():
+    """No C on a fine grid, with the line by polyfit, has a smaller sum of squares."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mi = (0.7 * D**-0.8 + 0.03) * np.exp(0.1 * rng.standard_normal(11))
+        fit = fit_eq_b15(D, mi)
+        A, alpha, C = (value for value, _, _ in fit.parameters.values())
+        cost = np.sum((np.log(mi - C) - np.log(A) + alpha * np.log(D)) ** 2)
+        grid = []
+        for other in np.linspace(0, mi.min() * (1 - 1e-9), 2000):
+            y = np.log(mi - other)
+            grid.append(np.sum((y - np.polyval(np.polyfit(np.log(D), y, 1), np.log(D))) ** 2))
+        assert cost <= min(grid) * (1 + 1e-9)
+        assert 0 <= C < mi.min()
+
+
+def test_eq_b15_needs_information_above_zero():
+    with pytest.raises(NoFitError, match="1 of 11 points lie at or below 0"):
+        fit_eq_b15(D, np.r_[np.ones(10), 0.0])
+    with pytest.raises(NoFitError, match="2 points, and 3 are needed"):
+        fit_eq_b15(D[:2], np.ones(2))
+
+
+def made_up(rng: np.random.Generator, units: int = 40, spread: float = 0.05) -> np.ndarray:
+    """(units, 11) values about 1.1 d^−0.91 + 0.05, neighbours correlated, and a flavour of each unit in all of them."""
+    correlation = 0.7 ** np.abs(np.subtract.outer(np.arange(11), np.arange(11)))
+    noise = rng.standard_normal((units, 11)) @ np.linalg.cholesky(correlation).T + rng.standard_normal((units, 1))
+    return 1.1 * D**-0.91 + 0.05 + spread * (0.3 + D**-0.5) * noise
+
+
+TRUTH = {"A": 1.1, "alpha": 0.91, "C": 0.05}
+
+
+def test_weighted_intervals_hold_the_truth():
+    rng, inside = np.random.default_rng(0), Counter()
+    for _ in range(300):
+        fit = fit_weighted("power_plus_constant", D, made_up(rng))
+        assert list(fit.parameters) == ["A", "alpha", "C"]
+        inside.update(name for name, (_, low, high) in fit.parameters.items() if low <= TRUTH[name] <= high)
+    assert all(0.92 <= inside[name] / 300 <= 0.985 for name in TRUTH), inside
+
+
+@pytest.mark.parametrize("law", ["power_plus_constant_wls", "power_plus_constant_ols"])
+def test_resampled_intervals_hold_the_truth(law):
+    rng, inside = np.random.default_rng(1), Counter()
+    for _ in range(30):
+        values = made_up(rng, spread=0.02)
+        fit = partial(fit_weighted, law, D)
+        if law.endswith("ols"):
+            fit = lambda some: fit_eq_b15(D, some.mean(axis=0))  # noqa: E731
+        found = bootstrap_intervals(fit, values, replications=25, seed=0)
+        inside.update(name for name, (low, high) in found.items() if low <= TRUTH[name] <= high)
+    assert all(inside[name] / 30 >= 0.83 for name in TRUTH), inside
+
+
+def test_constant_against_curve_fit():
+    rng = np.random.default_rng(2)
+    values = made_up(rng) - 1.1 * D**-0.91
+    covariance, _ = covariance_of_mean(values)
+    (C,), variance, info, *_ = curve_fit(
+        lambda d, C: C + 0 * d, D, values.mean(axis=0), [0.0], covariance, absolute_sigma=True, full_output=True
+    )
+    fit = fit_weighted("constant", D, values)
+    assert fit.parameters["C"][0] == pytest.approx(C, rel=1e-6)
+    assert fit.chi2 == pytest.approx(np.sum(info["fvec"] ** 2), rel=1e-6)
+    assert fit.parameters["C"][2] - C >= 1.96 * math.sqrt(variance[0, 0])
+    assert fit.heldout_error == pytest.approx(fit_weighted("constant", D[:-1], values[:, :-1]).parameters["C"][0]
+                                              / values.mean(axis=0)[-1] - 1, rel=0.05)  # fmt: skip
+
+
+def test_p_values_of_the_constant_are_uniform():
+    rng, found, inside = np.random.default_rng(3), [], 0
+    for _ in range(600):
+        fit = fit_weighted("constant", D, made_up(rng, units=25) - 1.1 * D**-0.91)
+        found.append(fit.p_value)
+        inside += fit.parameters["C"][1] <= 0.05 <= fit.parameters["C"][2]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.027)
+    assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.07)
+    assert inside / 600 >= 0.923
+
+
+def test_few_units_weigh_by_their_variances():
+    values = made_up(np.random.default_rng(4), units=4, spread=0.01)
+    fit = fit_weighted("power_plus_constant", D, values)
+    alone = fit_weighted("power_plus_constant_wls", D, values)
+    assert {name: value for name, (value, *_) in fit.parameters.items()} == (
+        {name: value for name, (value, *_) in alone.parameters.items()}
+    )
+    assert np.isnan([fit.parameters["alpha"][1:], alone.parameters["C"][1:]]).all()
+    many = made_up(np.random.default_rng(4), units=60)
+    assert np.isfinite(fit_weighted("power_plus_constant", D, many).parameters["alpha"][1])
+    assert np.isnan(fit_weighted("power_plus_constant_wls", D, many).parameters["alpha"][1])
+
+
+def test_exponential_decay_is_told_from_a_power():
+    """A Markov chain forgets exponentially: e^(−2d/τ) at the end, and no power law fits."""
+    rng = np.random.default_rng(0)
+    d = np.arange(2, 9)
+    values = 0.8 * np.exp(-d / 2.5) * (1 + 0.1 * rng.standard_normal((60, 7)))
+    fits = {law: fit_weighted(law, d, values) for law in ("exponential", "power", "power_plus_constant", "constant")}
+    assert min(fits.values(), key=lambda fit: fit.aicc).law == "exponential"
+    low, high = fits["exponential"].parameters["xi"][1:]
+    assert low < 2.5 < high
+    assert fits["power"].p_value < 1e-6
+
+
+def test_which_plateau_is_taken_off():
+    rng = np.random.default_rng(5)
+    values = made_up(rng)
+    falling = [fit_weighted(law, D, values) for law in ("power_plus_constant", "constant", "power_plus_constant_wls")]
+    unweighted = fit_eq_b15(D, values.mean(axis=0))
+    assert plateau([*falling, unweighted]).law == "power_plus_constant_wls"
+    assert plateau([unweighted]).law == "power_plus_constant_ols"
+    assert plateau([]) is None
+    flat = values - 1.1 * D**-0.91
+    fits = [fit_weighted(law, D, flat) for law in ("constant", "power_plus_constant_wls")]
+    assert plateau(fits).law == "constant"
+    growing = values[:, ::-1]
+    fits = [fit_weighted(law, D, growing) for law in ("constant", "power_plus_constant_wls")]
+    assert fits[1].parameters["alpha"][0] < 0
+    assert plateau(fits).law == "constant"
+
+
+# Through the command line
+
+
+@pytest.fixture(scope="module")
+def chain_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    books = MarkovChain().sample(np.random.default_rng(0), 20, 3000)
+    return tables(list(books), [1, 2, 4, 8], 3)
+
+
+def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
+    counts = save(tmp_path, *chain_tables)
+    done = run_script(SCRIPT, "--counts", counts, "--out", tmp_path / "out", "--bootstrap", 20)
+    table = pd.read_csv(tmp_path / "out" / "two_point.csv")
+    assert table.columns.tolist() == TWO_POINT_COLUMNS
+    assert table["d_tokens"].tolist() == [1, 2, 4, 8] * 4
+    assert table["n_pairs"].tolist() == [20 * (3000 - d) for d in (1, 2, 4, 8)] * 4
+    assert set(table["source"]) == {"toy"}
+    assert set(table["tokenizer"]) == {"tok"}
+    truth = markov_truth(MarkovChain(), np.array([1, 2, 4, 8]))
+    estimators = {
+        "grassberger": grassberger_entropy,
+        "naive": naive_entropy,
+        "miller_madow": miller_madow_entropy,
+        "chao_shen": chao_shen_entropy,
+    }
+    by_kind = {key: (rows["occurrences"], rows["types"]) for key, rows in chain_tables[0].groupby(["kind", "n_or_d"])}
+    for estimator, entropy in estimators.items():
+        rows = table[table["estimator"] == estimator]
+        direct = [sum(s * entropy(*by_kind[kind, d]) for kind, s in zip(KINDS, (1, 1, -1), strict=True)) for d in
+                  (1, 2, 4, 8)]  # fmt: skip
+        assert rows["mi_nats"].to_numpy() == pytest.approx(direct, abs=1e-12)
+        assert rows["stderr_nats"].notna().all() == (estimator == "grassberger")
+        assert rows["mi_corrected_nats"].notna().all() == (estimator == "grassberger")
+    main_rows = table[table["estimator"] == "grassberger"]
+    assert (np.abs(main_rows["mi_nats"] - truth) < 4 * main_rows["stderr_nats"]).all()
+
+    fits = pd.read_csv(tmp_path / "out" / "fit.csv")
+    assert fits.columns.tolist() == FIT_COLUMNS
+    assert set(fits["model"]) == {"tok"}
+    mine = fits[fits["estimator"] == "grassberger"].set_index(["law", "parameter"])
+    expected = [("power", ["A", "alpha"]), ("exponential", ["A", "xi"]), ("constant", ["C"])]
+    expected += [("exponential_plus_constant", ["A", "xi", "C"])]
+    expected += [(f"power_plus_constant{end}", ["A", "alpha", "C"]) for end in ("", "_wls", "_ols")]
+    for law, parameters in expected:
+        assert mine.loc[law].index.tolist() == parameters
+    assert mine.loc[("power", "alpha"), "lo95"] < mine.loc[("power", "alpha"), "value"]
+    assert mine.loc[("power", "alpha"), "boot_units"] == "20 units"
+    assert set(fits[fits["estimator"] == "naive"]["law"]) == {"power_plus_constant_ols"}
+    plateau_of = json.loads((tmp_path / "out" / "fit.json").read_text())["plateau_of"]
+    C = mine.loc[(plateau_of, "C"), "value"]
+    assert (main_rows["mi_nats"] - main_rows["mi_corrected_nats"]).to_numpy() == pytest.approx(C, abs=1e-12)
+    assert "power_plus_constant_wls, grassberger, d = 1 to 8" in done.stdout
+    assert "20 units" in done.stdout
+
+
+def test_pairs_seen_once_are_said(tmp_path):
+    books = [np.arange(12) % 7, np.arange(3, 15) % 11]
+    counts = save(tmp_path, *tables(books, [1, 2, 3], 20))
+    done = call_script(SCRIPT, "--counts", counts, "--out", tmp_path, "--bootstrap", 0)
+    pairs = Counter(pair for book in books for pair in zip(book[:-1].tolist(), book[1:].tolist(), strict=True))
+    once = sum(n == 1 for n in pairs.values()) / 22
+    assert json.loads((tmp_path / "two_point.json").read_text())["pairs_seen_once"]["1"] == pytest.approx(once)
+    assert f"{once:.1%}" in done.stdout
+    assert "at some distance there are 82% of the pairs of another" in done.stdout
+
+
+def test_window_of_the_fits(tmp_path, chain_tables):
+    counts = save(tmp_path, *chain_tables)
+    arguments = ["--counts", counts, "--out", tmp_path, "--bootstrap", 0]
+    assert call_script(SCRIPT, *arguments, "--d-min", 2).returncode == 0
+    assert set(pd.read_csv(tmp_path / "fit.csv")["L_min"]) == {2}
+    done = call_script(SCRIPT, *arguments, "--d-max", 2, "--source", "mine", "--tokenizer", "ours")
+    assert done.returncode == 0, done.stderr
+    assert "2 points, and 3 are needed" in done.stdout
+    assert pd.read_csv(tmp_path / "fit.csv").empty
+    table = pd.read_csv(tmp_path / "two_point.csv")
+    assert table["mi_corrected_nats"].isna().all()
+    assert set(table["source"]) == {"mine"}
+    assert set(table["tokenizer"]) == {"ours"}
+
+
+@pytest.mark.parametrize("by_book", [True, False])
+def test_one_document_has_no_errors(tmp_path, by_book):
+    counts, shares = tables([MarkovChain().sample(np.random.default_rng(0), 1, 3000)[0]], [1, 2, 4, 8], 3)
+    done = call_script(SCRIPT, "--counts", save(tmp_path, counts, shares if by_book else None), "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no errors and no weights" in done.stdout
+    table, fits = pd.read_csv(tmp_path / "two_point.csv"), pd.read_csv(tmp_path / "fit.csv")
+    assert table["stderr_nats"].isna().all()
+    assert set(fits["law"]) == {"power_plus_constant_ols"}
+    assert table.loc[table["estimator"] == "grassberger", "mi_corrected_nats"].notna().all()
+
+
+def test_a_distance_that_one_book_has_alone_is_left_out_of_the_fits(tmp_path):
+    ids = MarkovChain().sample(np.random.default_rng(0), 6, 2000)
+    books = [ids[0], *ids[1:, :1000]]
+    counts = save(tmp_path, *tables(books, [1, 2, 4, 8, 1200], 3))
+    done = call_script(SCRIPT, "--counts", counts, "--out", tmp_path, "--bootstrap", 0)
+    assert "left out of the fits, as one unit has all pairs: d = [1200]" in done.stdout
+    rows = pd.read_csv(tmp_path / "two_point.csv").query("estimator == 'grassberger'").set_index("d_tokens")
+    assert rows["stderr_nats"].isna().tolist() == [False] * 4 + [True]
+    assert set(pd.read_csv(tmp_path / "fit.csv")["L_max"]) == {8}
+
+
+def test_information_at_or_below_zero(tmp_path):
+    """Coins without memory: some Î are below 0, Eq. B.15 says no, and what is left says that nothing decays."""
+    books = list(np.random.default_rng(1).integers(0, 2, (12, 400)))
+    done = call_script(SCRIPT, "--counts", save(tmp_path, *tables(books, [1, 2, 4, 8], 2)), "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (pd.read_csv(tmp_path / "two_point.csv")["mi_nats"] <= 0).any()
+    assert "points lie at or below 0, where Eq. B.15 has no logarithm" in done.stdout
+    assert "0 of 4 points lie 3 standard errors above 0" in done.stdout
+    fits = pd.read_csv(tmp_path / "fit.csv")
+    weighted = fits[(fits["estimator"] == "grassberger") & (fits["law"] != "power_plus_constant_ols")]
+    assert set(weighted["law"]) == {"constant"}
+    assert weighted["lo95"].item() < 0 < weighted["hi95"].item()
+
+
+# Bad input
+
+
+def change(column: str, value: object, **where: object):
+    def spoil(table: pd.DataFrame) -> pd.DataFrame:
+        chosen = np.logical_and.reduce([table[name] == wanted for name, wanted in where.items()])
+        table = table.astype({column: object})
+        table.loc[chosen, column] = value
+        return table
+
+    return spoil
+
+
+def leave_out(**where: object):
+    return lambda table: table[~np.logical_and.reduce([table[name] == wanted for name, wanted in where.items()])]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.drop(columns="kind"), "counts.csv lacks the column kind: count one corpus"),
+        (lambda t: t[t["kind"] == "ngram"], "has no pairs (kinds left, right, pair): run count_ngrams.py with --d"),
+        (leave_out(kind="left"), "has no rows of kind left for d = 1"),
+        (leave_out(kind="pair", n_or_d=4), "has no rows of kind pair for d = 4"),
+        (change("source", "other", kind="pair"), "mixes counts of source toy and other"),
+        (change("tokenizer", "other", n_or_d=2), "mixes counts of tokenizer org/tok and other"),
+        (lambda t: pd.concat([t, t.iloc[[1]]]), "a line that repeats"),
+        (change("types", 7, kind="right", n_or_d=8), "at d = 8 the pairs are 59,840, their left tokens 59,840 and"),
+        (change("types", 0.5, kind="left", n_or_d=1), "line 3: no counts of counts"),
+        (change("types", "few", kind="left", n_or_d=1), "line 3: types is 'few', not a number"),
+    ],
+)
+def test_bad_counts(tmp_path, chain_tables, spoil, message):
+    counts, by_book = chain_tables
+    done = call_script(SCRIPT, "--counts", save(tmp_path, spoil(counts), by_book), "--out", tmp_path / "out")
+    assert message in one_line_error(done)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.drop(columns="ngrams"), "counts_by_book.csv lacks the column ngrams"),
+        (lambda t: t.iloc[:0], "counts_by_book.csv has no rows of kinds left, right, pair"),
+        (leave_out(book="book 3"), "is not of the same corpus as the counts beside it (kind left, d = 1: 56,981 of"),
+        (change("entropy_nats", 1.0, book="book 3"), "is not of the same corpus"),
+        (change("source", "other"), "is not of the same corpus as the counts beside it (source other)"),
+        (leave_out(kind="right", n_or_d=2), "has no rows of kind right for d = 2"),
+        (lambda t: pd.concat([t, t.iloc[[5]]]), "a line that repeats"),
+        (change("ngrams", "some", book="book 3"), "ngrams is 'some', not a number"),
+    ],
+)
+def test_bad_shares(tmp_path, chain_tables, spoil, message):
+    counts, by_book = chain_tables
+    spoiled = spoil(by_book) if not message.endswith("(source other)") else by_book.assign(source="other")
+    done = call_script(SCRIPT, "--counts", save(tmp_path, counts, spoiled), "--out", tmp_path / "out")
+    assert message in one_line_error(done)
+
+
+def test_marginals_of_other_pairs_within_a_book(tmp_path, chain_tables):
+    """Two books that trade left tokens: the sums are right, the books are not."""
+    counts, by_book = chain_tables
+    rows = by_book[(by_book["kind"] == "left") & (by_book["n_or_d"] == 1)].index[:2]
+    by_book = by_book.copy()
+    by_book.loc[rows, "entropy_nats"] = np.average(by_book.loc[rows, "entropy_nats"])
+    by_book.loc[rows, "ngrams"] += [5, -5]
+    done = call_script(SCRIPT, "--counts", save(tmp_path, counts, by_book), "--out", tmp_path / "out")
+    assert "the left tokens of a book are not as many as its pairs" in one_line_error(done)
+
+
+def test_bad_settings(tmp_path, chain_tables):
+    counts = save(tmp_path, *chain_tables)
+    for arguments, message in (
+        (["--d-min", 8, "--d-max", 8], "--d-min 8 --d-max 8: give distances"),
+        (["--bootstrap", 1], "--bootstrap 1: give 0 for none"),
+        (["--seed", -1], "--seed -1: give 0 or more"),
+    ):
+        done = call_script(SCRIPT, "--counts", counts, "--out", tmp_path / "out", *arguments)
+        assert message in one_line_error(done)
+    assert "is a file: give a folder" in one_line_error(call_script(SCRIPT, "--counts", counts, "--out", counts))
+    missing = call_script(SCRIPT, "--counts", tmp_path / "no.csv", "--out", tmp_path / "out")
+    assert "no.csv: check the name" in one_line_error(missing)
+
+
+def test_readers_give_back_what_was_counted(tmp_path):
+    books = [
+        book[:n] for book, n in zip(MarkovChain().sample(np.random.default_rng(0), 3, 60), (60, 30, 5), strict=True)
+    ]
+    counts, shares = count(books, [1, 2, 8], 3)  # the third book has no pairs at distance 8
+    save(tmp_path, *tables(books, [1, 2, 8], 3))
+    found, source, tokenizer = read_counts(tmp_path / "counts.csv")
+    assert (source, tokenizer) == ("toy", "org/tok")
+    for kind in KINDS:
+        for d in (1, 2, 8):
+            assert np.array_equal(found[kind][d], counts[kind][d])
+    pairs, mi = read_shares(tmp_path / "counts_by_book.csv", found, source, tokenizer)
+    expected_pairs, expected = information(shares)
+    assert pairs.tolist() == expected_pairs.tolist()
+    assert pairs[2].tolist() == [4, 3, 0]
+    assert mi[pairs > 0] == pytest.approx(expected[pairs > 0], abs=1e-12)
+    assert unit_values(pairs, mi).mean(axis=0) == pytest.approx(mutual_information(found), abs=1e-12)
