@@ -165,9 +165,9 @@ def chunk_within(cfg: Settings, stream: DocumentStream, begun: int | None) -> in
     least = begun or min(LEAST_CHUNK, cfg.chunk_tokens)
     if not room >= BYTES_PER_TOKEN * least:
         needed = (processes * BASE_BYTES + cfg.processes * (fixed - BASE_BYTES + BYTES_PER_TOKEN * least)) / 1e9
+        who = "1 process needs" if cfg.processes == 1 else f"{cfg.processes} processes need"
         raise UserError(
-            f"--memory-gb {cfg.memory_gb:g} is too small: {cfg.processes} process{'es need' if cfg.processes > 1 else ' needs'} at "
-            f"least {np.ceil(10 * needed) / 10:.1f} here"
+            f"--memory-gb {cfg.memory_gb:g} is too small: {who} at least {np.ceil(10 * needed) / 10:.1f} here"
         )
     return begun or min(cfg.chunk_tokens, int(room / BYTES_PER_TOKEN))
 
