@@ -4,22 +4,27 @@
 
 Tokens are drawn from Zipf's law over a vocabulary of 128,256, documents of 4,000, books of 250 documents, and lie on
 disk as prepare_dataset.py writes them. Every measurement is a process of its own: seconds from opened documents to the
-counts of counts of the pairs at distance 1, reading included, and the peak of its resident memory. Ours counts both
-marginals and takes every book's share of the entropies on top of what the Counter does; the counts must be the same.
+counts of counts of the pairs at distance 1, reading included, and the peak of its resident memory. Before each of them
+another process takes and returns 3 GB, so that none waits for memory that a virtual machine has not got yet.
 
 Writes results/benchmarks/counting.csv: a row a measure, ratio above 1 means ours is better.
-  throughput, peak memory        20 million tokens, in memory, against collections.Counter; medians of --rounds
+  throughput, peak memory        20 million tokens, in memory, against collections.Counter; medians of --rounds. "Counts
+                                 alone" is what the Counter does; "with marginals and shares" is all that
+                                 count_ngrams.py --d 1 does: every book's share of three entropies besides
   seconds, and their slope       10 to 300 million tokens under a limit of 2 GB, sorted in runs on disk at every size
                                  (--run-tokens; by itself count_ngrams.py would sort up to 33 million in memory)
   --processes 2                  two distances in two processes against one after the other
-  hours for PG19                 the seconds a token of the largest size × 3·10⁹ tokens × 14 distances / 3600, one core;
-                                 and the disk that a distance takes meanwhile, at most 8 bytes × 3·10⁹ tokens = 24 GB
+  extrapolated hours             PG19 on one core: seconds a token of the largest size × 3·10⁹ tokens × 14 distances,
+                                 e.g. 18.8 s / (3·10⁸) × 3·10⁹ × 14 / 3600 s/h = 0.73 h. What the disk adds where its
+                                 cache is too small for the runs of a distance, 8 bytes × 3·10⁹ tokens = 24 GB at most,
+                                 written once and read twice: at 1 GB/s 72 s a distance, 0.28 h in all
 
 Expect: at least 20 times the throughput of the Counter in less than a third of its memory, and a slope of at most 1.1.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -48,6 +53,7 @@ from measure_mutual_info.prepare_dataset import SCHEMA, write_folder_files
 BOOK_DOCUMENTS = 250  # also what is drawn and written at a time
 PG19_TOKENS, DISTANCES = 3e9, 14  # d = 1, 2, 4 … 8192
 LIMIT_GB = 2.0
+WARM_BYTES = 3_000_000_000
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,15 @@ def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
 
 
 def count_by_sorting(documents: Path, work: Path, chunk_tokens: int, distances: list[int], processes: int) -> dict:
-    """Ours, in this process: seconds, peak bytes, and a digest of the counts of counts of the last distance's pairs."""
+    """Ours, in this process: seconds, peak bytes, and the counts of counts of the last distance's pairs.
+
+    distances: none for distance 1 without marginals and without shares of books, as the Counter counts.
+    """
     stream, prepared = open_stream(documents)
+    if not distances:
+        stream = dataclasses.replace(stream, unit=np.zeros_like(stream.unit))
     job = Job(stream, prepared["tokenizer_vocab_size"], 0, stream.tokens, chunk_tokens, work, (), False)
-    measures = [Measure("pair", d) for d in distances]
+    measures = [Measure("pair", d) for d in distances] or [Measure("ngram", 2)]
     started = time.perf_counter()
     if processes == 1:
         for measure in measures:
@@ -110,7 +121,7 @@ def count_by_sorting(documents: Path, work: Path, chunk_tokens: int, distances: 
     else:
         count_all(job, measures, processes)
     seconds = time.perf_counter() - started
-    with np.load(job.result(measures[-1], "pair")) as found:
+    with np.load(job.result(measures[-1], measures[-1].kinds[-1])) as found:
         counted = dict(zip(found["occurrences"].tolist(), found["types"].tolist(), strict=True))
     return {"seconds": seconds, "bytes": _peak(), "counts": _digest(counted)}
 
@@ -145,15 +156,16 @@ def in_a_process(function: str, *arguments: object) -> dict:
     parts = ", ".join(f"Path({str(a)!r})" if isinstance(a, Path) else repr(a) for a in arguments)
     code = f"import json\nfrom pathlib import Path\nfrom benchmarks.counting import {function}\n"
     code += f"print(json.dumps({function}({parts})))"
+    subprocess.run([sys.executable, "-c", f"import numpy; numpy.ones({WARM_BYTES // 8})"], check=True)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{function}: {done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ours(documents: Path, chunk_tokens: int, distances: list[int] | None = None, processes: int = 1) -> dict:
+def ours(documents: Path, chunk_tokens: int, distances: tuple[int, ...] = (1,), processes: int = 1) -> dict:
     with tempfile.TemporaryDirectory(dir=documents.parent) as work:
-        return in_a_process("count_by_sorting", documents, Path(work), chunk_tokens, distances or [1], processes)
+        return in_a_process("count_by_sorting", documents, Path(work), chunk_tokens, list(distances), processes)
 
 
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
@@ -167,34 +179,31 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
         rows.append(names | {"baseline_value": baseline_value, "our_value": value, "ratio": ratio})
 
     zipf = f"Zipf tokens, vocabulary {cfg.vocabulary:,}, documents of {cfg.document_tokens:,}, d = 1"
-    with tqdm(total=2 * cfg.rounds + len(cfg.sizes) + 2, desc="counting", unit="run") as bar:
+    with tqdm(total=3 * cfg.rounds + len(cfg.sizes) + 2, desc="counting", unit="run") as bar:
         documents = folder / "compared"
         write_zipf_documents(documents, cfg.tokens, cfg)
-        found: dict[str, list[dict]] = {"ours": [], "counter": []}
+        ways = {
+            "counter": lambda: in_a_process("count_with_counter", documents),
+            "counts alone": lambda: ours(documents, cfg.tokens, ()),
+            "with marginals and shares": lambda: ours(documents, cfg.tokens),
+        }
+        found: dict[str, list[dict]] = {way: [] for way in ways}
         for _ in range(cfg.rounds):
-            found["counter"].append(in_a_process("count_with_counter", documents))
-            bar.update()
-            found["ours"].append(ours(documents, 1 << 25))
-            bar.update()
+            for way, count in ways.items():
+                found[way].append(count())
+                bar.update()
         if len({one["counts"] for several in found.values() for one in several}) > 1:
             raise AssertionError("the counts differ")
-        seconds, peak = (
-            {who: statistics.median(one[what] for one in several) for who, several in found.items()}
-            for what in ("seconds", "bytes")
-        )
-        rate = {who: cfg.tokens / value for who, value in seconds.items()}
-        setting = f"{cfg.tokens / 1e6:g} million {zipf}, in memory"
+        rate, peak = {}, {}
+        for way, several in found.items():
+            rate[way] = cfg.tokens / statistics.median(one["seconds"] for one in several)
+            peak[way] = statistics.median(one["bytes"] for one in several) / 1e9
         counter = "collections.Counter over token tuples"
-        row(setting, "throughput", "tokens/s", counter, rate["counter"], rate["ours"], rate["ours"] / rate["counter"])
-        row(
-            setting,
-            "peak memory",
-            "GB",
-            counter,
-            peak["counter"] / 1e9,
-            peak["ours"] / 1e9,
-            peak["counter"] / peak["ours"],
-        )
+        for way in list(ways)[1:]:
+            setting = f"{cfg.tokens / 1e6:g} million {zipf}, in memory, {way}"
+            faster, smaller = rate[way] / rate["counter"], peak["counter"] / peak[way]
+            row(setting, "throughput", "tokens/s", counter, rate["counter"], rate[way], faster)
+            row(setting, "peak memory", "GB", counter, peak["counter"], peak[way], smaller)
 
         spilled = []
         for tokens in cfg.sizes:
@@ -209,7 +218,7 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
             peak_gb = spilled[-1]["bytes"] / 1e9
             row(setting, "peak memory", "GB", "limit", LIMIT_GB, peak_gb, LIMIT_GB / peak_gb)
             if tokens == cfg.sizes[-2]:
-                both = [ours(documents, cfg.run_tokens, [1, 2], processes)["seconds"] for processes in (1, 2)]
+                both = [ours(documents, cfg.run_tokens, (1, 2), processes)["seconds"] for processes in (1, 2)]
                 bar.update(2)
                 setting = setting.replace("d = 1", "d = 1 and 2")
                 row(setting, "seconds", "s", "--processes 1", both[0], both[1], both[0] / both[1])
@@ -218,13 +227,13 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
     slope = np.polyfit(np.log(cfg.sizes), np.log([one["seconds"] for one in spilled]), 1)[0]
     setting = f"{cfg.sizes[0] / 1e6:g} to {cfg.sizes[-1] / 1e6:g} million {zipf}, runs on disk"
     row(setting, "log-log slope of seconds against tokens", "", "limit", 1.1, slope, 1.1 / slope)
-    each = {who: PG19_TOKENS * DISTANCES / 3600 / value for who, value in rate.items()}
+    by_counter = PG19_TOKENS * DISTANCES / 3600 / rate["counter"]
     hours = spilled[-1]["seconds"] / cfg.sizes[-1] * PG19_TOKENS * DISTANCES / 3600
     what = f"{counter}, were there memory"
     setting = (
         f"PG19: {PG19_TOKENS:g} tokens × {DISTANCES} distances at the seconds a token of the largest size, one core"
     )
-    row(setting, "extrapolated hours", "h", what, each["counter"], hours, each["counter"] / hours)
+    row(setting, "extrapolated hours", "h", what, by_counter, hours, by_counter / hours)
     return pd.DataFrame(rows)
 
 

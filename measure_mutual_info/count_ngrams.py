@@ -21,8 +21,9 @@ a token for every distance in work, and merged from there. A killed run goes on 
 memory, processes or shards change a byte of the result. Several machines: --shard 0/4 … 3/4 leave folders of runs,
 `<out>.0-of-4.parts` …; the same command with --merge and all of these writes the results.
 
-Hardware: CPU; a core counts about 30 million pairs a second, a third of that where they do not fit the memory
-(benchmarks/counting.py; PG19's 3 billion tokens at 14 distances: about an hour of two cores).
+Hardware: CPU; a core counts about 30 million pairs a second, 16 million where they go through the disk
+(benchmarks/counting.py). PG19's 3 billion tokens at 14 distances: 14 × 3·10⁹ / 16·10⁶ s, three quarters of an hour of a
+core, beside the disk's time for 24 GB a distance, written once and read twice.
 Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1, and d fewer per document for pairs.
 """
 

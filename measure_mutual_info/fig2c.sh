@@ -37,4 +37,8 @@ corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out}
 
 measure "$out" "$documents" "$corpus" "$tokenizer" "$d_max" "$d_fit" "${PREPARE_FLAGS:-$prepare_flags}" \
     ${count_flags[@]+"${count_flags[@]}"} "$@"
+if [ "${PRESET:-desk}" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
+    measure "$out/shuffled" "${documents}_shuffled" "$corpus" "$tokenizer" "$d_max" "$d_fit" \
+        "$prepare_flags --shuffle-seed 0" "$@"
+fi
 $python plots/fig2c.py --results "$out" --out "$out/fig2c"

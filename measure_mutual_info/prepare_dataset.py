@@ -32,6 +32,7 @@ import shutil
 import signal
 import threading
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -41,6 +42,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import nupunkt
 import pyarrow as pa
 from tqdm import tqdm
@@ -73,6 +75,7 @@ class Settings:
     book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
     boundaries: str = "sentence"  # "none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut
     min_tokens: int = 2048  # length of a document in tokens, at least (paper: 2,048); shorter texts are left out
+    shuffle_seed: int | None = None  # not in the paper: tokens of each document in random order, which tell nothing
     min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
     max_documents_per_book: int = 0  # 0: all of them
     max_books: int = 0  # stop after so many books that are not left out; 0: all of them
@@ -85,6 +88,8 @@ class Settings:
         for name, least in (("min_tokens", 1), ("min_book_words", 0), ("max_documents_per_book", 0), ("max_books", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
+        if self.shuffle_seed is not None and self.shuffle_seed < 0:
+            raise UserError(f"--shuffle-seed is {self.shuffle_seed}: give 0 or more")
         if not self.shard_megabytes > 0:
             raise UserError(f"--shard-megabytes is {self.shard_megabytes}: give more than 0")
 
@@ -106,7 +111,15 @@ def documents(text: str, tokenizer: Tokenizer, cfg: Settings) -> Iterator[list[i
         found = piece_documents(text, tokenizer, cfg.min_tokens)
     else:
         found = (ids for _, _, ids in sentence_documents(text, tokenizer, cfg.min_tokens))
+    if cfg.shuffle_seed is not None:
+        found = (shuffled(ids, cfg.shuffle_seed) for ids in found)
     return itertools.islice(found, cfg.max_documents_per_book or None)
+
+
+def shuffled(ids: list[int], seed: int) -> list[int]:
+    """The tokens in a random order, which the seed and the tokens themselves decide: the null of every measurement."""
+    tokens = np.array(ids, dtype=np.int64)
+    return np.random.default_rng([seed, zlib.crc32(tokens.tobytes())]).permutation(tokens).tolist()
 
 
 def write_shard(
@@ -239,6 +252,8 @@ def identity(cfg: Settings, corpus: Corpus) -> dict[str, Any]:
     key = dataclasses.asdict(cfg) | {"source": cfg.name}
     for irrelevant in ("out", "processes", "streaming", *(["corpus"] if corpus.files else [])):
         del key[irrelevant]
+    if cfg.shuffle_seed is None:
+        del key["shuffle_seed"]
     if os.path.exists(cfg.tokenizer):
         path = Path(cfg.tokenizer).resolve()
         key["tokenizer"] = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

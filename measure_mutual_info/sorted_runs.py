@@ -63,7 +63,7 @@ class Layout:
         fill = 0
         for slab in _slabs(words, self.count_bits):
             starts = _starts(slab, self.count_bits)
-            repeats = np.diff(starts, append=len(slab)) if once else _sums(slab, starts, self)
+            repeats = _lengths(starts, len(slab)) if once else _sums(slab, starts, self)
             full = np.uint64((1 << self.count_bits) - 1)
             part = self._with_repeats(slab[starts] & ~full, repeats)
             words[fill : fill + len(part)] = part  # never more than were read
@@ -163,6 +163,8 @@ def summarise(
     if total != samples.sum():
         raise ValueError(f"{total} words for {samples.sum()} samples")
     entropy = grassberger_entropy(occurrences, types)
+    if blocks == 1:
+        return occurrences, types, np.array([entropy])
     # As deviations from their mean, whose sums over billions of samples keep more digits.
     deviation = math.log(total) - entropy - grassberger_g(occurrences)
     table = np.zeros(min(SMALL, int(occurrences[-1]) + 1))
@@ -183,7 +185,7 @@ def summarise(
             block, weights = np.empty(blocks + len(entries), np.intp), np.empty(blocks + len(entries))
             block[:blocks], weights[:blocks] = np.arange(blocks), sums
             np.bitwise_and(entries, block_mask, out=block[blocks:].view(np.uint64))
-            np.multiply(np.repeat(values, np.diff(starts, append=len(entries))), repeats, out=weights[blocks:])
+            np.multiply(np.repeat(values, _lengths(starts, len(entries))), repeats, out=weights[blocks:])
             sums = np.bincount(block, weights, minlength=blocks)
     means = entropy + np.divide(sums, samples, out=np.full(blocks, np.nan), where=samples > 0)
     return occurrences, types, means
@@ -238,7 +240,15 @@ def _occurrences(slab: np.ndarray, layout: Layout) -> np.ndarray:
 def _sums(slab: np.ndarray, starts: np.ndarray, layout: Layout) -> np.ndarray:
     if layout.count_bits:
         return np.add.reduceat(layout.repeats(slab), starts)
-    return np.diff(starts, append=len(slab))  # every word stands for one
+    return _lengths(starts, len(slab))  # every word stands for one
+
+
+def _lengths(starts: np.ndarray, end: int) -> np.ndarray:
+    """np.diff(starts, append=end), without its copy."""
+    lengths = np.empty(len(starts), np.int64)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = end - starts[-1]
+    return lengths
 
 
 def _run_size(path: Path) -> int:

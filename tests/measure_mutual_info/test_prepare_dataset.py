@@ -211,6 +211,21 @@ def test_limits_on_books_and_documents(library: Path, tmp_path: Path):
     assert (record["books"], record["skipped_few_words"]) == (3, 1)
 
 
+def test_shuffled_documents_keep_their_tokens_and_lose_their_order(library, tmp_path: Path):
+    flags = {"corpus": library, "boundaries": "book", "min_tokens": 100, "tokenizer": "bytes"}
+    main(settings(out=tmp_path / "text", **flags))
+    text = [row["input_ids"] for row in datasets.load_from_disk(str(tmp_path / "text"))]
+    found = {}
+    for name, seed, processes in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        main(settings(out=tmp_path / name, shuffle_seed=seed, processes=processes, **flags))
+        found[name] = [row["input_ids"] for row in datasets.load_from_disk(str(tmp_path / name))]
+    for before, after in zip(text, found["a"], strict=True):
+        assert before != after
+        assert sorted(before) == sorted(after)
+    assert found["a"] == found["b"]
+    assert found["a"] != found["c"]
+
+
 def test_no_boundaries(tmp_path: Path):
     draw = np.random.default_rng(0)
     for name in ("x", "y"):
@@ -372,6 +387,7 @@ def test_bad_input_is_one_line_naming_culprit_and_remedy(tmp_path: Path):
         ('numbers.parquet: column "text" holds int64, no strings', {"corpus": numbers}),
         ("none of 1 books has a document of 100,000 tokens, the longest (good) has", {"min_tokens": 100_000}),
         ("all 1 books have fewer than 10,000 words: lower --min-book-words", {"min_book_words": 10_000}),
+        ("--shuffle-seed is -1: give 0 or more", {"shuffle_seed": -1}),
         ('unknown --boundaries "word": give "sentence", "none" or "book"', {"boundaries": "word"}),
         ("none of 1 books has a document of 100,000 tokens", {"min_tokens": 100_000, "boundaries": "book"}),
         ("--min-tokens is 0: give 1 or more", {"min_tokens": 0}),
