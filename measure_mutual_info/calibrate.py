@@ -10,7 +10,7 @@ of the kind. Each process gets a folder under --out:
     calibration_fit.csv  β of each replication with its interval, by generalised (gls) and ordinary (ols) least squares
     coverage.csv         over the replications: mean, bias, spread, and how often the interval held the truth
 
-One CPU core: 0.3 s for a replication of 1,000 documents of 2,048 tokens, 20 minutes in all. A killed run goes on where
+One CPU core: 0.3 s for a replication of 1,000 documents of 2,048 tokens, 25 minutes in all. A killed run goes on where
 it stopped. Expect: coverage of 0.93 to 0.97 for estimator direct with predictor exact, for β by gls as for I(L); vCLUB
 2 to 80 times above the truth, its β 1.05 and 1.13 where Santa Fe's is 0.5 and 0.75.
 """
