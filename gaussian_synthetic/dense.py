@@ -1,0 +1,57 @@
+"""The same families by dense linear algebra, slow and plain: the reference that the tests and benchmarks compare with.
+
+Takes O(L²) memory and O(L³) time. Nothing here is used by families.py but the definition of a family.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from gaussian_synthetic.families import WEIGHT_BESIDE, WEIGHT_OWN, Family, row_matrix
+
+
+def covariance(of: Family) -> np.ndarray:
+    """Σ of one sequence, (L, L) float64, unit variances; App. C word for word."""
+    sigma = np.eye(1)
+    for n, k in zip(of.n, of.k, strict=True):
+        M = row_matrix(n, of.coupling).numpy()
+        rows = len(sigma)
+        sigma = np.kron(sigma, M[:, :k] @ M[:, :k].T) + np.kron(np.eye(rows), M[:, k:] @ M[:, k:].T)
+        T = np.eye(rows * n)
+        for i in range(n - 1, rows * n - 1, n):  # the last value of a row and the first of the next
+            old = sigma[i, i + 1]
+            new = WEIGHT_BESIDE * (sigma[i - 1, i] + sigma[i + 1, i + 2]) + WEIGHT_OWN * old
+            T[i : i + 2, i : i + 2] = _root(new) @ np.linalg.inv(_root(old))
+        sigma = T @ sigma @ T.T
+    return sigma
+
+
+def _root(correlation: float) -> np.ndarray:
+    """The symmetric square root of the 2 × 2 correlation matrix."""
+    values, vectors = np.linalg.eigh(np.array([[1, correlation], [correlation, 1]]))
+    return vectors * np.sqrt(values) @ vectors.T
+
+
+def conditionals(sigma: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (L, batch) and standard deviations (L,) of z_t given z_<t. z: (L, batch), sigma: (L, L).
+
+    With Σ = C Cᵀ and z = C ε, z_t has the mean Σ_{s<t} C_ts ε_s and the standard deviation C_tt.
+    """
+    C = np.linalg.cholesky(sigma)
+    noise = torch.linalg.solve_triangular(torch.from_numpy(C), torch.from_numpy(z), upper=False).numpy()
+    return z - np.diag(C)[:, None] * noise, np.diag(C).copy()
+
+
+def mutual_information(sigma: np.ndarray, ell: int) -> float:
+    """I(ℓ; L) = ½ (log det Σ_XX + log det Σ_YY − log det Σ) in nats; X the first ell of the positions of sigma."""
+    halves = np.linalg.slogdet(sigma[:ell, :ell])[1] + np.linalg.slogdet(sigma[ell:, ell:])[1]
+    return float(halves - np.linalg.slogdet(sigma)[1]) / 2
+
+
+def log_density(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """log p(z) of each column of z (L, batch), in nats, (batch,)."""
+    quadratic = (z * np.linalg.solve(sigma, z)).sum(axis=0)
+    return -(quadratic + np.linalg.slogdet(sigma)[1] + len(z) * math.log(2 * math.pi)) / 2

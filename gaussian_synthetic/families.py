@@ -1,0 +1,444 @@
+"""Gaussian sequences of known information: drawn, and every conditional known exactly, in O(L) (App. C of the paper).
+
+A family is built in layers. Layer 1 is Y = M X of n independent standard normals. Layer λ is a matrix X of L/n rows and
+n columns: k columns are independent copies of layer λ−1, the others fresh standard normals. Each row becomes
+Z_i = M X_i, the rows are laid end to end, and the last value of a row is mixed with the first of the next (Eq. C.23).
+The information between the halves grows as k^layers = L^β with β = log_n k: the paper's sub-volume family has n = 4,
+k = 3 (β = 0.79), its logarithmic family n = 4, k = 1 (β = 0: a constant for each layer).
+
+    laws = prepare(named("subvolume", layers=6))         # once for a family: 4^6 = 4,096 positions
+    z, mean = draw(laws, batch=4 * 64, generator=rng)    # (L, batch) each: samples, and E[z_t | z_<t]
+    laws.std                                             # (L,) standard deviation of z_t given z_<t, whatever z is
+
+Why O(L) is enough, and exact: README.md of this folder. Tensors have the batch last, (positions, batch), so that the
+small matrices of a row meet long contiguous stretches of memory. What does not depend on the data (`Laws`) is computed
+in float64 whatever the dtype that it is used in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from common.cli import UserError
+
+NAMED = {"subvolume": 3, "logarithmic": 1}  # k of n = 4 columns (App. C)
+PAPER_N, PAPER_COUPLING = 4, -0.25
+# Eq. C.23: the mixed pair gets 2/5 of the correlation of each pair beside it, and 1/5 of its own.
+WEIGHT_BESIDE, WEIGHT_OWN = 0.4, 0.2
+
+
+@dataclass(frozen=True)
+class Family:
+    """n, k: (layers,) each, bottom layer first; k[0] is 0, as nothing lies below. coupling: of two values of a row.
+
+    UserError: layers < 1, n < 3, k outside 1 … n, coupling outside (−1/(n−1), 1).
+    """
+
+    n: tuple[int, ...]
+    k: tuple[int, ...]
+    coupling: float = PAPER_COUPLING
+
+    def __post_init__(self) -> None:
+        if not self.n or len(self.n) != len(self.k):
+            raise UserError(f"{len(self.n)} branchings n and {len(self.k)} numbers of copies k: give one a layer")
+        if min(self.n) < 3:
+            # With two columns the mixing reaches over whole rows, and β could only be 0 or 1.
+            raise UserError(f"branching n = {min(self.n)}: give at least 3")
+        for n, k in zip(self.n[1:], self.k[1:], strict=True):
+            if not 1 <= k <= n:
+                raise UserError(f"k = {k} copied columns of n = {n}: give 1 to n")
+        if self.k[0] != 0:
+            raise UserError(f"the bottom layer has nothing to copy: its k is 0, not {self.k[0]}")
+        lowest = -1 / (max(self.n) - 1)
+        if not lowest < self.coupling < 1:
+            raise UserError(
+                f"coupling {self.coupling:g}: rows of unit norm have it between −1/(n−1) = {lowest:.4g} and 1, "
+                "both excluded"
+            )
+
+    @property
+    def layers(self) -> int:
+        return len(self.n)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions of each layer's output, bottom first."""
+        return tuple(math.prod(self.n[: i + 1]) for i in range(self.layers))
+
+    @property
+    def L(self) -> int:  # noqa: N802 - the paper's symbol
+        """Sequence length in tokens."""
+        return self.lengths[-1]
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """How many sequences of each layer one sequence of the top is made of, bottom first."""
+        return tuple(math.prod(self.k[i + 1 :]) for i in range(self.layers))
+
+    @property
+    def beta(self) -> float:
+        """Exponent of I(L/2; L) that the layers above the first are made for, Σ ln k / Σ ln n."""
+        if self.layers == 1:
+            return 0.0
+        return sum(map(math.log, self.k[1:])) / sum(map(math.log, self.n[1:]))
+
+
+def family(
+    layers: int, k: int | Sequence[int], n: int | Sequence[int] = PAPER_N, coupling: float = PAPER_COUPLING
+) -> Family:
+    """The family of `layers` layers, coupled by `coupling`. UserError as Family, or a wrong number of n or k.
+
+    n: one number, or one a layer. k: one number, or one for each layer above the first. Bottom layer first.
+    """
+    if layers < 1:
+        raise UserError(f"{layers} layers: give at least 1")
+    branchings = (n,) * layers if isinstance(n, int) else tuple(n)
+    copied = (k,) * (layers - 1) if isinstance(k, int) else tuple(k)
+    if isinstance(k, int) and not 1 <= k <= max(branchings, default=k):
+        raise UserError(f"k = {k} copied columns of n = {max(branchings)}: give 1 to n")
+    if len(branchings) != layers:
+        raise UserError(f"{len(branchings)} branchings n for {layers} layers: give one, or {layers}")
+    if len(copied) != layers - 1:
+        raise UserError(f"{len(copied)} numbers of copies k for {layers} layers: give one, or {layers - 1}")
+    return Family(branchings, (0, *copied), coupling)
+
+
+def named(name: str, layers: int) -> Family:
+    """The paper's "subvolume" or "logarithmic" family. UserError: another name, layers < 1."""
+    if name not in NAMED:
+        raise UserError(f"no family {name!r}: choose {' or '.join(NAMED)}, or give k")
+    return family(layers, NAMED[name])
+
+
+def layers_of_length(L: int, n: int = PAPER_N) -> int:
+    """How many layers of branching n make L positions. UserError: L is no power of n, n < 3."""
+    if n < 3:
+        raise UserError(f"branching n = {n}: give at least 3")
+    layers = round(math.log(L, n)) if L >= n else 0
+    if layers < 1 or n**layers != L:
+        near = n ** max(1, layers)
+        raise UserError(f"L = {L} is no power of n = {n}: give {near} or {n * near if near < L else near // n or n}")
+    return layers
+
+
+def row_matrix(n: int, coupling: float) -> torch.Tensor:
+    """M, (n, n) float64: rows of unit norm, any two with inner product `coupling`.
+
+    An orthogonal matrix whose last column is constant, columns rescaled: M M^T has the eigenvalue 1 + (n−1)·coupling
+    along the constant and 1 − coupling across it. n = 4 is the paper's matrix (γ = √5/4, ρ = 1/4 at coupling −1/4). For
+    other n the columns are cosines, which like the paper's only change sign when the order of the rows is reversed: so
+    a family has the same law read backwards.
+    """
+    if n == 4:
+        across = torch.tensor([[1, 1, 1], [-1, 1, -1], [-1, -1, 1], [1, -1, -1]], dtype=torch.float64) / 2
+    else:
+        row, column = torch.arange(n, dtype=torch.float64) + 0.5, torch.arange(1, n, dtype=torch.float64)
+        across = torch.cos(math.pi / n * row[:, None] * column) * math.sqrt(2 / n)
+    constant = torch.full((n, 1), math.sqrt((1 + (n - 1) * coupling) / n), dtype=torch.float64)
+    return torch.cat([across * math.sqrt(1 - coupling), constant], dim=1)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What the mixing across rows of one layer does, and what it leaves; float64.
+
+    own, other: (R,) the mixed values of a pair are own·one + other·the other; the last row has no partner: 1 and 0.
+    adjacent: (L−1,) correlation of neighbours in the layer's output.
+    """
+
+    own: torch.Tensor
+    other: torch.Tensor
+    adjacent: torch.Tensor
+
+
+def mixing(M: torch.Tensor, k: int, adjacent_below: torch.Tensor) -> Mixing:
+    """Of a layer with rows M X_i, k columns of X copied; adjacent_below: (R−1,) correlations of neighbours below.
+
+    The pair (Z_{i,n}, Z_{i+1,1}) of correlation r gets 2/5 (c + c) + 1/5 r, where c is the coupling within a row
+    (Eq. C.23), by T = C_new^{1/2} C_old^{−1/2}. Both matrices have the eigenvectors (1, 1) and (1, −1).
+    """
+    n, rows = len(M), len(adjacent_below) + 1
+    coupling = (M[0] @ M[1]).item()
+
+    def across(left: int, right: int) -> torch.Tensor:
+        """corr(Z_{i,left}, Z_{i+1,right}) before the mixing: only copied columns reach over rows."""
+        return (M[left, :k] @ M[right, :k]) * adjacent_below
+
+    old = across(n - 1, 0)
+    new = 2 * WEIGHT_BESIDE * coupling + WEIGHT_OWN * old
+    along, against = torch.sqrt((1 + new) / (1 + old)), torch.sqrt((1 - new) / (1 - old))
+    own, other = (along + against) / 2, (along - against) / 2
+    adjacent = torch.full((rows, n), coupling, dtype=torch.float64)
+    adjacent[1:, 0] = own * coupling + other * across(n - 1, 1)
+    adjacent[:-1, n - 2] = own * coupling + other * across(n - 2, 0)
+    adjacent[:-1, n - 1] = new
+    end = torch.tensor([0.0], dtype=torch.float64)
+    return Mixing(torch.cat([own, end + 1]), torch.cat([other, end]), adjacent.flatten()[:-1])
+
+
+def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]:
+    """M, mixing and Cholesky factors of every layer, bottom first, float64.
+
+    Row i and the beginning of row i+1 are met in the order
+        u = (Z_{i,1}, …, Z_{i,n−1}, Z'_{i,n}, Z'_{i+1,1}, Z_{i+1,2}),
+    a prime for mixed values: once Z'_{i+1,1} is seen, the mixing can be undone, row i is known unmixed, and the next
+    block begins. The factor C_i (n+2, n+2), of all rows (R, n+2, n+2), is that of the covariance of u given all rows
+    before i. From below it takes the covariance of a copy's next two values given all before (README.md, step 2).
+    """
+    below = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)  # var, cov, var of the next two: fresh normals
+    adjacent = torch.empty(0, dtype=torch.float64)
+    for n, k in zip(of.n, of.k, strict=True):
+        M = row_matrix(n, of.coupling)
+        mix = mixing(M, k, adjacent)
+        factors = torch.linalg.cholesky(_block_covariance(M, k, mix, below))
+        yield M, mix, factors
+        adjacent, below = mix.adjacent, _next_two(factors)
+
+
+def _block_covariance(M: torch.Tensor, k: int, mix: Mixing, below: torch.Tensor) -> torch.Tensor:
+    """Covariance of u given all rows before, (R, n+2, n+2). below: (R, 3) of the copies, see `_next_two`."""
+    n, rows = len(M), len(below)
+    copied, fresh = M[:, :k], M[:, k:]
+    var, cov, var_next = (below[:, i, None, None] for i in range(3))
+    raw = torch.empty(rows, n + 2, n + 2, dtype=torch.float64)  # before mixing: Z_{i,1 … n}, Z_{i+1,1}, Z_{i+1,2}
+    raw[:, :n, :n] = var * (copied @ copied.T) + fresh @ fresh.T
+    raw[:, :n, n:] = cov * (copied @ copied[:2].T)
+    raw[:, n:, :n] = raw[:, :n, n:].transpose(1, 2)
+    raw[:, n:, n:] = var_next * (copied[:2] @ copied[:2].T) + fresh[:2] @ fresh[:2].T
+    mixed = raw.clone()
+    own, other = mix.own[:, None], mix.other[:, None]
+    mixed[:, n - 1] = own * raw[:, n - 1] + other * raw[:, n]
+    mixed[:, n] = other * raw[:, n - 1] + own * raw[:, n]
+    half = mixed.clone()
+    mixed[:, :, n - 1] = own * half[:, :, n - 1] + other * half[:, :, n]
+    mixed[:, :, n] = other * half[:, :, n - 1] + own * half[:, :, n]
+    return mixed
+
+
+def _next_two(factors: torch.Tensor) -> torch.Tensor:
+    """(L, 3): variance of z_t, covariance, variance of z_{t+1}, all given z_<t, from the (R, n+2, n+2) factors.
+
+    Behind the last position stands a value that depends on nothing (a last row is not mixed): no row is special.
+    """
+    this = factors.diagonal(dim1=1, dim2=2)
+    beside = factors.diagonal(offset=-1, dim1=1, dim2=2)
+    two = torch.stack([this[:, :-1] ** 2, this[:, :-1] * beside, beside**2 + this[:, 1:] ** 2], dim=2)
+    # Steps 2 … n+1 of a block are the positions (i,2) … (i+1,1); step 1 was a position of the block before.
+    return torch.cat([two[:1, 0], two[:, 1:].flatten(0, 1)])[:-1]
+
+
+def conditional_std(of: Family) -> torch.Tensor:
+    """(L,) float64: standard deviation of z_t given z_1 … z_{t−1}. The entropy of t is ½ ln 2πe + ln std, in nats."""
+    for _, _, factors in bottom_up(of):  # noqa: B007 - only the top layer's are wanted
+        pass
+    return _next_two(factors)[:, 0].sqrt()
+
+
+@dataclass(frozen=True)
+class LayerLaws:
+    """One layer's part of the recursion, in the dtype and on the device of use. R rows of n columns, k copied.
+
+    by_data: (R, n·ahead, n) and by_means: (R, n·ahead, 2k): predictions of a block = by_data · (Z_{i,1}, z_{i,2} …
+    z_{i,n}) + by_means · (the copies' means of row i, of row i+1). ahead = 2, of z_t and of z_{t+1}, and 1 at the top.
+    """
+
+    M: torch.Tensor
+    M_inverse: torch.Tensor
+    own: torch.Tensor
+    other: torch.Tensor
+    by_data: torch.Tensor
+    by_means: torch.Tensor
+    k: int
+
+
+@dataclass(frozen=True)
+class Laws:
+    """All of a family that does not depend on the data, from `prepare`."""
+
+    of: Family
+    layers: tuple[LayerLaws, ...]
+    std: torch.Tensor
+    """(L,) of z_t given z_<t"""
+
+
+def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Laws:
+    """The laws of a family, once for all draws; computed in float64 on the CPU. UserError: they do not fit memory."""
+    check_memory(prepare_bytes(of, dtype), f"the laws of {of.L:,} positions", "cpu")
+    layers = []
+    for i, (M, mix, factors) in enumerate(bottom_up(of)):
+        ahead = 1 if i == of.layers - 1 else 2
+        by_data, by_means = _regressions(M, of.k[i], mix, factors, ahead)
+        tensors = (M, torch.linalg.inv(M), mix.own[:, None], mix.other[:, None], by_data, by_means)
+        layers.append(LayerLaws(*(tensor.to(device, dtype) for tensor in tensors), k=of.k[i]))
+    return Laws(of, tuple(layers), _next_two(factors)[:, 0].sqrt().to(device, dtype))
+
+
+def _regressions(
+    M: torch.Tensor, k: int, mix: Mixing, factors: torch.Tensor, ahead: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """by_data and by_means of LayerLaws. With u = W m + C ε, E[u_j | u_<j] = (W m)_j + Σ_{s<j} C_js ε_s.
+
+    ε_s is the s-th row of C⁻¹ times what u has above its mean, so everything is linear in u and m.
+    """
+    n, rows = len(M), len(factors)
+    W = torch.zeros(rows, n + 2, 2, k, dtype=torch.float64)
+    W[:, : n - 1, 0], W[:, n + 1, 1] = M[: n - 1, :k], M[1, :k]
+    W[:, n - 1, 0], W[:, n - 1, 1] = mix.own[:, None] * M[n - 1, :k], mix.other[:, None] * M[0, :k]
+    W[:, n, 0], W[:, n, 1] = mix.other[:, None] * M[n - 1, :k], mix.own[:, None] * M[0, :k]
+    W = W.flatten(2)
+    seen = factors[:, :n, :n]
+    whitening = torch.linalg.solve_triangular(seen, torch.eye(n, dtype=torch.float64).expand_as(seen), upper=False)
+    by_data, by_means = [], []
+    for further in range(ahead):  # predictions of step j + further from the steps before j = 2 … n+1
+        earlier = torch.tril(factors[:, 1 : n + 1, :n] if further == 0 else factors[:, 2 : n + 2, :n])
+        gain = earlier @ whitening
+        by_data.append(gain)
+        by_means.append(W[:, 1 + further : n + 1 + further] - gain @ W[:, :n])
+    return torch.stack(by_data, 2).flatten(1, 2), torch.stack(by_means, 2).flatten(1, 2)
+
+
+def sample(laws: Laws, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """(L, batch) draws. UserError: they do not fit memory."""
+    check_memory(draw_bytes(laws, batch, means=False), _size(laws, batch), laws.std.device)
+    z, _ = _draw_layers(laws, batch, generator, keep=False)
+    return z
+
+
+def draw(laws: Laws, batch: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws z and the means of their conditionals, (L, batch) each; the standard deviations are laws.std.
+
+    As `sample` and `conditional_mean`, but what lies below z is known from the drawing, so nothing has to be undone:
+    faster, and in float32 more accurate. UserError: they do not fit memory.
+    """
+    check_memory(draw_bytes(laws, batch, means=True), _size(laws, batch), laws.std.device)
+    z, blocks = _draw_layers(laws, batch, generator, keep=True)
+    return z, _predict(laws, blocks)
+
+
+def conditional_mean(laws: Laws, z: torch.Tensor) -> torch.Tensor:
+    """E[z_t | z_1 … z_{t−1}] for every t at once. z: (L, batch), laws.std's dtype and device. Returns (L, batch).
+
+    UserError: another shape, dtype or device, or more than fits memory.
+    """
+    wanted = laws.std
+    if z.ndim != 2 or len(z) != laws.of.L or z.dtype != wanted.dtype or z.device.type != wanted.device.type:
+        raise UserError(
+            f"z is {z.dtype} {tuple(z.shape)} on {z.device}; these laws want {wanted.dtype} ({laws.of.L}, batch) on "
+            f"{wanted.device}"
+        )
+    check_memory(draw_bytes(laws, z.shape[1], means=True), _size(laws, z.shape[1]), wanted.device)
+    return _predict(laws, _undo_layers(laws, z))
+
+
+def log_density(laws: Laws, z: torch.Tensor) -> torch.Tensor:
+    """log p(z) of each column of z (L, batch), in nats, (batch,) float64. UserError as `conditional_mean`."""
+    std = laws.std.double()
+    standard = (z - conditional_mean(laws, z)).double() / std[:, None]
+    return -(standard**2).sum(dim=0) / 2 - std.log().sum() - laws.of.L * math.log(2 * math.pi) / 2
+
+
+def _draw_layers(
+    laws: Laws, batch: int, generator: torch.Generator | None, keep: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """z, and if wanted of every layer the blocks' data (R, n, batch of the layer): its output with Z_{i,1} unmixed."""
+    blocks, below = [], None
+    for layer, sequences in zip(laws.layers, laws.of.sequences, strict=True):
+        rows, n, k = len(layer.own), len(layer.M), layer.k
+        fresh = torch.empty(rows, n - k, batch * sequences, dtype=layer.M.dtype, device=layer.M.device)
+        Z = torch.matmul(layer.M[:, k:], fresh.normal_(generator=generator))
+        if below is not None:
+            Z += torch.matmul(layer.M[:, :k], below.view(rows, k, -1))
+        first, last, following = Z[:, 0].clone(), Z[:-1, n - 1].clone(), Z[1:, 0].clone()
+        own, other = layer.own[:-1], layer.other[:-1]
+        Z[:-1, n - 1] = own * last + other * following
+        Z[1:, 0] = other * last + own * following
+        below = Z.view(rows * n, -1)
+        if keep:
+            blocks.append((Z, first))
+    if keep:
+        below = below.clone()
+        for Z, first in blocks:
+            Z[:, 0] = first
+    return below, [Z for Z, _ in blocks]
+
+
+def _undo_layers(laws: Laws, z: torch.Tensor) -> list[torch.Tensor]:
+    """The blocks' data of every layer, bottom first, see `_draw_layers`; M and the mixing are inverted."""
+    blocks = []
+    for layer in reversed(laws.layers):
+        rows, n, k = len(layer.own), len(layer.M), layer.k
+        data = z.reshape(rows, n, -1).clone()
+        raw = data[:, n - 1].clone()
+        last, following, own, other = data[:-1, n - 1], z.view(rows, n, -1)[1:, 0], layer.own[:-1], layer.other[:-1]
+        scale = 1 / (own**2 - other**2)
+        data[1:, 0] = scale * (own * following - other * last)
+        raw[:-1] = scale * (own * last - other * following)
+        blocks.append(data)
+        if k:
+            Z = data.clone()
+            Z[:, n - 1] = raw
+            z = torch.matmul(layer.M_inverse[:k], Z).view(rows, -1)
+    return blocks[::-1]
+
+
+def _predict(laws: Laws, blocks: list[torch.Tensor]) -> torch.Tensor:
+    """E[z_t | z_<t], (L, batch), from the blocks' data of every layer; `blocks` is emptied on the way."""
+    means = None  # (positions below, 2, batch below): of the next value and of the one behind it
+    for layer in laws.layers:
+        data = blocks.pop(0)
+        rows, n, width = data.shape
+        ahead = layer.by_data.shape[1] // n
+        out = torch.empty(rows * n + 1, ahead, width, dtype=data.dtype, device=data.device)
+        out[0] = 0  # nothing has been seen before the first position
+        block = out[1:].view(rows, n * ahead, width)
+        torch.bmm(layer.by_data, data, out=block)
+        if means is not None:
+            block.baddbmm_(layer.by_means, means.view(rows, 2 * layer.k, width))
+        means = out[:-1]
+    return means[:, 0]
+
+
+def prepare_bytes(of: Family, dtype: torch.dtype) -> int:
+    """Memory that `prepare` takes at most: the laws of all layers, and the float64 arrays of the top one in work."""
+    item = torch.empty(0, dtype=dtype).element_size()
+    kept, working = 0, 0
+    for i, (n, k, length) in enumerate(zip(of.n, of.k, of.lengths, strict=True)):
+        ahead = 1 if i == of.layers - 1 else 2
+        kept += length * (ahead * (n + 2 * k) + 3) * item
+        working = length // n * 8 * (6 * (n + 2) ** 2 + 3 * ahead * n * (n + 2 * k) + 4 * (n + 2) * k)
+    return kept + working
+
+
+def draw_bytes(laws: Laws, batch: int, means: bool) -> int:
+    """Memory that `sample` (means=False), or `draw` or `conditional_mean`, takes at most for `batch` columns."""
+    of = laws.of
+    sizes = [length * sequences for length, sequences in zip(of.lengths, of.sequences, strict=True)]
+    below = sizes[-2] if of.layers > 1 else 0
+    values = sum(sizes) + 4 * sizes[-1] + 2 * below if means else 3 * sizes[-1] + below
+    return values * batch * laws.std.element_size()
+
+
+def _size(laws: Laws, batch: int) -> str:
+    return f"a batch of {batch:,} sequences of {laws.of.L:,} positions"
+
+
+def check_memory(needed: int, what: str, device: torch.device | str) -> None:
+    """UserError, before anything is allocated: `needed` bytes are more than is free on `device`."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    elif device.type == "cpu":
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if needed > free:
+        raise UserError(
+            f"{what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on {device.type}: "
+            "take fewer layers, a smaller batch, or float32"
+        )
