@@ -27,7 +27,7 @@ import torch
 from common.cli import UserError
 
 NAMED = {"subvolume": 3, "logarithmic": 1}  # k of n = 4 columns (App. C)
-PAPER_N, PAPER_COUPLING = 4, -0.25
+PAPER_N = 4
 # Eq. C.23: the mixed pair gets 2/5 of the correlation of each pair beside it, and 1/5 of its own.
 WEIGHT_BESIDE, WEIGHT_OWN = 0.4, 0.2
 
@@ -41,7 +41,7 @@ class Family:
 
     n: tuple[int, ...]
     k: tuple[int, ...]
-    coupling: float = PAPER_COUPLING
+    coupling: float
 
     def __post_init__(self) -> None:
         if not self.n or len(self.n) != len(self.k):
@@ -89,11 +89,12 @@ class Family:
 
 
 def family(
-    layers: int, k: int | Sequence[int], n: int | Sequence[int] = PAPER_N, coupling: float = PAPER_COUPLING
+    layers: int, k: int | Sequence[int], n: int | Sequence[int] = PAPER_N, coupling: float | None = None
 ) -> Family:
-    """The family of `layers` layers, coupled by `coupling`. UserError as Family, or a wrong number of n or k.
+    """The family of `layers` layers. UserError as Family, or a wrong number of n or k.
 
-    n: one number, or one a layer. k: one number, or one for each layer above the first. Bottom layer first.
+    n: one number, or one a layer. k: one number, or one for each layer above the first. Bottom layer first. coupling:
+    −1/n if None, which is the paper's −1/4 at n = 4.
     """
     if layers < 1:
         raise UserError(f"{layers} layers: give at least 1")
@@ -105,7 +106,7 @@ def family(
         raise UserError(f"{len(branchings)} branchings n for {layers} layers: give one, or {layers}")
     if len(copied) != layers - 1:
         raise UserError(f"{len(copied)} numbers of copies k for {layers} layers: give one, or {layers - 1}")
-    return Family(branchings, (0, *copied), coupling)
+    return Family(branchings, (0, *copied), -1 / max(branchings) if coupling is None else coupling)
 
 
 def named(name: str, layers: int) -> Family:
