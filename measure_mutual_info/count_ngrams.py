@@ -67,6 +67,9 @@ class Settings:
     """lengths of the n-grams in tokens; the paper's correction of the bipartite information needs 2"""
     d: tuple[int, ...] = ()
     """distances of the pairs in tokens; paper: 1 2 4 … 8192"""
+    equal_pairs: bool = False
+    """not in the paper: the same left tokens at every distance, those with the longest --d still inside their document:
+    as many pairs at every distance, so the plateau of Î(d), a bias, has the same height at all of them"""
     memory_gb: float = 2.0
     """not in the paper: 10^9 bytes, for all processes together"""
     processes: int = 1
@@ -92,7 +95,9 @@ class Settings:
     @property
     def measures(self) -> list[Measure]:
         """What to count, in the order of the results."""
-        return [Measure("ngram", n) for n in sorted(set(self.n))] + [Measure("pair", d) for d in sorted(set(self.d))]
+        at_least = max(self.d, default=0) if self.equal_pairs else 0
+        pairs = [Measure("pair", d, at_least) for d in sorted(set(self.d))]
+        return [Measure("ngram", n) for n in sorted(set(self.n))] + pairs
 
     def validate(self) -> None:
         if not self.n and not self.d:
@@ -114,6 +119,8 @@ class Settings:
             i, n = -1, 0
         if not 0 <= i < n:
             raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
+        if self.equal_pairs and not self.d:
+            raise UserError("--equal-pairs is about pairs: give their distances with --d")
         if self.shard and self.merge:
             raise UserError("--shard counts a part and --merge puts the parts together: give one of them")
 
@@ -145,10 +152,10 @@ def check_fit(measure: Measure, vocab_size: int, stream: DocumentStream, folder:
             f"{measure} of {vocab_size} tokens do not fit a 64-bit key: with this vocabulary --n goes up to {longest}"
         )
     longest = int(np.diff(stream.starts).max())
-    if longest <= measure.reach:
+    if longest <= measure.room:
         if measure.kind == "pair":
             raise UserError(
-                f"no document in {folder} has a pair at distance {measure.n_or_d}, the longest has {longest:,} tokens: "
+                f"no document in {folder} has a pair at distance {measure.room}, the longest has {longest:,} tokens: "
                 "give shorter --d, or longer documents (prepare_dataset.py --boundaries book)"
             )
         raise UserError(f"no document in {folder} has {measure.n_or_d} tokens: no {measure.n_or_d}-gram to count")
@@ -299,6 +306,7 @@ def main(cfg: Settings) -> None:
     for measure in cfg.measures:
         check_fit(measure, vocab_size, stream, cfg.documents)
     manifest = {"documents": file_hash(cfg.documents), "n": sorted(set(cfg.n)), "d": sorted(set(cfg.d))}
+    manifest["equal_pairs"] = cfg.equal_pairs
     if cfg.merge:
         check_shards(cfg.merge, manifest)
     shard = {"shard": "{}/{}".format(*cfg.shard_of) if cfg.shard else None}

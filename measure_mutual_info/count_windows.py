@@ -23,6 +23,8 @@ class Measure:
 
     kind: str
     n_or_d: int
+    at_least: int = 0
+    """tokens that must follow the first one in its document, even where n_or_d asks for fewer"""
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -32,6 +34,11 @@ class Measure:
     @property
     def reach(self) -> int:
         return self.offsets[-1]
+
+    @property
+    def room(self) -> int:
+        """How many tokens must follow the first."""
+        return max(self.reach, self.at_least)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -74,7 +81,7 @@ class Job:
 
     def samples(self, measure: Measure) -> np.ndarray:
         """How many n-grams or pairs of the corpus lie in each block."""
-        windows = np.maximum(np.diff(self.stream.starts) - measure.reach, 0)
+        windows = np.maximum(np.diff(self.stream.starts) - measure.room, 0)
         return np.bincount(self.blocks(measure)[self.stream.unit], windows).astype(np.int64)
 
     def result(self, measure: Measure, kind: str) -> Path:
@@ -151,7 +158,7 @@ def count_piece(job: Job, measure: Measure, start: int, stop: int, layouts: dict
         # Windows begin in [begins, ends) of each document.
         edges = job.stream.starts[first : last + 1] - first_token
         begins = np.maximum(edges[:-1], start - first_token)
-        ends = np.minimum(edges[1:] - reach, stop - first_token)
+        ends = np.minimum(edges[1:] - measure.room, stop - first_token)
         block = blocks[job.stream.unit[first:last]]
         for low in range(max(start - first_token, 0), min(stop - first_token, len(tokens) - reach), SLAB):
             high = min(low + SLAB, stop - first_token, len(tokens) - reach)

@@ -699,3 +699,27 @@ def test_another_run_is_not_mixed_in(tmp_path, corpus):
     (tmp_path / "counts.csv.parts").mkdir()
     (tmp_path / "counts.csv.parts" / "notes.txt").write_text("mine")
     assert "holds something else than counts" in one_line_error(call_script(SCRIPT, *flags))
+
+
+@pytest.mark.parametrize("flags", [(), ("--chunk-tokens", "50")], ids=["in memory", "in runs"])
+def test_equal_pairs(tmp_path: Path, flags: tuple[str, ...]):
+    """At every distance the left tokens are those with d = 64 inside: as if documents ended 64 − d tokens earlier."""
+    rng = np.random.default_rng(2)
+    documents = random_documents(rng, 30, [200, 64, 65, 1, 130, 300])
+    folder, out = save(tmp_path / "documents", documents, 30), tmp_path / "counts.csv"
+    run_script(SCRIPT, "--documents", folder, "--out", out, "--n", "1", "--d", *D, "--equal-pairs", *flags)
+    counts = pd.read_csv(out)
+    pairs = {(kind, d): rows for (kind, d), rows in counts[counts["kind"] != "ngram"].groupby(["kind", "n_or_d"])}
+    assert len(pairs) == 3 * len(D)
+    for (kind, d), rows in pairs.items():
+        shorter = [document[: max(len(document) - max(D) + d, 0)] for document in documents]
+        expected = Counter(reference(shorter, kind, d).values())
+        assert dict(zip(rows["occurrences"], rows["types"], strict=True)) == expected, (kind, d)
+    shares = pd.read_csv(tmp_path / "counts_by_book.csv")
+    assert shares[shares["kind"] == "pair"].groupby("n_or_d")["ngrams"].sum().tolist() == [136 + 1 + 66 + 236] * len(D)
+
+
+def test_equal_pairs_of_no_distance(tmp_path: Path):
+    folder = save(tmp_path / "documents", [[1, 2, 3]], 30)
+    line = one_line_error(call_script(SCRIPT, "--documents", folder, "--out", tmp_path / "c.csv", "--equal-pairs"))
+    assert "--equal-pairs is about pairs: give their distances with --d" in line
