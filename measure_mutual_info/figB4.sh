@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 runs
 if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
-sample=(data/sample/wikipedia.jsonl "$sample_tokenizer")
+sample=(data/sample/wikipedia.jsonl data/tokenizers/wikipedia_bpe384)
 case ${PRESET:-desk} in
     smoke)
         measure "$wikipedia" data/documents/wikipedia_bpe384_20 "${sample[@]}" 256 256 \

@@ -1,6 +1,6 @@
 """Train a small byte-level BPE tokenizer on a corpus, for two-point information of a small one (Figs. 2c, B.4, B.5).
 
-    python measure_mutual_info/train_bpe.py --corpus data/sample --vocab-size 512 --out data/tokenizers/bpe512
+    python measure_mutual_info/train_bpe.py --corpus data/sample/books --vocab-size 512 --out data/tokenizers/bpe512
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \\
         --tokenizer data/tokenizers/bpe512 --out data/documents/books_bpe512
 
@@ -8,7 +8,7 @@ The entropy of pairs wants several pairs seen for each that exists. A model's to
 enough for the paper's billions of them but not for a megabyte of text; one of a few hundred has whole syllables and
 short words and still few enough pairs. Its first 256 tokens are the bytes, so that it can write every text.
 
-Hardware: one CPU core, a second for the sample's 4 MB; memory for the different words of the corpus.
+Hardware: one CPU core, a second for 4 MB; memory for the different words of the corpus.
 
 Writes the folder `out`, which `--tokenizer` takes: tokenizer.json and tokenizer_config.json, the same bytes for the
 same corpus; beside them train_bpe.json, with the settings and what came out.
