@@ -27,11 +27,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -43,8 +39,9 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from benchmarks.fresh_process import in_a_process, peak_bytes
 from common.cli import UserError, run
-from common.record import ROOT, write_csv
+from common.record import write_csv
 from measure_mutual_info.count_ngrams import count_all
 from measure_mutual_info.count_windows import Job, Measure, count_measure
 from measure_mutual_info.document_stream import open_stream
@@ -53,7 +50,6 @@ from measure_mutual_info.prepare_dataset import SCHEMA, write_folder_files
 BOOK_DOCUMENTS = 250  # also what is drawn and written at a time
 PG19_TOKENS, DISTANCES = 3e9, 14  # d = 1, 2, 4 … 8192
 LIMIT_GB = 2.0
-WARM_BYTES = 3_000_000_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ def count_by_sorting(documents: Path, work: Path, chunk_tokens: int, distances: 
     seconds = time.perf_counter() - started
     with np.load(job.result(measures[-1], measures[-1].kinds[-1])) as found:
         counted = dict(zip(found["occurrences"].tolist(), found["types"].tolist(), strict=True))
-    return {"seconds": seconds, "bytes": _peak(), "counts": _digest(counted)}
+    return {"seconds": seconds, "bytes": peak_bytes(), "counts": _digest(counted)}
 
 
 def count_with_counter(documents: Path) -> dict:
@@ -136,36 +132,17 @@ def count_with_counter(documents: Path) -> dict:
             counter.update(itertools.pairwise(ids))
     counted = Counter(counter.values())
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "bytes": _peak(), "counts": _digest(counted)}
-
-
-def _peak() -> int:
-    """Peak resident bytes of this program; getrusage's would begin with those of the one that started it (Linux)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds": seconds, "bytes": peak_bytes(), "counts": _digest(counted)}
 
 
 def _digest(counted: dict[int, int]) -> str:
     return json.dumps(sorted(counted.items()))
 
 
-def in_a_process(function: str, *arguments: object) -> dict:
-    """What one of the two functions above returns, called in a fresh process."""
-    parts = ", ".join(f"Path({str(a)!r})" if isinstance(a, Path) else repr(a) for a in arguments)
-    code = f"import json\nfrom pathlib import Path\nfrom benchmarks.counting import {function}\n"
-    code += f"print(json.dumps({function}({parts})))"
-    subprocess.run([sys.executable, "-c", f"import numpy; numpy.ones({WARM_BYTES // 8})"], check=True)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{function}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def ours(documents: Path, chunk_tokens: int, distances: tuple[int, ...] = (1,), processes: int = 1) -> dict:
     with tempfile.TemporaryDirectory(dir=documents.parent) as work:
-        return in_a_process("count_by_sorting", documents, Path(work), chunk_tokens, list(distances), processes)
+        arguments = documents, Path(work), chunk_tokens, list(distances), processes
+        return in_a_process("benchmarks.counting.count_by_sorting", *arguments)
 
 
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
@@ -183,7 +160,7 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
         documents = folder / "compared"
         write_zipf_documents(documents, cfg.tokens, cfg)
         ways = {
-            "counter": lambda: in_a_process("count_with_counter", documents),
+            "counter": lambda: in_a_process("benchmarks.counting.count_with_counter", documents),
             "counts alone": lambda: ours(documents, cfg.tokens, ()),
             "with marginals and shares": lambda: ours(documents, cfg.tokens),
         }

@@ -1,6 +1,6 @@
 """The same families by dense linear algebra, slow and plain: the reference that the tests and benchmarks compare with.
 
-Takes O(L²) memory and O(L³) time. Nothing here is used by families.py but the definition of a family.
+A covariance takes O(L²) memory and time, all else O(L³) time. Of families.py only the definition of a family is used.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from gaussian_synthetic.families import WEIGHT_BESIDE, WEIGHT_OWN, Family, row_matrix
@@ -20,12 +21,13 @@ def covariance(of: Family) -> np.ndarray:
         M = row_matrix(n, of.coupling).numpy()
         rows = len(sigma)
         sigma = np.kron(sigma, M[:, :k] @ M[:, :k].T) + np.kron(np.eye(rows), M[:, k:] @ M[:, k:].T)
-        T = np.eye(rows * n)
+        T = scipy.sparse.lil_array(scipy.sparse.eye_array(rows * n))
         for i in range(n - 1, rows * n - 1, n):  # the last value of a row and the first of the next
             old = sigma[i, i + 1]
             new = WEIGHT_BESIDE * (sigma[i - 1, i] + sigma[i + 1, i + 2]) + WEIGHT_OWN * old
             T[i : i + 2, i : i + 2] = _root(new) @ np.linalg.inv(_root(old))
-        sigma = T @ sigma @ T.T
+        T = T.tocsr()
+        sigma = T @ (T @ sigma).T  # sigma is symmetric
     return sigma
 
 

@@ -182,6 +182,16 @@ def mixing(M: torch.Tensor, k: int, adjacent_below: torch.Tensor) -> Mixing:
     return Mixing(torch.cat([own, end + 1]), torch.cat([other, end]), adjacent.flatten()[:-1])
 
 
+def mixings(of: Family) -> Iterator[tuple[torch.Tensor, Mixing]]:
+    """M and the mixing of every layer, bottom first, float64."""
+    adjacent = torch.empty(0, dtype=torch.float64)
+    for n, k in zip(of.n, of.k, strict=True):
+        M = row_matrix(n, of.coupling)
+        mix = mixing(M, k, adjacent)
+        yield M, mix
+        adjacent = mix.adjacent
+
+
 def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]:
     """M, mixing and Cholesky factors of every layer, bottom first, float64.
 
@@ -192,13 +202,10 @@ def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]
     before i. From below it takes the covariance of a copy's next two values given all before (README.md, step 2).
     """
     below = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)  # var, cov, var of the next two: fresh normals
-    adjacent = torch.empty(0, dtype=torch.float64)
-    for n, k in zip(of.n, of.k, strict=True):
-        M = row_matrix(n, of.coupling)
-        mix = mixing(M, k, adjacent)
+    for k, (M, mix) in zip(of.k, mixings(of), strict=True):
         factors = torch.linalg.cholesky(_block_covariance(M, k, mix, below))
         yield M, mix, factors
-        adjacent, below = mix.adjacent, _next_two(factors)
+        below = _next_two(factors)
 
 
 def _block_covariance(M: torch.Tensor, k: int, mix: Mixing, below: torch.Tensor) -> torch.Tensor:
@@ -234,7 +241,11 @@ def _next_two(factors: torch.Tensor) -> torch.Tensor:
 
 
 def conditional_std(of: Family) -> torch.Tensor:
-    """(L,) float64: standard deviation of z_t given z_1 … z_{t−1}. The entropy of t is ½ ln 2πe + ln std, in nats."""
+    """(L,) float64: standard deviation of z_t given z_1 … z_{t−1}. The entropy of t is ½ ln 2πe + ln std, in nats.
+
+    UserError: more positions than fit memory.
+    """
+    check_memory(factor_bytes(of), f"the conditionals of {of.L:,} positions", "cpu")
     for _, _, factors in bottom_up(of):  # noqa: B007 - only the top layer's are wanted
         pass
     return _next_two(factors)[:, 0].sqrt()
@@ -411,8 +422,14 @@ def prepare_bytes(of: Family, dtype: torch.dtype) -> int:
     for i, (n, k, length) in enumerate(zip(of.n, of.k, of.lengths, strict=True)):
         ahead = 1 if i == of.layers - 1 else 2
         kept += length * (ahead * (n + 2 * k) + 3) * item
-        working = length // n * 8 * (6 * (n + 2) ** 2 + 3 * ahead * n * (n + 2 * k) + 4 * (n + 2) * k)
-    return kept + working
+        working = length // n * 8 * (3 * ahead * n * (n + 2 * k) + 4 * (n + 2) * k)
+    return kept + working + factor_bytes(of)
+
+
+def factor_bytes(of: Family) -> int:
+    """Memory that the factors of `bottom_up` take at most, those of the top layer in work; float64."""
+    n, L = of.n[-1], of.L
+    return L // n * 8 * 6 * (n + 2) ** 2
 
 
 def draw_bytes(laws: Laws, batch: int, means: bool) -> int:

@@ -15,9 +15,12 @@ sample=(data/sample/wikipedia.jsonl data/tokenizers/wikipedia_bpe384)
 case ${PRESET:-desk} in
     smoke)
         measure "$wikipedia" data/documents/wikipedia_bpe384_20 "${sample[@]}" 256 256 \
-            "--source wikipedia --max-books 20" "$@"
+            "--source wikipedia --max-books 20" --equal-pairs "$@"
         ;;
-    desk) measure "$wikipedia" data/documents/wikipedia_bpe384 "${sample[@]}" 1024 256 "--source wikipedia" "$@" ;;
+    desk)
+        measure "$wikipedia" data/documents/wikipedia_bpe384 "${sample[@]}" 1024 256 "--source wikipedia" \
+            --equal-pairs "$@"
+        ;;
     paper)
         measure "$wikipedia" data/documents/wikipedia_llama_books wikimedia/wikipedia meta-llama/Llama-3.1-8B 256 256 \
             "--source wikipedia --config 20231101.en --streaming --min-book-words 1000 --min-tokens 1024" \

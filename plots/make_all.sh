@@ -2,7 +2,7 @@
 # Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, some ten seconds.
 # Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
 # its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
-# results/figB4/<corpus>. results/calibration holds a folder for each process.
+# results/figB4/<corpus>. results/calibration holds a folder for each process, results/figC6 one for each family.
 #
 #     bash plots/make_all.sh
 set -euo pipefail
@@ -20,7 +20,11 @@ for folder in results/fig2c results/figB4/*; do
 done
 calibration=false
 if compgen -G 'results/calibration/*/coverage.csv' > /dev/null; then calibration=true; fi
-if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && ! $calibration; then
+families=()
+for family in subvolume logarithmic; do
+  if [ -f "results/figC6/$family/gaussian_mi.csv" ]; then families+=("results/figC6/$family"); fi
+done
+if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && [ ${#families[@]} -eq 0 ] && ! $calibration; then
   echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
   exit 2
 fi
@@ -39,3 +43,4 @@ if [ ${#two_point[@]} -gt 0 ]; then
   for figure in figB4 figB5; do "$python" "plots/$figure.py" --results "${two_point[@]}"; done
 fi
 if $calibration; then "$python" plots/calibration.py --results results/calibration; fi
+if [ ${#families[@]} -gt 0 ]; then "$python" plots/figC6.py --results "${families[@]}"; fi

@@ -329,7 +329,7 @@ def wrap(text: str, width_in: float) -> list[str]:
 
 def new_figure(
     panels: int,
-    y_label: str,
+    y_label: str | Sequence[str],
     entries: int,
     caption: Sequence[str],
     titles: Sequence[str] = (),
@@ -340,16 +340,18 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """Panels of one size, each with room for a legend under it, and a grey caption under everything.
 
-    entries: lines of the legend. caption: its paragraphs. titles: one a panel, or none. lower_in: height of a further
-    panel under a single one, with the same x axis; it is the last of the axes returned. x_labels: one a panel; L where
-    none are given. one_legend: room for one legend under all panels instead of one under each. columns: panels side by
-    side; up to three if not given.
+    y_label: of all panels, which then share their y ticks, or one a panel. entries: lines of the legend. caption: its
+    paragraphs. titles: one a panel, or none. lower_in: height of a further panel under a single one, with the same x
+    axis; it is the last of the axes returned. x_labels: one a panel; L where none are given. one_legend: room for one
+    legend under all panels instead of one under each. columns: panels side by side; up to three if not given.
     """
     matplotlib.rcParams.update(RC)
     columns = min(panels, columns or (2 if panels in (2, 4) else 3))
     rows = math.ceil(panels / columns)
     width = COLUMN_IN if columns == 1 else PAGE_IN
-    panel_width = (width - LEFT_IN - RIGHT_IN - (columns - 1) * BETWEEN_IN) / columns
+    shared = isinstance(y_label, str)
+    between_in = BETWEEN_IN if shared else LEFT_IN
+    panel_width = (width - LEFT_IN - RIGHT_IN - (columns - 1) * between_in) / columns
     panel_in = 2.3 if columns < 3 and rows == 1 else 2.0
     legend_in = entries * LEGEND_LINE_IN * (2 if panel_width < TWO_LINES_IN and not one_legend else 1)
     room = panel_width * SMALL / NORMAL
@@ -371,10 +373,12 @@ def new_figure(
 
     for index in range(panels):
         row, column = divmod(index, columns)
-        left = LEFT_IN + column * (panel_width + BETWEEN_IN)
+        left = LEFT_IN + column * (panel_width + between_in)
         bottom = height - row * row_in - above_in - panel_in
         add(left, bottom, panel_in)
-        if column == 0:
+        if not shared:
+            axes[-1].set_ylabel(y_label[index])
+        elif column == 0:
             axes[-1].set_ylabel(y_label)
         else:
             axes[-1].tick_params(labelleft=False)

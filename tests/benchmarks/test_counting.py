@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import counting
+from benchmarks import counting, fresh_process
 from measure_mutual_info.document_stream import open_stream
 from tests.conftest import call_script, one_line_error
 
@@ -47,7 +47,7 @@ def test_both_ways_count_the_same_pairs(documents, tmp_path):
 
 
 def test_command_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(counting, "WARM_BYTES", 8)
+    monkeypatch.setattr(fresh_process, "WARM_BYTES", 8)
     out = tmp_path / "counting.csv"
     flags = [*SMALL, "--out", out, "--run-tokens", 1000, "--rounds", 1, "--folder", tmp_path]
     done = call_script(SCRIPT, *flags)

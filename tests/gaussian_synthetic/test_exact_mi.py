@@ -1,0 +1,187 @@
+"""Exact information against dense linear algebra, the paper's check values, and the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import call_script, one_line_error
+from test_families import KINDS, each_kind
+
+from common.cli import UserError
+from gaussian_synthetic import dense, exact_mi, families
+from gaussian_synthetic.exact_mi import bipartite_information, correlation, cross_rank
+from gaussian_synthetic.families import Family, named
+
+SCRIPT = "gaussian_synthetic/exact_mi.py"
+
+
+def log_std(of: Family) -> np.ndarray:
+    return families.conditional_std(of).log().numpy()
+
+
+@each_kind
+def test_information_at_every_cut_equals_the_dense_log_determinants(of: Family):
+    sigma, cuts = dense.covariance(of), np.unique(np.linspace(1, of.L - 1, 9).astype(int))
+    wanted = [dense.mutual_information(sigma, ell) for ell in cuts]
+    np.testing.assert_allclose(bipartite_information(log_std(of), cuts), wanted, rtol=0, atol=1e-8)
+
+
+def test_a_cut_says_the_same_from_both_sides_at_a_million_positions():
+    """I(ℓ; L) = I(L − ℓ; L); and the sum over a million terms keeps its digits: against exactly rounded sums."""
+    values = log_std(named("subvolume", 10))
+    L = len(values)
+    for ell in (7, 4096, 300_001):
+        found = bipartite_information(values, np.array([ell, L - ell]))
+        assert found[0] == pytest.approx(found[1], abs=1e-9)
+        wanted = math.fsum(values[: L - ell]) - math.fsum(values[ell:])
+        assert found[0] == pytest.approx(wanted, abs=1e-8)
+
+
+@pytest.mark.parametrize("ell", [0, 16, -3, [3, 17]])
+def test_no_such_cut(ell):
+    with pytest.raises(UserError, match="no cut at ell"):
+        bipartite_information(log_std(named("subvolume", 2)), ell)
+
+
+@each_kind
+def test_correlations_of_any_two_positions(of: Family):
+    sigma = dense.covariance(of)
+    first, second = (some.ravel() for some in np.meshgrid(np.arange(of.L), np.arange(of.L), indexing="ij"))
+    if of.L > 256:
+        chosen = np.random.default_rng(0).integers(0, of.L**2, 20_000)
+        first, second = first[chosen], second[chosen]
+    found = correlation(of, first, second)
+    np.testing.assert_allclose(found, sigma[first, second], rtol=0, atol=1e-13)
+    apart = first != second
+    wanted = -np.log(1 - sigma[first[apart], second[apart]] ** 2) / 2
+    found = exact_mi.two_point_information(of, first[apart], second[apart])
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13)
+
+
+def test_positions_outside():
+    for pair in ([0, 16], [-1, 3]):
+        with pytest.raises(UserError, match="positions from 0 to 15"):
+            correlation(named("subvolume", 2), *np.array(pair)[:, None])
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("subvolume", [1, 5, 16, 49, 148]), ("logarithmic", [1, 3, 5, 7, 9])])
+def test_ranks(name, ranks):
+    assert [cross_rank(dense.covariance(named(name, i)), 4**i // 2) for i in (1, 2, 3, 4, 5)] == ranks
+
+
+def test_a_state_of_the_rank_predicts_as_well_as_all_of_the_past():
+    """That many linear functions of X lose nothing of Y, and one fewer does."""
+    of, ell = named("subvolume", 3), 32
+    sigma = dense.covariance(of)
+    rank = cross_rank(sigma, ell)
+    # Y from X: the regression has the rank of the cross-covariance, its right singular vectors are the state.
+    regression = np.linalg.solve(sigma[:ell, :ell], sigma[:ell, ell:]).T
+    state = np.linalg.svd(regression)[2]
+
+    def left(z: np.ndarray) -> float:
+        """ln det of what Y keeps when z · X is known."""
+        of_state, of_both = z @ sigma[:ell, :ell] @ z.T, z @ sigma[:ell, ell:]
+        return np.linalg.slogdet(sigma[ell:, ell:] - of_both.T @ np.linalg.solve(of_state, of_both))[1]
+
+    assert left(state[:rank]) == pytest.approx(left(np.eye(ell)), abs=1e-9)
+    assert left(state[: rank - 1]) > left(np.eye(ell)) + 1e-4
+
+
+def test_every_csv_of_a_run(tmp_path):
+    flags = ["--layers", 1, 2, 3, 4, "--ell", 5, 100, "--pairs", 1, 3, 64, 2, "--position-layers", 2, "--copies", 2]
+    done = call_script(SCRIPT, "--out", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
+    assert set(tables) == {"gaussian_mi", "two_point", "by_position", "rank", "fit"}
+    mi = tables["gaussian_mi"]
+    assert mi.columns.tolist() == ["family", "copies", "L", "ell", "mi_nats"]
+    assert list(zip(mi["L"], mi["ell"], strict=True)) == [
+        *((4, 2), (16, 5), (16, 8), (64, 5), (64, 32), (256, 5), (256, 100), (256, 128)),
+    ]
+    sigma = dense.covariance(named("subvolume", 4))
+    assert mi["mi_nats"].iloc[-2] == pytest.approx(2 * dense.mutual_information(sigma, 100), abs=1e-8)
+    pairs = tables["two_point"]
+    assert list(zip(pairs["L"], pairs["i"], pairs["j"], strict=True)) == [
+        *((4, 1, 4), (4, 1, 3), (16, 1, 16), (16, 1, 3), (64, 1, 64), (64, 1, 3), (64, 64, 2)),
+        *((256, 1, 256), (256, 1, 3), (256, 64, 2)),
+    ]
+    assert pairs["mi_nats"].iloc[-1] == pytest.approx(-np.log(1 - sigma[63, 1] ** 2), abs=1e-12)
+    positions = tables["by_position"]
+    assert positions["position"].tolist() == list(range(1, 17))
+    half = named("subvolume", 2)
+    assert positions["past_future_nats"].iloc[7] == pytest.approx(2 * bipartite_information(log_std(half), 8), abs=1e-9)
+    assert positions["past_future_nats"].iloc[-1] == 0
+    one_alone = 2 * math.log(2 * math.pi * math.e) / 2
+    np.testing.assert_allclose(positions["entropy_nats"] + positions["past_nats"], one_alone, atol=1e-12)
+    assert tables["rank"].query("L == 256 and ell == 128")["rank"].tolist() == [2 * 49]
+    fit = tables["fit"].query("law == 'local_power'")
+    assert fit["value"].iloc[-1] == pytest.approx(math.log(mi["mi_nats"].iloc[-1] / mi["mi_nats"].iloc[4], 4))
+    assert json.loads((tmp_path / "fit.json").read_text())["settings"]["copies"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "law", "parameter", "wanted"),
+    [
+        ("subvolume", "power_ols", "beta", math.log(3, 4)),
+        ("logarithmic", "logarithm_ols", "B", 0.0249 / math.log(4)),
+    ],
+)
+def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
+    layers = range(1, 9)
+    done = call_script(SCRIPT, "--family", name, "--out", tmp_path, "--layers", *layers, "--rank-layers", 0)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "rank.csv").exists()
+    fit = pd.read_csv(tmp_path / "fit.csv").set_index(["law", "parameter"])
+    assert fit.loc[(law, parameter), "value"] == pytest.approx(wanted, rel=2e-3)
+    assert fit.loc[(law, parameter), "L_min"] == 64
+    # The law that the family is made for foretells the longest length, the other one does not.
+    other = {"power_ols": "logarithm_ols", "logarithm_ols": "power_ols"}[law]
+    missed = fit["heldout_error"].abs().groupby("law").first()
+    assert missed[law] < 0.01
+    assert missed[other] > 5 * missed[law]
+
+
+def test_a_family_of_ones_own(tmp_path):
+    flags = ["--family", "mine", "--k", 2, 3, "--n", 3, 4, 5, "--coupling", -0.2, "--layers", 3, "--rank-layers", 3]
+    done = call_script(SCRIPT, "--out", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(tmp_path / "gaussian_mi.csv")
+    sigma = dense.covariance(KINDS["mixed n"])
+    assert found["family"].tolist() == ["mine"]
+    assert found["mi_nats"].iloc[0] == pytest.approx(dense.mutual_information(sigma, 30), abs=1e-8)
+    assert not (tmp_path / "fit.csv").exists()  # one length makes no line
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--family", "volume"], "no family 'volume': choose subvolume or logarithmic, or give --k"),
+        (["--k", 2], "--family subvolume is the paper's"),
+        (["--family", "mine", "--k", 5], "k = 5 copied columns of n = 4: give 1 to n"),
+        (["--family", "mine", "--k", 2, "--n", 2], "n = 2: give at least 3"),
+        (["--family", "mine", "--k", 2, "--coupling", 1], "coupling 1: rows of unit norm"),
+        (["--family", "mine", "--k", 2, 3, "--layers", 3, 4], "--layers 3 4: give one number where --k or --n has one"),
+        (["--layers", 0], "0 layers: give at least 1"),
+        (["--layers", 2, "--ell", 16], "--ell 16: cuts lie from 1 to L − 1 = 15"),
+        (["--layers", 2, "--ell", 0], "--ell 0: cuts lie from 1"),
+        (["--layers", 2, "--pairs", 3, 3], "--pairs 3 3: give two different positions from 1 to L = 16"),
+        (["--layers", 2, "--pairs", 1, 17], "--pairs 1 17"),
+        (["--copies", 0], "--copies 0: give at least 1"),
+        (["--layers", 25], "the conditionals of 1,125,899,906,842,624 positions need"),
+        (["--layers", 9, "--rank-layers", 9], "the covariance of 262,144 positions need"),
+    ],
+)
+def test_bad_input(tmp_path, flags, said):
+    out = tmp_path / "out"
+    assert said in one_line_error(call_script(SCRIPT, "--out", out, *flags))
+    assert not out.exists()
+
+
+def test_out_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert "is a file" in one_line_error(call_script(SCRIPT, "--out", tmp_path / "out", "--layers", 1))
+    assert (tmp_path / "out").read_text() == "mine"
