@@ -24,7 +24,8 @@ memory, processes or shards change a byte of the result. Several machines: --sha
 Hardware: CPU; a core counts about 30 million pairs a second, 16 million where they go through the disk
 (benchmarks/counting.py). PG19's 3 billion tokens at 14 distances: 14 × 3·10⁹ / 16·10⁶ s, three quarters of an hour of a
 core, beside the disk's time for 24 GB a distance, written once and read twice.
-Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1, and d fewer per document for pairs.
+Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1, and for pairs d fewer per document, none of a
+document that has no more; with --equal-pairs the longest d fewer, whatever the distance.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Settings:
 
     @property
     def shard_of(self) -> tuple[int, int]:
-        i, _, n = (self.shard or "0/1").partition("/")
+        i, _, n = ("0/1" if self.shard is None else self.shard).partition("/")
         return int(i), int(n)
 
     @property
@@ -147,7 +148,7 @@ def check_fit(measure: Measure, vocab_size: int, stream: DocumentStream, folder:
     if vocab_size ** len(measure.offsets) > 2**64:
         if measure.kind == "pair":
             raise UserError(f"pairs of {vocab_size} tokens do not fit a 64-bit key: token ids may have up to 32 bits")
-        longest = max(k for k in range(1, 65) if vocab_size**k <= 2**64)
+        longest = max((k for k in range(1, 65) if vocab_size**k <= 2**64), default=0)
         raise UserError(
             f"{measure} of {vocab_size} tokens do not fit a 64-bit key: with this vocabulary --n goes up to {longest}"
         )
@@ -177,7 +178,7 @@ def chunk_within(cfg: Settings, stream: DocumentStream, begun: int | None) -> in
         raise UserError(
             f"--memory-gb {cfg.memory_gb:g} is too small: {who} at least {np.ceil(10 * needed) / 10:.1f} here"
         )
-    return begun or min(cfg.chunk_tokens, int(room / BYTES_PER_TOKEN))
+    return begun or int(min(cfg.chunk_tokens, room / BYTES_PER_TOKEN))  # room may be infinite
 
 
 def open_parts(folder: Path, manifest: dict) -> dict | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,6 +87,15 @@ class Job:
 
     def result(self, measure: Measure, kind: str) -> Path:
         return self.folder / f"{kind}-{measure.n_or_d}.npz"
+
+
+class Result(NamedTuple):
+    """Of one kind: counts of counts, and of each block how much was counted in it and its share, see `summarise`."""
+
+    occurrences: np.ndarray
+    types: np.ndarray
+    samples: np.ndarray
+    means: np.ndarray
 
 
 def window_keys(tokens: np.ndarray, offsets: tuple[int, ...], vocab_size: int) -> np.ndarray:
@@ -186,13 +196,9 @@ def count_measure(job: Job, measure: Measure, tick: Callable[[int], object] = la
     layouts = {kind: _layout(job, measure, kind) for kind in measure.kinds}
     if all(job.result(measure, kind).exists() for kind in measure.kinds):
         return
-    if not job.keep_runs and not job.shards and len(job.pieces) == 1:  # without runs, and without repeats in the words
-        main = measure.kinds[-1]
-        if measure.tokens_of(main) > 1:
-            layouts[main] = Layout(layouts[main].block_bits, 0)
-        found = count_piece(job, measure, *job.pieces[0], layouts)
-        for kind, words in found.items():
-            _write_result(job, measure, kind, lambda words=words: [words], layouts[kind])
+    if not job.keep_runs and not job.shards and len(job.pieces) == 1:
+        for kind, result in count_in_memory(job, measure).items():
+            _write_result(job, measure, kind, result)
         tick(job.last_token - job.first_token)
         return
 
@@ -209,7 +215,7 @@ def count_measure(job: Job, measure: Measure, tick: Callable[[int], object] = la
         runs = [path for folder in job.shards or (job.folder,) for path in _runs(folder, measure, kind)]
         ranges = lambda runs=runs, kind=kind: merged_ranges(runs, layouts[kind], job.chunk_tokens)  # noqa: E731
         try:
-            _write_result(job, measure, kind, ranges, layouts[kind])
+            _write_result(job, measure, kind, _result(job, measure, ranges, layouts[kind]))
         except ValueError as error:
             raise damaged(runs[0].parent) from error
     for kind in measure.kinds:
@@ -217,13 +223,25 @@ def count_measure(job: Job, measure: Measure, tick: Callable[[int], object] = la
             path.unlink()
 
 
-def _write_result(
-    job: Job, measure: Measure, kind: str, ranges: Callable[[], Iterator[np.ndarray]], layout: Layout
-) -> None:
+def count_in_memory(job: Job, measure: Measure) -> dict[str, Result]:
+    """The result of each kind, of a job of one piece, without runs and without repeats in the words."""
+    layouts, main = {kind: _layout(job, measure, kind) for kind in measure.kinds}, measure.kinds[-1]
+    if measure.tokens_of(main) > 1:
+        layouts[main] = Layout(layouts[main].block_bits, 0)
+    (piece,) = job.pieces
+    found = count_piece(job, measure, *piece, layouts)
+    return {kind: _result(job, measure, lambda words=words: [words], layouts[kind]) for kind, words in found.items()}
+
+
+def _result(job: Job, measure: Measure, ranges: Callable[[], Iterable[np.ndarray]], layout: Layout) -> Result:
     samples = job.samples(measure)
     occurrences, types, means = summarise(ranges, layout, samples)
+    return Result(occurrences, types, samples, means)
+
+
+def _write_result(job: Job, measure: Measure, kind: str, result: Result) -> None:
     with atomic_file(job.result(measure, kind), "wb") as file:
-        np.savez(file, occurrences=occurrences, types=types, samples=samples, means=means)
+        np.savez(file, **result._asdict())
 
 
 def _run_path(folder: Path, measure: Measure, kind: str, number: int) -> Path:

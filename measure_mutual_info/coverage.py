@@ -23,7 +23,6 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame, beta_exact_local: floa
     keys = ["process", "predictor", "estimator", "n_documents"]
 
     def row(key: tuple, quantity: str, L: float, part: pd.DataFrame, value: str, true: float, half: pd.Series) -> dict:
-        interval = binomtest(int(part["covered"].sum()), len(part)).proportion_ci()
         return dict(zip(keys, key, strict=True)) | {
             "quantity": quantity,
             "L_tokens": L,
@@ -32,9 +31,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame, beta_exact_local: floa
             "bias": part[value].mean() - true,
             "sd": part[value].std(ddof=1),
             "mean_half_width": half.mean(),
-            "coverage": part["covered"].mean(),
-            "coverage_lo95": interval.low,
-            "coverage_hi95": interval.high,
+            **share_covered(part["covered"]),
             "replications": len(part),
             "failed": int(part[value].isna().sum()),
         }
@@ -55,6 +52,12 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame, beta_exact_local: floa
     table = pd.DataFrame(rows).astype({"L_tokens": "Int64"})
     numbers = table.select_dtypes("float").columns
     return rounded(table, dict.fromkeys(numbers, 6))
+
+
+def share_covered(covered: pd.Series) -> dict[str, float]:
+    """The share of intervals that held the truth, with its 95% interval (Clopper and Pearson). covered: booleans."""
+    interval = binomtest(int(covered.sum()), len(covered)).proportion_ci()
+    return {"coverage": covered.mean(), "coverage_lo95": interval.low, "coverage_hi95": interval.high}
 
 
 def rounded(table: pd.DataFrame, digits: dict[str, int]) -> pd.DataFrame:

@@ -73,6 +73,24 @@ class DocumentStream:
         return [found[document] for document in wanted.tolist()]
 
 
+@dataclass(frozen=True)
+class ArrayStream(DocumentStream):
+    """Documents of one length in memory, each a book of its own. They have no names."""
+
+    ids: np.ndarray
+    """(documents, L) token ids"""
+
+    @classmethod
+    def of(cls, ids: np.ndarray) -> ArrayStream:
+        documents, L = ids.shape
+        starts, unit = np.arange(documents + 1, dtype=np.int64) * L, np.arange(documents, dtype=np.int32)
+        return cls((), np.zeros((1, 3), np.int64), starts, unit, "books", ids)
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, int, int, int]]:
+        """See DocumentStream: all of it is one batch."""
+        yield self.ids.ravel(), 0, 0, len(self.unit)
+
+
 def open_stream(folder: Path) -> tuple[DocumentStream, dict]:
     """A folder of documents, and its prepare.json. UserError as `open_documents`."""
     documents, prepared = open_documents(folder)

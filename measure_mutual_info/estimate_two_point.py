@@ -20,8 +20,9 @@ squares then follows the small differences between distances and can pass all po
 
 mi_corrected_nats is Î less C: that of constant where its p >= 0.05 says that no decay is seen (shuffled tokens), else
 that of power_plus_constant_wls, or of power_plus_constant_ols where there are no weights, or of constant again where Î
-does not fall. The plateau is the same at every d only as far as the number of pairs is: the documents should be far
-longer than d_max.
+does not fall. One C for all d is an approximation: the bias is larger where there are fewer pairs (count with
+--equal-pairs, or documents far longer than d_max) and where they are of more kinds; calibrate_two_point.py says by how
+much on a process that is known.
 
 Errors come from what counts_by_book.csv has rows of, the units: books (documents, where the corpus is one book).
 stderr_nats is what a bootstrap over units tends to, lo95 and hi95 are of the covariance, boot_lo95 and boot_hi95 of
@@ -35,7 +36,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,7 @@ TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", 
 TWO_POINT_COLUMNS += ["n_pairs"]
 FIT_COLUMNS = [column for column in BIPARTITE_FIT_COLUMNS if column != "L_over_ell"]
 FLAT = 0.05  # not in the paper: p-value of the same Î at every d from which on no decay is seen
+LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and C cannot be told apart, see fit_law
 COUNT_AGAIN = "count one corpus with count_ngrams.py --d"
 
 
@@ -90,7 +92,7 @@ class Settings:
     """name of the tokenizer in the tables; by default from counts.csv"""
 
     def validate(self) -> None:
-        if not 0 <= self.d_min < self.d_max:
+        if not 1 <= self.d_min < self.d_max:
             raise UserError(f"--d-min {self.d_min} --d-max {self.d_max}: give distances d_min < d_max from 1 on")
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
@@ -356,14 +358,19 @@ def bootstrap_intervals(
 
 
 def fit_all(
-    d: np.ndarray, mi_nats: np.ndarray, values: np.ndarray | None, replications: int, seed: int
+    d: np.ndarray,
+    mi_nats: np.ndarray,
+    values: np.ndarray | None,
+    replications: int,
+    seed: int,
+    laws: Sequence[str] = LAWS,
 ) -> tuple[list[Fit], dict[tuple[str, str], tuple[float, float]], list[str]]:
-    """Fits of all laws, the resampled intervals by (law, parameter), and why others failed.
+    """Fits of the laws and Eq. B.15's, the resampled intervals by (law, parameter), and why others failed.
 
     d, mi_nats: (p,). values: (units, p) from `unit_values`; without them there is the unweighted fit alone.
     """
     fits, intervals, failed = [], {}, {}
-    weighted = {law: lambda some, law=law: fit_weighted(law, d, some) for law in LAWS if values is not None}
+    weighted = {law: lambda some, law=law: fit_weighted(law, d, some) for law in laws if values is not None}
     unweighted = {"power_plus_constant_ols": lambda some: fit_eq_b15(d, some.mean(axis=0))}
     for law, fit in tqdm((weighted | unweighted).items(), desc="laws", disable=not replications or values is None):
         try:
@@ -387,7 +394,7 @@ def plateau(fits: list[Fit]) -> Fit | None:
     if constant is not None and constant.p_value >= FLAT:
         return constant
     for law in ("power_plus_constant_wls", "power_plus_constant_ols"):
-        if law in by_law and by_law[law].parameters["alpha"][0] > 0:  # what grows has its C at small d
+        if law in by_law and by_law[law].parameters["alpha"][0] >= LEAST_ALPHA:  # what grows has its C at small d
             return by_law[law]
     return constant
 

@@ -8,6 +8,9 @@ logarithms; informations in nats.
     BernoulliUniform    I = ½ ln ℓ + a constant               a logarithm
     MarkovChain         I is the same at every ℓ              no growth
 
+Of some the information of two tokens at a distance d is exact as well (`two_point_information`), and Topics is there
+for that alone: it falls as a power of d.
+
 A predictor can be spoiled on purpose (`Predictor`) in the ways in which a language model is.
 """
 
@@ -217,6 +220,16 @@ class MarkovChain:
         pi, P = self.stationary, np.array(self.P)
         return float(-xlogy(pi, pi).sum() + pi @ xlogy(P, P).sum(axis=1))
 
+    def two_point_information(self, d: int) -> float:
+        """I(W_i; W_{i+d}) = Σ_ij π_i (P^d)_ij ln((P^d)_ij / π_j) in nats: it falls as a sum of exponentials.
+
+        With x_ij = (P^d)_ij / π_j − 1 it is Σ_ij π_i π_j ((1 + x) ln(1 + x) − x), and P^d − 1π = (P − 1π)^d: what is
+        left of a large d is not lost in rounding.
+        """
+        pi = self.stationary
+        x = np.linalg.matrix_power(np.array(self.P) - pi, d) / pi
+        return float(pi @ ((1 + x) * np.log1p(x) - x) @ pi)
+
     def vclub_mean(self) -> float:
         """Mean of vCLUB with the exact predictor, nats: I + KL(p_X p_Y || p_XY) = I + Σ π_i π_j ln(π_j/P_ij)."""
         pi = self.stationary
@@ -257,11 +270,77 @@ class BernoulliUniform:
         """H(ell) + H(L − ell) − H(L) in nats, H(n) = ln(n+1) + Σ_k ln C(n,k) / (n+1): every count k is as likely."""
         return self._entropy(ell) + self._entropy(L - ell) - self._entropy(L)
 
+    def two_point_information(self, d: int) -> float:
+        """I(W_i; W_{i+d}) in nats, the same at every d >= 1: p(1,1) = p(0,0) = 1/3, p(0,1) = p(1,0) = 1/6."""
+        return 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)
+
     @staticmethod
     def _entropy(n: int) -> float:
         k = np.arange(n + 1)
         log_choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
         return math.log(n + 1) + math.fsum(log_choose.tolist()) / (n + 1)
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Text that stays with a topic for a while, and at times for long: I(W_i; W_{i+d}) falls about as d^(−2·decay).
+
+    A document is cut into segments, each with one of `topics` topics. Its tokens are of the topic's own group of
+    `words` tokens with probability `own`, else of any group, and every token of a group is as likely. Two tokens at a
+    distance d >= 1 lie in one segment with probability ½ d^−decay, and the information is about half its square times
+    a constant. Token id = words · group + word. All tokens are as likely, and the words of a group make an alphabet
+    larger, and its pairs harder to count, without a change of the truth.
+    """
+
+    topics: int = 8
+    words: int = 32
+    own: float = 0.7
+    decay: float = 0.45
+
+    @property
+    def vocab_size(self) -> int:
+        return self.topics * self.words
+
+    def same_segment(self, d: np.ndarray) -> np.ndarray:
+        """Probability that two tokens at distances d (integers from 0 on) lie in one segment."""
+        return np.where(d == 0, 1.0, 0.5 * np.maximum(d, 1.0) ** -self.decay)
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        """See Process. A document begins anywhere in a segment, so that all its tokens are alike.
+
+        The segment that it begins in goes on beyond its first d tokens with a probability that goes as same_segment(d),
+        the later ones beyond their first k with one that goes as same_segment(k) − same_segment(k + 1).
+        """
+        longer = self.same_segment(np.arange(L + 1))
+        begins = longer[:-1] - longer[1:]
+        lengths = np.searchsorted(-begins / begins[0], -rng.random((documents, L)))
+        lengths[:, 0] = np.searchsorted(-longer[:-1], -rng.random(documents))
+        starts = np.zeros((documents, L + 1), bool)
+        np.put_along_axis(starts, np.minimum(np.cumsum(lengths, axis=1), L), True, axis=1)
+        topic_of_segment = rng.integers(0, self.topics, (documents, L))
+        topic = np.take_along_axis(topic_of_segment, np.cumsum(starts[:, :L], axis=1), axis=1)
+        group = np.where(rng.random((documents, L)) < self.own, topic, rng.integers(0, self.topics, (documents, L)))
+        return (self.words * group + rng.integers(0, self.words, (documents, L))).astype(np.int32)
+
+    def information(self, same: float) -> float:
+        """Nats that two tokens tell of each other that lie in one segment with probability `same`.
+
+        It is that of their groups: both are of one with probability r, and ln T + r ln r + (1 − r) ln((1 − r)/(T − 1))
+        is left of it with T topics.
+        """
+        T = self.topics
+        own, other = self.own + (1 - self.own) / T, (1 - self.own) / T
+        r = same * (own**2 + (T - 1) * other**2) + (1 - same) / T
+        return math.log(T) + r * math.log(r) + (1 - r) * math.log((1 - r) / (T - 1))
+
+    def two_point_information(self, d: int) -> float:
+        """I(W_i; W_{i+d}) in nats."""
+        return self.information(float(self.same_segment(np.array(d))))
+
+    def two_point_information_shuffled(self, L: int) -> float:
+        """I(W_i; W_j) in nats of documents of L tokens in random order: two of them came from any two places."""
+        d = np.arange(1, L)
+        return self.information(float((L - d) @ self.same_segment(d)) / (L * (L - 1) / 2))
 
 
 @dataclass(frozen=True)

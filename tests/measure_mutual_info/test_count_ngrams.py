@@ -531,6 +531,7 @@ def test_memory_of_several_processes(tmp_path):
     assert chunk(memory_gb=0.5) < 1 << 25
     assert chunk(memory_gb=4, processes=8) < chunk(memory_gb=4, processes=4) <= 1 << 25
     assert chunk(memory_gb=2, chunk_tokens=77) == 77
+    assert chunk(memory_gb=float("inf"), chunk_tokens=77) == 77
     assert chunk(begun=12345, memory_gb=2, chunk_tokens=77) == 12345
 
 
@@ -583,6 +584,7 @@ def test_spoilt_folder(tmp_path, spoil, message):
             "4-grams of 128256 tokens do not fit a 64-bit key: with this vocabulary --n goes up to 3",
         ),
         ([[1, 2]], 2**32 + 1, [], "2-grams of 4294967297 tokens do not fit a 64-bit key"),
+        ([[1, 2]], 2**65, ["--n", 1], "1-grams of 36893488147419103232 tokens do not fit a 64-bit key"),
         (
             [[1, 2]],
             2**32 + 1,
@@ -609,6 +611,7 @@ def test_spoilt_folder(tmp_path, spoil, message):
         ([[1, 2]], 10, ["--processes", 4], "--memory-gb 1 is too small: 4 processes need at least 1.3 here"),
         ([[1, 2]], 10, ["--shard", "2/2"], "--shard 2/2: write it i/n with 0 ≤ i < n, e.g. 0/4"),
         ([[1, 2]], 10, ["--shard", "1"], "--shard 1: write it i/n"),
+        ([[1, 2]], 10, ["--shard", ""], "--shard : write it i/n"),
         ([[1, 2]], 10, ["--shard", "0/1", "--merge", "x"], "--shard counts a part and --merge puts the parts together"),
         ([], 10, [], "no documents in"),
     ],
