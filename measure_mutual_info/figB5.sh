@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/two_point.sh
+unset CORPUS TOKENIZER OUT PREPARE_FLAGS # it is of two corpora of its own
 
 runs
 if [ ! -f "$books/two_point.csv" ] || [ ! -f "$wikipedia/two_point.csv" ]; then
