@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.sparse
 import torch
 
 from gaussian_synthetic.families import WEIGHT_BESIDE, WEIGHT_OWN, Family, row_matrix
@@ -21,13 +20,18 @@ def covariance(of: Family) -> np.ndarray:
         M = row_matrix(n, of.coupling).numpy()
         rows = len(sigma)
         sigma = np.kron(sigma, M[:, :k] @ M[:, :k].T) + np.kron(np.eye(rows), M[:, k:] @ M[:, k:].T)
-        T = scipy.sparse.lil_array(scipy.sparse.eye_array(rows * n))
-        for i in range(n - 1, rows * n - 1, n):  # the last value of a row and the first of the next
+        last = np.arange(n - 1, rows * n - 1, n)  # of a row; mixed with the first of the next
+        T = []
+        for i in last:
             old = sigma[i, i + 1]
             new = WEIGHT_BESIDE * (sigma[i - 1, i] + sigma[i + 1, i + 2]) + WEIGHT_OWN * old
-            T[i : i + 2, i : i + 2] = _root(new) @ np.linalg.inv(_root(old))
-        T = T.tocsr()
-        sigma = T @ (T @ sigma).T  # sigma is symmetric
+            T.append(_root(new) @ np.linalg.inv(_root(old)))
+        T = np.array(T).reshape(-1, 2, 2, 1)
+        for _ in range(2):  # the rows of Σ, then its columns
+            one, two = sigma[last], sigma[last + 1]
+            sigma[last] = T[:, 0, 0] * one + T[:, 0, 1] * two
+            sigma[last + 1] = T[:, 1, 0] * one + T[:, 1, 1] * two
+            sigma = sigma.T
     return sigma
 
 
