@@ -1,6 +1,6 @@
 """How fast and in how much memory families.py draws sequences with their exact conditionals, beside dense algebra.
 
-    python benchmarks/gaussian.py                     # two idle CPU cores: 12 minutes, 12 GB of memory, 1 GB of disk
+    python benchmarks/gaussian.py                     # two idle CPU cores: 4 minutes, 7 GB of memory, 1 GB of disk
     python benchmarks/gaussian.py --device cuda --out results/benchmarks/gaussian_gpu.csv     # one GPU, 2 minutes
 
 The sub-volume family, float32: draws z and the means of z_t given z_<t. Dense: the Cholesky factor C of the covariance
@@ -16,7 +16,7 @@ Writes results/benchmarks/gaussian.csv: a row a measure, ratio above 1 means our
   GPU                            draws with conditionals a second at 4 × 64 copies, the least bytes that have to be
                                  moved for them as a share of the memory bandwidth, and seconds under torch.compile
 
-Expect: linear time, tens of times faster than dense at L = 16,384, one draw at 65,536 in a second or two.
+Expect: linear time, as fast as dense at L = 1,024, ten times as fast at 16,384, a draw at 65,536 in a fifth of a second.
 """
 
 from __future__ import annotations

@@ -1,0 +1,156 @@
+"""How well one curve in I(L/2; L) / dim(z) explains the KL of all models and lengths (Fig. 3c), as one number.
+
+    python gaussian_synthetic/collapse.py --summary results/fig3/summary.csv --out results/fig3/collapse.csv
+
+Reads summary.csv (evaluate.py). Takes the models whose history state is the same at every length, as Mamba's in the
+paper. A cell is a model at a length, ln of its mean KL the mean over seeds. For each predictor below a parabola through
+ln KL against ln of the predictor is fitted to all cells but one and foretells that one:
+    explained = 1 − Σ (ln KL − foretold)² / Σ (ln KL − mean of the others)²
+which is 1 where one curve explains all, and 0 or below where the curve is of no use. Predictors:
+    mi_per_state      I(L/2; L) / dim(z), the paper's claim
+    L, state_size, parameters
+    L_and_state       a surface, parabolas in both added up: what the best curve in any mixture of the two could reach
+The intervals are of cells drawn with replacement, their seeds too; a drawn cell is left out with all its copies. Rows
+`mi_per_state − L` and the like hold the difference in the same draws: above 0 the claim explains more.
+
+Writes collapse.csv: predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU core, seconds.
+Expect: near 1 for mi_per_state where state and not training limits the models.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import trange
+
+from common.cli import UserError, run
+from common.record import numbers, read_csv, write_csv
+
+COLUMNS = ["model", "L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters"]
+CLAIM = "mi_per_state"
+PREDICTORS = {
+    CLAIM: (CLAIM,),
+    "L": ("L",),
+    "state_size": ("state_size",),
+    "parameters": ("parameters",),
+    "L_and_state": ("L", "state_size"),
+}
+MIN_CELLS = 8
+MIN_DRAWN = 6  # different cells of a draw: a surface has five parameters, and one cell is left out
+REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
+
+
+@dataclass(frozen=True)
+class Settings:
+    summary: Path
+    """summary.csv of evaluate.py"""
+    out: Path
+    """the CSV to write"""
+    models: tuple[str, ...] = ()
+    """names; default: all whose state_size is the same at every L"""
+    bootstrap: int = 1000
+    """not in the paper: draws of cells behind the intervals"""
+    seed: int = 0
+    """of these draws"""
+
+    def validate(self) -> None:
+        if self.out.suffix != ".csv":
+            raise UserError(f"--out {self.out}: give the name of a .csv file")
+        if self.bootstrap < 2:
+            raise UserError(f"--bootstrap {self.bootstrap}: give at least 2")
+
+
+def read_runs(path: Path, models: tuple[str, ...]) -> pd.DataFrame:
+    """The runs of summary.csv that count, with mi_per_state. UserError: a bad file, unknown models, too few cells."""
+    table = read_csv(path, COLUMNS, REMEDY)
+    for column in COLUMNS[1:]:
+        table[column] = numbers(table[column], path, REMEDY)
+    table = table[table["state_size"] > 0]  # `independent` keeps nothing
+    if unknown := set(models) - set(table["model"]):
+        raise UserError(f"--models {' '.join(sorted(unknown))}: not in {path}")
+    constant = table.groupby("model")["state_size"].nunique() == 1
+    several = table.groupby("model")["L"].nunique() > 1
+    table = table[table["model"].isin(models or constant[constant & several].index)]
+    if not (table["mean_kl_nats"] > 0).all():
+        raise UserError(f"{path}: a mean_kl_nats is not above 0, and has no logarithm: {REMEDY}")
+    table = table.assign(mi_per_state=table["mi_nats"] / table["state_size"])
+    cells = table.groupby(["model", "L"]).ngroups
+    if cells < MIN_CELLS:
+        raise UserError(
+            f"{path} has {cells} cells (a model at a length) of models whose state is the same at every length, and "
+            f"{MIN_CELLS} are needed: evaluate more runs, or name models with --models"
+        )
+    return table
+
+
+def design(cells: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    """(cells, 1 + 2 · names): a constant, and ln x and (ln x)² of each predictor, centred."""
+    x = [np.log(cells[name].to_numpy(float)) for name in names]
+    x = [values - values.mean() for values in x]
+    return np.column_stack([np.ones(len(cells)), *(power for values in x for power in (values, values**2))])
+
+
+def explained(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Share of the variance of y foretold for cells left out one by one, and the standard deviation of the errors.
+
+    X: (cells, parameters), y: (cells,), weight: (cells,) how often each cell counts; 0 leaves it out altogether.
+    """
+    here = np.flatnonzero(weight)
+    errors, spread = np.empty((2, len(here)))
+    for i, cell in enumerate(here):
+        others = here[here != cell]
+        root = np.sqrt(weight[others])
+        beta = np.linalg.lstsq(X[others] * root[:, None], y[others] * root, rcond=None)[0]
+        errors[i] = y[cell] - X[cell] @ beta
+        spread[i] = y[cell] - np.average(y[others], weights=weight[others])
+    count = weight[here]
+    left = count @ errors**2
+    return 1 - left / (count @ spread**2), float(np.sqrt(left / count.sum()))
+
+
+def collapse(runs: pd.DataFrame, replications: int, seed: int) -> pd.DataFrame:
+    """The rows of collapse.csv; runs: from `read_runs`."""
+    runs = runs.assign(ln_kl=np.log(runs["mean_kl_nats"]))
+    grouped = runs.groupby(["model", "L"])
+    cells = grouped[["L", "state_size", "parameters", CLAIM, "ln_kl"]].mean().reset_index(drop=True)
+    kl_of_cell = [group.to_numpy() for _, group in grouped["ln_kl"]]
+    designs = {name: design(cells, variables) for name, variables in PREDICTORS.items()}
+    y = cells["ln_kl"].to_numpy()
+    found = {name: explained(X, y, np.ones(len(y))) for name, X in designs.items()}
+
+    rng, drawn = np.random.default_rng(seed), {name: np.empty(replications) for name in designs}
+    for i in trange(replications, desc="resampling"):
+        weight = np.zeros(len(y))
+        while (weight > 0).sum() < MIN_DRAWN:
+            weight = rng.multinomial(len(y), np.full(len(y), 1 / len(y))).astype(float)
+        again = np.array([rng.choice(values, len(values)).mean() for values in kl_of_cell])
+        for name, X in designs.items():
+            drawn[name][i] = explained(X, again, weight)[0]
+    rows = []
+    for name, (share, sd) in found.items():
+        rows.append((name, share, *np.quantile(drawn[name], [0.025, 0.975]), sd))
+    for name in ("L", "state_size", "parameters"):
+        difference = np.quantile(drawn[CLAIM] - drawn[name], [0.025, 0.975])
+        rows.append((f"{CLAIM} − {name}", found[CLAIM][0] - found[name][0], *difference, np.nan))
+    table = pd.DataFrame(rows, columns=["predictor", "explained", "lo95", "hi95", "residual_sd"])
+    return table.assign(cells=len(y), runs=len(runs))
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    runs = read_runs(cfg.summary, cfg.models)
+    table = collapse(runs, cfg.bootstrap, cfg.seed)
+    models = sorted(runs["model"].unique())
+    write_csv(cfg.out, table, cfg, [cfg.summary], started, models=models)
+    print(f"{len(runs)} runs of {', '.join(models)}")
+    print(table.drop(columns=["cells", "runs"]).round(3).to_string(index=False))
+    print(f"wrote {cfg.out}")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

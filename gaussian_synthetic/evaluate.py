@@ -1,0 +1,314 @@
+"""How far trained models are from the exact conditionals, position by position (Fig. 3, G.7, G.8): runs → CSVs.
+
+    python gaussian_synthetic/evaluate.py --runs runs/gpt2_256_0 runs/mamba-130m_256_0 --draws 256 --out results/fig3
+
+Reads checkpoint.pt of each run (train.py). All models of one L meet the same draws. Writes into --out:
+    kl.csv       for each position i, sums over the copies of a token (App. F.IV):
+                 kl_nats         D_i = E KL(p(W_i|W_<i) || q(W_i|W_<i))
+                 nll_nats        E −log q(W_i|W_<i), of the drawn W_i: entropy_nats + kl_nats, but noisier than that
+                 entropy_nats    exact entropy of W_i given W_<i
+                 share_of_past   1 − D_i / I(W_i; W_<i): of the nats that the whole past tells about W_i, the share
+                                 that the model makes use of; empty where the past tells nothing (i = 1)
+    training.csv step, kl_nats: the rows of log.csv, a variable's KL while training; steps: of the whole run
+    summary.csv  a row a run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
+                 state_size      elements of the history state of L/2 tokens
+                 mi_nats         exact I(L/2; L) of the token sequence
+                 mean_kl_nats    mean of D_i over all positions
+                 utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
+with standard errors over draws. Runs that --out holds already, from the same checkpoint and draws, are not computed
+again. A folder holds one family and number of copies.
+
+A CPU will do for small models, a GPU is wanted for those of the paper. Expect at L = 256 a mean D_i of 16 nats for
+`independent` (64 copies of 0.25 nats), and of 0 for an exact model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from common.cli import UserError, run
+from common.history_state import history_state
+from common.record import file_hash, numbers, read_csv, write_csv
+from gaussian_synthetic import families, models, train
+from gaussian_synthetic.exact_mi import bipartite_information
+
+KEY = ["model", "L", "seed"]
+POSITION_COLUMNS = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"]
+SUMMARY_COLUMNS = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"]
+SUMMARY_COLUMNS += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
+SUMMARY_COLUMNS += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
+TRAINING_COLUMNS = [*KEY, "steps", "step", "kl_nats"]
+# summary.csv last: a run counts as done when it has it.
+TABLES = {"kl": POSITION_COLUMNS, "training": TRAINING_COLUMNS, "summary": SUMMARY_COLUMNS}
+TEXTS = ("model", "family", "checkpoint")
+COUNTS = ("L", "seed", "position", "state_size", "steps", "step", "parameters", "k", "n", "copies", "draws")
+COUNTS += ("draw_seed",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    runs: tuple[Path, ...]
+    """folders that train.py wrote"""
+    out: Path
+    """folder for the CSVs; what other runs left there is kept"""
+    draws: int = 256
+    """not in the paper: sequences of L tokens"""
+    batch: int = 8
+    """sequences at a time: bounds memory, changes nothing else"""
+    seed: int = 0
+    """of the draws, which are never those of the training"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1"""
+
+    def validate(self) -> None:
+        if not self.runs:
+            raise UserError("--runs: give at least one folder of train.py")
+        if self.draws < 2:
+            raise UserError(f"--draws {self.draws}: a standard error needs at least 2")
+        if self.batch < 1:
+            raise UserError(f"--batch {self.batch}: at least 1")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file: give a folder")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a checkpoint says about itself; `settings` are those of train.py that change its numbers."""
+
+    folder: Path
+    settings: dict[str, Any]
+    step: int
+    checkpoint: str
+    log: pd.DataFrame
+    """the rows of its log.csv"""
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return tuple(self.settings[name] for name in KEY)
+
+    @property
+    def of(self) -> families.Family:
+        return train.the_family(*(self.settings[name] for name in ("family", "L", "k", "n")))
+
+    @property
+    def law(self) -> dict[str, Any]:
+        """What the runs of one kl.csv share."""
+        family, k, n, copies = (self.settings[name] for name in ("family", "k", "n", "copies"))
+        return {"family": family, "k": families.NAMED[family] if k is None else k, "n": n, "copies": copies}
+
+
+def read_run(folder: Path) -> Run:
+    """UserError: no checkpoint in the folder, or a damaged one."""
+    path = folder / train.CHECKPOINT
+    saved = train.read_checkpoint(path)
+    settings, step = saved["identity"]["settings"], saved["step"]
+    if step < settings["steps"]:
+        print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
+    return Run(folder, settings, step, file_hash(path)[:16], pd.DataFrame(saved["rows"], columns=train.LOG))
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
+    """The trained model, for evaluation. UserError: no or a damaged checkpoint, a model of another version."""
+    saved = train.read_checkpoint(folder / train.CHECKPOINT)
+    settings = saved["identity"]["settings"]
+    model = models.build(settings["model"], settings["copies"], settings["L"])
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise UserError(f"{folder} holds other tensors than {settings['model']} has here: train again") from error
+    return model.to(device).eval()
+
+
+@torch.inference_mode()
+def measure(
+    model: torch.nn.Module, laws: families.Laws, copies: int, draws: int, batch: int, seed: int, progress: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """D and −log q of every draw and position, (draws, L) float64 each, nats a token (sums over copies).
+
+    Each draw has random numbers of its own, so that neither `batch` nor the number of draws changes it.
+    """
+    device, std = laws.std.device, laws.std[:, None]
+    kl, nll = np.empty((2, draws, laws.of.L))
+    with tqdm(total=draws, unit="draw", desc=getattr(model, "name", ""), disable=not progress) as bar:
+        for first in range(0, draws, batch):
+            rows = range(first, min(draws, first + batch))
+            drawn = [train.draw_tokens(laws, 1, copies, train.stream(seed, "evaluate", row, device)) for row in rows]
+            z, mean_p = (torch.cat(values) for values in zip(*drawn, strict=True))
+            mean_q, log_std_q = model(z)
+            log_q = torch.distributions.Normal(mean_q, log_std_q.exp(), validate_args=False).log_prob(z)
+            kl[rows] = train.conditional_kl(mean_q, log_std_q, mean_p, std).double().sum(dim=-1).cpu()
+            nll[rows] = -log_q.double().sum(dim=-1).cpu()
+            bar.update(len(rows))
+    return kl, nll
+
+
+def utilisation(kl: np.ndarray, mi_nats: float) -> tuple[float, float]:
+    """U = 1 − Σ_{i>L/2} D_i / I(L/2; L) and its standard error over draws. kl: (draws, L), nats a token.
+
+    Σ_{i>L/2} D_i is what q(Y|X) costs above p(Y|X), so U · I = E log q(Y|X) − E log p(Y): the nats about the second
+    half Y that the model draws from the first half X, less whatever else it gets wrong in Y. 1: exact. 0: no better
+    than the exact law of Y alone, and below 0 worse.
+
+    Position by position there is no such number in O(L): it would need the law of W_i given W_{L/2+1} … W_{i−1} alone,
+    which no longer follows from the recursion of families.py, as its rows are not known exactly without X. What is
+    known exactly at each position is all that the past tells, hence share_of_past in kl.csv.
+    """
+    mean, error = mean_and_error(kl[:, kl.shape[1] // 2 :].sum(axis=1))
+    return 1 - mean / mi_nats, error / mi_nats
+
+
+def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the first axis, the draws, and its standard error."""
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values))
+
+
+def position_rows(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: int) -> pd.DataFrame:
+    """The rows of kl.csv, without the key. kl, nll: (draws, L); log_std: (L,) of one copy given its past."""
+    mean_kl, error = mean_and_error(kl)
+    past = -copies * log_std  # I(W_i; W_<i): every variable has the variance 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(past > 1e-9, 1 - mean_kl / past, np.nan)
+    columns = {
+        "position": np.arange(1, len(log_std) + 1),
+        "kl_nats": _digits(mean_kl, 5),
+        "nll_nats": _digits(nll.mean(axis=0), 6),
+        "entropy_nats": _digits(copies * (math.log(2 * math.pi * math.e) / 2 + log_std), 6),
+        "kl_stderr_nats": _digits(error, 3),
+        "share_of_past": share.round(4),
+    }
+    return pd.DataFrame(columns)
+
+
+def summary_row(kl: np.ndarray, nll: np.ndarray, of: families.Family, copies: int) -> dict[str, Any]:
+    """What the draws say in summary.csv: means over all positions, and U. kl, nll: (draws, L)."""
+    log_std = families.conditional_std(of).log().numpy()
+    mi = copies * bipartite_information(log_std, of.L // 2)
+    row: dict[str, Any] = {"mi_nats": mi}
+    row["mean_kl_nats"], row["mean_kl_stderr_nats"] = mean_and_error(kl.mean(axis=1))
+    row["mean_nll_nats"], row["mean_nll_stderr_nats"] = mean_and_error(nll.mean(axis=1))
+    row["mean_entropy_nats"] = copies * (math.log(2 * math.pi * math.e) / 2 + log_std.mean())
+    row["utilisation"], row["utilisation_stderr"] = utilisation(kl, mi)
+    return row
+
+
+def independent_row(of: families.Family, copies: int) -> dict[str, Any]:
+    """The same, exact, of the predictor that knows the variances and ignores the past: D_i = I(W_i; W_<i)."""
+    past = -copies * families.conditional_std(of).log().numpy()[None].repeat(2, axis=0)
+    entropy = np.full_like(past, copies * math.log(2 * math.pi * math.e) / 2)
+    return summary_row(past, entropy, of, copies) | {"state_size": 0, "steps": 0, "parameters": 0}
+
+
+def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, pd.DataFrame]:
+    """The rows of one run for each of TABLES."""
+    settings, of, copies = this.settings, this.of, this.settings["copies"]
+    model = load_model(this.folder, device)
+    laws = families.prepare(of, device=device)
+    kl, nll = measure(model, laws, copies, cfg.draws, cfg.batch, cfg.seed)
+    if not np.isfinite(kl).all():
+        raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
+    names = dict(zip(KEY, this.key, strict=True))
+    positions = position_rows(kl, nll, families.conditional_std(of).log().numpy(), copies).assign(**names)
+    made = {
+        "state_size": history_state(model.config, settings["L"] // 2),
+        "steps": this.step,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    summary = pd.DataFrame([summary_row(kl, nll, of, copies) | names | made | _made_by(cfg, this)])
+    training = this.log.assign(**names, steps=settings["steps"], kl_nats=_digits(this.log["kl_nats"].to_numpy(), 4))
+    return {"kl": positions[POSITION_COLUMNS], "training": training[TRAINING_COLUMNS], "summary": summary}
+
+
+def _made_by(cfg: Settings, this: Run) -> dict[str, Any]:
+    """The columns that say what a row was made from: the same again, and the row stands."""
+    return this.law | {"draws": cfg.draws, "draw_seed": cfg.seed, "checkpoint": this.checkpoint}
+
+
+def read_tables(cfg: Settings) -> dict[str, pd.DataFrame]:
+    """TABLES as they are in --out, empty where they are not. UserError: not ones of this script."""
+    tables = {}
+    for name, columns in TABLES.items():
+        path = cfg.out / f"{name}.csv"
+        if not path.exists():
+            tables[name] = pd.DataFrame(columns=columns)
+            continue
+        table = read_csv(path, columns, remedy := "give another --out")
+        for column in table.columns.difference(TEXTS):
+            table[column] = numbers(table[column], path, remedy).astype(int if column in COUNTS else float)
+        tables[name] = table
+    return tables
+
+
+def write_tables(cfg: Settings, tables: dict[str, pd.DataFrame], this: Run, started: float) -> None:
+    """All CSVs. Rows of `independent` are made anew."""
+    summary = tables["summary"]
+    summary = summary[summary["model"] != "independent"]
+    copies, rows = this.settings["copies"], []
+    for L in sorted(summary["L"].astype(int).unique()):
+        of = train.the_family(this.settings["family"], L, this.settings["k"], this.settings["n"])
+        names = {"model": "independent", "L": L, "seed": 0, "checkpoint": "", "draws": 0, "draw_seed": 0}
+        rows.append(independent_row(of, copies) | this.law | names)
+    summary = pd.concat([summary, pd.DataFrame(rows)])[SUMMARY_COLUMNS]
+    for column in summary.columns.difference([*TEXTS, *COUNTS]):
+        summary[column] = _digits(summary[column].to_numpy(float), 7)
+    for name, table in (tables | {"summary": summary}).items():
+        within = [column for column in ("position", "step") if column in table]
+        table = table.sort_values([*KEY, *within])
+        write_csv(cfg.out / f"{name}.csv", table, cfg, started=started, device=str(cfg.device))
+
+
+def _digits(values: np.ndarray, digits: int) -> np.ndarray:
+    """Rounded to significant digits, so that a CSV of many positions stays small."""
+    return np.array([float(f"{value:.{digits}g}") for value in values])
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    device = train.find_device(cfg.device)
+    train.allow_tf32(False)
+    runs = [read_run(folder) for folder in cfg.runs]
+    tables = read_tables(cfg)
+    check_runs(cfg, runs, tables["summary"])
+    for this in runs:
+        same = {name: table[KEY].eq(pd.Series(this.key, KEY)).all(axis=1) for name, table in tables.items()}
+        made = tables["summary"].loc[same["summary"], list(_made_by(cfg, this))].to_dict("records")
+        if made == [_made_by(cfg, this)]:
+            print(f"{this.folder} is in {cfg.out} already")
+            continue
+        rows = evaluate(cfg, this, device)
+        tables = {name: pd.concat([table[~same[name]], rows[name]]) for name, table in tables.items()}
+        write_tables(cfg, tables, this, started)
+        row = rows["summary"].iloc[0]
+        print(
+            f"{this.folder}: mean KL {row['mean_kl_nats']:.4g} ± {row['mean_kl_stderr_nats']:.2g} nats a token, "
+            f"utilisation {row['utilisation']:.3f} ± {row['utilisation_stderr']:.2g} of {row['mi_nats']:.4g} nats"
+        )
+    print(f"{', '.join(f'{name}.csv' for name in TABLES)} are in {cfg.out}")
+
+
+def check_runs(cfg: Settings, runs: list[Run], summary: pd.DataFrame) -> None:
+    """UserError: two runs of one model, L and seed, or of two families or numbers of copies, in one folder."""
+    seen: dict[tuple, Path] = {}
+    for this in runs:
+        if this.key in seen:
+            model, L, seed = this.key
+            raise UserError(f"{seen[this.key]} and {this.folder} are both {model}, L = {L}, seed {seed}: give one")
+        seen[this.key] = this.folder
+    laws = {str(this.law): this.folder for this in runs}
+    laws |= {str(row): cfg.out for row in summary[list(runs[0].law)].to_dict("records")}
+    if len(laws) > 1:
+        (one, there), (other, here) = list(laws.items())[:2]
+        raise UserError(f"{there} is of {one}, {here} of {other}: give each family its own --out")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

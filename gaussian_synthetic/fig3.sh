@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Fig. 3 (a, b, c): models trained on the sub-volume family: average KL against L, and against I(L/2; L) / dim(z), with
+# how well one curve explains it (collapse.csv), and beside it how much of I(L/2; L) they use (utilisation).
+#   PRESET=smoke  five small models to L = 16, 30 steps, which teach them nothing             2 CPU cores, 1 minute
+#   PRESET=desk   six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 1 hour
+#                 two of these lengths again with fewer steps (committed; default)
+#   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU, months; days a run
+# A part of it, or a model of your own (a line in models.py), and other lengths or families:
+#     MODELS="gpt2-desk mamba-desk" LENGTHS="16 64" SEEDS="0 1" STEPS=2000 OUT=results/mine bash gaussian_synthetic/fig3.sh
+# Flags go to train.py, e.g. --family logarithmic. WORKERS=4 trains four runs at a time. A killed run goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. common/environment.sh
+use_python
+
+# jobs BUDGET STEPS WARMUP LENGTHS SEEDS MODEL …: a line for each run
+jobs() {
+    local budget=$1 steps=$2 warmup=$3 lengths=$4 seeds=$5 L seed model
+    shift 5
+    for L in $lengths; do
+        for seed in $seeds; do
+            for model in "$@"; do echo "$budget $model $L $seed $steps $warmup"; done
+        done
+    done
+}
+
+# Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. A high learning rate and
+# few copies for the same reason. tokens: of a step; the paper's batch is 4 sequences at every length.
+desk="gpt2-desk window-desk mamba2-desk-256 mamba2-desk-512 mamba2-desk-2048 mamba2-desk-8192"
+flags=(--copies 4 --learning-rate 4e-3) tokens=1024 workers=2 threads=1 draws=256
+case ${PRESET:-desk} in
+    smoke)
+        out=results/smoke/fig3 draws=16 flags=(--copies 2 --learning-rate 4e-3 --log-every 10 --checkpoint-every 10)
+        list=$(jobs full 30 5 "16 4" 0 gpt2-desk mamba2-desk-256 mamba2-desk-512 mamba2-desk-2048 mamba2-desk-8192)
+        ;;
+    desk)
+        out=results/fig3
+        # shellcheck disable=SC2086  # models are words
+        list=$(
+            jobs full 4000 200 256 "0 1 2" $desk
+            jobs full 2000 100 64 "0 1 2" $desk
+            jobs full 1000 100 16 "0 1 2" $desk
+            jobs short 2000 200 256 0 $desk
+            jobs short 500 50 64 0 $desk
+            jobs without_positions 2000 100 64 0 mamba2-desk-2048-uncounted
+        )
+        ;;
+    paper)
+        out=results/paper/fig3 flags=(--precision fp32) tokens=0 workers=1 threads=16
+        list=$(
+            jobs full 500000 2000 "256 1024 4096" 0 gpt2 gpt2-medium gpt2-large
+            jobs full 500000 2000 "64 256 1024 4096 16384" 0 mamba-50m mamba-70m mamba-130m
+            jobs full 500000 2000 "64 256 1024 4096" 0 mamba-370m mamba-790m mamba-1.4b
+            jobs full 500000 2000 "256 1024 4096" 0 mamba2-130m mamba2-370m mamba2-790m
+        )
+        ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
+esac
+runs=data/gaussian_runs/${PRESET:-desk}
+if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
+    out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS, STEPS or flags of your own results go there"}
+    runs=data/gaussian_runs/$(basename "$out") steps=${STEPS:-2000}
+    # shellcheck disable=SC2086
+    list=$(jobs full "$steps" $((steps / 20)) "${LENGTHS:-16 64 256}" "${SEEDS:-0}" ${MODELS:-$desk})
+fi
+out=${OUT:-$out} workers=${WORKERS:-$workers}
+settings="${flags[*]} $*"
+
+train() { # BUDGET MODEL L SEED STEPS WARMUP
+    local folder=$runs/$1/$2_$3_$4 batch=4
+    if [ "$tokens" -gt 0 ]; then batch=$((tokens > $3 ? tokens / $3 : 1)); fi
+    mkdir -p "$folder"
+    # shellcheck disable=SC2086
+    if OMP_NUM_THREADS=$threads $python gaussian_synthetic/train.py --model "$2" --L "$3" --seed "$4" --steps "$5" \
+        --warmup "$6" --batch $batch $settings --out "$folder" > "$folder/train.txt" 2>&1; then
+        echo "$1: $2, L = $3, seed $4: $(tail -n 1 "$folder/train.txt")"
+    else
+        echo "error: $2, L = $3, seed $4, see $folder/train.txt: $(tail -n 1 "$folder/train.txt")" >&2
+        return 255 # xargs begins no further run
+    fi
+}
+export -f train
+export runs tokens threads python settings
+echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
+xargs -P "$workers" -L 1 bash -c 'train "$@"' _ <<< "$list"
+
+for budget in $(cut -d' ' -f1 <<< "$list" | sort -u); do
+    folders=()
+    while read -r of model L seed _; do
+        if [ "$of" = "$budget" ]; then folders+=("$runs/$budget/${model}_${L}_$seed"); fi
+    done <<< "$list"
+    part=$out/$budget
+    if [ "$budget" = full ]; then part=$out; fi
+    $python gaussian_synthetic/evaluate.py --runs "${folders[@]}" --draws $draws --out "$part"
+done
+$python gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"
+$python plots/fig3.py --results "$out" --out "$out/fig3"
+$python plots/utilisation.py --results "$out" --out "$out/utilisation"
+$python plots/training.py --results "$out" --out "$out/training"

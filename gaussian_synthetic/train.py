@@ -1,0 +1,417 @@
+"""Train a model on a Gaussian family whose conditionals are known exactly (Fig. 3, G.7, G.8; App. F).
+
+    python gaussian_synthetic/train.py --model gpt2 --L 256 --family subvolume --seed 0 --out runs/gpt2_256_0
+    torchrun --nproc-per-node 4 gaussian_synthetic/train.py …    # one process a GPU, the same steps and draws
+
+Every step draws fresh sequences, and the loss is the exact conditional KL (Eq. F.37): no data set, no noise of the next
+token. Writes into --out:
+    checkpoint.pt   model, optimizer, schedule, settings; every --checkpoint-every steps
+    log.csv         step, tokens, kl_nats, learning_rate, tokens_per_second; written with the checkpoint. kl_nats is a
+                    variable's: the mean over positions, copies and the steps since the row before
+
+A killed run goes on from its checkpoint by the same command, as if it had not been killed. The paper: one H100 or A100
+for each run. Expect kl_nats to begin above 0.2, which ignoring the past gives, and to fall towards 0, which is exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import time
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from common.cli import UserError, run
+from common.history_state import layer_types
+from common.record import atomic_file, write_csv
+from gaussian_synthetic import families, models
+
+# Dense matrix products, 10^12 a second, from NVIDIA's data sheets (of the SXM form where there are several).
+PEAK_TFLOPS = {
+    "H100": {"fp32": 67, "tf32": 495, "bf16": 989},
+    "H200": {"fp32": 67, "tf32": 495, "bf16": 989},
+    "A100": {"fp32": 19.5, "tf32": 156, "bf16": 312},
+    "L40S": {"fp32": 91.6, "tf32": 183, "bf16": 362},
+}
+CHECKPOINT = "checkpoint.pt"
+LOG = ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]
+FREE = {"free": True}  # a setting that may differ from those of the run that is resumed
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str
+    """a name of models.py"""
+    out: Path = field(metadata=FREE)
+    """folder of this run"""
+    L: int = 256
+    """tokens: a power of n"""
+    family: Literal["subvolume", "logarithmic"] = "subvolume"
+    """App. C: three of the four columns copied, or one"""
+    k: int | None = None
+    """not in the paper: copied columns in the family's place, for information that grows as L^β with β = log_n k"""
+    n: int = families.PAPER_N
+    """not in the paper: branching, values of a row"""
+    copies: int = 64
+    """independent sequences side by side in one token (App. F.I)"""
+    seed: int = 0
+    """of the initial weights and of the draws"""
+    steps: int = 500_000
+    """optimizer steps"""
+    batch: int = 4
+    """sequences of L tokens a step, over all processes and micro-batches"""
+    learning_rate: float = 5e-5
+    """peak, of AdamW; a cosine to 0 at the last step"""
+    warmup: int = 2000
+    """steps of linear warm-up"""
+    weight_decay: float = 0.01
+    """AdamW, on all parameters (the paper names no exceptions)"""
+    clip: float | None = None
+    """not in the paper: largest norm of the gradient"""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """tf32: float32 with faster products on a GPU; bf16: products in bfloat16, weights and loss in float32"""
+    log_every: int = 100
+    """steps a row of log.csv"""
+    accumulate: int = field(default=1, metadata=FREE)
+    """not in the paper: micro-batches a step and process, so that less has to fit memory; the draws stay the same"""
+    checkpoint_every: int = field(default=2000, metadata=FREE)
+    """steps, a multiple of log_every"""
+    compile: bool = field(default=False, metadata=FREE)
+    """torch.compile"""
+    device: str = field(default="auto", metadata=FREE)
+    """auto, cpu, cuda or cuda:1; under torchrun each process takes the GPU of its local rank"""
+    peak_tflops: float | None = field(default=None, metadata=FREE)
+    """of one GPU at this precision, for the utilisation shown; known for a few (PEAK_TFLOPS)"""
+
+    def validate(self) -> None:
+        families.layers_of_length(self.L, self.n)
+        for name in ("copies", "steps", "batch", "accumulate", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        for name in ("learning_rate", "weight_decay", "clip", "peak_tflops"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 if name == "weight_decay" else value > 0):
+                raise UserError(f"--{name.replace('_', '-')} {value}: above 0")
+        if not 0 <= self.warmup < self.steps:
+            raise UserError(f"--warmup {self.warmup}: below the number of steps, {self.steps}")
+        if self.checkpoint_every % self.log_every:
+            raise UserError(f"--checkpoint-every {self.checkpoint_every}: a multiple of --log-every {self.log_every}")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file: give a folder")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process computes: `rank` of `world` processes (torchrun), each with one device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+
+def join(name: str) -> Place:
+    """This process's place, under torchrun within its group of processes. UserError: no such device."""
+    rank, world, gpu = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    place = Place(find_device(name, gpu), rank, max(world, 1))
+    if world > 1:
+        dist.init_process_group("nccl" if place.device.type == "cuda" else "gloo")
+    return place
+
+
+def find_device(name: str, gpu: int = 0) -> torch.device:
+    """auto, cpu, cuda (the GPU of number `gpu`) or cuda:1. UserError: no such device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{gpu}" if name == "cuda" else name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: no GPU {device.index}, {torch.cuda.device_count()} are seen here")
+        torch.cuda.set_device(device)
+    return device
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products may be rounded to TF32 on a GPU; torch rounds those of convolutions unless told."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def the_family(name: str, L: int, k: int | None = None, n: int = families.PAPER_N) -> families.Family:
+    """The family of a run's settings. UserError: L no power of n, k outside 1 … n."""
+    return families.family(families.layers_of_length(L, n), families.NAMED[name] if k is None else k, n)
+
+
+def stream(seed: int, purpose: str, number: int, device: torch.device | str) -> torch.Generator:
+    """The random numbers of one step (purpose "train") or of one draw ("evaluate"), whatever came before them.
+
+    So a resumed run needs no random state, and no number of GPUs or micro-batches changes what is drawn.
+    """
+    base = int(np.random.SeedSequence((seed, *purpose.encode())).generate_state(1, np.uint64)[0])
+    # Counted up rather than hashed: a CPU generator takes 32 bits, of which 500,000 hashes would repeat some.
+    return torch.Generator(device).manual_seed((base + number) % 2**64)
+
+
+def draw_tokens(
+    laws: families.Laws, draws: int, copies: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """z and E[z_t | z_<t], (draws, L, copies) each: `copies` independent sequences side by side make one token."""
+    z, mean = families.draw(laws, draws * copies, generator)
+    return tuple(values.view(len(values), draws, copies).transpose(0, 1) for values in (z, mean))
+
+
+def conditional_kl(
+    mean_q: torch.Tensor, log_std_q: torch.Tensor, mean_p: torch.Tensor, std_p: torch.Tensor
+) -> torch.Tensor:
+    """KL(p || q) of each variable's conditional law, in nats (Eq. F.37); the shapes broadcast, float32.
+
+    log(σ_q/σ_p) + (σ_p² + (μ_q − μ_p)²)/(2σ_q²) − ½, written so that nothing cancels where q is near p.
+    """
+    log_std_q = log_std_q.float()
+    log_ratio = std_p.log() - log_std_q
+    shift = (mean_q.float() - mean_p) * torch.exp(-log_std_q)
+    return torch.expm1(2 * log_ratio) / 2 - log_ratio + shift**2 / 2
+
+
+def flops_a_token(model: models.GaussianModel, L: int) -> float:
+    """Operations of a training step for each token: 6 a weight, and of attention 12 · layers · width · L.
+
+    Attention is counted without regard to causality, as kernels differ in what they skip; the scans of recurrent layers
+    are small beside their projections, and left out.
+    """
+    computing = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    values = (value for module in computing for value in module.parameters(recurse=False))
+    weights = 6 * sum(value.numel() for value in values if value.ndim > 1)
+    config = model.config
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        return weights
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    reach = {"full_attention": L, "sliding_attention": min(L, getattr(config, "sliding_window", None) or L)}
+    return weights + 12 * width * sum(reach.get(kind, 0) for kind in layer_types(config))
+
+
+def peak_flops(cfg: Settings, device: torch.device) -> float:
+    """Operations a second that the GPU could do; not a number on a CPU, and for a GPU that the table lacks."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    known = [peak[cfg.precision] for part, peak in PEAK_TFLOPS.items() if part in name]
+    return 1e12 * (cfg.peak_tflops or (known or [math.nan])[0])
+
+
+class Training:
+    """Model, optimizer and schedule at a step, the rows of the log up to it, and how they come from and go to disk."""
+
+    def __init__(self, cfg: Settings, place: Place) -> None:
+        """UserError: unknown model, a batch that cannot be split, a folder with another run, a damaged checkpoint."""
+        parts = place.world * cfg.accumulate
+        if cfg.batch % parts:
+            raise UserError(
+                f"--batch {cfg.batch} in {parts} micro-batches ({place.world} processes × --accumulate "
+                f"{cfg.accumulate}): give a multiple of {parts}"
+            )
+        self.cfg, self.place, self.micro_batch = cfg, place, cfg.batch // parts
+        self.of = the_family(cfg.family, cfg.L, cfg.k, cfg.n)
+        torch.manual_seed(cfg.seed)
+        self.model = models.build(cfg.model, cfg.copies, cfg.L).to(place.device).train()
+        settings = {"lr": cfg.learning_rate, "weight_decay": cfg.weight_decay, "fused": True}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, cfg.warmup, cfg.steps)
+        self.step, self.saved_step, self.rows = 0, 0, []
+        self.identity = identity(cfg, self.model)
+        self._resume()
+
+    def _resume(self) -> None:
+        path = self.cfg.out / CHECKPOINT
+        if not path.exists():
+            if (self.cfg.out / "log.csv").exists():
+                raise UserError(f"{self.cfg.out} holds a log.csv and no checkpoint.pt: give another --out")
+            return
+        saved = read_checkpoint(path)
+        refuse_other(saved["identity"], self.identity, self.cfg.out)
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{path} holds other tensors than {self.cfg.model} has: give another --out") from error
+        self.schedule.load_state_dict(saved["schedule"])
+        self.step, self.saved_step, self.rows = saved["step"], saved["step"], saved["rows"]
+
+    def save(self, started: float) -> None:
+        """checkpoint.pt and log.csv. UserError: weights that are not finite, and then an older checkpoint stays."""
+        if self.place.rank:
+            return
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise UserError(self.diverged(f"the weights are not finite at step {self.step}"))
+        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
+        state |= {name: getattr(self, name) for name in ("identity", "step", "rows")}
+        self.cfg.out.mkdir(parents=True, exist_ok=True)
+        for left_over in self.cfg.out.glob(f".{CHECKPOINT}.*.tmp"):
+            left_over.unlink(missing_ok=True)  # of a run that was killed while it wrote
+        with atomic_file(self.cfg.out / CHECKPOINT, "wb") as file:
+            torch.save(state, file)
+        self.saved_step = self.step
+        self.write_log(started)
+
+    def write_log(self, started: float) -> None:
+        facts = {"device": str(self.place.device), "processes": self.place.world, "step": self.step}
+        write_csv(self.cfg.out / "log.csv", pd.DataFrame(self.rows, columns=LOG), self.cfg, started=started, **facts)
+
+    def log_is_behind(self) -> bool:
+        """Whether log.csv lacks rows that the checkpoint has: the run was killed between the two."""
+        path = self.cfg.out / "log.csv"
+        lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+        return self.step > 0 and self.place.rank == 0 and lines != len(self.rows) + 1
+
+    def diverged(self, what: str) -> str:
+        good = f"{self.cfg.out / CHECKPOINT} holds step {self.saved_step}"
+        kept = good if self.saved_step else "there is no checkpoint yet"
+        return f"{what}; {kept}. Start again in another --out, with a lower --learning-rate or with --clip 1"
+
+
+def identity(cfg: Settings, model: models.GaussianModel) -> dict[str, Any]:
+    """What must be the same for a run to go on: the settings that change its numbers, and the model's configuration."""
+    settings = {key.name: getattr(cfg, key.name) for key in fields(cfg) if "free" not in key.metadata}
+    config = {key: value for key, value in model.config.to_dict().items() if key != "transformers_version"}
+    # Through JSON and back, so that it compares equal with what is read from disk.
+    return json.loads(json.dumps({"settings": settings, "configuration": config}, default=str))
+
+
+def refuse_other(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """UserError that names what differs between the identity in a folder and the one wanted."""
+    for part in ("settings", "configuration"):
+        keys = sorted(found[part].keys() | wanted[part].keys())
+        pairs = [(key, found[part].get(key), wanted[part].get(key)) for key in keys]
+        differing = [f"{key} {there}, here {here}" for key, there, here in pairs if there != here]
+        if differing:
+            of = "run" if part == "settings" else "configuration of the model"
+            raise UserError(f"{folder} holds another {of} ({'; '.join(differing)}): give another --out")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Training.save` wrote, tensors mapped from disk as they are used. UserError: no or a damaged checkpoint."""
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not {"identity", "model", "step", "rows"} <= saved.keys():
+            raise ValueError("keys missing")
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint {path}: give the folder of a run of train.py") from error
+    except (RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no checkpoint of train.py, or damaged: delete it and train again") from error
+    return saved
+
+
+def optimize(now: Training) -> None:
+    """All steps that are left. UserError: loss or weights not finite, a micro-batch that does not fit the GPU."""
+    cfg, place, model, started = now.cfg, now.place, now.model, time.time()
+    laws = families.prepare(now.of, device=place.device)
+    std = laws.std[:, None]
+    if cfg.compile:
+        model.compile()
+    forward = DistributedDataParallel(model) if place.world > 1 else model
+    amount, peak = flops_a_token(model, cfg.L), peak_flops(cfg, place.device)
+    losses = torch.zeros(cfg.log_every, device=place.device)  # read once a row: reading waits for the GPU
+    if now.log_is_behind():
+        now.write_log(started)
+    row_began, foretold = time.perf_counter(), place.rank > 0
+    with tqdm(total=cfg.steps, initial=now.step, unit="step", desc=cfg.model, disable=place.rank > 0) as bar:
+        while now.step < cfg.steps:
+            slot = now.step % cfg.log_every
+            losses[slot] = descend(now, forward, laws, std)
+            now.step += 1
+            bar.update()
+            if not foretold and bar.format_dict["elapsed"] > 10:
+                hours = (cfg.steps - now.step) / bar.format_dict["rate"] / 3600
+                bar.write(f"about {hours:.2g} hours for the {cfg.steps - now.step:,} steps to come")
+                foretold = True
+            if slot + 1 < cfg.log_every and now.step < cfg.steps:
+                continue
+            if place.world > 1:
+                dist.all_reduce(losses)
+                losses /= place.world
+            row = losses[: slot + 1].double().cpu()
+            if not row.isfinite().all():
+                bad = now.step - slot + int(row.isfinite().logical_not().nonzero()[0])
+                raise UserError(now.diverged(f"the loss is not finite at step {bad}"))
+            speed = (slot + 1) * cfg.batch * cfg.L / (time.perf_counter() - row_began)
+            rate = now.schedule.get_last_lr()[0]
+            now.rows.append((now.step, now.step * cfg.batch * cfg.L, row.mean().item(), rate, round(speed, 1)))
+            share = amount * speed / peak / place.world
+            used = f", {share:.0%} of the peak" if math.isfinite(share) else ""
+            bar.set_postfix_str(f"KL {row.mean():.4g} nats, {speed:,.0f} tokens/s{used}")
+            if now.step % cfg.checkpoint_every == 0 or now.step == cfg.steps:
+                now.save(started)
+            row_began = time.perf_counter()
+
+
+def descend(now: Training, forward: torch.nn.Module, laws: families.Laws, std: torch.Tensor) -> torch.Tensor:
+    """One optimizer step on fresh draws; the mean KL of this process's share, nats a variable, still on its device."""
+    cfg, place = now.cfg, now.place
+    # Every process draws the whole batch and takes its part: drawing is cheap, and no split changes the draws.
+    z, mean = draw_tokens(laws, cfg.batch, cfg.copies, stream(cfg.seed, "train", now.step, place.device))
+    total = torch.zeros((), device=place.device)
+    for i in range(cfg.accumulate):
+        part = slice(*(now.micro_batch * (i * place.world + place.rank + edge) for edge in (0, 1)))
+        last = i == cfg.accumulate - 1
+        with contextlib.nullcontext() if last or place.world == 1 else forward.no_sync():
+            with torch.autocast(place.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
+                predicted = forward(z[part])
+            loss = conditional_kl(*predicted, mean[part], std).mean() / cfg.accumulate
+            loss.backward()
+        total += loss.detach()
+    if cfg.clip is not None:
+        torch.nn.utils.clip_grad_norm_(now.model.parameters(), cfg.clip)
+    now.optimizer.step()
+    now.schedule.step()
+    now.optimizer.zero_grad()
+    return total
+
+
+def does_not_fit(now: Training) -> str:
+    """What to do when the memory of a GPU is too small."""
+    cfg, size = now.cfg, now.micro_batch
+    fewer = size if size % 2 else 2
+    fits = f"give --accumulate {fewer * cfg.accumulate}, which takes {size // fewer} at a time and draws the same"
+    if size == 1:
+        fits = "use --precision bf16, a shorter --L or a smaller model, in another --out"
+    return f"{size} sequences of {cfg.L} tokens at a time do not fit the memory of {now.place.device}: {fits}"
+
+
+def main(cfg: Settings) -> None:
+    cfg.validate()
+    place = join(cfg.device)
+    allow_tf32(cfg.precision == "tf32")
+    try:
+        now = Training(cfg, place)
+        if not place.rank:
+            size = sum(parameter.numel() for parameter in now.model.parameters()) / 1e6
+            work = f"{cfg.batch * cfg.L:,} tokens a step, {cfg.steps - now.step:,} of {cfg.steps:,} steps to do"
+            print(f"{cfg.model}: {size:.3g} million parameters, {work}, {place.world} × {place.device}", flush=True)
+        try:
+            optimize(now)
+        except torch.OutOfMemoryError as error:
+            raise UserError(does_not_fit(now)) from error
+        if not place.rank:
+            kl = now.rows[-1][LOG.index("kl_nats")]
+            print(f"KL {kl:.4g} nats a variable in the last row of {cfg.out / 'log.csv'}")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)
