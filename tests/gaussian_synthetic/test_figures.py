@@ -1,0 +1,53 @@
+"""The shell file of Fig. 3, as a user calls it, with tiny models."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pandas as pd
+from conftest import ROOT
+
+OURS = ("PRESET", "MODELS", "LENGTHS", "SEEDS", "STEPS", "OUT", "RUNS", "WORKERS")
+
+
+def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+    clean = {key: value for key, value in os.environ.items() if key not in OURS}
+    command = ["bash", str(ROOT / "gaussian_synthetic" / f"{name}.sh"), *flags]
+    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
+
+
+def test_from_models_to_the_pictures(tmp_path):
+    out, runs = tmp_path / "mine", tmp_path / "runs"
+    mine = {"MODELS": "tiny mamba2-desk-256", "LENGTHS": "4", "STEPS": "20", "OUT": str(out), "RUNS": str(runs)}
+    flags = ["--family", "logarithmic", "--log-every", "10", "--checkpoint-every", "10"]
+    done = figure("fig3", *flags, **mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs, 2 at a time" in done.stdout
+    assert "no collapse.csv" in done.stdout  # of two models and one length there is nothing to say
+    for made in ("kl.csv", "summary.csv", "training.csv", "fig3.png", "utilisation.png", "training.png"):
+        assert (out / made).stat().st_size > 0
+    summary = pd.read_csv(out / "summary.csv")
+    assert set(summary["model"]) == {"independent", "tiny", "mamba2-desk-256"}
+    assert (summary["family"] == "logarithmic").all()
+    again = figure("fig3", *flags, **mine)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("already") == 2
+
+
+def test_a_run_that_fails_is_named(tmp_path):
+    mine = {"MODELS": "gpt5", "LENGTHS": "4", "STEPS": "20", "OUT": str(tmp_path / "mine"), "RUNS": str(tmp_path / "r")}
+    done = figure("fig3", **mine)
+    assert done.returncode != 0
+    assert "error: gpt5, L = 4, seed 0, see" in done.stderr
+    assert "no model 'gpt5'" in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+def test_bad_calls():
+    done = figure("fig3", MODELS="tiny")
+    assert done.returncode != 0
+    assert "set OUT" in done.stderr
+    for name in ("fig3", "figG7", "figG8"):
+        done = figure(name, PRESET="huge")
+        assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk or paper")
