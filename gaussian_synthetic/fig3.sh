@@ -4,6 +4,7 @@
 #   PRESET=smoke  five small models to L = 16, 30 steps, which teach them nothing             2 CPU cores, 1 minute
 #   PRESET=desk   six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 1 hour
 #                 two of these lengths again with fewer steps (committed; default)
+#   PRESET=gpu    the desk's models to L = 1,024, more tokens a step, eight runs at a time    one GPU, half an hour (guess)
 #   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU, months; days a run
 # A part of it, or a model of your own (a line in models.py), and other lengths or families:
 #     MODELS="gpt2-desk mamba-desk" LENGTHS="16 64" SEEDS="0 1" STEPS=2000 OUT=results/mine bash gaussian_synthetic/fig3.sh
@@ -46,6 +47,15 @@ case ${PRESET:-desk} in
             jobs without_positions 2000 100 64 0 mamba2-desk-2048-uncounted
         )
         ;;
+    gpu)
+        out=results/gpu/fig3 tokens=8192 workers=8
+        # shellcheck disable=SC2086
+        list=$(
+            jobs full 8000 400 "1024 256" "0 1 2" $desk
+            jobs full 4000 200 64 "0 1 2" $desk
+            jobs short 4000 200 "1024 256" 0 $desk
+        )
+        ;;
     paper)
         out=results/paper/fig3 flags=(--precision fp32) tokens=0 workers=1 threads=16
         list=$(
@@ -55,7 +65,7 @@ case ${PRESET:-desk} in
             jobs full 500000 2000 "256 1024 4096" 0 mamba2-130m mamba2-370m mamba2-790m
         )
         ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, desk, gpu or paper" >&2 && exit 2 ;;
 esac
 runs=data/gaussian_runs/${PRESET:-desk}
 if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT

@@ -50,4 +50,4 @@ def test_bad_calls():
     assert "set OUT" in done.stderr
     for name in ("fig3", "figG7", "figG8"):
         done = figure(name, PRESET="huge")
-        assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk or paper")
+        assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk, gpu or paper")
