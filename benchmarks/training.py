@@ -10,7 +10,8 @@ Writes results/benchmarks/training.csv: a row a measure, ratio above 1 means our
   tokens/s                      of each desk model at L = 256, 4 copies, 1,024 tokens a step, one thread (CPU)
   model FLOPs utilisation       GPU: GPT2-medium at L = 4,096, bf16 with torch.compile, beside the 50% aimed at
   tokens/s                      GPU: the same, beside a plain loop: float32 (no TF32), attention with explicit matrices,
-                                AdamW that is not fused, nothing compiled
+                                one sequence at a time (those of four take 100 GB), AdamW that is not fused, nothing
+                                compiled
 
 Expect: drawing to be below 1% of a step on a CPU.
 """
@@ -122,7 +123,7 @@ def seconds_of_one(work: Callable[[], object]) -> float:
 
 
 def gpu_rows(cfg: Settings, place: train.Place, row: Callable[..., None]) -> None:
-    plain, now = step(cfg.large_model, cfg.L, place)
+    plain, now = step(cfg.large_model, cfg.L, place, accumulate=4)
     now.model.backbone.set_attn_implementation("eager")
     now.optimizer = torch.optim.AdamW(now.model.parameters(), foreach=False, fused=False)
     slow = median_seconds(plain, cfg.rounds, cfg.device)

@@ -10,8 +10,10 @@ which is 1 where one curve explains all, and 0 or below where the curve is of no
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size, parameters
     L_and_state       a surface, parabolas in both added up: what the best curve in any mixture of the two could reach
-The intervals are of cells drawn with replacement, their seeds too; a drawn cell is left out with all its copies. Rows
-`mi_per_state − L` and the like hold the difference in the same draws: above 0 the claim explains more.
+The intervals are of cells weighted at random (exponential weights, the Bayesian bootstrap), their seeds drawn with
+replacement. Drawing the cells themselves would leave some lengths or states with a cell or none, and a parabola through
+three lengths has nothing to go by then. Rows `mi_per_state − L` and the like hold the difference in the same draws:
+above 0 the claim explains more.
 
 Writes collapse.csv: predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU core, seconds.
 Expect: near 1 for mi_per_state where state and not training limits the models.
@@ -40,7 +42,6 @@ PREDICTORS = {
     "L_and_state": ("L", "state_size"),
 }
 MIN_CELLS = 8
-MIN_DRAWN = 6  # different cells of a draw: a surface has five parameters, and one cell is left out
 REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 
 
@@ -53,7 +54,7 @@ class Settings:
     models: tuple[str, ...] = ()
     """names; default: all whose state_size is the same at every L"""
     bootstrap: int = 1000
-    """not in the paper: draws of cells behind the intervals"""
+    """not in the paper: draws of weights and seeds behind the intervals"""
     seed: int = 0
     """of these draws"""
 
@@ -97,19 +98,17 @@ def design(cells: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
 def explained(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Share of the variance of y foretold for cells left out one by one, and the standard deviation of the errors.
 
-    X: (cells, parameters), y: (cells,), weight: (cells,) how often each cell counts; 0 leaves it out altogether.
+    X: (cells, parameters), y: (cells,), weight: (cells,) above 0, how much each cell counts.
     """
-    here = np.flatnonzero(weight)
-    errors, spread = np.empty((2, len(here)))
-    for i, cell in enumerate(here):
-        others = here[here != cell]
+    errors, spread = np.empty((2, len(y)))
+    for cell in range(len(y)):
+        others = np.arange(len(y)) != cell
         root = np.sqrt(weight[others])
         beta = np.linalg.lstsq(X[others] * root[:, None], y[others] * root, rcond=None)[0]
-        errors[i] = y[cell] - X[cell] @ beta
-        spread[i] = y[cell] - np.average(y[others], weights=weight[others])
-    count = weight[here]
-    left = count @ errors**2
-    return 1 - left / (count @ spread**2), float(np.sqrt(left / count.sum()))
+        errors[cell] = y[cell] - X[cell] @ beta
+        spread[cell] = y[cell] - np.average(y[others], weights=weight[others])
+    left = weight @ errors**2
+    return 1 - left / (weight @ spread**2), float(np.sqrt(left / weight.sum()))
 
 
 def collapse(runs: pd.DataFrame, replications: int, seed: int) -> pd.DataFrame:
@@ -124,9 +123,7 @@ def collapse(runs: pd.DataFrame, replications: int, seed: int) -> pd.DataFrame:
 
     rng, drawn = np.random.default_rng(seed), {name: np.empty(replications) for name in designs}
     for i in trange(replications, desc="resampling"):
-        weight = np.zeros(len(y))
-        while (weight > 0).sum() < MIN_DRAWN:
-            weight = rng.multinomial(len(y), np.full(len(y), 1 / len(y))).astype(float)
+        weight = rng.exponential(size=len(y))
         again = np.array([rng.choice(values, len(values)).mean() for values in kl_of_cell])
         for name, X in designs.items():
             drawn[name][i] = explained(X, again, weight)[0]

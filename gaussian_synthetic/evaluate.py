@@ -208,11 +208,18 @@ def independent_row(of: families.Family, copies: int) -> dict[str, Any]:
 
 
 def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, pd.DataFrame]:
-    """The rows of one run for each of TABLES."""
+    """The rows of one run for each of TABLES. UserError: a KL that is not finite, a batch that does not fit the GPU."""
     settings, of, copies = this.settings, this.of, this.settings["copies"]
     model = load_model(this.folder, device)
     laws = families.prepare(of, device=device)
-    kl, nll = measure(model, laws, copies, cfg.draws, cfg.batch, cfg.seed)
+    try:
+        kl, nll = measure(model, laws, copies, cfg.draws, cfg.batch, cfg.seed)
+    except torch.OutOfMemoryError as error:
+        fits = f"give --batch {cfg.batch // 2}" if cfg.batch > 1 else "give --device cpu"
+        raise UserError(
+            f"{this.folder}: {cfg.batch} sequences of {of.L:,} tokens at a time do not fit the memory of {device}: "
+            f"{fits}, which changes no number"
+        ) from error
     if not np.isfinite(kl).all():
         raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
     names = dict(zip(KEY, this.key, strict=True))

@@ -8,8 +8,9 @@
 #   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU, months; days a run
 # A part of it, or a model of your own (a line in models.py), and other lengths or families:
 #     MODELS="gpt2-desk mamba-desk" LENGTHS="16 64" SEEDS="0 1" STEPS=2000 OUT=results/mine bash gaussian_synthetic/fig3.sh
-# Flags go to train.py, e.g. --family logarithmic. WORKERS=4 trains four runs at a time, RUNS=folder puts the checkpoints
-# there. A killed run goes on.
+# where what is left out is the desk's six models, 16 64 256, seed 0 and 2,000 steps, whatever the preset.
+# Flags go to train.py, e.g. --family logarithmic, and alone leave the runs those of the preset; they too want an OUT.
+# WORKERS=4 trains four runs at a time, RUNS=folder puts the checkpoints there. A killed run goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
@@ -68,9 +69,13 @@ case ${PRESET:-desk} in
     *) echo "error: PRESET=$PRESET: choose smoke, desk, gpu or paper" >&2 && exit 2 ;;
 esac
 runs=data/gaussian_runs/${PRESET:-desk}
-if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
+mine=${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}
+if [ -n "$mine" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS, STEPS or flags of your own results go there"}
-    runs=data/gaussian_runs/$(basename "$out") steps=${STEPS:-2000}
+    runs=data/gaussian_runs/$(basename "$out")
+fi
+if [ -n "$mine" ]; then
+    steps=${STEPS:-2000}
     # shellcheck disable=SC2086
     list=$(jobs full "$steps" $((steps / 20)) "${LENGTHS:-16 64 256}" "${SEEDS:-0}" ${MODELS:-$desk})
 fi

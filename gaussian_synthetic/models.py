@@ -104,7 +104,7 @@ MODELS: dict[str, Model] = {
     # not in the paper: two layers, for a CPU. All have a table of positions: without one a recurrent model this small
     # spends its training on learning to count (rows of 4, of 16, …), and it is not its state that limits it, as the one
     # named uncounted shows. The number behind mamba2-desk is the size of its two recurrent states together; the kernel
-    # of its convolutions is 2, so that they add only about 500 to that.
+    # of its convolutions is 2, so that they add only 520 to 768 to that.
     "gpt2-desk": _desk(_gpt2(2, 64, 8)),
     "gpt2-desk-32": _desk(_gpt2(2, 32, 4)),
     "gpt2-desk-128": _desk(_gpt2(2, 128, 8)),

@@ -139,6 +139,8 @@ def find_device(name: str, gpu: int = 0) -> torch.device:
         device = torch.device(f"cuda:{gpu}" if name == "cuda" else name)
     except RuntimeError as error:
         raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:1")
     if device.type == "cuda":
         if device.index >= torch.cuda.device_count():
             raise UserError(f"--device {name}: no GPU {device.index}, {torch.cuda.device_count()} are seen here")
@@ -180,7 +182,8 @@ def conditional_kl(
 ) -> torch.Tensor:
     """KL(p || q) of each variable's conditional law, in nats (Eq. F.37); the shapes broadcast, float32.
 
-    log(σ_q/σ_p) + (σ_p² + (μ_q − μ_p)²)/(2σ_q²) − ½, written so that nothing cancels where q is near p.
+    log(σ_q/σ_p) + (σ_p² + (μ_q − μ_p)²)/(2σ_q²) − ½, written so that little cancels where q is near p: a σ_q
+    off by the factor 1 + δ costs δ², which is right to 1e-7 · δ.
     """
     log_std_q = log_std_q.float()
     log_ratio = std_p.log() - log_std_q
@@ -217,7 +220,9 @@ class Training:
     """Model, optimizer and schedule at a step, the rows of the log up to it, and how they come from and go to disk."""
 
     def __init__(self, cfg: Settings, place: Place) -> None:
-        """UserError: unknown model, a batch that cannot be split, a folder with another run, a damaged checkpoint."""
+        """UserError: unknown model or one that the GPU cannot hold, a batch that cannot be split, a folder with another
+        run, a damaged checkpoint.
+        """
         parts = place.world * cfg.accumulate
         if cfg.batch % parts:
             raise UserError(
@@ -227,7 +232,14 @@ class Training:
         self.cfg, self.place, self.micro_batch = cfg, place, cfg.batch // parts
         self.of = the_family(cfg.family, cfg.L, cfg.k, cfg.n)
         torch.manual_seed(cfg.seed)
-        self.model = models.build(cfg.model, cfg.copies, cfg.L).to(place.device).train()
+        self.model = models.build(cfg.model, cfg.copies, cfg.L).train()
+        try:
+            self.model.to(place.device)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the weights of {cfg.model} do not fit the free memory of {place.device}: give a smaller --model, "
+                "or a GPU that nothing else uses"
+            ) from error
         settings = {"lr": cfg.learning_rate, "weight_decay": cfg.weight_decay, "fused": True}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, cfg.warmup, cfg.steps)
@@ -327,15 +339,17 @@ def optimize(now: Training) -> None:
     losses = torch.zeros(cfg.log_every, device=place.device)  # read once a row: reading waits for the GPU
     if now.log_is_behind():
         now.write_log(started)
-    row_began, foretold = time.perf_counter(), place.rank > 0
+    row_began, foretold, steady = time.perf_counter(), place.rank > 0, None
     with tqdm(total=cfg.steps, initial=now.step, unit="step", desc=cfg.model, disable=place.rank > 0) as bar:
         while now.step < cfg.steps:
             slot = now.step % cfg.log_every
             losses[slot] = descend(now, forward, laws, std)
             now.step += 1
             bar.update()
-            if not foretold and bar.format_dict["elapsed"] > 10:
-                hours = (cfg.steps - now.step) / bar.format_dict["rate"] / 3600
+            if steady is None:  # the first step of a process may compile for minutes
+                steady, after_first = time.perf_counter(), now.step
+            elif not foretold and (passed := time.perf_counter() - steady) > 10:
+                hours = (cfg.steps - now.step) * passed / (now.step - after_first) / 3600
                 bar.write(f"about {hours:.2g} hours for the {cfg.steps - now.step:,} steps to come")
                 foretold = True
             if slot + 1 < cfg.log_every and now.step < cfg.steps:

@@ -8,7 +8,8 @@ results/fig3/fig3.png and .pdf, three panels:
     b  models of a history state of fixed size (Mamba, Mamba2), and the predictor that ignores the past
     c  those of b at every L against I(L/2; L) / dim(z): one curve, where the state is what limits them
 
-Hardware: one CPU core, two seconds. Expect a flat, b rising the sooner the smaller the state, c one curve.
+Hardware: one CPU core, two seconds. Expect, where training is long enough: a flat, b rising the sooner the smaller the
+state, c one curve. training.png shows whether it was.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ def draw(models: Models, collapse: pd.DataFrame | None) -> Figure:
         caption.append(
             f"c: a parabola in ln I/dim(z), fitted to all points but one, foretells {told['mi_per_state']} of the "
             f"variance of ln KL of that one; a parabola in ln L {told['L']}, in ln parameters {told['parameters']} "
-            "(95%, cells resampled)."
+            "(95%, cells weighted at random)."
         )
+    if alone := [name for name in fixed if len(models.by_length(name, "mean_kl_nats")) == 1]:
+        caption.append(f"At one length alone, where no state can be seen to grow, and so in b: {', '.join(alone)}.")
     x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)"]
     titles = ["a  state grows with L", "b  state of fixed size", "c  against I/dim(z)"]
-    entries = max(len(growing), len(fixed)) + 1
+    entries = -(-(len(models.names) + 1) // 3)
     fig, axes = new_figure(3, "Average KL (nats a token)", entries, caption, titles, x_labels=x_labels, one_legend=True)
     values = models.summary["mean_kl_nats"].to_numpy()
     handles, labels = [], []

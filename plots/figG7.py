@@ -57,7 +57,7 @@ def draw(models: Models, cfg: Settings) -> Figure:
     lengths = list(cfg.L) or [L for L in models.lengths if L > cfg.row][-3:]
     if missing := set(lengths) - set(models.lengths) or ({0} if not lengths else set()):
         raise UserError(f"--L {min(missing)}: {models.folder} has {', '.join(map(str, models.lengths))}")
-    column, looks = f"{cfg.quantity}_nats", models.looks()
+    column, looks = f"{cfg.quantity}_nats", models.lines()
     caption = [f"{models.about()} Each point: mean over seeds and {cfg.row} positions."]
     if cfg.quantity == "nll":
         caption.append("Black: the exact entropy of a position given all before it.")
@@ -77,8 +77,7 @@ def draw(models: Models, cfg: Settings) -> Figure:
             rows = here[here["model"] == name]
             if len(rows):
                 found = by_row(rows, column, cfg.row)
-                (drawn[name],) = ax.plot(found.index, found, color=look.color, linewidth=0.8)
-                drawn[name].set_linestyle("-" if look.filled else "--")
+                (drawn[name],) = ax.plot(found.index, found, **look)
                 values.append(found.to_numpy())
         if cfg.quantity == "nll":
             exact = by_row(here, "entropy_nats", cfg.row)

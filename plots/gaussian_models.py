@@ -22,6 +22,8 @@ KL = ["model", "L", "seed", "position", "kl_nats", "nll_nats", "entropy_nats"]
 INDEPENDENT = "independent"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "D", "^", "s", "v", "P")
+# Of lines without markers, by whether the state is of fixed size and how often the colour has come before.
+DASHES = {(True, 0): "-", (False, 0): "--", (True, 1): "-.", (False, 1): (0, (5, 1, 1, 1, 1, 1))}
 MOST = len(COLORS) * 2
 REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 
@@ -58,6 +60,14 @@ class Models:
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
             both[name] = Look(name, color, marker, 3.6, filled=self.constant(name))
         return both
+
+    def lines(self) -> dict[str, dict[str, object]]:
+        """Colour and dashes of each model, for ax.plot without markers. UserError as `looks`."""
+        looks = enumerate(self.looks().values())
+        return {
+            look.label: {"color": look.color, "linestyle": DASHES[look.filled, i // len(COLORS)], "linewidth": 0.8}
+            for i, look in looks
+        }
 
     def by_length(self, name: str, column: str) -> pd.DataFrame:
         """Mean over seeds, least and largest (columns mean, min, max) of a column of summary.csv; the index is L."""
@@ -109,6 +119,8 @@ def log_y(ax: Axes, values: np.ndarray) -> None:
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     plain_ticks(ax.yaxis, low, high, base=10 if high / low > 30 else 2, room=8)
+    # 1/32 in full would reach into the label of the axis.
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}" if value < 1 else f"{value:g}")
 
 
 def draw_independent(ax: Axes, models: Models, column: str, scale: float = 1.0) -> list:

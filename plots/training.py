@@ -5,7 +5,7 @@
 Not a figure of the paper. Reads training.csv and summary.csv (evaluate.py) from the folder, and training.csv from
 `short` in it, runs of the same models with fewer steps, where it is there. Writes results/fig3/training.png and .pdf, a
 panel a length: a variable's KL, mean over the steps since the row before and over seeds, in full and, dotted, short
-runs. A model whose full run ends where its short run does is limited by something else than training.
+runs. A model whose full run ends where its short run does is not limited by the number of steps.
 
 Hardware: one CPU core, three seconds. Expect the long sequences to be still falling where the short ones are flat.
 """
@@ -59,14 +59,14 @@ def draw(models: Models, training: pd.DataFrame, short: pd.DataFrame | None) -> 
     )
     drawn = {}
     for ax, L in zip(axes, lengths, strict=True):
-        for name, look in models.looks().items():
-            for table, style in ((training, "-" if look.filled else "--"), (short, ":")):
+        for name, look in models.lines().items():
+            for table, style in ((training, look), (short, look | {"linestyle": ":"})):
                 if table is None:
                     continue
                 rows = table[(table["model"] == name) & (table["L"] == L)]
                 mean = rows.groupby("step")["kl_nats"].mean()
                 if len(mean):
-                    (line,) = ax.plot(mean.index, mean, style, color=look.color, linewidth=0.8)
+                    (line,) = ax.plot(mean.index, mean, **style)
                     drawn.setdefault(name, line)
         steps = training.loc[training["L"] == L, "step"]
         ax.set_xscale("log")

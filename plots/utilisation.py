@@ -5,7 +5,8 @@
 Not a figure of the paper. Reads summary.csv (evaluate.py) from the folder: utilisation = 1 − Σ_{i>L/2} D_i / I(L/2; L).
 Writes results/fig3/utilisation.png and .pdf: a series a model against L, 1 for the exact law.
 
-Hardware: one CPU core, two seconds. Expect attention to stay, and a fixed state to lose its share as L grows.
+Hardware: one CPU core, two seconds. Expect, where training is long enough, attention to stay, and a fixed state to lose
+its share as L grows.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def draw(models: Models) -> Figure:
     length_ticks(ax, models.lengths)
     ax.axhline(1, color=GREY, linewidth=0.5, zorder=0)
     ax.axhline(0, color=GREY, linewidth=0.5, zorder=0)
+    # The models decide; the predictor that ignores the past may run out at the bottom.
+    values = models.summary.loc[models.summary["model"] != INDEPENDENT, "utilisation"]
+    ax.set_ylim(min(values.min(), 0) - 0.05, 1.05)
     put_legend(ax, [*handles, line], [*labels, INDEPENDENT])
     return fig
 

@@ -54,6 +54,19 @@ def test_runs_that_go_by_length_alone_do_not(tmp_path):
     assert found.loc["mi_per_state − L", "hi95"] < 0
 
 
+def test_the_intervals_hold_where_lengths_and_states_are_few():
+    """Of 3 lengths and 4 states, cells drawn with replacement leave parabolas with nothing to go by: once −300."""
+    rows = made_up(lambda mi, state, L: (mi / state) ** 0.7, noise=0.1, seeds=3)
+    rows = rows[rows["model"].str.startswith("mamba") & (rows["L"] < 1024)]
+    found = collapse.collapse(rows.assign(mi_per_state=rows["mi_nats"] / rows["state_size"]), 200, 0)
+    assert (found["cells"] == 12).all()
+    assert (found["lo95"] < found["explained"]).all()
+    assert (found["explained"] < found["hi95"]).all()
+    found = found.set_index("predictor")
+    assert found.loc["mi_per_state", "lo95"] > 0.9
+    assert (found.loc[list(collapse.PREDICTORS), "lo95"] > -3).all()
+
+
 def test_pure_noise_is_not_explained(tmp_path):
     found = shares(made_up(lambda mi, state, L: 1.0, noise=1.0), tmp_path)
     assert (found.loc[list(collapse.PREDICTORS), "explained"] < 0.3).all()

@@ -267,6 +267,16 @@ def test_a_model_that_is_not_finite_is_refused(tmp_path, runs, monkeypatch):
     assert "the KL of the model is not finite: train it again" in one_line_error(call(runs[:1], tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("batch", "said"), [(8, "give --batch 4, which"), (1, "give --device cpu, which")])
+def test_too_little_memory_on_the_gpu(tmp_path, runs, monkeypatch, batch, said):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(evaluate, "measure", full)
+    wanted = f"{runs[0]}: {batch} sequences of 16 tokens at a time do not fit the memory of cpu: {said}"
+    assert wanted in one_line_error(call(runs[:1], tmp_path / "out", "--batch", batch, "--device", "cpu"))
+
+
 class Broken(torch.nn.Module):
     def __init__(self, model: models.GaussianModel) -> None:
         super().__init__()

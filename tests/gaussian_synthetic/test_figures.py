@@ -44,6 +44,14 @@ def test_a_run_that_fails_is_named(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+def test_flags_alone_leave_the_runs_of_the_preset(tmp_path):
+    mine = {"PRESET": "smoke", "OUT": str(tmp_path / "mine"), "RUNS": str(tmp_path / "runs")}
+    done = figure("fig3", "--k", "9", **mine)
+    assert "10 runs, 2 at a time" in done.stdout
+    assert "k = 9 copied columns of n = 4" in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
 def test_bad_calls():
     done = figure("fig3", MODELS="tiny")
     assert done.returncode != 0

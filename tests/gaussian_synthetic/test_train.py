@@ -301,6 +301,7 @@ def test_the_peak_of_a_gpu(tmp_path, monkeypatch):
         (["--weight-decay", -1], "--weight-decay -1.0"),
         (["--clip", 0], "--clip 0.0: above 0"),
         (["--device", "abacus"], "--device abacus: give auto, cpu, cuda or cuda:1"),
+        (["--device", "meta"], "--device meta: give auto, cpu, cuda or cuda:1"),
         (["--device", "cuda:7"], "--device cuda:7: no GPU 7"),
     ],
     ids=str,
@@ -413,6 +414,29 @@ def test_too_little_memory_on_the_gpu(tmp_path, linear, monkeypatch, batch, accu
     fail_at(monkeypatch, 25, full)
     with pytest.raises(UserError, match=re.escape(said)):
         train.main(settings(tmp_path, batch=batch, accumulate=accumulate))
+
+
+def test_a_model_that_the_gpu_cannot_hold(tmp_path, linear, monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(linear, "to", full)
+    with pytest.raises(UserError, match="the weights of tiny do not fit the free memory of cpu: give a smaller"):
+        train.main(settings(tmp_path))
+
+
+def test_the_hours_foretold_are_those_of_the_steps_after_the_first(tmp_path, linear, monkeypatch, capsys):
+    """A first step of 100 s, which compiles, and further ones of 1 s: 48 are left when 11 s have passed."""
+    clock = [0.0]
+
+    def descend(now, *_):
+        clock[0] += 1 if now.step else 100
+        return torch.zeros(())
+
+    monkeypatch.setattr(train, "descend", descend)
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
+    train.main(settings(tmp_path))
+    assert f"about {48 / 3600:.2g} hours for the 48 steps to come" in capsys.readouterr().out
 
 
 def test_the_line_that_opens_a_run(tmp_path):

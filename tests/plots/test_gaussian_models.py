@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.plots.made_up import assert_texts_fit, bars_of, caption_of, fails
+from tests.plots.made_up import PLOTS, assert_texts_fit, bars_of, caption_of, fails
 
 # After made_up has put their folder on the path.
 import fig3  # isort: skip
@@ -96,6 +100,22 @@ def test_fig3_without_a_collapse_and_without_fixed_states(folder):
     assert [text.get_text() for text in fig.axes[2].texts] == ["no model of fixed state"]
 
 
+def test_fig3_says_which_models_have_one_length(folder):
+    table = pd.read_csv(folder / "summary.csv")
+    table[(table["model"] != "gpt2-desk") | (table["L"] == 64)].to_csv(folder / "summary.csv", index=False)
+    assert "and so in b: gpt2-desk." in caption_of(fig3.draw(models(folder), None)).replace("\n", " ")
+
+
+def test_lines_without_markers_differ(folder):
+    table = pd.read_csv(folder / "summary.csv")
+    fixed = table[table["model"] == "mamba2-desk-256"]
+    more = [fixed.assign(model=f"mamba-{i}", state_size=10_000 + i) for i in range(9)]
+    pd.concat([table, *more]).to_csv(folder / "summary.csv", index=False)
+    lines = models(folder).lines()
+    assert len(lines) == 12
+    assert len({(line["color"], line["linestyle"]) for line in lines.values()}) == 12
+
+
 @pytest.mark.parametrize("quantity", ["kl", "nll"])
 def test_figs_g7_and_g8_draw_the_csv(folder, quantity):
     cfg = figG7.Settings(folder, quantity=quantity)
@@ -147,6 +167,18 @@ def test_writes_png_and_pdf(folder, monkeypatch, script):
     script.run(script.main, script.Settings)
     assert (folder / "pictures" / "figure.png").stat().st_size > 0
     assert (folder / "pictures" / "figure.pdf").stat().st_size > 0
+
+
+def test_make_all_draws_them(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(PLOTS, root / "plots", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(folder, root / "results" / "fig3")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", root / "plots" / "make_all.sh"]
+    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = {str(path.relative_to(root / "results")) for path in root.rglob("*.png")}
+    assert made == {"fig3/fig3.png", "fig3/utilisation.png", "fig3/training.png", "figG7/figG7.png", "figG8/figG8.png"}
 
 
 def spoil(path: Path, change) -> None:
