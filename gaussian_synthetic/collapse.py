@@ -8,8 +8,9 @@ ln KL against ln of the predictor is fitted to all cells but one and foretells t
     explained = 1 − Σ (ln KL − foretold)² / Σ (ln KL − mean of the others)²
 which is 1 where one curve explains all, and 0 or below where the curve is of no use. Predictors:
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
-    L, state_size, parameters
-    L_and_state       a surface, parabolas in both added up: what the best curve in any mixture of the two could reach
+    L, state_size
+    parameters        of the model at its shortest length: a table of positions would make it another word for L
+    L_and_state       a surface of second degree in both, the product too: every parabola in a mixture of the two is one
 The intervals are of cells weighted at random (exponential weights, the Bayesian bootstrap), their seeds drawn with
 replacement. Drawing the cells themselves would leave some lengths or states with a cell or none, and a parabola through
 three lengths has nothing to go by then. Rows `mi_per_state − L` and the like hold the difference in the same draws:
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,7 @@ def read_runs(path: Path, models: tuple[str, ...]) -> pd.DataFrame:
     if not (table["mean_kl_nats"] > 0).all():
         raise UserError(f"{path}: a mean_kl_nats is not above 0, and has no logarithm: {REMEDY}")
     table = table.assign(mi_per_state=table["mi_nats"] / table["state_size"])
+    table["parameters"] = table.groupby("model")["parameters"].transform("min")
     cells = table.groupby(["model", "L"]).ngroups
     if cells < MIN_CELLS:
         raise UserError(
@@ -89,10 +92,11 @@ def read_runs(path: Path, models: tuple[str, ...]) -> pd.DataFrame:
 
 
 def design(cells: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
-    """(cells, 1 + 2 · names): a constant, and ln x and (ln x)² of each predictor, centred."""
+    """A constant, ln x and (ln x)² of each predictor, and the products of two: (cells, 3), or 6 for two; centred."""
     x = [np.log(cells[name].to_numpy(float)) for name in names]
     x = [values - values.mean() for values in x]
-    return np.column_stack([np.ones(len(cells)), *(power for values in x for power in (values, values**2))])
+    powers = [power for values in x for power in (values, values**2)]
+    return np.column_stack([np.ones(len(cells)), *powers, *(a * b for a, b in combinations(x, 2))])
 
 
 def explained(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:

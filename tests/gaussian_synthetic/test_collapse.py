@@ -67,6 +67,25 @@ def test_the_intervals_hold_where_lengths_and_states_are_few():
     assert (found.loc[list(collapse.PREDICTORS), "lo95"] > -3).all()
 
 
+def test_a_surface_holds_every_curve_in_a_mixture():
+    """L² as the information, so that ln I is a line in ln L: a bent curve in it and the state is the surface too."""
+    rows = made_up(lambda mi, state, L: np.exp(0.2 * np.log(L**2 / state) ** 2), seeds=1)
+    rows = rows[rows["model"].str.startswith("mamba")]
+    rows = rows.assign(mi_per_state=rows["L"] ** 2.0 / rows["state_size"])
+    found = collapse.collapse(rows, 2, 0).set_index("predictor")["explained"]
+    assert found["mi_per_state"] == pytest.approx(1, abs=1e-9)
+    assert found["L_and_state"] == pytest.approx(1, abs=1e-9)
+
+
+def test_a_table_of_positions_is_not_the_size_of_a_model(tmp_path):
+    """Parameters that grow with L, as those of the desk's models do, must not foretell what goes by L alone."""
+    table = made_up(lambda mi, state, L: 0.01 * L**0.8)
+    table["parameters"] += 64 * table["L"]
+    found = shares(table, tmp_path, 2)
+    assert found.loc["parameters", "explained"] < 0.1
+    assert found.loc["L", "explained"] > 0.95
+
+
 def test_pure_noise_is_not_explained(tmp_path):
     found = shares(made_up(lambda mi, state, L: 1.0, noise=1.0), tmp_path)
     assert (found.loc[list(collapse.PREDICTORS), "explained"] < 0.3).all()
