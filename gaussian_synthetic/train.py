@@ -123,8 +123,10 @@ class Place:
 
 
 def join(name: str) -> Place:
-    """This process's place, under torchrun within its group of processes. UserError: no such device."""
+    """This process's place, under torchrun within its group of processes. UserError: no such device, or one for all."""
     rank, world, gpu = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if world > 1 and ":" in name:
+        raise UserError(f"--device {name} for {world} processes: give cuda, and each takes the GPU of its local rank")
     place = Place(find_device(name, gpu), rank, max(world, 1))
     if world > 1:
         dist.init_process_group("nccl" if place.device.type == "cuda" else "gloo")

@@ -71,6 +71,9 @@ def draw(models: Models, collapse: pd.DataFrame | None) -> Figure:
         )
     if alone := [name for name in fixed if len(models.by_length(name, "mean_kl_nats")) == 1]:
         caption.append(f"At one length alone, where no state can be seen to grow, and so in b: {', '.join(alone)}.")
+    sizes = {name: models.by_length(name, "state_size")["mean"].to_numpy() for name in growing}
+    if full := [name for name, size in sizes.items() if len(size) > 1 and size[-1] == size[-2]]:
+        caption.append(f"Grows until its window is full, before the longest L: {', '.join(full)}.")
     x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)"]
     titles = ["a  state grows with L", "b  state of fixed size", "c  against I/dim(z)"]
     entries = -(-(len(models.names) + 1) // 3)

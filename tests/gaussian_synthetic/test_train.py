@@ -445,3 +445,9 @@ def test_the_line_that_opens_a_run(tmp_path):
     assert "KL" in done.stderr
     assert "tokens/s" in done.stderr
     assert "of the peak" not in done.stderr
+
+
+def test_processes_do_not_share_a_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--device cuda:1 for 2 processes: give cuda"):
+        train.join("cuda:1")

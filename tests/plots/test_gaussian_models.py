@@ -89,6 +89,15 @@ def test_fig3_draws_the_csvs(folder):
         assert y == pytest.approx(means(folder, name, "mean_kl_nats")["mean"].to_numpy())
     assert "foretells 0.91 [0.80, 0.95] of the variance" in caption_of(fig)
     assert "4 copies a token; 2 seeds a point" in caption_of(fig)
+    assert "window" not in caption_of(fig)
+
+
+def test_fig3_names_windows_that_are_full(folder):
+    table = pd.read_csv(folder / "summary.csv")
+    table.loc[(table["model"] == "gpt2-desk") & (table["L"] == 256), "state_size"] = state("gpt2-desk", 64)
+    table.to_csv(folder / "summary.csv", index=False)
+    caption = caption_of(fig3.draw(models(folder), None))
+    assert "Grows until its window is full, before the longest L: gpt2-desk." in caption
 
 
 def test_fig3_without_a_collapse_and_without_fixed_states(folder):
