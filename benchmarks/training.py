@@ -1,6 +1,6 @@
 """What a training step on Gaussian sequences costs: drawing beside the model, tokens a second, use of the GPU.
 
-    python benchmarks/training.py                    # two idle CPU cores: 8 minutes
+    python benchmarks/training.py                    # two idle CPU cores: 2 minutes
     python benchmarks/training.py --device cuda --out results/benchmarks/training_gpu.csv     # one GPU, 5 minutes
 
 Writes results/benchmarks/training.csv: a row a measure, ratio above 1 means ours is better; seconds are medians.
