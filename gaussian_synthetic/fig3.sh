@@ -2,7 +2,7 @@
 # Fig. 3 (a, b, c): models trained on the sub-volume family: average KL against L, and against I(L/2; L) / dim(z), with
 # how well one curve explains it (collapse.csv), and beside it how much of I(L/2; L) they use (utilisation).
 #   PRESET=smoke  five small models to L = 16, 30 steps, which teach them nothing             2 CPU cores, 1 minute
-#   PRESET=desk   six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 1 hour
+#   PRESET=desk   six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 74 minutes
 #                 two of these lengths again with fewer steps (committed; default)
 #   PRESET=gpu    the desk's models to L = 1,024, more tokens a step, eight runs at a time    one GPU, half an hour (guess)
 #   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU, months; days a run

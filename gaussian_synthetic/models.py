@@ -102,7 +102,7 @@ MODELS: dict[str, Model] = {
         {"num_hidden_layers": 12, "hidden_size": 768, "num_heads": 24, "head_dim": 64, "n_groups": 1},
     ),
     # not in the paper: two layers, for a CPU. All have a table of positions: without one a recurrent model this small
-    # spends its training on learning to count (rows of 4, of 16, …), and it is not its state that limits it, as the one
+    # stays far above what its state allows, perhaps because it has to learn to count (rows of 4, of 16, …), as the one
     # named uncounted shows. The number behind mamba2-desk is the size of its two recurrent states together; the kernel
     # of its convolutions is 2, so that they add only 520 to 768 to that.
     "gpt2-desk": _desk(_gpt2(2, 64, 8)),
