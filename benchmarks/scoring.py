@@ -151,7 +151,7 @@ def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
     count = int(np.prod(shape[:3]))
     if cfg.documents is None:
         return np.random.default_rng(cfg.seed).integers(0, vocabulary, shape)
-    from measure_mutual_info.documents import open_documents
+    from common.documents import open_documents
 
     rows = [row for row in open_documents(cfg.documents)[0]["input_ids"] if len(row) >= cfg.L_max]
     if len(rows) < count:

@@ -16,7 +16,7 @@ from pandas import factorize
 from pandas.util import hash_array
 
 from common.cli import UserError
-from measure_mutual_info.documents import open_documents
+from common.documents import open_documents
 
 
 @dataclass(frozen=True)

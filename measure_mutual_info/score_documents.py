@@ -27,9 +27,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.cli import UserError, run
+from common.documents import document_lengths, open_documents
 from common.record import write_csv
 from measure_mutual_info import schedule, score_store
-from measure_mutual_info.documents import document_lengths, open_documents
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Opening a folder of prepared documents, the same way in every program that reads one."""
+"""Opening a folder that measure_mutual_info/prepare_dataset.py wrote, the same way in every program that reads one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,110 @@
+"""The sequences that a model is trained on and evaluated on: documents of books, split by book (App. F.III).
+
+    documents, facts = open_books(Path("data/documents/pg19_4096"), 4096)
+    held_out = held_out_books(documents, share=0.03, seed=0)
+    training, evaluation = split(documents, held_out)              # numbers of documents
+    sequences = Sequences(documents, training, 4096, vocabulary=facts["tokenizer_vocab_size"], start=50_277)
+
+A sequence is the first L tokens of a document, which begins at a sentence start; with documents of 1.2 L tokens or
+more, as in the paper, it ends anywhere. The model is given a start token and all but the last of them, and predicts all
+L, the first one from the start token alone:
+
+    document    the   whale  of    the   sea  …              L = 4
+    input_ids   start the    whale of
+    targets     the   whale  of    the
+
+Training and evaluation take their sequences from here, so this is the same in both. Every sequence has all L tokens:
+there is no padding, and every position counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from common.cli import UserError
+from common.documents import document_lengths, open_documents
+from common.record import file_hash
+
+
+def open_books(folder: Path, L: int) -> tuple[Dataset, dict[str, Any]]:
+    """The documents of a folder (memory-mapped), and its prepare.json.
+
+    UserError: not a folder that prepare_dataset.py wrote and finished, or documents of fewer than L tokens.
+    """
+    documents, facts = open_documents(folder)
+    lengths = document_lengths(documents)
+    short = int((lengths < L).sum())
+    if short:
+        raise UserError(
+            f"{folder}: {short:,} of {len(lengths):,} documents have fewer than L = {L:,} tokens, the shortest "
+            f"{lengths.min():,}: prepare it with --min-tokens {math.ceil(1.2 * L)}, or give --L {lengths.min()} or less"
+        )
+    return documents, facts
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hex digits that tell prepared documents apart, wherever their folder lies."""
+    return file_hash(folder / "state.json")[:16]
+
+
+def book_of_each(documents: Dataset) -> np.ndarray:
+    """The name of each document's book, shape (documents,)."""
+    return documents.data.column("book").to_numpy()
+
+
+def held_out_books(documents: Dataset, share: float, seed: int) -> list[str]:
+    """Names of the books, `share` of them, that no model is trained on, sorted.
+
+    Which ones follows from the seed and the names alone, not from the order or number of their documents.
+    UserError: that leaves no book for one of the two parts.
+    """
+    names = sorted(set(book_of_each(documents)))
+    number = round(share * len(names))
+    if len(names) < 2:
+        raise UserError("one book cannot be split by book: give documents of at least 2 books")
+    if not 0 < number < len(names):
+        least, most = math.ceil(100 / len(names)) / 100, math.floor(100 * (1 - 1 / len(names))) / 100
+        lacking = "held-out book" if number < 1 else "book to train on"
+        raise UserError(
+            f"--held-out {share} of {len(names):,} books leaves no {lacking}: give {least:.2f} to "
+            f"{max(least, most):.2f}"
+        )
+    return sorted(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:number])
+
+
+def split(documents: Dataset, held_out: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the documents of all other books, and of those of the held-out ones, in their order."""
+    names, chosen = book_of_each(documents), set(held_out)
+    out = np.fromiter((name in chosen for name in names), bool, len(names))
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+class Sequences(torch.utils.data.Dataset):
+    """`input_ids` and `targets` of some documents, (L,) int64 each, see the top of this file."""
+
+    def __init__(self, documents: Dataset, rows: np.ndarray, L: int, vocabulary: int, start: int) -> None:
+        """rows: numbers of the documents. vocabulary: ids of their tokenizer. start: id of the start token."""
+        self.documents, self.rows, self.L, self.vocabulary, self.start = documents, rows, L, vocabulary, start
+        self.ids = documents.with_format("numpy", columns=["input_ids"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """UserError: an id that the tokenizer does not have."""
+        row = int(self.rows[index])
+        tokens = torch.from_numpy(self.ids[row]["input_ids"][: self.L].astype(np.int64))
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary:
+            raise UserError(
+                f"document {self.documents[row]['document']} holds the id {tokens.max()}, but its tokenizer has "
+                f"{self.vocabulary:,}: prepare the documents again"
+            )
+        return {"input_ids": torch.cat([torch.tensor([self.start]), tokens[:-1]]), "targets": tokens}
