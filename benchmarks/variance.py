@@ -40,9 +40,9 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.documents import open_documents
 from common.powerlaw import NoFitError, covariance_of_mean, fit_law
+from common.pretrained import load_tokenizer
 from common.record import write_csv
 from measure_mutual_info import schedule, score_documents, score_store
-from measure_mutual_info.backend_transformers import load_tokenizer
 from measure_mutual_info.count_ngrams import counts_of_counts, ngram_keys
 from measure_mutual_info.entropy import grassberger_entropy
 from measure_mutual_info.processes import PREDICTORS, ExactBackend, NoisySantaFe

@@ -7,78 +7,25 @@ keys and values (state-space models, sliding windows, hybrids) get self-containe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common.cli import UserError
+from common.pretrained import find_device, load_model
 from measure_mutual_info.schedule import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a time: bounds the fp32 copy
-
-
-def locate(model: str) -> tuple[str, dict[str, str]]:
-    """Split a model's name into what `from_pretrained` wants: a .gguf file is named by its folder and `gguf_file`."""
-    path = Path(model)
-    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (model, {})
-
-
-def _from_pretrained(kind, what: str, model: str, **options):
-    name, gguf = locate(model)
-    if gguf and not Path(model).is_file() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(f"{model}: no such GGUF file: give the path of a file that is there")
-    try:
-        return kind.from_pretrained(name, **gguf, **options)
-    except Exception as error:  # the loaders raise almost anything at a damaged file
-        reason = " ".join(str(error).split())[:300]
-        remedy = (
-            "check that the folder is complete (config.json, tokenizer files, weights)"
-            if Path(name).exists()
-            else "check the spelling, or that the hub can be reached; a local folder or a .gguf file works without it"
-        )
-        raise UserError(f"{model}: could not load the {what}: {remedy} ({type(error).__name__}: {reason})") from error
-
-
-def load_config(model: str):
-    """The text model's configuration, without weights. UserError if it cannot be had."""
-    return _from_pretrained(AutoConfig, "configuration", model).get_text_config(decoder=True)
-
-
-def load_tokenizer(model: str):
-    """The model's tokenizer. UserError if it cannot be had."""
-    return _from_pretrained(AutoTokenizer, "tokenizer", model)
-
-
-def context_tokens(config) -> int | None:
-    """Longest sequence the model takes, BOS included, in tokens; None if nothing bounds it (recurrent models)."""
-    return getattr(config, "max_position_embeddings", None)
 
 
 class TransformersBackend:
     """See schedule.Backend. Settings are those of score_documents.py."""
 
     def __init__(self, model: str, bos: int, dtype: str, device: str, batch_tokens: int, schedule: str) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if not re.fullmatch(r"cpu|mps|split|cuda(:\d+)?", device):
-            raise UserError(f"--device {device}: give auto, cpu, cuda, cuda:1 or the like, mps, or split")
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {device}: torch sees no GPU here: use --device cpu, or a CUDA build of torch")
-        options = {"device_map": "auto" if device == "split" else device, "dtype": getattr(torch, dtype)}
-        # An incomplete checkpoint would otherwise be filled up with random weights and a warning.
-        self.model, report = _from_pretrained(
-            AutoModelForCausalLM, "weights", model, output_loading_info=True, **options
-        )
-        if report["missing_keys"]:
-            some = ", ".join(sorted(report["missing_keys"])[:3])
-            raise UserError(
-                f"{model}: {len(report['missing_keys'])} weights are missing ({some} …): fetch the model again"
-            )
+        self.model = load_model(model, dtype, find_device(device))
         self._prepare(bos, batch_tokens, schedule)
 
     @classmethod

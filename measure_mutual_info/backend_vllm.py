@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from common.cli import UserError
-from measure_mutual_info.backend_transformers import context_tokens, load_config
+from common.pretrained import context_tokens, load_config
 from measure_mutual_info.schedule import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens

@@ -5,8 +5,6 @@ A document is the fewest whole sentences that give the wanted number of tokens w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import numpy as np
 import nupunkt
 
 from common.cli import UserError
+from common.record import vocabulary_hash
 from measure_mutual_info.read_corpus import first_line
 
 BLOCK = 1_000_000  # characters tokenised at once to find the cuts; bounds the memory of a very long book
@@ -95,11 +94,6 @@ class HubTokenizer:
             verbose=False,
             **more,
         )
-
-
-def vocabulary_hash(vocabulary: dict[str, int]) -> str:
-    """16 hex digits that tell tokenizers of one name or size apart; `vocabulary`: token → id, of `get_vocab()`."""
-    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()[:16]
 
 
 def load_tokenizer(name: str) -> Tokenizer:

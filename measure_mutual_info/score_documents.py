@@ -157,49 +157,15 @@ def check_model(cfg: Settings, sample: Sample) -> tuple[int, str | None]:
     Returns the token id that stands for BOS, and the model's revision on the hub (None for a local one). UserError:
     context shorter than L, documents of another tokenizer, no BOS, ids outside the vocabulary.
     """
-    from measure_mutual_info import backend_transformers as hf
-    from measure_mutual_info.cut_documents import vocabulary_hash
+    from common import pretrained  # here, because it takes seconds
 
-    config = hf.load_config(cfg.model)
-    context = hf.context_tokens(config)
+    config = pretrained.load_config(cfg.model)
+    context = pretrained.context_tokens(config)
     if context is not None and context < cfg.longest:
         raise UserError(f"{cfg.model}: its context is {context} tokens, shorter than L = {cfg.longest}: lower --L-max")
-    bos = int(cfg.bos) if cfg.bos is not None and cfg.bos.isdecimal() else None
-    try:
-        tokenizer = hf.load_tokenizer(cfg.model)
-    except UserError:
-        if bos is None:
-            raise
-        # A model without a tokenizer of its own (bytes, DNA): the ids themselves are checked below.
-    else:
-        bos = _bos(cfg, tokenizer) if bos is None else bos
-        theirs, ours = sample.facts.get("tokenizer_hash"), vocabulary_hash(tokenizer.get_vocab())
-        if theirs != ours:
-            raise UserError(
-                f"{cfg.documents}: tokenised with {sample.facts['tokenizer']}, whose vocabulary is not that of "
-                f"{cfg.model}: prepare the documents with --tokenizer {cfg.model}"
-            )
-    largest = max(int(sample.ids.max()), bos)
-    if largest >= config.vocab_size or sample.ids.min() < 0:
-        raise UserError(
-            f"{cfg.documents}: token id {largest} is outside the vocabulary of {cfg.model} (0 … "
-            f"{config.vocab_size - 1}): prepare the documents with --tokenizer {cfg.model}, or give a --bos within it"
-        )
+    extent = int(sample.ids.min()), int(sample.ids.max())
+    bos = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
     return bos, getattr(config, "_commit_hash", None)
-
-
-def _bos(cfg: Settings, tokenizer) -> int:
-    if cfg.bos is not None:
-        if cfg.bos not in tokenizer.get_vocab():
-            raise UserError(f"--bos {cfg.bos}: not a token of {cfg.model}: give one of its tokens, or a token id")
-        return tokenizer.convert_tokens_to_ids(cfg.bos)
-    if tokenizer.bos_token_id is not None:
-        return tokenizer.bos_token_id
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{cfg.model}: its tokenizer has neither BOS nor EOS: name a token to begin with by --bos")
-    # Models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text.
-    print(f"{cfg.model} has no BOS token: {tokenizer.eos_token} stands for it")
-    return tokenizer.eos_token_id
 
 
 def load_backend(cfg: Settings, sample: Sample, bos: int) -> schedule.Backend:
@@ -226,12 +192,14 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> schedule.Backend:
 
 def manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
     """What must be the same for two runs to be parts of one, `batch_tokens` included: rounding depends on the batch."""
+    from common.pretrained import model_fingerprint
+
     shown = asdict(cfg)
     for free in ("out", "documents", "shard", "device", "tensor_parallel", "pipeline_parallel", "gpu_memory"):
         del shown[free]
     digest = hashlib.sha256(sample.ids.tobytes() + sample.partner.tobytes() + "\n".join(sample.names).encode())
     model = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
-    files = score_store.model_fingerprint(cfg.model)
+    files = model_fingerprint(cfg.model)
     # Through JSON and back, so that it compares equal with what is read from disk.
     return json.loads(
         json.dumps(

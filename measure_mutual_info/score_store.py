@@ -6,7 +6,6 @@ written in one step. When every group is there they become scores.csv and the fo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 import zlib
@@ -16,27 +15,6 @@ import numpy as np
 
 from common.cli import UserError
 from common.record import atomic_file, replace_text
-
-
-def model_fingerprint(model: str) -> dict[str, str]:
-    """What tells a local model from another of the same name: a hash of each file.
-
-    Of files over 1 GB the size and 64 megabytes spread evenly over them are hashed. Empty for a model of the hub, which
-    its revision tells.
-    """
-    path = Path(model)
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    found = {}
-    for file in files:
-        size, block = file.stat().st_size, 1 << 20
-        digest = hashlib.sha256(str(size).encode())
-        places = range(0, size, block) if size <= 1 << 30 else np.linspace(0, size - block, 64).astype(int).tolist()
-        with open(file, "rb") as stream:
-            for place in places:
-                stream.seek(place)
-                digest.update(stream.read(block))
-        found[file.name] = digest.hexdigest()[:16]
-    return found
 
 
 def refuse_other(found: object, manifest: dict, where: Path) -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from common.cli import UserError
+from common.pretrained import load_tokenizer
 from measure_mutual_info import backend_transformers, schedule
 from measure_mutual_info.backend_transformers import TransformersBackend
 from tests.conftest import SMOLLM2, tiny_model
@@ -172,42 +172,9 @@ def test_target_logprobs_is_a_log_softmax():
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
 def test_sample_model_on_real_text(book_bytes):
     """SmolLM2-135M from its GGUF file: shared prefixes equal separate prompts to 1e-4 nats a token."""
-    tokenizer = backend_transformers.load_tokenizer(str(SMOLLM2))
+    tokenizer = load_tokenizer(str(SMOLLM2))
     text = bytes(book_bytes[5000:15000].astype(np.uint8)).decode("utf-8", errors="ignore")
     ids = np.array(tokenizer(text).input_ids[: 2 * 64]).reshape(2, 64)
     backend = TransformersBackend(str(SMOLLM2), tokenizer.bos_token_id, "float32", "cpu", 4096, "auto")
     assert backend.schedule == "shared"
     assert_equals_reference(backend, ids[:1], ids[1:], [(4, 8), (16, 64), (32, 64)])
-
-
-class TestModelsThatCannotBeLoaded:
-    def test_no_such_gguf_file(self, tmp_path):
-        with pytest.raises(UserError, match="no such GGUF file"):
-            backend_transformers.load_config(str(tmp_path / "nothing.gguf"))
-
-    def test_folder_without_configuration(self, tmp_path):
-        with pytest.raises(UserError, match=r"could not load the configuration.*folder is complete"):
-            backend_transformers.load_config(str(tmp_path))
-
-    def test_folder_without_weights(self, tmp_path):
-        tiny_model("llama").config.save_pretrained(tmp_path)
-        with pytest.raises(UserError, match=r"could not load the weights.*folder is complete"):
-            TransformersBackend(str(tmp_path), BOS, "float32", "cpu", 4096, "auto")
-
-    def test_some_weights_missing(self, tmp_path):
-        model = tiny_model("llama")
-        state = {name: value for name, value in model.state_dict().items() if "layers.1.mlp" not in name}
-        model.save_pretrained(tmp_path, state_dict=state)
-        assert AutoModelForCausalLM.from_pretrained(tmp_path) is not None, "transformers itself only warns"
-        with pytest.raises(UserError, match="3 weights are missing"):
-            TransformersBackend(str(tmp_path), BOS, "float32", "cpu", 4096, "auto")
-
-    def test_hub_out_of_reach(self, monkeypatch):
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it tries for half a minute
-        with pytest.raises(UserError, match="hub can be reached"):
-            backend_transformers.load_config("nobody/no-such-model")
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_no_gpu(self, tmp_path):
-        with pytest.raises(UserError, match="torch sees no GPU"):
-            TransformersBackend(str(tmp_path), BOS, "float32", "cuda", 4096, "auto")

@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from common.cli import UserError
+from common.pretrained import load_tokenizer, locate
 from common.record import ROOT
-from measure_mutual_info.backend_transformers import TransformersBackend, load_tokenizer, locate
+from measure_mutual_info.backend_transformers import TransformersBackend
 from measure_mutual_info.backend_vllm import VllmBackend, max_batch_tokens, parse_vllm_args, prompt_logprobs
 from measure_mutual_info.schedule import branches, grid
 

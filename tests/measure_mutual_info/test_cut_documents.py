@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.record import vocabulary_hash
 from measure_mutual_info import cut_documents
 from measure_mutual_info.cut_documents import (
     ByteTokenizer,
@@ -16,7 +17,6 @@ from measure_mutual_info.cut_documents import (
     piece_documents,
     sentence_documents,
     sentence_spans,
-    vocabulary_hash,
     whole_book,
 )
 from tests.conftest import prose

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.cli import UserError
+from common.record import vocabulary_hash
 from measure_mutual_info import prepare_dataset
 from measure_mutual_info.cut_documents import (
     HubTokenizer,
     load_tokenizer,
-    vocabulary_hash,
 )
 from measure_mutual_info.prepare_dataset import Settings, main
 from tests.conftest import ROOT, call_script, one_line_error, prose, run_script

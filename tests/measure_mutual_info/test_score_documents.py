@@ -16,8 +16,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from common.record import vocabulary_hash
 from measure_mutual_info import schedule
-from measure_mutual_info.cut_documents import vocabulary_hash
 from tests.conftest import ROOT, call_script, one_line_error, run_script, tiny_model, write_documents
 from tests.measure_mutual_info.test_backend_transformers import BOS, slow_reference
 
