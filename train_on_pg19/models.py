@@ -39,6 +39,14 @@ def _gpt2(layers: int, width: int, heads: int) -> Model:
     return Model("gpt2", {**shape, **dropout})
 
 
+def _gpt_neox(layers: int, width: int, heads: int) -> Model:
+    """GPT2's sizes; positions by rotation of all of a head; the embedding is the head's too."""
+    shape = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads}
+    shape |= {"intermediate_size": 4 * width, "tie_word_embeddings": True, "attn_implementation": "sdpa"}
+    rotation = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
+    return Model("gpt_neox", {**shape, "rope_parameters": rotation})
+
+
 def _mamba(layers: int, width: int) -> Model:
     return Model("mamba", {"num_hidden_layers": layers, "hidden_size": width, "use_mambapy": True})
 
@@ -58,11 +66,15 @@ MODELS: dict[str, Model] = {
     "mamba-370m": _mamba(48, 1024),
     "mamba-790m": _mamba(48, 1536),
     # not in the paper: for a CPU, the same three sizes of each kind. As in the table, a recurrent model has twice the
-    # layers of the GPT2 of its size. Without the vocabulary: 0.1, 0.3 and 1.8 million parameters of GPT2, and up to a
-    # third more of the others.
+    # layers of the transformer of its size. Without the vocabulary: 0.1, 0.3 and 1.8 million parameters of a
+    # transformer, and up to a third more of the others. GPT-NeoX stands beside GPT2 because a table of positions takes
+    # longer to learn than a desk has time for.
     "gpt2-desk-small": _gpt2(2, 64, 2),
     "gpt2-desk-medium": _gpt2(3, 96, 3),
     "gpt2-desk-large": _gpt2(4, 192, 6),
+    "gpt_neox-desk-small": _gpt_neox(2, 64, 2),
+    "gpt_neox-desk-medium": _gpt_neox(3, 96, 3),
+    "gpt_neox-desk-large": _gpt_neox(4, 192, 6),
     "mamba-desk-small": _mamba(4, 64),
     "mamba-desk-medium": _mamba(6, 96),
     "mamba-desk-large": _mamba(8, 192),
@@ -102,6 +114,10 @@ class GPT2LMHeadModel(MemorySavingLoss, transformers.GPT2LMHeadModel):
     pass
 
 
+class GPTNeoXForCausalLM(MemorySavingLoss, transformers.GPTNeoXForCausalLM):
+    pass
+
+
 class MambaForCausalLM(MemorySavingLoss, transformers.MambaForCausalLM):
     pass
 
@@ -112,6 +128,7 @@ class Mamba2ForCausalLM(MemorySavingLoss, transformers.Mamba2ForCausalLM):
 
 TYPES: dict[str, tuple[type[transformers.PreTrainedConfig], type[transformers.PreTrainedModel]]] = {
     "gpt2": (transformers.GPT2Config, GPT2LMHeadModel),
+    "gpt_neox": (transformers.GPTNeoXConfig, GPTNeoXForCausalLM),
     "mamba": (transformers.MambaConfig, MambaForCausalLM),
     "mamba2": (transformers.Mamba2Config, Mamba2ForCausalLM),
 }
@@ -151,4 +168,4 @@ def _of_length(kind: str, L: int) -> dict[str, int]:
     if kind == "mamba2":
         # No number depends on the chunk, only the time and memory of the scan; the kernels want a power of two from 16.
         return {"chunk_size": 64 if L >= 64 else 16}
-    return {"max_position_embeddings": L} if kind == "gpt2" else {}
+    return {"max_position_embeddings": L} if kind in ("gpt2", "gpt_neox") else {}

@@ -7,7 +7,7 @@
     accelerate launch train_on_pg19/train.py …                   # the same, as `accelerate config` has it
 
 A share of the books is held out, whole, for evaluation. Writes into --out:
-    run.json        settings, configuration of the model, the names of the held-out books
+    run.json        settings, configuration of the model, the tokenizer, the names of the held-out books
     checkpoint-N    after N steps, the last one only: a model of transformers, and all that training needs to go on
     log.csv         step, tokens, nll_nats, learning_rate, tokens_per_second; written with the checkpoint. nll_nats is
                     a token's: the mean over the steps since the row before
@@ -183,11 +183,12 @@ def refuse_other(cfg: Settings, wanted: dict[str, Any]) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """run.json: `identity`, `held_out_books`, `steps`, `versions`. UserError: none there, or a damaged one."""
+    """run.json: `identity`, `held_out_books`, `steps`, `versions`, and of the documents `source`, `tokenizer` and
+    `tokenizer_hash`. UserError: none there, or a damaged one."""
     path = folder / RUN
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not {"identity", "held_out_books", "steps"} <= found.keys():
+        if not {"identity", "held_out_books", "steps", "tokenizer", "tokenizer_hash"} <= found.keys():
             raise ValueError("keys missing")
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: give the folder of a run of train.py") from error
@@ -388,7 +389,8 @@ def main(cfg: Settings) -> None:
     given = arguments(cfg, steps)  # from here on, no process is still looking at what --out holds
     try:
         if given.process_index == 0:
-            begin(cfg, {"identity": of, "steps": steps, "held_out_books": held_out, "versions": versions()})
+            record = {"identity": of, "steps": steps, "held_out_books": held_out, "versions": versions()}
+            begin(cfg, record | {key: facts.get(key) for key in ("source", "tokenizer", "tokenizer_hash")})
             mend_log(state.get("log_history", []), cfg, given.device, started)
             size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
             left = steps - state.get("global_step", 0)

@@ -1,0 +1,143 @@
+"""Curves of NLL against position, with standard errors by book; the gap between two models, and where it closes.
+
+What is measured is (documents, L); documents of one book are alike, so every error here is of the sums by book:
+
+    sums = book_sums(nll, books)                                 # (books, L), float64
+    mean, error = mean_by_book(sums, counts(books))              # (L,) each
+    found = gap([sums_of_a_seed, …], [sums_of_b_seed, …], n)     # b against a, per position or window
+    where = crossover(found.gap, positions)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+def windows(L: int, per_doubling: int = 8) -> np.ndarray:
+    """(windows, 2): first and last position, from 1, of windows as wide as 1/per_doubling of a doubling.
+
+    The paper smooths over "a small window of positions"; on a logarithmic axis a window that grows with the position
+    keeps the first positions apart and shows the late ones without noise. All L positions are in exactly one.
+    """
+    edges = np.unique(np.round(2 ** (np.arange(int(np.log2(L) * per_doubling) + 2) / per_doubling)).astype(int))
+    first = edges[edges <= L]
+    return np.column_stack([first, np.append(first[1:] - 1, L)])
+
+
+def over_windows(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Mean over the positions of each window: (…, L) → (…, windows)."""
+    return np.add.reduceat(values, of[:, 0] - 1, axis=-1) / (of[:, 1] - of[:, 0] + 1)
+
+
+def book_sums(nll: np.ndarray, books: np.ndarray) -> np.ndarray:
+    """Sum over the documents of each book, in the order of np.unique: (documents, L) → (books, L) float64."""
+    index = np.unique(books, return_inverse=True)[1]
+    sums = np.zeros((index.max() + 1, nll.shape[1]))
+    for row, book in enumerate(index):  # row by row: nll may be larger than memory
+        sums[book] += nll[row]
+    return sums
+
+
+def counts(books: np.ndarray) -> np.ndarray:
+    """Documents of each book, in the order of np.unique."""
+    return np.unique(books, return_counts=True)[1]
+
+
+def mean_by_book(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """R = Σ sums / Σ weights over books, and its standard error, linearised, from the residuals of the books.
+
+    sums: (books, …); weights: (books,), documents or bytes of each. The error is NaN for a single book.
+    """
+    n, total = len(weights), weights.sum()
+    mean = sums.sum(axis=0) / total
+    if n < 2:
+        return mean, np.full_like(mean, np.nan)
+    residuals = sums - np.multiply.outer(weights, mean)
+    return mean, np.sqrt(n / (n - 1) * (residuals**2).sum(axis=0)) / total
+
+
+@dataclass(frozen=True)
+class Gap:
+    """NLL of a less NLL of b: above 0 where b is better. Arrays over positions or windows, nats a token."""
+
+    gap: np.ndarray
+    error: np.ndarray
+    lo95: np.ndarray
+    hi95: np.ndarray
+
+
+def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -> Gap:
+    """The gap between two models, each given as one (books, …) array of sums for every seed, paired by document.
+
+    Its variance is that over books of the mean over seeds, and, for a model with several seeds, that over its seeds.
+    The interval takes Student's t, with degrees of freedom after Satterthwaite, as books and seeds are few.
+    """
+    mean, of_books = mean_by_book(np.mean(a, axis=0) - np.mean(b, axis=0), weights)
+    parts = [(of_books**2, len(weights) - 1)]
+    for model in (a, b):
+        if len(model) > 1:
+            by_seed = np.array([sums.sum(axis=0) for sums in model]) / weights.sum()
+            parts.append((by_seed.var(axis=0, ddof=1) / len(model), len(model) - 1))
+    variance = sum(part for part, _ in parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = variance**2 / sum(part**2 / max(degrees, 1) for part, degrees in parts)
+        reach = np.where(variance > 0, stats.t.ppf(0.975, np.maximum(freedom, 1)), 0) * np.sqrt(variance)
+    reach = np.where(np.isnan(of_books), np.nan, reach)
+    return Gap(mean, np.sqrt(variance), mean - reach, mean + reach)
+
+
+def crossover(values: np.ndarray, positions: np.ndarray) -> tuple[int, float]:
+    """Where a gap changes its sign for the last time: (+1 from below, −1 from above, 0 never; the position).
+
+    Between two positions the gap is taken as straight in the logarithm of the position. NaN where it never does.
+    """
+    signs = np.sign(values)
+    others = np.flatnonzero(signs != signs[-1])
+    if signs[-1] == 0 or not len(others):
+        return 0, np.nan
+    i = others[-1]
+    low, high = np.log(positions[i : i + 2])
+    share = values[i] / (values[i] - values[i + 1])
+    return int(signs[-1]), float(np.exp(low + share * (high - low)))
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """The last change of sign, with what resampled books and seeds say about it."""
+
+    direction: int
+    """+1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie"""
+    position: float
+    lo95: float
+    hi95: float
+    share: float
+    """of the resamples, those whose last change of sign is in the same direction (0: that have none)"""
+
+
+def crossover_interval(
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    weights: np.ndarray,
+    positions: np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Crossover:
+    """`crossover` of the gap between a and b, and its 95% interval over resampled books and seeds.
+
+    The interval is of the resamples that cross in the same direction; `share` says how many these are. NaN where there
+    is none.
+    """
+    a, b = np.array(a), np.array(b)
+    direction, position = crossover((a.mean(axis=0) - b.mean(axis=0)).sum(axis=0) / weights.sum(), positions)
+    random, found = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        books = random.integers(len(weights), size=len(weights))
+        left, right = (model[random.integers(len(model), size=len(model))].mean(axis=0) for model in (a, b))
+        found.append(crossover((left - right)[books].sum(axis=0) / weights[books].sum(), positions))
+    same = np.array([where for way, where in found if way == direction])
+    lo, hi = np.quantile(same, [0.025, 0.975]) if direction and len(same) else (np.nan, np.nan)
+    return Crossover(direction, position, float(lo), float(hi), len(same) / resamples)

@@ -1,0 +1,326 @@
+"""NLL of causal models on books, position by position (Fig. 4, G.9): models + documents → nll.csv.
+
+    python train_on_pg19/evaluate.py --models runs/gpt2_4096 runs/mamba-130m_4096 --out results/fig4 \\
+        --documents data/documents/pg19_4096
+    python train_on_pg19/evaluate.py --models EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
+        --out results/mine                                      # any causal model of the hub, folder or GGUF file
+
+A folder of train.py is evaluated on the books that it held out; all models of one call meet the same documents, so a
+model of one's own stands beside them if the documents are in its tokens. Writes into --out:
+    nll.csv      a row a position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, seeds apart
+    smooth.csv   the same over windows of positions first … last, an eighth of a doubling wide, see curves.windows
+    summary.csv  a row a model and seed: the mean over all positions, and bits per byte of text, in which models of
+                 different tokenizers can be compared
+with standard errors of the sums by book. The NLL of every token goes to --store (4 bytes each), from which compare.py
+makes the gap between two models; a killed run goes on where it stopped. Only models of the call are in the CSVs.
+
+Memory: one pass takes the model's activations on batch_tokens tokens; logits are made 512 tokens at a time. Expect the
+NLL to fall quickly over the first positions and slowly later; Fig. 4 is about how long it goes on falling.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from common import pretrained
+from common.cli import UserError, run
+from common.record import write_csv
+from train_on_pg19 import books, curves, nll_store, train
+from train_on_pg19.loss import ROWS
+
+LN2 = float(np.log(2))
+NLL = ["model", "L", "position", "nll_nats", "stderr_nats", "n_documents", "seed"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    models: tuple[str, ...]
+    """folders of train.py, hub ids, local folders or .gguf files"""
+    documents: Path
+    """folder that prepare_dataset.py wrote, its documents of L tokens or more"""
+    out: Path
+    """folder for the CSVs"""
+    L: int | None = None
+    """tokens of a sequence; default: what the first folder of train.py was trained on"""
+    books: Literal["held_out", "training", "all"] = "held_out"
+    """of the folders of train.py; where there is none among the models, all books"""
+    n_documents: int | None = None
+    """how many documents, drawn at random; default: all (paper: 10,000)"""
+    seed: int = 0
+    """of the draw of documents"""
+    store: Path | None = None
+    """folder for the NLL of every token; default: nll in --out"""
+    bos: str | None = None
+    """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the weights; softmax and sums are float32 and float64"""
+    batch_tokens: int = 16_384
+    """tokens in one pass, at least one sequence: bounds memory, changes no number beyond rounding"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
+
+    def validate(self) -> None:
+        if not self.models:
+            raise UserError("--models: give at least one")
+        for name in ("L", "n_documents", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is a file: give a folder")
+
+    @property
+    def nll_folder(self) -> Path:
+        return self.store or self.out / "nll"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be evaluated, before its weights are loaded."""
+
+    name: str
+    seed: int
+    place: str
+    """what from_pretrained takes"""
+    steps: int | None
+    """of training; None: not of train.py"""
+    run: dict[str, Any] | None
+    """run.json, of a folder of train.py"""
+
+
+def find_subject(model: str) -> Subject:
+    """UserError: a folder of train.py without a checkpoint, or a damaged one."""
+    folder = Path(model)
+    if not (folder / train.RUN).is_file():
+        name = folder.name if folder.exists() else model
+        return Subject(name, 0, model, None, None)
+    record = train.read_run(folder)
+    checkpoint, state = train.last_checkpoint(folder)
+    if checkpoint is None:
+        raise UserError(f"{folder} has no checkpoint yet: let train.py come to its first one")
+    settings, step = record["identity"]["settings"], state["global_step"]
+    if step < record["steps"]:
+        print(f"{folder} stands at step {step:,} of {record['steps']:,}: evaluated as it is")
+    return Subject(settings["model"], settings["seed"], str(checkpoint), step, record)
+
+
+def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Dataset) -> np.ndarray:
+    """Numbers of the documents, ascending. UserError: runs that held out different books, or none of these."""
+    names = books.book_of_each(documents)
+    held_out = {tuple(subject.run["held_out_books"]) for subject in subjects if subject.run}
+    if len(held_out) > 1 and cfg.books != "all":
+        raise UserError(
+            "--models: these runs held out different books, so no document is new to all of them: evaluate them one by "
+            "one, or train with one --split-seed and --held-out"
+        )
+    if not held_out or cfg.books == "all":
+        if cfg.books != "all":
+            print("no folder of train.py among the models, so no book is held out: all are taken")
+        rows = np.arange(len(names))
+    else:
+        training, evaluation = books.split(documents, held_out.pop())
+        if not len(evaluation):
+            raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
+        rows = evaluation if cfg.books == "held_out" else training
+    if cfg.n_documents is not None and cfg.n_documents < len(rows):
+        rows = np.sort(np.random.default_rng(cfg.seed).choice(rows, cfg.n_documents, replace=False))
+    return rows
+
+
+def start_of(cfg: Settings, subject: Subject, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
+    """The id of the model's start token. UserError: documents of another tokenizer, or too long for the model."""
+    config = pretrained.load_config(subject.place)
+    context = pretrained.context_tokens(config)
+    if context is not None and context < L:
+        raise UserError(f"{subject.name}: its context is {context:,} tokens, shorter than L = {L:,}: lower --L")
+    if subject.run is None:
+        column = documents.data.column("input_ids")
+        extents = [pc.min_max(chunk.flatten()).as_py() for chunk in column.chunks]
+        extent = min(one["min"] for one in extents), max(one["max"] for one in extents)
+        return pretrained.start_token(subject.place, config, cfg.bos, cfg.documents, facts, extent)
+    theirs = subject.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
+    if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
+        raise UserError(
+            f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {subject.name} was trained on tokens of "
+            f"{subject.run['tokenizer']}: give --documents of these"
+        )
+    return config.bos_token_id
+
+
+@torch.inference_mode()
+def token_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor, rows: int = ROWS) -> torch.Tensor:
+    """−ln q of each target given what is before it, nats, (batch, L) float32, for any causal model of transformers.
+
+    input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1]. The layers run once over all
+    positions; the head, with whatever the model does to its logits, on about `rows` tokens at a time: its forward is
+    called with the layers giving back the hidden states of these positions alone.
+    """
+    batch, L = input_ids.shape
+    body = getattr(model, model.base_model_prefix)
+    whole = body(input_ids=input_ids, use_cache=False)
+    step, forward, parts = max(1, rows // batch), body.forward, []
+    try:
+        for first in range(0, L, step):
+            here = slice(first, first + step)
+            given = type(whole)(last_hidden_state=whole.last_hidden_state[:, here])
+            body.forward = lambda *_, given=given, **__: given
+            logits = model(input_ids=input_ids[:, here], use_cache=False).logits
+            wanted = targets[:, here].to(logits.device)
+            parts.append(functional.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none"))
+    finally:
+        body.forward = forward
+    return torch.cat([part.view(batch, -1) for part in parts], dim=1)
+
+
+def check_token_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> None:
+    """UserError: a model whose head cannot be called piece by piece, found on the first 64 tokens of a document."""
+    input_ids, targets = input_ids[:1, :64], targets[:1, :64]
+    with torch.inference_mode():
+        logits = model(input_ids=input_ids, use_cache=False).logits[0].float()
+        whole = functional.cross_entropy(logits, targets[0].to(logits.device), reduction="none")
+    pieces = token_nll(model, input_ids, targets, rows=5)[0]
+    worst = (whole - pieces).abs().max().item() if whole.isfinite().all() else 0.0
+    if not worst < (1e-3 if model.dtype == torch.float32 else 0.2):
+        raise UserError(
+            f"{type(model).__name__}: its log-probabilities change by {worst:.2g} nats when the head is called on some "
+            "positions alone: this kind of model cannot be evaluated here"
+        )
+
+
+def measure(cfg: Settings, subject: Subject, sequences: books.Sequences, array: np.ndarray) -> None:
+    """Fill the rows of `array` that are still to do. UserError: NLL not finite, a batch that does not fit."""
+    left = nll_store.missing(array)
+    if not len(left):
+        print(f"{subject.name}, seed {subject.seed}: all {len(array):,} documents are there already")
+        return
+    model = pretrained.load_model(subject.place, cfg.dtype, pretrained.find_device(cfg.device))
+    check_token_nll(model, *read_batch(sequences, left[:1], model.device))
+    size = max(1, cfg.batch_tokens // sequences.L)
+    with tqdm(total=len(array), initial=len(array) - len(left), unit="document", desc=subject.name) as bar:
+        for rows in np.array_split(left, range(size, len(left), size)):
+            try:
+                nll = token_nll(model, *read_batch(sequences, rows, model.device)).cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                fewer = f"--batch-tokens {size // 2 * sequences.L}, which changes no number"
+                fits = fewer if size > 1 else "--dtype bfloat16, or --device split"
+                raise UserError(
+                    f"{subject.name}: {size} sequences of {sequences.L:,} tokens at a time do not fit the memory: give "
+                    f"{fits}"
+                ) from error
+            if not np.isfinite(nll).all():
+                raise UserError(f"{subject.name}: its NLL is not finite: try --dtype float32, or train it again")
+            array[rows] = nll
+            bar.update(len(rows))
+    array.flush()
+
+
+def read_batch(sequences: books.Sequences, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """input_ids and targets, (rows, L) each."""
+    batch = [sequences[row] for row in rows]
+    return tuple(torch.stack([one[key] for one in batch]).to(device) for key in ("input_ids", "targets"))
+
+
+def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarray | None:
+    """Bytes of UTF-8 that the L tokens of each document stand for; None if their tokenizer cannot be had.
+
+    A character that is cut at the end of a document counts as the three bytes of U+FFFD.
+    """
+    name = facts["tokenizer"]
+    if name == "bytes":
+        return np.full(len(sequences), sequences.L)
+    tokens = [sequences[row]["targets"].tolist() for row in range(len(sequences))]
+    if name == "characters":
+        return np.array([len("".join(map(chr, ids)).encode()) for ids in tokens])
+    try:
+        tokenizer = pretrained.load_tokenizer(name)
+    except UserError as error:
+        print(f"no bits per byte: {error}")
+        return None
+    texts = tokenizer.batch_decode(tokens, clean_up_tokenization_spaces=False)
+    return np.array([len(text.encode()) for text in texts])
+
+
+def position_table(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
+    """Rows of nll.csv. sums: (books, L); documents: (books,)."""
+    mean, error = curves.mean_by_book(sums, documents)
+    names = {"model": subject.name, "L": L, "seed": subject.seed, "n_documents": documents.sum()}
+    columns = {"position": np.arange(1, L + 1), "nll_nats": mean.round(5), "stderr_nats": error.round(5)}
+    return pd.DataFrame({**columns, **names})[NLL]
+
+
+def smooth_table(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
+    """Rows of smooth.csv, the same over windows; position is the middle of the window on a logarithmic axis."""
+    of = curves.windows(L)
+    mean, error = curves.mean_by_book(curves.over_windows(sums, of), documents)
+    names = {"model": subject.name, "L": L, "seed": subject.seed, "n_documents": documents.sum()}
+    columns = {"first": of[:, 0], "last": of[:, 1], "position": np.sqrt(of[:, 0] * of[:, 1]).round(2)}
+    table = pd.DataFrame({**columns, "nll_nats": mean.round(6), "stderr_nats": error.round(6), **names})
+    return table[["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"]]
+
+
+def summary_row(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray, text: np.ndarray | None) -> dict:
+    """A row of summary.csv. text: bytes by book, (books,)."""
+    totals = sums.sum(axis=1)
+    mean, error = curves.mean_by_book(totals / L, documents)
+    row = {"model": subject.name, "L": L, "seed": subject.seed, "nll_nats": round(float(mean), 6)}
+    row |= {"stderr_nats": round(float(error), 6), "n_documents": documents.sum(), "n_books": len(documents)}
+    bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / LN2, text)
+    row |= {"bits_per_byte": round(float(bits[0]), 6), "bits_per_byte_stderr": round(float(bits[1]), 6)}
+    return row | {"steps": subject.steps, "dtype": "", "source": ""}
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    subjects = [find_subject(model) for model in cfg.models]
+    keys = [(subject.name, subject.seed) for subject in subjects]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise UserError(f"--models: {twice[0][0]} with seed {twice[0][1]} is there twice: name each model once")
+    L = cfg.L or next((subject.run["identity"]["settings"]["L"] for subject in subjects if subject.run), None)
+    if L is None:
+        raise UserError("--L: say how many tokens of each document, as no model is a folder of train.py")
+    documents, facts = books.open_books(cfg.documents, L)
+    rows = choose_documents(cfg, subjects, documents)
+    starts = [start_of(cfg, subject, L, documents, facts) for subject in subjects]
+    chosen = documents.select(rows)
+    names = books.book_of_each(documents)[rows]
+    documents_of_book = curves.counts(names)
+    print(f"{len(rows):,} documents of {len(documents_of_book):,} books, {L:,} tokens each")
+    if len(documents_of_book) == 1:
+        print("one book: no standard errors, which are of differences between books")
+    nll_store.begin(cfg.nll_folder, list(chosen["document"]), list(names))
+    text = bytes_of_text(books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], 0), facts)
+    of_book = None if text is None else curves.book_sums(text[:, None], names)[:, 0]
+    tables: dict[str, list] = {"nll": [], "smooth": [], "summary": []}
+    for subject, start in zip(subjects, starts, strict=True):
+        made_by = {"weights": pretrained.model_fingerprint(subject.place), "start": start, "dtype": cfg.dtype}
+        made_by |= {"documents": books.fingerprint(cfg.documents), "L": L, "steps": subject.steps}
+        array = nll_store.open_to_write(cfg.nll_folder, subject.name, subject.seed, (len(rows), L), made_by)
+        sequences = books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
+        measure(cfg, subject, sequences, array)
+        sums = curves.book_sums(array, names)
+        tables["nll"].append(position_table(subject, L, sums, documents_of_book))
+        tables["smooth"].append(smooth_table(subject, L, sums, documents_of_book))
+        row = summary_row(subject, L, sums, documents_of_book, of_book)
+        tables["summary"].append(pd.DataFrame([row | {"dtype": cfg.dtype, "source": facts["source"]}]))
+        print(f"{subject.name}, seed {subject.seed}: {row['nll_nats']:.4g} ± {row['stderr_nats']:.2g} nats a token")
+    for name, parts in tables.items():
+        facts_of = {"tokenizer": facts["tokenizer"], "source": facts["source"], "device": cfg.device}
+        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, started=started, **facts_of)
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)
