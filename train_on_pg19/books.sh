@@ -61,6 +61,7 @@ curves() {
     out=${OUT:-$out} corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer}
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/} store=data/nll/${out#results/}
+    if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs store=$out/nll; fi
     if [ -z "${CORPUS:-}" ] && [ "${PRESET:-desk}" != paper ]; then
         $python measure_mutual_info/fetch_sample.py --parts books more_books
     fi

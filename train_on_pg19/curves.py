@@ -21,10 +21,12 @@ def windows(L: int, per_doubling: int = 8) -> np.ndarray:
     """(windows, 2): first and last position, from 1, of windows as wide as 1/per_doubling of a doubling.
 
     The paper smooths over "a small window of positions"; on a logarithmic axis a window that grows with the position
-    keeps the first positions apart and shows the late ones without noise. All L positions are in exactly one.
+    keeps the first positions apart and shows the late ones without noise. Each position is in one window; the last
+    window takes what is left over before L.
     """
-    edges = np.unique(np.round(2 ** (np.arange(int(np.log2(L) * per_doubling) + 2) / per_doubling)).astype(int))
-    first = edges[edges <= L]
+    doublings = np.arange((np.ceil(np.log2(L)) + 1) * per_doubling + 1) / per_doubling
+    edges = np.unique(np.round(2**doublings).astype(int))
+    first = edges[:-1][edges[1:] <= L + 1]
     return np.column_stack([first, np.append(first[1:] - 1, L)])
 
 

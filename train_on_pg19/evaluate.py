@@ -9,8 +9,8 @@ A folder of train.py is evaluated on the books that it held out; all models of o
 model of one's own stands beside them if the documents are in its tokens. Writes into --out:
     nll.csv      a row a position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, seeds apart
     smooth.csv   the same over windows of positions first … last, an eighth of a doubling wide, see curves.windows
-    summary.csv  a row a model and seed: the mean over all positions, and bits per byte of text, in which models of
-                 different tokenizers can be compared
+    summary.csv  a row a model and seed: the mean over all positions; bits per byte of text, in which models of
+                 different tokenizers can be compared; kind, the type of model, and its parameters
 with standard errors of the sums by book. The NLL of every token goes to --store (4 bytes each), from which compare.py
 makes the gap between two models; a killed run goes on where it stopped. Only models of the call are in the CSVs.
 
@@ -21,7 +21,7 @@ NLL to fall quickly over the first positions and slowly later; Fig. 4 is about h
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common import pretrained
 from common.cli import UserError, run
@@ -95,6 +95,7 @@ class Subject:
     seed: int
     place: str
     """what from_pretrained takes"""
+    config: PreTrainedConfig
     steps: int | None
     """of training; None: not of train.py"""
     run: dict[str, Any] | None
@@ -102,11 +103,11 @@ class Subject:
 
 
 def find_subject(model: str) -> Subject:
-    """UserError: a folder of train.py without a checkpoint, or a damaged one."""
+    """UserError: a folder of train.py without a checkpoint, a damaged one, or a model that cannot be had."""
     folder = Path(model)
     if not (folder / train.RUN).is_file():
         name = folder.name if folder.exists() else model
-        return Subject(name, 0, model, None, None)
+        return Subject(name, 0, model, pretrained.load_config(model), None, None)
     record = train.read_run(folder)
     checkpoint, state = train.last_checkpoint(folder)
     if checkpoint is None:
@@ -114,7 +115,8 @@ def find_subject(model: str) -> Subject:
     settings, step = record["identity"]["settings"], state["global_step"]
     if step < record["steps"]:
         print(f"{folder} stands at step {step:,} of {record['steps']:,}: evaluated as it is")
-    return Subject(settings["model"], settings["seed"], str(checkpoint), step, record)
+    config = pretrained.load_config(str(checkpoint))
+    return Subject(settings["model"], settings["seed"], str(checkpoint), config, step, record)
 
 
 def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Dataset) -> np.ndarray:
@@ -142,7 +144,7 @@ def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Data
 
 def start_of(cfg: Settings, subject: Subject, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
     """The id of the model's start token. UserError: documents of another tokenizer, or too long for the model."""
-    config = pretrained.load_config(subject.place)
+    config = subject.config
     context = pretrained.context_tokens(config)
     if context is not None and context < L:
         raise UserError(f"{subject.name}: its context is {context:,} tokens, shorter than L = {L:,}: lower --L")
@@ -160,44 +162,55 @@ def start_of(cfg: Settings, subject: Subject, L: int, documents: Dataset, facts:
     return config.bos_token_id
 
 
-@torch.inference_mode()
-def token_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor, rows: int = ROWS) -> torch.Tensor:
-    """−ln q of each target given what is before it, nats, (batch, L) float32, for any causal model of transformers.
+Way = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
 
-    input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1]. The layers run once over all
-    positions; the head, with whatever the model does to its logits, on about `rows` tokens at a time: its forward is
-    called with the layers giving back the hidden states of these positions alone.
+
+@torch.inference_mode()
+def nll_at_once(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """−ln q of each target given what is before it, nats, (batch, L) float32, from all logits at once.
+
+    input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1].
     """
-    batch, L = input_ids.shape
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    nll = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(logits.device), reduction="none")
+    return nll.view(targets.shape)
+
+
+@torch.inference_mode()
+def nll_in_pieces(
+    model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor, rows: int = ROWS
+) -> torch.Tensor:
+    """The same with the logits of about `rows` tokens at a time.
+
+    The layers run once over all positions. Then the model is called on some positions after the others, its layers
+    giving back the hidden states of these, so that whatever a kind of model does to its logits is done.
+    """
     body = getattr(model, model.base_model_prefix)
     whole = body(input_ids=input_ids, use_cache=False)
-    step, forward, parts = max(1, rows // batch), body.forward, []
+    step, forward, parts = max(1, rows // len(input_ids)), body.forward, []
     try:
-        for first in range(0, L, step):
+        for first in range(0, input_ids.shape[1], step):
             here = slice(first, first + step)
             given = type(whole)(last_hidden_state=whole.last_hidden_state[:, here])
             body.forward = lambda *_, given=given, **__: given
-            logits = model(input_ids=input_ids[:, here], use_cache=False).logits
-            wanted = targets[:, here].to(logits.device)
-            parts.append(functional.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none"))
+            parts.append(nll_at_once(model, input_ids[:, here], targets[:, here]))
     finally:
         body.forward = forward
-    return torch.cat([part.view(batch, -1) for part in parts], dim=1)
+    return torch.cat(parts, dim=1)
 
 
-def check_token_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> None:
-    """UserError: a model whose head cannot be called piece by piece, found on the first 64 tokens of a document."""
+def way_to_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> Way:
+    """`nll_in_pieces`, unless it errs on the first 64 tokens of a document: not all models call their layers so."""
     input_ids, targets = input_ids[:1, :64], targets[:1, :64]
-    with torch.inference_mode():
-        logits = model(input_ids=input_ids, use_cache=False).logits[0].float()
-        whole = functional.cross_entropy(logits, targets[0].to(logits.device), reduction="none")
-    pieces = token_nll(model, input_ids, targets, rows=5)[0]
-    worst = (whole - pieces).abs().max().item() if whole.isfinite().all() else 0.0
-    if not worst < (1e-3 if model.dtype == torch.float32 else 0.2):
-        raise UserError(
-            f"{type(model).__name__}: its log-probabilities change by {worst:.2g} nats when the head is called on some "
-            "positions alone: this kind of model cannot be evaluated here"
-        )
+    whole = nll_at_once(model, input_ids, targets)
+    try:
+        worst = (whole - nll_in_pieces(model, input_ids, targets, rows=5)).abs().max().item()
+    except (AttributeError, TypeError, RuntimeError):
+        worst = float("inf")
+    if worst < (1e-3 if model.dtype == torch.float32 else 0.2) or not whole.isfinite().all():
+        return nll_in_pieces
+    print(f"{type(model).__name__}: all logits of a batch are held at once; if memory is short lower --batch-tokens")
+    return nll_at_once
 
 
 def measure(cfg: Settings, subject: Subject, sequences: books.Sequences, array: np.ndarray) -> None:
@@ -207,12 +220,12 @@ def measure(cfg: Settings, subject: Subject, sequences: books.Sequences, array: 
         print(f"{subject.name}, seed {subject.seed}: all {len(array):,} documents are there already")
         return
     model = pretrained.load_model(subject.place, cfg.dtype, pretrained.find_device(cfg.device))
-    check_token_nll(model, *read_batch(sequences, left[:1], model.device))
+    way = way_to_nll(model, *read_batch(sequences, left[:1], model.device))
     size = max(1, cfg.batch_tokens // sequences.L)
     with tqdm(total=len(array), initial=len(array) - len(left), unit="document", desc=subject.name) as bar:
         for rows in np.array_split(left, range(size, len(left), size)):
             try:
-                nll = token_nll(model, *read_batch(sequences, rows, model.device)).cpu().numpy()
+                nll = way(model, *read_batch(sequences, rows, model.device)).cpu().numpy()
             except torch.OutOfMemoryError as error:
                 fewer = f"--batch-tokens {size // 2 * sequences.L}, which changes no number"
                 fits = fewer if size > 1 else "--dtype bfloat16, or --device split"
@@ -279,7 +292,13 @@ def summary_row(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarra
     row |= {"stderr_nats": round(float(error), 6), "n_documents": documents.sum(), "n_books": len(documents)}
     bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / LN2, text)
     row |= {"bits_per_byte": round(float(bits[0]), 6), "bits_per_byte_stderr": round(float(bits[1]), 6)}
-    return row | {"steps": subject.steps, "dtype": "", "source": ""}
+    return row | {"kind": subject.config.model_type, "parameters": parameters(subject.config), "steps": subject.steps}
+
+
+def parameters(config: PreTrainedConfig) -> int:
+    """Of the whole model, an embedding that is the head's too counted once; without making it."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def main(cfg: Settings) -> None:
@@ -307,6 +326,7 @@ def main(cfg: Settings) -> None:
     tables: dict[str, list] = {"nll": [], "smooth": [], "summary": []}
     for subject, start in zip(subjects, starts, strict=True):
         made_by = {"weights": pretrained.model_fingerprint(subject.place), "start": start, "dtype": cfg.dtype}
+        made_by |= {"revision": getattr(subject.config, "_commit_hash", None)}
         made_by |= {"documents": books.fingerprint(cfg.documents), "L": L, "steps": subject.steps}
         array = nll_store.open_to_write(cfg.nll_folder, subject.name, subject.seed, (len(rows), L), made_by)
         sequences = books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)

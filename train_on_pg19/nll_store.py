@@ -59,8 +59,9 @@ def open_to_write(folder: Path, model: str, seed: int, shape: tuple[int, int], m
     manifest = json.loads(json.dumps(manifest))  # so that it compares equal with what is read from disk
     try:
         found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        open_memmap(path, mode="r")  # it refuses a file cut short, which "r+" would fill up with zeros
         array = open_memmap(path, mode="r+")
-    except (OSError, ValueError):  # none there, or cut short
+    except (OSError, ValueError):  # none there, or damaged
         found, array = None, None
     if found == manifest and array is not None and array.shape == shape and array.dtype == np.float32:
         return array
