@@ -88,7 +88,7 @@ def label(name: str, curves: Curves) -> str:
     rows = curves.summary[curves.summary["model"] == name]
     seeds = rows["seed"].nunique()
     size = rows["parameters"].iloc[0] / 1e6
-    return f"{name}: {size:.2g} million" + (f", {seeds} seeds" if seeds > 1 else "")
+    return f"{name}: {size:.{2 if size < 10 else 0}f} million" + (f", {seeds} seeds" if seeds > 1 else "")
 
 
 def draw_nll(ax: Axes, curves: Curves, looks: dict[str, dict[str, object]], first: int) -> None:

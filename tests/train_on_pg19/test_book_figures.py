@@ -1,0 +1,65 @@
+"""The shell files of Figs. 4 and G.9, as a user calls them, with tiny models on made-up books."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT, prose
+
+OURS = ("PRESET", "MODELS", "SEEDS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "OUT", "WORKERS")
+
+
+def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+    clean = {key: value for key, value in os.environ.items() if key not in OURS}
+    command = ["bash", str(ROOT / "train_on_pg19" / f"{name}.sh"), *flags]
+    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for book in range(6):
+        (folder / f"book{book}.txt").write_text(prose(60, book), encoding="utf-8")
+    return folder
+
+
+def test_from_a_corpus_to_the_picture(corpus, tmp_path):
+    out = tmp_path / "mine"
+    mine = {"PRESET": "smoke", "CORPUS": str(corpus), "MODELS": "tiny gpt_neox-desk-small", "OUT": str(out)}
+    done = figure("figG9", "--epochs", "2", **mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs, 2 at a time" in done.stdout
+    assert (out / "figG9.png").stat().st_size > 0
+    summary = pd.read_csv(out / "summary.csv")
+    assert set(summary["model"]) == {"tiny", "gpt_neox-desk-small"}
+    assert (summary["L"] == 128).all()
+    assert (summary["n_books"] == 2).all()
+    gap = pd.read_csv(out / "gap.csv")
+    assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-desk-small", "tiny"]]
+    log = pd.read_csv(out / "runs" / "tiny_0" / "log.csv")
+    assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # flags of one's own come after those of the preset
+    again = figure("figG9", "--epochs", "2", **mine)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("are there already") == 2
+
+
+def test_a_run_that_fails_is_named(corpus, tmp_path):
+    done = figure("fig4", PRESET="smoke", CORPUS=str(corpus), MODELS="gpt5", OUT=str(tmp_path / "mine"))
+    assert done.returncode != 0
+    assert "error: gpt5, L = 256, seed 0, see" in done.stderr
+    assert "no model 'gpt5'" in done.stderr
+    assert not (tmp_path / "mine" / "nll.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["fig4", "figG9"])
+def test_bad_calls(name):
+    done = figure(name, MODELS="tiny")
+    assert done.returncode != 0
+    assert "set OUT" in done.stderr
+    done = figure(name, PRESET="huge")
+    assert done.returncode == 2
+    assert "choose smoke, desk or paper" in done.stderr
