@@ -57,6 +57,12 @@ def test_the_error_by_book_is_that_of_a_bootstrap():
     assert error[0] == pytest.approx(again.std(), rel=0.05)
 
 
+def test_with_books_of_one_size_it_is_that_of_their_means():
+    sums = np.random.default_rng(0).normal(size=(5, 3))
+    _, error = curves.mean_by_book(sums, np.full(5, 4))
+    np.testing.assert_allclose(error, (sums / 4).std(axis=0, ddof=1) / np.sqrt(5), rtol=1e-12)
+
+
 def test_one_book_has_a_mean_and_no_error():
     mean, error = curves.mean_by_book(np.array([[2.0, 4.0]]), np.array([2]))
     assert mean.tolist() == [1.0, 2.0]
@@ -138,6 +144,8 @@ def test_the_interval_of_a_crossover():
     narrow = curves.crossover_interval(*made_up_pair(0.02), resamples=500)
     assert wide.lo95 < narrow.lo95 < 4 < narrow.hi95 < wide.hi95
     assert narrow.share == 1
+    of_books = curves.crossover_interval(*made_up_pair(0.1, seeds=1), resamples=500)
+    assert of_books.lo95 < of_books.position < of_books.hi95
     again = curves.crossover_interval(*made_up_pair(0.1), resamples=500)
     assert again == wide
 

@@ -425,8 +425,14 @@ class TestCompare:
 
     def test_chosen_pairs(self, evaluated, tmp_path):
         flags = ["--store", evaluated / "nll", "--out", tmp_path, "--resamples", 5]
-        assert call_script(COMPARE, *flags, "--pairs", "tiny:mamba2-desk-small").returncode == 0
-        assert set(pd.read_csv(tmp_path / "gap.csv")["model_a"]) == {"tiny"}
+        leaders = []
+        for pair in ("tiny:mamba2-desk-small", "mamba2-desk-small:tiny"):
+            assert call_script(COMPARE, *flags, "--pairs", pair).returncode == 0
+            gap = pd.read_csv(tmp_path / "gap.csv")
+            assert set(gap["model_a"]) == {pair.split(":")[0]}
+            leaders += pd.read_csv(tmp_path / "crossover.csv")["leads_at_the_end"].tolist()
+            assert leaders[-1] == gap[["model_a", "model_b"]].iloc[0, int(gap["gap_nats"].iloc[-1] > 0)]
+        assert leaders[0] == leaders[1]
         for bad in ("tiny", "tiny:tiny", "tiny:gpt5", ""):
             said = one_line_error(call_script(COMPARE, *flags, "--pairs", bad))
             assert f"--pairs {bad}: give model_a:model_b, two of mamba2-desk-small, tiny" in said
