@@ -66,8 +66,10 @@ class Settings:
             raise UserError("--device cuda: torch sees no GPU here")
 
 
-def make_step(name: str, L: int, ours: bool, precision: str = "fp32", device: str = "cpu") -> Callable[[], object]:
-    """A function that makes one optimizer step on one sequence of random ids.
+def make_step(
+    name: str, L: int, ours: bool, precision: str = "fp32", device: str = "cpu"
+) -> tuple[torch.nn.Module, Callable[[], float]]:
+    """A model, and a function that makes one optimizer step on one sequence of random ids and returns the loss.
 
     ours: the models of models.py; else the same weights in transformers' own class, with explicit attention matrices
     and all logits.
@@ -82,21 +84,24 @@ def make_step(name: str, L: int, ours: bool, precision: str = "fp32", device: st
             model.set_attn_implementation("eager")
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=ours)
-    ids = torch.randint(IDS, (1, L), device=device)
+    ids = torch.randint(IDS, (1, L + 1), generator=torch.Generator().manual_seed(1)).to(device)
+    given, targets = ids[:, :-1], ids[:, 1:]
 
-    def step() -> None:
+    def step() -> float:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            out = model(ids, targets=ids) if ours else model(ids, labels=ids)
+            # transformers' labels are shifted by its loss, unless they come as shift_labels
+            out = model(given, targets=targets) if ours else model(given, labels=targets, shift_labels=targets)
         out.loss.backward()
         optimizer.step()
+        return out.loss.item()
 
-    return step
+    return model, step
 
 
 def step_on_cpu(name: str, L: int, ours: bool, rounds: int) -> dict[str, float]:
     """Peak bytes above what was there before, and seconds, of a step."""
-    step = make_step(name, L, ours)
+    _, step = make_step(name, L, ours)
     before = peak_bytes()
     step()
     peak = peak_bytes() - before
@@ -152,7 +157,8 @@ def on_gpu(cfg: Settings, name: str, ours: bool, precision: str) -> tuple[float,
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = median_seconds(make_step(name, cfg.L, ours, precision, "cuda"), cfg.rounds, "cuda")
+        _, step = make_step(name, cfg.L, ours, precision, "cuda")
+        seconds = median_seconds(step, cfg.rounds, "cuda")
     except torch.OutOfMemoryError:
         return float("nan"), float("nan")
     return seconds, torch.cuda.max_memory_allocated() / 1e9

@@ -34,13 +34,20 @@ preset() {
             train_flags="--epochs 0.5 --batch-tokens $((L > 2048 ? L : 2048)) --learning-rate 5e-3 --warmup 100"
             train_flags+=" --log-every 50 --checkpoint-every 250 --held-out 0.2"
             ;;
+        gpu) # the desk's series with its larger size, on one GPU
+            L=$2 results=results/gpu workers=4 evaluate_flags="--n-documents 400"
+            list=$(jobs "0 1 2" $small gpt_neox-desk-{medium,large} mamba2-desk-{medium,large})
+            pairs+=" gpt_neox-desk-medium:mamba2-desk-medium gpt_neox-desk-large:mamba2-desk-large"
+            train_flags="--epochs 5 --batch-tokens 8192 --learning-rate 3e-3 --warmup 300 --held-out 0.2"
+            train_flags+=" --log-every 50 --checkpoint-every 500"
+            ;;
         paper)
             L=$3 results=results/paper workers=1 threads=16 train_flags="" evaluate_flags="--n-documents 10000"
             list=$(jobs 0 gpt2 gpt2-medium gpt2-large mamba-130m mamba-370m mamba-790m)
             pairs="gpt2:mamba-130m gpt2-medium:mamba-370m gpt2-large:mamba-790m"
             corpus=emozilla/pg19 tokenizer=EleutherAI/gpt-neox-20b prepare_flags="--source pg19 --streaming"
             ;;
-        *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
+        *) echo "error: PRESET=$PRESET: choose smoke, desk, gpu or paper" >&2 && exit 2 ;;
     esac
 }
 

@@ -62,4 +62,4 @@ def test_bad_calls(name):
     assert "set OUT" in done.stderr
     done = figure(name, PRESET="huge")
     assert done.returncode == 2
-    assert "choose smoke, desk or paper" in done.stderr
+    assert "choose smoke, desk, gpu or paper" in done.stderr
