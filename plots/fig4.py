@@ -120,8 +120,8 @@ def draw(curves: Curves, cfg: Settings) -> Figure:
         raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give compare.py --pairs")
     of = curves.summary.iloc[0]
     caption = [
-        f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. A point: the "
-        "mean over a window of positions, an eighth of a doubling wide by default.",
+        f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. Points: means "
+        "over windows of positions.",
         "Right: above 0 the second model is better. Bands: 95% interval over books and seeds. Dot: there one overtakes "
         "the other.",
     ]

@@ -3,7 +3,7 @@
 # Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
 # its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
 # results/figB4/<corpus>. results/calibration holds a folder for each process, results/figC6 one for each family.
-# Figures G.7, G.8, utilisation and training show the runs of Fig. 3 (results/fig3).
+# Figures G.7, G.8, utilisation and training show the runs of Fig. 3 (results/fig3). results/condition has its own.
 #
 #     bash plots/make_all.sh
 set -euo pipefail
@@ -26,7 +26,7 @@ for family in subvolume logarithmic; do
   if [ -f "results/figC6/$family/gaussian_mi.csv" ]; then families+=("results/figC6/$family"); fi
 done
 if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && [ ${#families[@]} -eq 0 ] && ! $calibration &&
-  [ ! -f results/fig3/summary.csv ]; then
+  [ ! -f results/fig3/summary.csv ] && [ ! -f results/condition/required.csv ]; then
   echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
   exit 2
 fi
@@ -51,3 +51,4 @@ if [ -f results/fig3/summary.csv ]; then
   "$python" plots/figG7.py --results results/fig3
   "$python" plots/figG7.py --results results/fig3 --quantity nll --out results/figG8/figG8
 fi
+if [ -f results/condition/required.csv ]; then "$python" plots/condition.py --results results/condition; fi

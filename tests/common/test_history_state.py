@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
 from common import history_state as hs
 from common.cli import UserError
@@ -12,69 +14,129 @@ from common.cli import UserError
 SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 GQA = {**SMALL, "num_key_value_heads": 2}
 EXPERTS = dict(num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16)
+ROUTED = {**EXPERTS, "num_local_experts": 2, "n_routed_experts": 2, "n_shared_experts": 1, "n_group": 1}
+ROUTED |= {"topk_group": 1, "shared_expert_intermediate_size": 16}
 MAMBA = dict(mamba_d_state=8, mamba_d_conv=3, mamba_expand=2)
 MAMBA2 = dict(**MAMBA, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=2)
 DELTA = dict(linear_num_key_heads=2, linear_key_head_dim=8, linear_num_value_heads=4, linear_value_head_dim=12)
 DELTA |= {"linear_conv_kernel_dim": 3}
 BOTH = ["linear_attention", "full_attention"]
+ONCE_MORE = ["linear_attention", "hybrid", "hybrid"]
 WINDOWED = ["sliding_attention", "full_attention"]
-MODELS = {
+WINDOW = {**GQA, "head_dim": 8, "sliding_window": 16, "layer_types": WINDOWED}
+SHARED = {**WINDOW, "num_hidden_layers": 5, "layer_types": [*WINDOWED, *WINDOWED, "full_attention"]}
+SHARED |= {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 17}
+LATENT = {**SMALL, "num_key_value_heads": 4, "kv_lora_rank": 24, "q_lora_rank": 20, "v_head_dim": 10}
+LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "moe_intermediate_size": 16, "n_routed_experts": 4}
+LATENT |= {"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+INDEXED = {**LATENT, "index_topk": 8, "index_head_dim": 16, "index_n_heads": 2}
+FALCON = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=64)
+
+# A further model type of plain attention is one more word here; settings that a type does not have change nothing.
+MULTI_HEAD = """
+    biogpt bloom codegen ctrl gpt_neox mpt persimmon xglm
+"""
+GROUPED = """
+    apertus arcee aria_text bitnet cohere diffllama ernie4_5 ernie4_5_moe flex_olmo gemma glm glm4 glm4_moe granite
+    granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax jais2 jetmoe minimax_m2
+    nanochat nemotron olmo olmo2 olmoe phi qwen2 qwen2_moe qwen3_moe seed_oss smollm3 solar_open stablelm
+"""
+SOME_WINDOWS = """
+    afmoe cohere2 cohere2_moe cwm dots1 exaone4 exaone_moe gemma2 gemma3_text gpt_oss granite_swa granitemoe_swa mellum
+    ministral olmo3 vaultgemma
+"""
+ONE_WINDOW = """
+    ministral3 mistral mixtral phi3 phimoe starcoder2
+"""
+LATENTS = """
+    axk1 deepseek_v2 deepseek_v3 glm4_moe_lite minicpm3 mistral4 youtu
+"""
+INDEXERS = """
+    axk2 deepseek_v32 glm_moe_dsa hy_v4
+"""
+ALIKE = [
+    (MULTI_HEAD, {**SMALL, **GPT2, "ffn_dim": 48, "dff": 48, "rotary_dim": 4}),
+    (GROUPED, {**GQA, **ROUTED, "head_dim": 8}),
+    (SOME_WINDOWS, {**WINDOW, **ROUTED}),
+    (ONE_WINDOW, {**GQA, **ROUTED, "head_dim": 8, "sliding_window": 16}),
+    (LATENTS, LATENT),
+    (INDEXERS, INDEXED),
+]
+MODELS = {kind: (kind, settings) for kinds, settings in ALIKE for kind in kinds.split()} | {
     "multi-head": ("llama", SMALL),
     "grouped heads": ("llama", GQA),
     "one key-value head": ("llama", {**SMALL, "num_key_value_heads": 1}),
     "heads of another width": ("qwen3", {**GQA, "head_dim": 24}),
-    "gpt2": ("gpt2", dict(n_embd=32, n_layer=2, n_head=4, n_positions=64)),
-    "gpt_neox": ("gpt_neox", SMALL),
-    "gptj": ("gptj", dict(n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4)),
-    "opt": (
-        "opt",
-        dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32),
-    ),
-    "a window in all layers": ("mistral", {**GQA, "sliding_window": 16}),
+    "gpt2": ("gpt2", GPT2),
+    "gptj": ("gptj", {**GPT2, "rotary_dim": 4}),
+    "opt": ("opt", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "no window": ("mistral", {**GQA, "sliding_window": None}),
-    "mixtral": ("mixtral", {**GQA, "sliding_window": 16, "num_local_experts": 2}),
-    "qwen2": ("qwen2", GQA),
-    "qwen2, windows above": (
-        "qwen2",
-        {**GQA, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "windows above": ("qwen2", {**GQA, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+    "falcon 7B": ("falcon", {**FALCON, "multi_query": True}),
+    "falcon RW": ("falcon", {**FALCON, "multi_query": False, "alibi": True}),
+    "starcoder": ("gpt_bigcode", {**GPT2, "multi_query": True}),
+    "starcoder, multi-head": ("gpt_bigcode", {**GPT2, "multi_query": False}),
+    "gemma3n": ("gemma3n_text", {**SHARED, "laurel_rank": 4}),
+    "gemma4": (
+        "gemma4_text",
+        {**SHARED, "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
     ),
-    "qwen2_moe": ("qwen2_moe", {**GQA, **EXPERTS, "shared_expert_intermediate_size": 16}),
-    "qwen3_moe": ("qwen3_moe", {**GQA, **EXPERTS, "head_dim": 8}),
-    "gemma": ("gemma", {**GQA, "head_dim": 16}),
-    "gemma2": ("gemma2", {**GQA, "head_dim": 16, "sliding_window": 16, "layer_types": WINDOWED}),
-    "gemma3": ("gemma3_text", {**GQA, "head_dim": 16, "sliding_window": 16, "layer_types": WINDOWED}),
-    "phi": ("phi", GQA),
-    "phi3": ("phi3", {**GQA, "sliding_window": 16}),
-    "ministral": ("ministral", {**GQA, "head_dim": 8, "sliding_window": 16, "layer_types": WINDOWED}),
-    "olmo": ("olmo", GQA),
-    "olmo2": ("olmo2", GQA),
-    "olmo3": ("olmo3", {**GQA, "sliding_window": 16, "layer_types": WINDOWED}),
-    "cohere": ("cohere", GQA),
-    "cohere2": ("cohere2", {**GQA, "sliding_window": 16, "layer_types": WINDOWED}),
-    "smollm3": ("smollm3", GQA),
-    "starcoder2": ("starcoder2", {**GQA, "sliding_window": 16}),
-    "gpt_oss": (
-        "gpt_oss",
+    "llama4": (
+        "llama4_text",
         {
-            **GQA,
-            "head_dim": 8,
-            "sliding_window": 16,
-            "layer_types": WINDOWED,
-            "num_local_experts": 2,
-            "num_experts_per_tok": 1,
+            **{**GQA, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48},
+            **{"attention_chunk_size": 16, "layer_types": ["chunked_attention", "full_attention"]},
         },
     ),
-    "granite": ("granite", GQA),
-    "stablelm": ("stablelm", GQA),
+    "an indexer for two": ("glm_moe_dsa", {**INDEXED, "indexer_types": ["full", "shared"]}),
+    "longcat_flash": (
+        "longcat_flash",
+        {
+            **{name: value for name, value in LATENT.items() if "size" not in name and name != "num_experts_per_tok"},
+            **dict(hidden_size=32, head_dim=8, num_layers=1, zero_expert_num=2, moe_topk=2),
+            **dict(num_hidden_layers=2, ffn_hidden_size=48, expert_ffn_hidden_size=16),
+        },
+    ),
+    "deepseek_v4": (
+        "deepseek_v4",
+        dict(
+            **dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, head_dim=16, q_lora_rank=12),
+            **dict(moe_intermediate_size=16, n_routed_experts=4, num_experts_per_tok=1, mlp_layer_types=["moe"] * 3),
+            **dict(compress_rates={"heavily_compressed_attention": 8, "compressed_sparse_attention": 4}),
+            layer_types=["heavily_compressed_attention", "compressed_sparse_attention", "sliding_attention"],
+            **dict(sliding_window=16, index_n_heads=2, index_head_dim=8, index_topk=4),
+            **dict(o_groups=2, o_lora_rank=8, hc_mult=2),
+        ),
+    ),
     "mamba": ("mamba", dict(hidden_size=32, num_hidden_layers=2, state_size=8, conv_kernel=3, expand=3)),
     "falcon_mamba": ("falcon_mamba", dict(hidden_size=32, num_hidden_layers=2, state_size=8)),
     "mamba2": (
         "mamba2",
         dict(hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=12, n_groups=2, conv_kernel=3),
     ),
+    "rwkv": ("rwkv", dict(hidden_size=32, num_hidden_layers=2)),
+    "xlstm": (
+        "xlstm",
+        dict(hidden_size=64, num_hidden_layers=2, num_heads=2, chunk_size=4, qk_dim_factor=1.0, v_dim_factor=2.0),
+    ),
     "jamba": (
         "jamba",
         {**GQA, **MAMBA, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False},
+    ),
+    "zamba": (
+        "zamba",
+        {
+            **{**SMALL, **MAMBA, "num_hidden_layers": 3, "num_key_value_heads": 4, "n_mamba_heads": 2},
+            **{"layers_block_type": ONCE_MORE, "use_mamba_kernels": False},
+        },
+    ),
+    "zamba2": (
+        "zamba2",
+        {
+            **{**SMALL, **MAMBA, "num_hidden_layers": 3, "n_mamba_heads": 4, "mamba_ngroups": 2},
+            **{"layers_block_type": ONCE_MORE, "use_mamba_kernels": False},
+        },
     ),
     "bamba": ("bamba", {**GQA, **MAMBA2, "attn_layer_indices": [1]}),
     "falcon_h1": ("falcon_h1", {**GQA, **MAMBA2, "head_dim": 8, "mamba_d_ssm": 64}),
@@ -87,13 +149,33 @@ MODELS = {
             **dict(layers_block_type=["linear_attention", "mlp", "full_attention"], use_mamba_kernels=False),
         ),
     ),
+    "recurrent_gemma": (
+        "recurrent_gemma",
+        {
+            **{**GQA, "num_hidden_layers": 5, "lru_width": 48, "attention_window_size": 16, "conv1d_width": 3},
+            "block_types": ["recurrent", "attention"],
+        },
+    ),
     "qwen3_next": (
         "qwen3_next",
         {**GQA, **DELTA, **EXPERTS, "head_dim": 8, "layer_types": BOTH, "mlp_only_layers": [0, 1]},
     ),
     "qwen3_5": ("qwen3_5_text", {**GQA, **DELTA, "head_dim": 8, "layer_types": BOTH}),
+    "qwen3_5_moe": ("qwen3_5_moe_text", {**GQA, **DELTA, **ROUTED, "head_dim": 8, "layer_types": BOTH}),
     "olmo_hybrid": ("olmo_hybrid", {**GQA, **DELTA, "layer_types": BOTH}),
+    "kimi_linear": (
+        "kimi_linear",
+        {
+            **{**LATENT, "q_lora_rank": None, "num_local_experts": 4, "layer_types": BOTH},
+            **{"linear_head_dim": 8, "linear_num_heads": 3, "linear_conv_kernel_dim": 3},
+        },
+    ),
+    "minimax": ("minimax", {**GQA, **ROUTED, "head_dim": 8, "block_size": 8, "layer_types": BOTH}),
     "lfm2": ("lfm2", {**GQA, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3}),
+    "lfm2_moe": (
+        "lfm2_moe",
+        {**GQA, **EXPERTS, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3, "num_dense_layers": 1},
+    ),
 }
 
 
@@ -103,32 +185,81 @@ def configuration(name: str) -> PreTrainedConfig:
     return AutoConfig.for_model(kind, **ids, **settings)
 
 
-def tensors(cache) -> list[torch.Tensor]:
-    """All that a cache holds: keys and values, and the states of convolutions and recurrences."""
-    found = []
-    for layer in cache.layers:
-        found += [getattr(layer, name, None) for name in ("keys", "values")]
-        for name in ("conv_states", "recurrent_states"):
-            found += list(getattr(layer, name, {}).values())
-    return [tensor for tensor in found if tensor is not None]
+def random_model(config: PreTrainedConfig) -> torch.nn.Module:
+    torch.manual_seed(0)
+    whole = AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModel
+    return whole.from_config(config).eval()
+
+
+def tensors(kept) -> list[torch.Tensor]:
+    """All numbers in what a model kept: a cache of transformers with its layers, lists, dicts, or a tensor."""
+    if isinstance(kept, torch.Tensor):
+        return [kept] if kept.is_floating_point() and kept.numel() else []
+    if isinstance(kept, (list, tuple)):
+        inside = list(kept)
+    elif isinstance(kept, dict) or "Cache" in type(kept).__name__ or "Layer" in type(kept).__name__:
+        named = dict(kept if isinstance(kept, dict) else vars(kept))
+        if named.get("keys") is not None and torch.equal(named["keys"], named["values"]):
+            del named["values"]  # DeepSeek V4 stores its keys again as its values
+        inside = list(named.values())
+    else:
+        inside = []
+    return [tensor for item in inside for tensor in tensors(item)]
+
+
+def kept(model: torch.nn.Module, context: int) -> list[torch.Tensor]:
+    """What a model holds of a prompt of `context` tokens."""
+    options = {}
+    if model.config.model_type == "recurrent_gemma":  # its output has no cache, and its states lie in its layers
+        options["past_key_values"] = DynamicCache(config=model.config)
+    with torch.no_grad():
+        output = model(1 + torch.arange(context)[None] % 16, use_cache=True, **options)
+    output = {**output, **options}
+    found = tensors([output[name] for name in ("past_key_values", "cache_params", "state") if name in output])
+    for module in model.modules():
+        found += [getattr(module, name) for name in ("conv1d_state", "recurrent_states") if hasattr(module, name)]
+    return found
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_as_many_elements_as_the_cache_holds(name):
     config = configuration(name)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for context in (1, 5, 16, 40):
-            output = model(torch.arange(context)[None] % 17, use_cache=True)
-            cache = output.cache_params if "cache_params" in output else output.past_key_values
-            assert hs.history_state(config, context) == sum(map(torch.Tensor.numel, tensors(cache)))
+    model = random_model(config)
+    for context in (5, 15, 16, 17, 39):  # windows and chunks of 16, blocks of 4 and 8
+        assert hs.history_state(config, context) == sum(map(torch.Tensor.numel, kept(model, context))), context
 
 
 def test_every_model_type_is_tested():
     tried = {kind for kind, _ in MODELS.values()}
-    on_a_gpu = {"gated_deltanet", "rwkv7", "log_linear_mamba2"}  # flash-linear-attention: tested by hand below
-    assert tried | on_a_gpu == {*hs.ATTENTION, *hs.RECURRENT}
+    on_a_gpu = {"gated_deltanet", "kda", "rwkv7", "log_linear_mamba2"}  # flash-linear-attention: tested by hand below
+    assert tried | on_a_gpu == {*hs.ATTENTION, *hs.COMPRESSED, *hs.LATENT, *hs.RECURRENT}
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in MODELS.items() if kind in hs.LATENT])
+def test_the_latent_is_what_the_projection_makes_and_expands_to_all_heads(name):
+    """Of MLA's two caches: the output of the projection to the latent, and the keys and values made from it."""
+    config = configuration(name)
+    model, context, made, expanded = random_model(config), 7, [], []
+    for module in model.modules():
+        if hasattr(module, "expand_kv"):
+            module.kv_a_proj_with_mqa.register_forward_hook(lambda _, __, output: made.append(output))
+            module.expand_kv = lambda *latent, of=module.expand_kv: expanded.append(of(*latent)) or expanded[-1]
+    kept(model, context)
+    kinds = hs.state_by_kind(config, context)
+    assert kinds["latent_attention"] == sum(map(torch.Tensor.numel, made)) > 0
+    kinds = hs.state_by_kind(config, context, expand_latents=True)
+    assert kinds["expanded_latent"] == sum(keys.numel() + values.numel() for keys, values in expanded)
+    assert "latent_attention" not in kinds
+
+
+def test_falcon_40b_keeps_copies_of_its_heads():
+    """Its cache in transformers holds a key-value head once for each head that reads it; the state holds it once."""
+    config = AutoConfig.for_model("falcon", **FALCON, num_kv_heads=2, new_decoder_architecture=True, vocab_size=17)
+    keys = kept(random_model(config), 9)[0]
+    assert keys.shape == (1, 4, 9, 8)
+    assert torch.equal(keys[:, 0], keys[:, 1])
+    assert torch.equal(keys[:, 2], keys[:, 3])
+    assert hs.history_state(config, 9) == 2 * 2 * 2 * 9 * 8
 
 
 def test_by_kind_and_how_each_part_grows():
@@ -139,10 +270,78 @@ def test_by_kind_and_how_each_part_grows():
     assert hs.history_state(config, 10) == sum(kinds.values())
     windowed = hs.parts(configuration("gemma2"))
     assert [(part.layer, part.kind, part.per_token, part.reach) for part in windowed] == [
-        (0, "sliding_attention", 64, 15),
-        (1, "full_attention", 64, None),
+        (0, "sliding_attention", 32, 15),
+        (1, "full_attention", 32, None),
     ]
-    assert [windowed[0].elements(context) for context in (1, 15, 16, 1000)] == [64, 960, 960, 960]
+    assert [windowed[0].elements(context) for context in (1, 15, 16, 1000)] == [32, 480, 480, 480]
+
+
+GROWTH = {
+    (1, 0): ("multi-head", "no window", "gemma2", "gemma4", "llama4", "deepseek_v3", "deepseek_v32", "deepseek_v4"),
+    (0, 0): ("mistral", "recurrent_gemma", "mamba", "mamba2", "rwkv", "xlstm"),
+}
+HYBRIDS = ("jamba", "zamba2", "falcon_h1", "nemotron_h", "qwen3_next", "kimi_linear", "minimax", "lfm2")
+
+
+@pytest.mark.parametrize(
+    ("name", "growth"),
+    [(name, growth) for growth, names in GROWTH.items() for name in names] + [(name, (1, 0)) for name in HYBRIDS],
+)
+def test_growth(name, growth):
+    """By the parts, and by the sizes themselves at lengths far beyond any window."""
+    config = configuration(name)
+    assert hs.growth_exponent(config) == growth
+    near, far = (hs.history_state(config, 10**power) for power in (9, 12))
+    assert math.log(far / near, 1000) == pytest.approx(growth[0], abs=0.01)
+
+
+def test_growth_of_a_hierarchy():
+    config = OnAGPU("log_linear_mamba2", num_heads=4, head_dim=8, state_size=5, n_groups=1, conv_kernel=4)
+    assert hs.growth_exponent(config) == (0, 1)
+    kinds = [hs.state_by_kind(config, 2**power) for power in (10, 20, 40)]
+    assert [of["log_linear_recurrence"] // (2 * 160) for of in kinds] == [11, 21, 41]
+    recurrence, convolution = hs.parts(config)[:2]
+    assert (recurrence.growth, convolution.growth) == ((0, 1), (0, 0))
+
+
+def test_bits():
+    """Quantisation makes the cache small and leaves recurrent states and the inputs of convolutions alone."""
+    config = configuration("jamba")  # one layer of Mamba, one of attention
+    elements = hs.state_by_kind(config, 100)
+    assert elements == {"mamba_recurrence": 512, "mamba_convolution": 192, "full_attention": 2 * 2 * 8 * 100}
+    assert hs.bits_by_kind(config, 100) == {
+        "mamba_recurrence": 512 * 32,
+        "mamba_convolution": 192 * 16,
+        "full_attention": 3200 * 16,
+    }
+    four = hs.bits_by_kind(config, 100, hs.Bits(cache=4, recurrent=16, inputs=8, group=64, group_overhead=32))
+    assert four == {
+        "mamba_recurrence": 512 * 16,
+        "mamba_convolution": 192 * 8,
+        "full_attention": 3200 * 4 + 50 * 32,
+    }
+    # 96 elements make a group and a half, and a half needs a scale too.
+    assert hs.bits_by_kind(config, 3, hs.Bits(group=64))["full_attention"] == 96 * 16 + 2 * 32
+    latent = configuration("deepseek_v3")
+    assert hs.bits_by_kind(latent, 10, hs.Bits(cache=8)) == {"latent_attention": 2 * 10 * 32 * 8}
+    expanded = hs.bits_by_kind(latent, 10, hs.Bits(cache=8), expand_latents=True)
+    assert expanded == {"expanded_latent": 2 * 10 * 4 * (12 + 8 + 10) * 8}
+    with pytest.raises(UserError, match="bits: cache is 0: give at least 1"):
+        hs.bits_by_kind(config, 3, hs.Bits(cache=0))
+
+
+def test_kinds_of_sparse_attention():
+    """The indexer chooses tokens to read, and keeps its own key of every one; two layers may share a choice."""
+    kinds = hs.state_by_kind(configuration("deepseek_v32"), 10)
+    assert kinds == {"latent_attention": 2 * 32 * 10, "indexer_keys": 2 * 16 * 10}
+    assert hs.state_by_kind(configuration("an indexer for two"), 10)["indexer_keys"] == 16 * 10
+    # Layers of blocks of 8, of 4 with an indexer, of none; windows of 15. 39 tokens leave 7 and 3 over.
+    assert hs.state_by_kind(configuration("deepseek_v4"), 39) == {
+        "sliding_attention": 3 * 15 * 16,
+        "compressed_attention": (4 * 16 + 7 * 2 * 16) + (9 * 16 + 3 * 4 * 16),
+        "block_overlap": 2 * 4 * (16 + 8),
+        "indexer_keys": 9 * 8 + 3 * 4 * 8,
+    }
 
 
 def test_published_sizes():
@@ -167,6 +366,9 @@ def test_layers_of_flash_linear_attention():
     delta = OnAGPU("gated_deltanet", num_heads=3, head_dim=8, expand_v=2.0, num_v_heads=None, conv_size=4)
     delta.use_short_conv = True
     assert hs.history_state(delta, 7) == 2 * (3 * 8 * 16 + (2 * 3 * 8 + 3 * 16) * 4)
+    delta.model_type = "kda"
+    kinds = {"kda_recurrence": 2 * 3 * 8 * 16, "kda_convolution": 2 * (2 * 3 * 8 + 3 * 16) * 4}
+    assert hs.state_by_kind(delta, 7) == kinds
     delta.use_short_conv = False
     assert hs.history_state(delta, 7) == 2 * 3 * 8 * 16
     rwkv = OnAGPU("rwkv7", hidden_size=64, head_dim=16, value_dim=[64, 128])
@@ -188,11 +390,11 @@ def test_the_text_part_of_a_model_of_images_and_text():
 
 
 def test_what_is_not_known_is_refused():
-    with pytest.raises(UserError, match=r"the history state of model type 'bert' is not known here, but of: bamba, "):
+    with pytest.raises(UserError, match=r"the history state of model type 'bert' is not known here: write down"):
         hs.history_state(AutoConfig.for_model("bert"), 10)
     config = configuration("qwen3_5")
-    config.layer_types = ["linear_attention", "chunked_attention"]
-    with pytest.raises(UserError, match=r"layer 1 of model type 'qwen3_5_text' is 'chunked_attention'"):
+    config.layer_types = ["linear_attention", "minimax_m3_sparse"]
+    with pytest.raises(UserError, match=r"layer 1 of model type 'qwen3_5_text' is 'minimax_m3_sparse', whose history"):
         hs.history_state(config, 10)
     config = configuration("gpt2")
     config.layer_types = ["linear_attention"] * 2  # no recurrence of GPT2 is known
@@ -200,3 +402,76 @@ def test_what_is_not_known_is_refused():
         hs.history_state(config, 10)
     with pytest.raises(UserError, match="a context of 0 tokens: give at least 1"):
         hs.history_state(config, 0)
+
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+MISTRAL = {**LLAMA, "model_type": "mistral", "num_key_value_heads": 2}
+REFUSED = {
+    "no type": ({"hidden_size": 32}, "mine.json has no model_type: give the config.json of a model"),
+    "no layers": (
+        {name: value for name, value in LLAMA.items() if name != "num_hidden_layers"},
+        "mine.json does not say num_hidden_layers: add it",
+    ),
+    "no heads": ({**LLAMA, "num_attention_heads": None}, "mine.json does not say num_attention_heads: add it"),
+    "no layers at all": ({**LLAMA, "num_hidden_layers": 0}, "num_hidden_layers of model type 'llama' is 0: give a pos"),
+    "groups that do not divide": (
+        {**LLAMA, "num_key_value_heads": 3},
+        "num_attention_heads 4 is not a multiple of num_key_value_heads 3",
+    ),
+    "no key-value heads": ({**LLAMA, "num_key_value_heads": 0}, "num_key_value_heads of model type 'llama' is 0"),
+    "heads that do not divide, seen by transformers": (
+        {**LLAMA, "hidden_size": 30},
+        r"mine.json: transformers refuses .* hidden size \(30\) is not a multiple of .* heads \(4\)",
+    ),
+    "heads that do not divide": (
+        {"model_type": "gpt2", "n_layer": 2, "n_embd": 30, "n_head": 4},
+        "hidden_size 30 is not a multiple of num_attention_heads 4: give head_dim",
+    ),
+    "a head of no width": ({**MISTRAL, "head_dim": 0}, "head_dim of model type 'mistral' is 0"),
+    "a window of nothing": ({**MISTRAL, "sliding_window": 0}, "sliding_window of model type 'mistral' is 0"),
+    "a window below": ({**MISTRAL, "sliding_window": -8}, "sliding_window of model type 'mistral' is -8"),
+    "windows without a width": (
+        {**LLAMA, "layer_types": WINDOWED},
+        "a configuration of model type 'llama' without sliding_window: add it",
+    ),
+    "a layer of no known kind": (
+        {**LLAMA, "layer_types": ["full_attention", "my_attention"]},
+        "mine.json: transformers refuses .* and they are full_attention, my_attention",
+    ),
+    "a word for a number": ({**LLAMA, "num_attention_heads": "four"}, "mine.json: transformers refuses .*'four'"),
+    "all layers shared": (
+        {**LLAMA, "model_type": "gemma3n_text", "num_kv_shared_layers": 2},
+        "num_kv_shared_layers 2 of 2 layers: give fewer",
+    ),
+    "MiniMax without its layers": (
+        {**LLAMA, "model_type": "minimax_text_01"},
+        "mine.json does not say attn_type_list: add it",
+    ),
+    "an encoder": ({"model_type": "whisper"}, "model type 'whisper' has an encoder: give a model that is"),
+    "an unknown type": ({**LLAMA, "model_type": "my_model"}, "the history state of model type 'my_model' is not known"),
+    "too few settings of another package's type": (
+        {**LLAMA, "model_type": "rwkv7"},
+        "a configuration of model type 'rwkv7' without head_dim: add it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_make_no_sense_are_refused(name):
+    settings, message = REFUSED[name]
+    with pytest.raises(UserError, match=message):
+        hs.history_state(hs.read_settings(settings, "mine.json"), 10)
+
+
+def test_settings_of_types_that_transformers_lacks():
+    rwkv = hs.read_settings(dict(model_type="rwkv7", num_hidden_layers=3, hidden_size=64, head_dim=16))
+    assert hs.history_state(rwkv, 7) == 3 * (16 * 64 + 2 * 64)
+    kimi = dict(model_type="kimi_k2", num_hidden_layers=2, hidden_size=32, num_attention_heads=4)
+    kimi = hs.read_settings({**kimi, "kv_lora_rank": 24, "qk_rope_head_dim": 8})
+    assert hs.state_by_kind(kimi, 7) == {"latent_attention": 2 * 32 * 7}
+    seeing = hs.read_settings({"model_type": "kimi_k25", "text_config": {**kimi.to_dict(), "model_type": "kimi_k2"}})
+    assert hs.state_by_kind(seeing, 7) == {"latent_attention": 2 * 32 * 7}
+    minimax = {**LLAMA, "model_type": "minimax_text_01", "num_hidden_layers": 3, "num_key_value_heads": 2}
+    minimax["attn_type_list"] = [0, 0, 1]
+    kinds = {"lightning_recurrence": 2 * 4 * 8 * 8, "full_attention": 2 * 2 * 8 * 7}
+    assert hs.state_by_kind(hs.read_settings(minimax), 7) == kinds

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The L²M condition (Sec. 5; not a figure of the paper): history states of published models against the laws of I(L/2; L),
+# and how many nats an element of state really carried in the models of Fig. 3.
+#   PRESET=smoke  three models to 65,536 tokens, the paper's laws                           1 CPU core, 10 seconds
+#   PRESET=desk   all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
+#                 was measured on books (committed; default)
+#   PRESET=paper  the same with the laws of PRESET=paper, once fig2b.sh has measured them   1 CPU core, half a minute
+# Models of your own, and a law:
+#     MODEL="Qwen/Qwen3-8B my_model/" FIT=results/mine/fit.csv OUT=results/mine/condition bash l2m_condition/condition.sh
+# Flags go to required_state.py, e.g. --bits-per-element 4 --wanted 100_000.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. common/environment.sh
+use_python
+
+contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
+more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
+models=() fit= summary=results/fig3/summary.csv
+case ${PRESET:-desk} in
+    smoke) out=results/smoke/condition models=(Llama-3.1-8B Gemma-3-27B Mamba-130M) ;;
+    desk) out=results/condition contexts+=("${more[@]}") fit=results/fig2b/fit.csv ;;
+    paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
+esac
+if [ -n "${MODEL:-}${FIT:-}" ]; then # one's own
+    out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL or FIT of your own results go there"}
+fi
+if [ -n "${MODEL:-}" ]; then read -ra models <<< "$MODEL"; fi
+out=${OUT:-$out} fit=${FIT:-$fit}
+
+state=(--out "$out/state.csv" --context "${contexts[@]}")
+if [ ${#models[@]} -gt 0 ]; then state+=(--model "${models[@]}"); fi
+condition=(--state "$out/state.csv" --out "$out")
+if [ -n "$fit" ]; then condition+=(--fit "$fit"); fi
+$python l2m_condition/state_size.py "${state[@]}"
+if [ -f "$summary" ]; then
+    $python l2m_condition/carried.py --summary "$summary" --out "$out/carried.csv"
+    condition+=(--carried "$out/carried.csv")
+fi
+$python l2m_condition/required_state.py "${condition[@]}" "$@"
+$python plots/condition.py --results "$out" --out "$out/condition"
