@@ -3,7 +3,8 @@
 # Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
 # its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
 # results/figB4/<corpus>. results/calibration holds a folder for each process, results/figC6 one for each family.
-# Figures G.7, G.8, utilisation and training show the runs of Fig. 3 (results/fig3). results/condition has its own.
+# Figures G.7, G.8, utilisation and training show the runs of Fig. 3 (results/fig3). Figures 4 and G.9 and the L²M
+# condition have folders of their own.
 #
 #     bash plots/make_all.sh
 set -euo pipefail
@@ -25,8 +26,12 @@ families=()
 for family in subvolume logarithmic; do
   if [ -f "results/figC6/$family/gaussian_mi.csv" ]; then families+=("results/figC6/$family"); fi
 done
+others=()
+for file in results/fig3/summary.csv results/fig4/smooth.csv results/figG9/smooth.csv results/condition/required.csv; do
+  if [ -f "$file" ]; then others+=("$file"); fi
+done
 if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && [ ${#families[@]} -eq 0 ] && ! $calibration &&
-  [ ! -f results/fig3/summary.csv ] && [ ! -f results/condition/required.csv ]; then
+  [ ${#others[@]} -eq 0 ]; then
   echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
   exit 2
 fi
@@ -51,4 +56,9 @@ if [ -f results/fig3/summary.csv ]; then
   "$python" plots/figG7.py --results results/fig3
   "$python" plots/figG7.py --results results/fig3 --quantity nll --out results/figG8/figG8
 fi
+for figure in fig4 figG9; do
+  if [ -f "results/$figure/smooth.csv" ]; then
+    "$python" plots/fig4.py --results "results/$figure" --out "results/$figure/$figure"
+  fi
+done
 if [ -f results/condition/required.csv ]; then "$python" plots/condition.py --results results/condition; fi

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.plots.made_up import assert_texts_fit, caption_of, fails
+from tests.plots.made_up import PLOTS, assert_texts_fit, caption_of, fails
 
 import fig4  # isort: skip  # after made_up has put its folder on the path
 
@@ -137,3 +141,14 @@ def test_a_missing_csv(folder, monkeypatch, capsys):
     line = fails(monkeypatch, capsys, fig4, "--results", folder, "--out", folder / "fig4")
     assert "gap.csv" in line
     assert "compare.py" in line
+
+
+def test_make_all_draws_them(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(PLOTS, root / "plots")
+    for name in ("fig4", "figG9"):
+        shutil.copytree(folder, root / "results" / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", root / "plots" / "make_all.sh"], env=os.environ | {"PATH": path}, check=True)
+    for name in ("fig4", "figG9"):
+        assert (root / "results" / name / f"{name}.png").stat().st_size > 0
