@@ -1,6 +1,6 @@
 """What a training step on books costs: memory with and without the memory-saving loss, and on a GPU tokens a second.
 
-    python benchmarks/books.py                    # two CPU cores: 2 minutes, 12 GB of memory
+    python benchmarks/books.py                    # two CPU cores: 5 minutes, 12 GB of memory
     python benchmarks/books.py --device cuda --out results/benchmarks/books_gpu.csv     # one GPU, 5 minutes
 
 Writes results/benchmarks/books.csv: a row a measure, ratio above 1 means ours is better; seconds are medians.
@@ -14,7 +14,8 @@ Writes results/benchmarks/books.csv: a row a measure, ratio above 1 means ours i
   model FLOPs utilisation   GPU: of the same, beside the 50% aimed at
   peak memory of a step     GPU: of the same
 
-Expect: a step to take a quarter of the memory or less, and a fifth more time.
+Expect: a step to take a tenth of the memory or less. Time goes either way: the logits are made twice, but need not travel
+through memory.
 """
 
 from __future__ import annotations
