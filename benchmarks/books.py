@@ -14,7 +14,7 @@ Writes results/benchmarks/books.csv: a row a measure, ratio above 1 means ours i
   model FLOPs utilisation   GPU: of the same, beside the 50% aimed at
   peak memory of a step     GPU: of the same
 
-Expect: a step to take a tenth of the memory or less. Time goes either way: the logits are made twice, but need not travel
+Expect: a step to take a tenth of the memory or less. Time goes either way: the logits are made twice, but need not go
 through memory.
 """
 

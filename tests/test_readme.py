@@ -1,0 +1,80 @@
+"""What the pages say of files and commands is so: paths exist, commands parse, pictures come from CSVs beside them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+from conftest import ROOT
+
+import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+# Made by the commands of the pages, or the reader's own.
+THEIRS = re.compile(r"data/|results/mine|runs/|my_|mine|…|\*|<|>|\$|…")
+FOLDERS = "benchmarks|common|gaussian_synthetic|l2m_condition|measure_mutual_info|plots|results|tests|train_on_pg19"
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_and_pictures_exist(page):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert targets or page.parent != ROOT
+    for target in targets:
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_paths_exist(page):
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./*…-]*[\w/])", text)
+    if page == ROOT / "README.md":
+        assert len(paths) > 50
+    for path in set(paths):
+        if not THEIRS.search(path):
+            assert (ROOT / path).exists(), path
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of the code blocks, and those in the tables and the text."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    inline = re.findall(r"`((?:[A-Z]+=\S+ )*(?:bash|python) [^`]+)`", text)
+    lines = [line for block in (blocks,) for line in block.splitlines()] + inline
+    return [part.strip() for line in lines for part in line.split("&&") if re.search(r"\b(bash|python)\b", part)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_commands_parse(page):
+    """Each python script takes the flags that the page gives it; each shell file is there."""
+    found = commands(page)
+    for command in found:
+        words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
+        program, script, *flags = words
+        assert (ROOT / script).is_file(), command
+        if program == "python" and "…" not in command:
+            module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+            tyro.cli(module.Settings, args=flags)  # SystemExit: the test fails and says which flag
+    if page == ROOT / "README.md":
+        assert len(found) > 20
+
+
+def test_every_picture_lies_beside_its_csvs():
+    for page in PAGES:
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+\.png)\)", page.read_text(encoding="utf-8")):
+            folder = (page.parent / target).resolve().parent
+            assert any(folder.glob("*.csv")) or any(folder.glob("*/*.csv")), target
+
+
+def test_every_csv_has_its_record():
+    for table in (ROOT / "results").glob("**/*.csv"):
+        if "smoke" not in table.parts and "demo" not in table.parts:
+            assert table.with_suffix(".json").is_file(), table
