@@ -31,8 +31,8 @@ import transformers
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
 from benchmarks.gaussian import median_seconds
+from benchmarks.publish import publish
 from common.cli import UserError, run
-from common.record import write_csv
 from train_on_pg19 import loss, models
 
 IDS = 50_277  # of the GPT-NeoX tokenizer, and 50,432 rows
@@ -190,11 +190,7 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     table = pd.DataFrame(gpu_rows(cfg) if cfg.device == "cuda" else cpu_rows(cfg))
-    for column in ("baseline_value", "our_value", "ratio"):
-        table[column] = [float(f"{value:.4g}") for value in table[column]]
-    write_csv(cfg.out, table, cfg, started=started)
-    print(table.drop(columns="benchmark").to_string(index=False))
-    print(f"wrote {cfg.out}")
+    publish(table, cfg, started)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
+from benchmarks.publish import publish
 from common.cli import UserError, run
-from common.record import write_csv
 from gaussian_synthetic import dense, families
 
 DRAWS, COPIES = 4, 64
@@ -246,11 +246,7 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     with tempfile.TemporaryDirectory(dir=cfg.folder, prefix="gaussian-") as folder:
         table = measure(cfg, Path(folder))
-    for column in ("baseline_value", "our_value", "ratio"):
-        table[column] = [float(f"{value:.4g}") for value in table[column]]
-    write_csv(cfg.out, table, cfg, started=started, threads=torch.get_num_threads())
-    print(table.drop(columns="benchmark").to_string(index=False))
-    print(f"wrote {cfg.out}")
+    publish(table, cfg, started, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

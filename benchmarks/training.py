@@ -29,8 +29,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.gaussian import median_seconds
+from benchmarks.publish import publish
 from common.cli import UserError, run
-from common.record import write_csv
 from gaussian_synthetic import families, models, train
 
 DESK = [name for name in models.MODELS if "-desk" in name]
@@ -141,11 +141,7 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     table = measure(cfg)
-    for column in ("baseline_value", "our_value", "ratio"):
-        table[column] = [float(f"{value:.4g}") for value in table[column]]
-    write_csv(cfg.out, table, cfg, started=started)
-    print(table.drop(columns="benchmark").to_string(index=False))
-    print(f"wrote {cfg.out}")
+    publish(table, cfg, started)
 
 
 if __name__ == "__main__":
