@@ -4,7 +4,7 @@
 # its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
 # results/figB4/<corpus>. results/calibration holds a folder for each process, results/figC6 one for each family.
 # Figures G.7, G.8, utilisation and training show the runs of Fig. 3 (results/fig3). Figures 4 and G.9 and the L²M
-# condition have folders of their own.
+# condition have folders of their own; Figures 1 and 2a are drawings.
 #
 #     bash plots/make_all.sh
 set -euo pipefail
@@ -62,3 +62,4 @@ for figure in fig4 figG9; do
   fi
 done
 if [ -f results/condition/required.csv ]; then "$python" plots/condition.py --results results/condition; fi
+"$python" plots/drawings.py
