@@ -32,7 +32,9 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
     except IndexError as error:  # what `datasets` raises for a table without rows
         raise UserError(f"no documents in {folder}: {remedy}") from error
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"cannot read the documents in {folder} ({str(error).splitlines()[0]}): {remedy}") from error
+        raise UserError(
+            f"cannot read the documents in {folder} ({(str(error) or type(error).__name__).splitlines()[0]}): {remedy}"
+        ) from error
     lacking = [column for column in COLUMNS if column not in getattr(documents, "column_names", ())]
     if not isinstance(documents, Dataset) or lacking:
         raise UserError(f"the documents in {folder} have no column {lacking[0] if lacking else 'at all'}: {remedy}")

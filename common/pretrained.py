@@ -32,6 +32,8 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
         raise UserError(f"{model}: no such GGUF file: give the path of a file that is there")
     try:
         return kind.from_pretrained(name, **gguf, **options)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{model}: the {what} do not fit the GPU: use --dtype bfloat16, or --device split") from error
     except Exception as error:  # the loaders raise almost anything at a damaged file
         reason = " ".join(str(error).split())[:300]
         remedy = (
@@ -112,8 +114,9 @@ def start_token(
             )
     largest = max(extent[1], start)
     if largest >= config.vocab_size or extent[0] < 0:
+        worst = largest if largest >= config.vocab_size else extent[0]
         raise UserError(
-            f"{documents}: token id {largest} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "
+            f"{documents}: token id {worst} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "
             f"prepare the documents with --tokenizer {model}, or give a --bos within it"
         )
     return start

@@ -6,8 +6,9 @@ Theorem 5.2 bounds I(L/2; L) by C · dim(z) and leaves C open. Here is one that 
 the second half Y is better than that of one who knows Y's law and saw nothing of the first half X by
     E[log q(Y|X)] − E[log p(Y)] = U · I(L/2; L)   (nats; U = `utilisation` of summary.csv)
 and whatever predicts from (z, current token) alone gains at most I(z, token; Y) by it. So U · I(L/2; L) / dim(z) nats
-an element have been carried at least, the current token's own share included. How many an element can carry is not
-known from it: a longer training, or a better one, would have carried more.
+an element are what state and current token carried together; the token's own share, which is small where the half is
+long, is not taken off. How many an element can carry is not known from it: a longer training, or a better one, would
+have carried more. The largest of many runs is a little too large by chance.
 
 Writes carried.csv, a row a run: model, L, seed, state_size (elements after L/2 tokens), mi_nats, utilisation,
 carried_nats, carried_nats_per_element, stderr_nats_per_element (over draws). One CPU core, a second.

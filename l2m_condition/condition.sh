@@ -22,8 +22,8 @@ case ${PRESET:-desk} in
     paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;
     *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
 esac
-if [ -n "${MODEL:-}${FIT:-}" ]; then # one's own
-    out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL or FIT of your own results go there"}
+if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # one's own
+    out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL, FIT or flags of your own results go there"}
 fi
 if [ -n "${MODEL:-}" ]; then read -ra models <<< "$MODEL"; fi
 out=${OUT:-$out} fit=${FIT:-$fit}

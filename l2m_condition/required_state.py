@@ -129,7 +129,7 @@ class Law:
     def mi(self, L: np.ndarray | float, side: int = 0) -> np.ndarray | float:
         """Nats at L; side −1, +1: the ends of the 95% interval.
 
-        fit.csv has no covariance of ln A and β. In the middle of the fitted range, at x_0 = mean ln L, level and slope
+        fit.csv has no covariance of ln A and β. In the middle of the fitted range, at x_0 in ln L, level and slope
         of a line are about independent, so that with h the half-widths and x = ln L
             h(x)² = h_lnA² − h_β² · x_0² + h_β² · (x − x_0)²
         (x_0 nearer 0 where h_lnA allows no less). Only the fit's errors: not whether the law holds so far out.
@@ -239,9 +239,13 @@ def holding(
         return math.nan, math.nan, "nowhere held"
 
     def crossing(left: int) -> float:
-        return math.exp(
-            brentq(lambda x: float(capacity(np.exp(x)) - need(np.exp(x))), *np.log(L[left : left + 2]), xtol=1e-12)
-        )
+        low, high = L[left : left + 2]
+
+        def excess(x: float) -> float:
+            within = min(max(math.exp(x), low), high)  # rounding must not leave what the table holds
+            return float(capacity(within) - need(within))
+
+        return math.exp(brentq(excess, math.log(low), math.log(high), xtol=1e-12))
 
     last = int(np.flatnonzero(holds)[-1])
     failed = np.flatnonzero(~holds[:last])

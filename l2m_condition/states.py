@@ -113,7 +113,7 @@ class State:
         return float(self.tokens[-1]) if any(form.beyond is None for form in self.forms.values()) else math.inf
 
     def size(self, tokens: np.ndarray | float) -> np.ndarray:
-        """Over all kinds. Between rows linear in tokens, which is exact for attention; NaN outside of what is known."""
+        """Over all kinds; NaN outside of what is known. Between rows linear in tokens, exact for full attention."""
         tokens = np.asarray(tokens, dtype=float)
         total = np.zeros(tokens.shape)
         for kind, form in self.forms.items():

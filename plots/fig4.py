@@ -26,7 +26,7 @@ from common.cli import UserError, run
 SMOOTH = ["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"]
 SUMMARY = ["model", "L", "seed", "nll_nats", "stderr_nats", "kind", "parameters", "n_documents", "n_books", "source"]
 GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95", "seeds_a", "seeds_b"]
-CROSSOVER = ["model_a", "model_b", "leads_at_the_end", "overtakes_at", "lo95", "hi95", "share"]
+CROSSOVER = ["model_a", "model_b", "leads_at_the_end", "overtakes_at", "lo95", "hi95"]
 REMEDY = "make it with train_on_pg19/evaluate.py and compare.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 
@@ -122,8 +122,8 @@ def draw(curves: Curves, cfg: Settings) -> Figure:
     caption = [
         f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. Points: means "
         "over windows of positions.",
-        "Right: above 0 the second model is better. Bands: 95% interval over books and seeds. Dot: there one overtakes "
-        "the other.",
+        "Right: above 0 the second model is better. Bands: 95% interval over books, and over seeds where there are "
+        "several. Dot: there one overtakes the other.",
     ]
     fig, axes = new_figure(
         2,

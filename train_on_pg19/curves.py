@@ -5,7 +5,7 @@ What is measured is (documents, L); documents of one book are alike, so every er
     sums = book_sums(nll, books)                                 # (books, L), float64
     mean, error = mean_by_book(sums, counts(books))              # (L,) each
     found = gap([sums_of_a_seed, …], [sums_of_b_seed, …], n)     # b against a, per position or window
-    where = crossover(found.gap, positions)
+    where = crossover_interval(found, centres(windows(L)))       # and where one overtakes the other
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def windows(L: int, per_doubling: int = 8) -> np.ndarray:
     edges = np.unique(np.round(2**doublings).astype(int))
     first = edges[:-1][edges[1:] <= L + 1]
     return np.column_stack([first, np.append(first[1:] - 1, L)])
+
+
+def centres(of: np.ndarray) -> np.ndarray:
+    """The middle of each window on a logarithmic axis."""
+    return np.sqrt(of[:, 0] * of[:, 1])
 
 
 def over_windows(values: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -75,8 +80,9 @@ class Gap:
 def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -> Gap:
     """The gap between two models, each given as one (books, …) array of sums for every seed, paired by document.
 
-    Its variance is that over books of the mean over seeds, and, for a model with several seeds, that over its seeds.
-    The interval takes Student's t, with degrees of freedom after Satterthwaite, as books and seeds are few.
+    Its variance is that over books of the mean over seeds, and, for a model with several seeds, that over its seeds:
+    with one seed the interval knows nothing of how much another would differ. It takes Student's t, with degrees of
+    freedom after Satterthwaite, as books and seeds are few.
     """
     mean, of_books = mean_by_book(np.mean(a, axis=0) - np.mean(b, axis=0), weights)
     parts = [(of_books**2, len(weights) - 1)]
@@ -95,51 +101,40 @@ def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -
 def crossover(values: np.ndarray, positions: np.ndarray) -> tuple[int, float]:
     """Where a gap changes its sign for the last time: (+1 from below, −1 from above, 0 never; the position).
 
-    Between two positions the gap is taken as straight in the logarithm of the position. NaN where it never does.
+    Between two positions the gap is taken as straight in the logarithm of the position; where it is 0 it has no sign.
+    NaN where it never does.
     """
-    signs = np.sign(values)
-    others = np.flatnonzero(signs != signs[-1])
-    if signs[-1] == 0 or not len(others):
+    values, positions = values[values != 0], positions[values != 0]
+    others = np.flatnonzero(np.sign(values) != np.sign(values[-1:]))
+    if not len(others):
         return 0, np.nan
     i = others[-1]
     low, high = np.log(positions[i : i + 2])
     share = values[i] / (values[i] - values[i + 1])
-    return int(signs[-1]), float(np.exp(low + share * (high - low)))
+    return int(np.sign(values[-1])), float(np.exp(low + share * (high - low)))
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """The last change of sign, with what resampled books and seeds say about it."""
+    """The last change of sign of a gap, and where it may be."""
 
     direction: int
     """+1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie"""
     position: float
     lo95: float
+    """the last position before it at which the gap is surely of the other sign; NaN: at none"""
     hi95: float
-    share: float
-    """of the resamples, those whose last change of sign is in the same direction (0: that have none)"""
+    """the first position after it at which the gap is surely of the new sign; NaN: at none"""
 
 
-def crossover_interval(
-    a: Sequence[np.ndarray],
-    b: Sequence[np.ndarray],
-    weights: np.ndarray,
-    positions: np.ndarray,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Crossover:
-    """`crossover` of the gap between a and b, and its 95% interval over resampled books and seeds.
+def crossover_interval(found: Gap, positions: np.ndarray) -> Crossover:
+    """`crossover` of a gap, and the positions around it whose 95% interval holds 0.
 
-    The interval is of the resamples that cross in the same direction; `share` says how many these are. NaN where there
-    is none.
+    Where the true gap is 0, its interval holds 0 in 95% of all cases, and so does this one the true position.
     """
-    a, b = np.array(a), np.array(b)
-    direction, position = crossover((a.mean(axis=0) - b.mean(axis=0)).sum(axis=0) / weights.sum(), positions)
-    random, found = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        books = random.integers(len(weights), size=len(weights))
-        left, right = (model[random.integers(len(model), size=len(model))].mean(axis=0) for model in (a, b))
-        found.append(crossover((left - right)[books].sum(axis=0) / weights[books].sum(), positions))
-    same = np.array([where for way, where in found if way == direction])
-    lo, hi = np.quantile(same, [0.025, 0.975]) if direction and len(same) else (np.nan, np.nan)
-    return Crossover(direction, position, float(lo), float(hi), len(same) / resamples)
+    direction, where = crossover(found.gap, positions)
+    if not direction:
+        return Crossover(0, where, np.nan, np.nan)
+    new, old = (found.lo95 > 0, found.hi95 < 0) if direction > 0 else (found.hi95 < 0, found.lo95 > 0)
+    before, after = positions[old & (positions <= where)], positions[new & (positions >= where)]
+    return Crossover(direction, where, max(before, default=np.nan), min(after, default=np.nan))

@@ -119,6 +119,22 @@ def find_subject(model: str) -> Subject:
     return Subject(settings["model"], settings["seed"], str(checkpoint), config, step, record)
 
 
+def same_training(subjects: Sequence[Subject]) -> None:
+    """UserError: runs of one name that differ in more than their seed, which would pass for seeds of one model."""
+    first: dict[str, Subject] = {}
+    for subject in subjects:
+        if subject.run is None:
+            continue
+        before = first.setdefault(subject.name, subject)
+        one, other = (of.run["identity"]["settings"] | {"seed": 0} for of in (before, subject))
+        keys = [key for key in one if one[key] != other.get(key)]
+        if keys or before.steps != subject.steps:
+            what = ", ".join(keys) or "the step they stand at"
+            raise UserError(
+                f"--models: the runs of {subject.name} differ in {what}, not in the seed alone: evaluate them apart"
+            )
+
+
 def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Dataset) -> np.ndarray:
     """Numbers of the documents, ascending. UserError: runs that held out different books, or none of these."""
     names = books.book_of_each(documents)
@@ -279,7 +295,7 @@ def smooth_table(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarr
     of = curves.windows(L)
     mean, error = curves.mean_by_book(curves.over_windows(sums, of), documents)
     names = {"model": subject.name, "L": L, "seed": subject.seed, "n_documents": documents.sum()}
-    columns = {"first": of[:, 0], "last": of[:, 1], "position": np.sqrt(of[:, 0] * of[:, 1]).round(2)}
+    columns = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
     table = pd.DataFrame({**columns, "nll_nats": mean.round(6), "stderr_nats": error.round(6), **names})
     return table[["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"]]
 
@@ -308,6 +324,7 @@ def main(cfg: Settings) -> None:
     keys = [(subject.name, subject.seed) for subject in subjects]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UserError(f"--models: {twice[0][0]} with seed {twice[0][1]} is there twice: name each model once")
+    same_training(subjects)
     L = cfg.L or next((subject.run["identity"]["settings"]["L"] for subject in subjects if subject.run), None)
     if L is None:
         raise UserError("--L: say how many tokens of each document, as no model is a folder of train.py")
@@ -337,9 +354,11 @@ def main(cfg: Settings) -> None:
         row = summary_row(subject, L, sums, documents_of_book, of_book)
         tables["summary"].append(pd.DataFrame([row | {"dtype": cfg.dtype, "source": facts["source"]}]))
         print(f"{subject.name}, seed {subject.seed}: {row['nll_nats']:.4g} ± {row['stderr_nats']:.2g} nats a token")
+    nll_store.finish(cfg.nll_folder, keys)
+    of = {"tokenizer": facts["tokenizer"], "source": facts["source"], "device": pretrained.find_device(cfg.device)}
+    inputs = [cfg.documents / "state.json", *(one.path for one in nll_store.read(cfg.nll_folder))]
     for name, parts in tables.items():
-        facts_of = {"tokenizer": facts["tokenizer"], "source": facts["source"], "device": cfg.device}
-        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, started=started, **facts_of)
+        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, inputs, started, **of)
 
 
 if __name__ == "__main__":

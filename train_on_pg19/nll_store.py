@@ -2,7 +2,8 @@
 
 `<folder>/documents.csv` names the documents, one a row, and the book of each. `<folder>/<model>_<seed>.npy` holds the
 NLL of one model, (documents, L) float32 in nats, and `<model>_<seed>.json` what it was made from. A row of NaN is a
-document that is still to do, so that a killed evaluation goes on where it stopped.
+document that is still to do, so that a killed evaluation goes on where it stopped. `<folder>/models.csv` names the
+models of the last evaluation that came to its end, which alone are read: others may lie beside them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 
 from common.cli import UserError
-from common.record import read_csv, replace_text
+from common.record import numbers, read_csv, replace_text
 
-DOCUMENTS = "documents.csv"
+DOCUMENTS, MODELS = "documents.csv", "models.csv"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Measured:
     seed: int
     nll: np.ndarray
     """(documents, L) float32, nats, memory-mapped"""
-    manifest: dict[str, Any]
+    path: Path
 
 
 def begin(folder: Path, names: Sequence[str], books: Sequence[str]) -> None:
@@ -52,7 +53,8 @@ def begin(folder: Path, names: Sequence[str], books: Sequence[str]) -> None:
 def open_to_write(folder: Path, model: str, seed: int, shape: tuple[int, int], manifest: dict[str, Any]) -> np.ndarray:
     """The array of one model, memory-mapped, NaN where there is nothing yet.
 
-    What was made from other weights, other documents or with other settings is begun anew.
+    What was made from other weights, other documents or with other settings is begun anew. UserError: the file is of a
+    model whose name differs in signs alone.
     """
     path = _path(folder, model, seed)
     manifest = {"model": model, "seed": seed, **manifest}
@@ -63,8 +65,12 @@ def open_to_write(folder: Path, model: str, seed: int, shape: tuple[int, int], m
         array = open_memmap(path, mode="r+")
     except (OSError, ValueError):  # none there, or damaged
         found, array = None, None
+    if found is not None and found["model"] != model:
+        raise UserError(f"{path} holds the NLL of {found['model']}, not of {model}: give another --store")
     if found == manifest and array is not None and array.shape == shape and array.dtype == np.float32:
         return array
+    if found is not None:
+        print(f"{path} was made from something else, and is begun anew")
     path.with_suffix(".json").unlink(missing_ok=True)
     array = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     array[:] = np.nan
@@ -83,22 +89,26 @@ def read_books(folder: Path) -> np.ndarray:
     return read_csv(folder / DOCUMENTS, ["book"], "give a --store of evaluate.py")["book"].to_numpy()
 
 
+def finish(folder: Path, keys: Sequence[tuple[str, int]]) -> None:
+    """Write models.csv: these models and seeds are the ones to be read."""
+    table = pd.DataFrame(keys, columns=["model", "seed"])
+    replace_text(folder / MODELS, table.to_csv(index=False, lineterminator="\n"))
+
+
 def read(folder: Path) -> list[Measured]:
-    """All models of a store, by name and seed. UserError: none there, a damaged or an unfinished one."""
+    """The models of models.csv, by name and seed. UserError: none there, a damaged or an unfinished one."""
+    remedy = "run evaluate.py to its end"
+    table = read_csv(folder / MODELS, ["model", "seed"], remedy)
     found = []
-    for path in sorted(folder.glob("*.npy")):
+    for model, seed in zip(table["model"], numbers(table["seed"], folder / MODELS, remedy).astype(int), strict=True):
+        path = _path(folder, model, seed)
         try:
-            manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             nll = np.load(path, mmap_mode="r")
-            found.append(Measured(manifest["model"], manifest["seed"], nll, manifest))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is damaged ({type(error).__name__}): delete it and evaluate the model again"
-            ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({type(error).__name__}): {remedy}") from error
         if len(left := missing(nll)):
-            raise UserError(f"{path}: {len(left)} of {len(nll)} documents are still to do: run evaluate.py to its end")
-    if not found:
-        raise UserError(f"{folder} holds no NLL of a model: give a --store of evaluate.py")
+            raise UserError(f"{path}: {len(left)} of {len(nll)} documents are still to do: {remedy}")
+        found.append(Measured(model, seed, nll, path))
     return sorted(found, key=lambda one: (one.model, one.seed))
 
 

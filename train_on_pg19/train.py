@@ -65,7 +65,7 @@ class Settings:
     L: int = 4096
     """tokens of a sequence (paper: 4,096 and 8,192)"""
     epochs: float = 5.0
-    """times that every sequence is seen"""
+    """times that every sequence is seen, but for the last ones that fill no whole step"""
     batch_tokens: int = 16_384
     """tokens a step, over all processes and micro-batches; a multiple of L"""
     held_out: float = 0.03
@@ -94,7 +94,7 @@ class Settings:
     """steps, a multiple of log_every"""
     gradient_checkpointing: bool = field(default=False, metadata=FREE)
     """make the activations of each layer again on the way back: a third more time, far less memory"""
-    fsdp: bool = field(default=False, metadata=FREE)
+    fsdp: bool = False
     """under torchrun: shard weights and optimizer over the GPUs (FSDP), for a model that does not fit one"""
     device: Literal["auto", "cpu"] = field(default="auto", metadata=FREE)
     """auto: a GPU if there is one; which one, CUDA_VISIBLE_DEVICES says"""
@@ -105,8 +105,10 @@ class Settings:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         for name in ("epochs", "learning_rate", "weight_decay", "clip"):
             value = getattr(self, name)
-            if value is not None and not (value >= 0 if name == "weight_decay" else value > 0):
+            if value is not None and not (value >= 0 if name == "weight_decay" else 0 < value < math.inf):
                 raise UserError(f"--{name.replace('_', '-')} {value}: above 0")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"--held-out {self.held_out}: a share of the books between 0 and 1")
         if self.batch_tokens % self.L:
             raise UserError(f"--batch-tokens {self.batch_tokens}: a multiple of --L {self.L}")
         if self.checkpoint_every % self.log_every:
@@ -189,6 +191,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not {"identity", "held_out_books", "steps", "tokenizer", "tokenizer_hash"} <= found.keys():
+            raise ValueError("keys missing")
+        if not {"settings", "configuration", "documents"} <= found["identity"].keys():
             raise ValueError("keys missing")
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: give the folder of a run of train.py") from error

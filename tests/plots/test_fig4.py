@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
         columns = {"position": POSITION, "gap_nats": gap, "lo95": gap - 0.1, "hi95": gap + 0.2}
         gaps.append(pd.DataFrame({**pair, **columns, "seeds_a": 2, "seeds_b": 2}))
         at = {"overtakes_at": 64.0, "lo95": 50.0, "hi95": 80.0} if i == 0 else {}
-        crossover.append(pair | {"leads_at_the_end": a, "share": 1.0} | at)
+        crossover.append(pair | {"leads_at_the_end": a} | at)
     pd.concat(smooth[::-1]).to_csv(tmp_path / "smooth.csv", index=False)
     pd.DataFrame(summary).to_csv(tmp_path / "summary.csv", index=False)
     pd.concat(gaps).to_csv(tmp_path / "gap.csv", index=False)

@@ -114,8 +114,9 @@ def test_a_model_ties_with_itself():
         ([1.0, -1.0, 1.0, 3.0], (1, np.sqrt(8))),  # the last of several
         ([-3.0, -3.0, -3.0, 1.0], (1, 4 * 2**0.75)),
         ([1.0, 1.0, 1.0, 2.0], (0, np.nan)),
-        ([1.0, 0.0, 1.0, 2.0], (1, 2.0)),
-        ([1.0, -1.0, 1.0, 0.0], (0, np.nan)),
+        ([1.0, 0.0, 1.0, 2.0], (0, np.nan)),  # 0 is of no sign
+        ([-1.0, 0.0, 1.0, 0.0], (1, 2.0)),
+        ([0.0, 0.0, 0.0, 0.0], (0, np.nan)),
     ],
 )
 def test_crossover(values, expected):
@@ -124,35 +125,52 @@ def test_crossover(values, expected):
     np.testing.assert_allclose(position, expected[1])
 
 
-def made_up_pair(noise: float, seeds: int = 3):
+def made_up_pair(of_books: float, of_seeds: float, random: np.random.Generator):
     """b is worse than a by 0.2 at position 1 and better by 0.1 a doubling: it overtakes at position 4."""
-    random = np.random.default_rng(3)
-    positions = 2 ** np.arange(0, 10, 0.5)
+    positions = 2 ** np.arange(0, 10, 1 / 16)
     weights = np.array([10, 20, 30, 20, 15, 25, 12, 18])
     gap = -0.2 + 0.1 * np.log2(positions)
-    a = [weights[:, None] * (3 + random.normal(0, noise, (8, 1)) + gap) for _ in range(seeds)]
-    b = [weights[:, None] * (3 + random.normal(0, noise, (8, 1)) + 0 * gap) for _ in range(seeds)]
-    return a, b, weights, positions
+    better = random.normal(0, of_books, (8, 1))
+    a = [weights[:, None] * (3 + random.normal(0, of_seeds) + better + gap) for _ in range(3)]
+    b = [weights[:, None] * (3 + random.normal(0, of_seeds) + 0 * gap) for _ in range(3)]
+    return curves.gap(a, b, weights), positions
 
 
-def test_the_interval_of_a_crossover():
-    a, b, weights, positions = made_up_pair(0.0)
-    exact = curves.crossover_interval(a, b, weights, positions, resamples=50)
-    assert (exact.direction, exact.share) == (1, 1.0)
-    np.testing.assert_allclose([exact.position, exact.lo95, exact.hi95], 4.0, rtol=1e-6)
-    wide = curves.crossover_interval(*made_up_pair(0.1), resamples=500)
-    narrow = curves.crossover_interval(*made_up_pair(0.02), resamples=500)
-    assert wide.lo95 < narrow.lo95 < 4 < narrow.hi95 < wide.hi95
-    assert narrow.share == 1
-    of_books = curves.crossover_interval(*made_up_pair(0.1, seeds=1), resamples=500)
-    assert of_books.lo95 < of_books.position < of_books.hi95
-    again = curves.crossover_interval(*made_up_pair(0.1), resamples=500)
-    assert again == wide
+def test_a_crossover_without_noise_is_exact():
+    found = curves.crossover_interval(*made_up_pair(0, 0, np.random.default_rng(0)))
+    assert found.direction == 1
+    assert found.position == pytest.approx(4)
+    below, above = 2 ** (2 - 1 / 16), 2 ** (2 + 1 / 16)  # the positions beside it, where the sign is sure
+    assert found.lo95 == pytest.approx(below)
+    assert found.hi95 == pytest.approx(above)
+
+
+@pytest.mark.parametrize(("of_books", "of_seeds"), [(0.2, 0.0), (0.1, 0.05)])
+def test_the_interval_of_a_crossover_holds_the_truth(of_books, of_seeds):
+    """95%, and a little more as its ends are positions of the curve; a missing end is no bound."""
+    random, held, crossed = np.random.default_rng(1), 0, 0
+    for _ in range(600):
+        found = curves.crossover_interval(*made_up_pair(of_books, of_seeds, random))
+        if found.direction == 1:
+            crossed += 1
+            held += not found.lo95 > 4 and not found.hi95 < 4
+            assert not found.lo95 > found.position
+            assert not found.hi95 < found.position
+    assert crossed > 400
+    assert 0.93 <= held / crossed <= 0.995
+
+
+def test_the_other_direction_is_the_mirror():
+    found, positions = made_up_pair(0.1, 0.05, np.random.default_rng(2))
+    mirrored = curves.Gap(-found.gap, found.error, -found.hi95, -found.lo95)
+    one, other = (curves.crossover_interval(gap, positions) for gap in (found, mirrored))
+    assert (one.direction, other.direction) == (1, -1)
+    np.testing.assert_equal((one.position, one.lo95, one.hi95), (other.position, other.lo95, other.hi95))
 
 
 def test_no_crossover():
-    a, b, weights, positions = made_up_pair(0.0)
-    found = curves.crossover_interval([a[0] + 100], b, weights, positions, resamples=20)
-    assert found.direction == 0
-    assert found.share == 1
-    assert np.isnan([found.position, found.lo95, found.hi95]).all()
+    found, positions = made_up_pair(0, 0, np.random.default_rng(0))
+    above = curves.Gap(found.gap + 1, found.error, found.lo95 + 1, found.hi95 + 1)
+    never = curves.crossover_interval(above, positions)
+    assert never.direction == 0
+    assert np.isnan([never.position, never.lo95, never.hi95]).all()

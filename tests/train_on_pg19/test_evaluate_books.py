@@ -16,6 +16,7 @@ from conftest import SMOLLM2, call_script, one_line_error, tiny_model, write_doc
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import pretrained
+from common.cli import UserError
 from measure_mutual_info import backend_transformers
 from train_on_pg19 import books, curves, evaluate, nll_store, train
 
@@ -175,6 +176,8 @@ def test_smooth_and_summary(documents, runs, evaluated):
     assert found["parameters"] == saved.num_parameters()
     record = json.loads((evaluated / "nll.json").read_text())
     assert record["settings"]["models"] == [run.name for run in runs]
+    assert set(record["inputs"]) == {"state.json", "tiny_0.npy", "tiny_1.npy", "mamba2-desk-small_0.npy"}
+    assert record["device"] == "cpu"
 
 
 def test_the_trainers_loss_is_the_mean_over_positions(documents, tmp_path):
@@ -341,7 +344,7 @@ def test_bad_settings(documents, runs, tmp_path, flags, said):
 
 
 def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
-    other = trained(documents, tmp_path / "other", "--split-seed", 1, "--seed", 2)
+    other = trained(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-desk-small")
     said = one_line_error(call(documents, tmp_path / "out", [runs[0], other]))
     assert "held out different books" in said
     done = call(documents, tmp_path / "all", [runs[0], other], "--books", "all")
@@ -356,6 +359,12 @@ def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
     assert "is there twice" in one_line_error(call(documents, tmp_path / "out", [runs[0], runs[0]]))
     (tmp_path / "file").write_text("")
     assert "is a file: give a folder" in one_line_error(call(documents, tmp_path / "file", [runs[0]]))
+
+
+def test_seeds_that_differ_in_more(documents, runs, tmp_path):
+    other = trained(documents, tmp_path / "other", "--seed", 2, "--learning-rate", 1e-3)
+    said = one_line_error(call(documents, tmp_path / "out", [runs[0], other]))
+    assert "the runs of tiny differ in learning_rate, not in the seed alone: evaluate them apart" in said
 
 
 def test_a_run_without_a_checkpoint(documents, runs, tmp_path):
@@ -394,7 +403,7 @@ class TestStore:
         array = tmp_path / "out" / "nll" / "tiny_1.npy"
         array.write_bytes(array.read_bytes()[:-50])
         said = one_line_error(call_script(COMPARE, "--store", array.parent, "--out", tmp_path))
-        assert "tiny_1.npy is damaged" in said
+        assert "tiny_1.npy is missing or damaged (ValueError): run evaluate.py to its end" in said
         done = call(documents, tmp_path / "out", runs)
         assert done.stdout.count("are there already") == 2
         assert (tmp_path / "out" / "nll.csv").read_bytes() == (evaluated / "nll.csv").read_bytes()
@@ -408,7 +417,7 @@ class TestStore:
 
 class TestCompare:
     def test_gap_and_crossover(self, evaluated, tmp_path):
-        done = call_script(COMPARE, "--store", evaluated / "nll", "--out", tmp_path, "--resamples", 50)
+        done = call_script(COMPARE, "--store", evaluated / "nll", "--out", tmp_path)
         assert done.returncode == 0, done.stderr
         gap, crossover = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("gap", "crossover"))
         assert gap[["model_a", "model_b", "seeds_a", "seeds_b"]].drop_duplicates().to_numpy().tolist() == [
@@ -424,7 +433,7 @@ class TestCompare:
         assert f"{leader} leads" in done.stdout
 
     def test_chosen_pairs(self, evaluated, tmp_path):
-        flags = ["--store", evaluated / "nll", "--out", tmp_path, "--resamples", 5]
+        flags = ["--store", evaluated / "nll", "--out", tmp_path]
         leaders = []
         for pair in ("tiny:mamba2-desk-small", "mamba2-desk-small:tiny"):
             assert call_script(COMPARE, *flags, "--pairs", pair).returncode == 0
@@ -437,11 +446,24 @@ class TestCompare:
             said = one_line_error(call_script(COMPARE, *flags, "--pairs", bad))
             assert f"--pairs {bad}: give model_a:model_b, two of mamba2-desk-small, tiny" in said
 
+    def test_models_of_an_earlier_call_stay_out(self, documents, runs, tmp_path):
+        assert call(documents, tmp_path, runs).returncode == 0
+        assert call(documents, tmp_path, [runs[1], runs[2]]).returncode == 0
+        assert (tmp_path / "nll" / "tiny_0.npy").is_file()
+        assert call_script(COMPARE, "--store", tmp_path / "nll", "--out", tmp_path).returncode == 0
+        assert set(pd.read_csv(tmp_path / "gap.csv")["seeds_b"]) == {1}
+
+    def test_two_names_of_one_file(self, documents, runs, tmp_path):
+        nll_store.begin(tmp_path / "s", ["d"], ["b"])
+        nll_store.open_to_write(tmp_path / "s", "x/y", 0, (1, 2), {})
+        with pytest.raises(UserError, match="holds the NLL of x/y, not of x_y"):
+            nll_store.open_to_write(tmp_path / "s", "x_y", 0, (1, 2), {})
+
     def test_refused(self, documents, runs, tmp_path):
         assert "no file" in one_line_error(call_script(COMPARE, "--store", tmp_path / "no", "--out", tmp_path))
         assert call(documents, tmp_path, [runs[0]]).returncode == 0
         store = ["--store", tmp_path / "nll", "--out", tmp_path]
         assert "has one model, tiny" in one_line_error(call_script(COMPARE, *store))
-        assert "--resamples 0: at least 1" in one_line_error(call_script(COMPARE, *store, "--resamples", 0))
+        assert "--per-doubling 0: at least 1" in one_line_error(call_script(COMPARE, *store, "--per-doubling", 0))
         (tmp_path / "nll" / "tiny_0.npy").unlink()
-        assert "holds no NLL of a model" in one_line_error(call_script(COMPARE, *store))
+        assert "tiny_0.npy is missing or damaged" in one_line_error(call_script(COMPARE, *store))
