@@ -54,8 +54,15 @@ preset() {
 # curves FIGURE [flags of train.py]: from the corpus to the pictures in results/…/FIGURE. MODELS, SEEDS, CORPUS and
 # TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes to $OUT.
 curves() {
-    local figure=$1 out documents store folders=() model seed
+    local figure=$1 out documents store folders=() model seed flag
     shift
+    for flag in "$@"; do
+        case $flag in --model* | --L | --L=* | --seed* | --documents* | --out*)
+            echo "error: $flag is set here for every run: use MODELS, SEEDS, CORPUS and OUT in front of the command" >&2
+            exit 2
+            ;;
+        esac
+    done
     out=$results/$figure
     if [ -n "${MODELS:-}${SEEDS:-}${CORPUS:-}${TOKENIZER:-}" ] || [ $# -gt 0 ]; then
         out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, SEEDS, CORPUS, TOKENIZER or flags of your own results go there"}
@@ -63,6 +70,10 @@ curves() {
     # shellcheck disable=SC2086
     if [ -n "${MODELS:-}${SEEDS:-}" ]; then
         list=$(jobs "${SEEDS:-0}" ${MODELS:-$(cut -d' ' -f1 <<< "$list" | sort -u)}) pairs=""
+    fi
+    if [ "$(cut -d' ' -f1 <<< "$list" | sort -u | wc -l)" -lt 2 ]; then
+        echo "error: MODELS=$MODELS: a gap takes two models or more" >&2
+        exit 2
     fi
     if [ -n "${CORPUS:-}" ]; then prepare_flags=""; fi
     out=${OUT:-$out} corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer}
@@ -94,7 +105,7 @@ train() { # MODEL SEED
     local folder=$runs/$1_$2
     # shellcheck disable=SC2086
     if OMP_NUM_THREADS=$threads $python train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
-        --documents "$documents" --out "$folder" $settings > "$folder.txt" 2>&1; then
+        --documents "$documents" --out "$folder" $settings >> "$folder.txt" 2>&1; then
         echo "$1, L = $L, seed $2: $(tail -n 1 "$folder.txt")"
     else
         echo "error: $1, L = $L, seed $2, see $folder.txt: $(tail -n 1 "$folder.txt")" >&2

@@ -498,3 +498,17 @@ def test_the_numbers_of_the_page_are_those_of_the_csvs():
     assert f"{ours['beta']:.2f} [{ours['beta_lo95']:.2f}, {ours['beta_hi95']:.2f}]" in page
     # 16 bits: "no published model is anywhere near its bound", of a series that is 400 million tokens and more
     assert table.query("law == 'paper-direct' and capacity == '16 bits'")["holds_to_tokens"].min() > 4e8
+
+
+def test_a_crossing_at_the_first_length_of_the_table(tmp_path):
+    """exp(ln 512) is below 512, where the table has nothing; the condition first fails, and holds from there on."""
+    tokens = [256 * 2**i for i in range(10)]
+    rows = [("one", "total", t, 65_536 * t, 131_072 * t) for t in tokens]
+    pd.DataFrame(rows, columns=states.STATE).to_csv(tmp_path / "state.csv", index=False)
+    flags = ["--state", tmp_path / "state.csv", "--out", tmp_path, "--law", "paper-direct"]
+    done = call_script(SCRIPT, *flags, "--nats-per-element", 1.478e-5)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "condition.csv")
+    row = table[table["capacity"] == "1.478e-05 nats"].iloc[0]
+    assert 512 <= row["holds_from_tokens"] < 520
+    assert row["exceeded"] == "never"

@@ -48,7 +48,7 @@ def test_from_a_corpus_to_the_picture(corpus, tmp_path):
 
 
 def test_a_run_that_fails_is_named(corpus, tmp_path):
-    done = figure("fig4", PRESET="smoke", CORPUS=str(corpus), MODELS="gpt5", OUT=str(tmp_path / "mine"))
+    done = figure("fig4", PRESET="smoke", CORPUS=str(corpus), MODELS="gpt5 tiny", OUT=str(tmp_path / "mine"))
     assert done.returncode != 0
     assert "error: gpt5, L = 256, seed 0, see" in done.stderr
     assert "no model 'gpt5'" in done.stderr
@@ -60,6 +60,12 @@ def test_bad_calls(name):
     done = figure(name, MODELS="tiny")
     assert done.returncode != 0
     assert "set OUT" in done.stderr
+    done = figure(name, MODELS="tiny", OUT="x")
+    assert done.returncode == 2
+    assert "error: MODELS=tiny: a gap takes two models or more" in done.stderr
+    done = figure(name, "--seed", "5", OUT="x")
+    assert done.returncode == 2
+    assert "error: --seed is set here for every run: use MODELS, SEEDS" in done.stderr
     done = figure(name, PRESET="huge")
     assert done.returncode == 2
     assert "choose smoke, desk, gpu or paper" in done.stderr
