@@ -1,0 +1,169 @@
+"""How many small faults the tests find: mutation testing of common/, the estimators and the Gaussian families.
+
+mutmut changes one thing at a time (a sign, a constant, a comparison, an argument, a text) and runs the tests that
+mirror the module. Of each module a random sample of all such mutants is tried, in a copy of the tracked files without
+the sample's books and models. A mutant that the tests of another folder alone would find counts as a survivor here, and
+so does one that changes nothing (a default that is always given, a progress bar's name), so the score is a lower bound.
+
+    python tests/mutation.py                # half an hour on two cores → results/mutation/
+    python tests/mutation.py --modules common/powerlaw.py --sample 1000
+
+Writes `mutation.csv` (a row a module: mutants, sampled, killed, score, its 95% interval) and `survivors.csv` (a row a
+survivor: the line before and after).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from common.cli import UserError, run
+from common.record import ROOT, write_csv
+
+# Module → the tests that mirror it.
+MODULES = {
+    "common/cli.py": ("tests/common/test_cli.py",),
+    "common/documents.py": ("tests/common/test_documents.py",),
+    "common/history_state.py": ("tests/common/test_history_state.py",),
+    "common/history_state_layers.py": ("tests/common/test_history_state.py",),
+    "common/powerlaw.py": ("tests/common/test_powerlaw.py",),
+    "common/pretrained.py": ("tests/common/test_pretrained.py",),
+    "common/record.py": ("tests/common/test_record.py",),
+    "measure_mutual_info/entropy.py": ("tests/measure_mutual_info/test_entropy.py",),
+    "measure_mutual_info/read_scores.py": ("tests/measure_mutual_info/test_estimate_bipartite.py",),
+    "measure_mutual_info/estimate_bipartite.py": ("tests/measure_mutual_info/test_estimate_bipartite.py",),
+    "measure_mutual_info/estimate_two_point.py": ("tests/measure_mutual_info/test_estimate_two_point.py",),
+    "gaussian_synthetic/families.py": ("tests/gaussian_synthetic/test_families.py",),
+    "gaussian_synthetic/exact_mi.py": ("tests/gaussian_synthetic/test_exact_mi.py",),
+    "gaussian_synthetic/dense.py": ("tests/gaussian_synthetic/test_families.py",),
+}
+KILLED, TIMEOUT, SURVIVED = (1, 3), (36, 24, 152, 255), (0,)  # exit codes of mutmut's workers
+
+
+@dataclass(frozen=True)
+class Settings:
+    modules: tuple[str, ...] = tuple(MODULES)
+    """modules to put faults into"""
+    sample: int = 100
+    """mutants tried of each module; all where it has fewer"""
+    seed: int = 0
+    """of the sample"""
+    processes: int = 2
+    """mutants tested at once"""
+    out: Path = Path("results/mutation")
+    """folder of mutation.csv and survivors.csv"""
+
+    def validate(self) -> None:
+        unknown = [module for module in self.modules if module not in MODULES]
+        if unknown:
+            raise UserError(f"no tests are named for {', '.join(unknown)}: add it to MODULES in tests/mutation.py")
+        if self.sample < 1 or self.processes < 1:
+            raise UserError("--sample and --processes must be 1 or more")
+
+
+def main(cfg: Settings) -> None:
+    cfg.validate()
+    rows, survivors = [], []
+    for module in (bar := tqdm(cfg.modules, unit="module")):
+        bar.set_description(module)
+        with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+            row, survived = judge(module, cfg, Path(folder))
+        rows.append(row)
+        survivors.extend(survived)
+        # After each module, so that a killed run has something to show.
+        inputs = [ROOT / path for name in cfg.modules for path in (name, *MODULES[name])]
+        write_csv(cfg.out / "mutation.csv", pd.DataFrame([*rows, total(rows)]), cfg, inputs)
+        columns = ["module", "mutant", "before", "after"]
+        write_csv(cfg.out / "survivors.csv", pd.DataFrame(survivors, columns=columns), cfg, inputs)
+    print(pd.DataFrame([*rows, total(rows)]).to_string(index=False))
+
+
+def judge(module: str, cfg: Settings, folder: Path) -> tuple[dict, list[dict]]:
+    """A row of mutation.csv, and the survivors of one module."""
+    copy_tracked(folder)
+    tests = json.dumps(MODULES[module])
+    config = f"""
+[tool.mutmut]
+source_paths = ["{module.split("/")[0]}"]
+only_mutate = ["{module}"]
+also_copy = {json.dumps(sorted(path.name for path in folder.iterdir() if path.name != "tests"))}
+pytest_add_cli_args_test_selection = {tests}
+process_isolation = "forkserver"  # torch does not survive a plain fork
+timeout_constant = 5.0
+"""
+    with open(folder / "pyproject.toml", "a", encoding="utf-8") as file:
+        file.write(config)
+    # No mutant has this name: mutmut writes all of them down, times the tests, and stops.
+    output = mutmut(folder, "none")
+    meta = folder / "mutants" / f"{module}.meta"
+    if not meta.is_file():
+        raise UserError(f"mutmut made no mutants of {module}; it says: {output[-2000:]}")
+    names = sorted(json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"])
+    chosen = sorted(random.Random(cfg.seed).sample(names, min(cfg.sample, len(names))))
+    output = mutmut(folder, "--max-children", str(cfg.processes), *chosen)
+    codes = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+    untried = [name for name in chosen if codes[name] is None]
+    if untried:
+        raise UserError(f"mutmut did not try {len(untried)} mutants of {module}; it says: {output[-2000:]}")
+    found = [name for name in chosen if codes[name] in KILLED + TIMEOUT]
+    row = {"module": module, "mutants": len(names), "sampled": len(chosen), "killed": len(found)}
+    row["timeouts"] = sum(codes[name] in TIMEOUT for name in chosen)
+    survivors = [name for name in chosen if name not in set(found)]
+    return scored(row), [{"module": module, **changed_line(folder, name)} for name in survivors]
+
+
+def scored(row: dict) -> dict:
+    """The row with its score and the interval of Wilson."""
+    interval = binomtest(row["killed"], row["sampled"]).proportion_ci(method="wilson")
+    return row | {"score": row["killed"] / row["sampled"], "lo95": interval.low, "hi95": interval.high}
+
+
+def total(rows: list[dict]) -> dict:
+    """All modules together, each weighted by the number of its mutants; the interval from the binomial variances."""
+    table = pd.DataFrame(rows)
+    weight = table["mutants"] / table["mutants"].sum()
+    score = (weight * table["score"]).sum()
+    # A module that was tried in full has no error of sampling.
+    unseen = 1 - table["sampled"] / table["mutants"]
+    error = (weight**2 * table["score"] * (1 - table["score"]) / table["sampled"] * unseen).sum() ** 0.5
+    counts = table[["mutants", "sampled", "killed", "timeouts"]].sum().to_dict()
+    return {"module": "total", **counts, "score": score, "lo95": score - 1.96 * error, "hi95": score + 1.96 * error}
+
+
+def copy_tracked(folder: Path) -> None:
+    names = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("results/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def mutmut(folder: Path, *arguments: str) -> str:
+    """Its output. It exits with an error both where it finds nothing to do and where mutants survive."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "mutmut", "run", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def changed_line(folder: Path, name: str) -> dict:
+    show = [sys.executable, "-m", "mutmut", "show", name]
+    lines = subprocess.run(show, cwd=folder, capture_output=True, text=True).stdout.splitlines()
+    before = " ".join(line[1:].strip() for line in lines if line.startswith("-") and not line.startswith("---"))
+    after = " ".join(line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++"))
+    return {"mutant": name.split(".")[-1], "before": before, "after": after}
+
+
+if __name__ == "__main__":
+    run(main, Settings)
