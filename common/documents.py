@@ -29,9 +29,11 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
     try:
         facts = json.loads(description.read_text(encoding="utf-8"))
         documents = load_from_disk(str(folder))
+        if isinstance(documents, Dataset):
+            documents.data.table.validate(full=True)  # offsets and names: quick, as any whole number may be a token
     except IndexError as error:  # what `datasets` raises for a table without rows
         raise UserError(f"no documents in {folder}: {remedy}") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, pa.ArrowException) as error:
         raise UserError(
             f"cannot read the documents in {folder} ({(str(error) or type(error).__name__).splitlines()[0]}): {remedy}"
         ) from error

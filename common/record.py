@@ -100,6 +100,16 @@ def numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:
     return values
 
 
+def whole_numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:
+    """A column of `read_csv` as int64. UserError names the line of what is no whole number."""
+    values = numbers(column, path, remedy)
+    bad = ~(np.abs(values) < 2**53) | (values != np.round(values))  # NaN compares as not below
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{path}, line {row + 2}: {column.name} is {column.iloc[row]!r}, not a whole number: {remedy}")
+    return values.astype(int)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write ("w": UTF-8, or "wb") that becomes `path` in one step, on the disk, when the block ends.

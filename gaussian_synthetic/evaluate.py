@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from common.cli import UserError, run
 from common.history_state import history_state
-from common.record import file_hash, numbers, read_csv, write_csv
+from common.record import file_hash, numbers, read_csv, whole_numbers, write_csv
 from gaussian_synthetic import families, models, train
 from gaussian_synthetic.exact_mi import bipartite_information
 
@@ -249,7 +249,7 @@ def read_tables(cfg: Settings) -> dict[str, pd.DataFrame]:
             continue
         table = read_csv(path, columns, remedy := "give another --out")
         for column in table.columns.difference(TEXTS):
-            table[column] = numbers(table[column], path, remedy).astype(int if column in COUNTS else float)
+            table[column] = (whole_numbers if column in COUNTS else numbers)(table[column], path, remedy)
         tables[name] = table
     return tables
 

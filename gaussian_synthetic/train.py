@@ -288,7 +288,7 @@ class Training:
     def log_is_behind(self) -> bool:
         """Whether log.csv lacks rows that the checkpoint has: the run was killed between the two."""
         path = self.cfg.out / "log.csv"
-        lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+        lines = path.read_bytes().count(b"\n") if path.exists() else 0
         return self.step > 0 and self.place.rank == 0 and lines != len(self.rows) + 1
 
     def diverged(self, what: str) -> str:
@@ -316,6 +316,10 @@ def refuse_other(found: dict[str, Any], wanted: dict[str, Any], folder: Path) ->
             raise UserError(f"{folder} holds another {of} ({'; '.join(differing)}): give another --out")
 
 
+# What torch.load raises for the many ways in which a file is not one of its own.
+DAMAGED = (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `Training.save` wrote, tensors mapped from disk as they are used. UserError: no or a damaged checkpoint."""
     try:
@@ -324,7 +328,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("keys missing")
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint {path}: give the folder of a run of train.py") from error
-    except (RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is no checkpoint of train.py, or damaged: delete it and train again") from error
     return saved
 

@@ -264,6 +264,6 @@ def _check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
     if len(tokens) and (tokens.min() < 0 or tokens.max() >= vocab_size):
         worst = tokens.min() if tokens.min() < 0 else tokens.max()
         raise UserError(
-            f"the documents hold token id {worst}, outside the vocabulary of {vocab_size}: "
+            f"--documents hold token id {worst}, outside the vocabulary of {vocab_size}: "
             "prepare them again with the tokenizer that prepare.json names"
         )

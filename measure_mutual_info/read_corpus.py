@@ -7,6 +7,7 @@ are those of prepare_dataset.py.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import glob
 import hashlib
 import itertools
@@ -166,18 +167,25 @@ def open_jsonl(file: Path, name: str, cfg: Settings) -> tuple[Callable[[], Rows]
 
 def open_parquet(file: Path, name: str, cfg: Settings) -> tuple[Callable[[], Rows], int | None]:
     """A row is one book. UserError: no parquet file, no text column, or one that does not hold strings."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            schema, total = parquet.schema_arrow, parquet.metadata.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{file} is not a whole parquet file ({first_line(error)}): fetch or write it again") from error
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(file) as parquet:
+                yield parquet
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            what = f"{file} is not a whole parquet file ({first_line(error)})"
+            raise UserError(f"{what}: fetch or write it again") from error
+
+    with opened() as parquet:
+        schema, total = parquet.schema_arrow, parquet.metadata.num_rows
     column = pick_columns(schema.names, str(file), cfg)
     kind = schema.field(cfg.text_column).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise UserError(f'{file}: column "{cfg.text_column}" holds {kind}, no strings: name another with --text-column')
 
     def rows() -> Rows:
-        with pq.ParquetFile(file) as parquet:
+        with opened() as parquet:
             number = 0
             for batch in parquet.iter_batches(64, columns=[cfg.text_column, *([column] if column else [])]):
                 for row in batch.to_pylist():

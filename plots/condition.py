@@ -96,6 +96,8 @@ def read_condition(folder: Path) -> Condition:
     carried = None
     if (folder / "carried.csv").exists():
         carried = read_table(folder / "carried.csv", CARRIED, REMEDY, ["model"])
+        if carried.empty:
+            raise UserError(f"{folder / 'carried.csv'} has no rows: make it again with carried.py, or delete it")
         if carried["L"].nunique() > len(LENGTHS):
             raise UserError(f"{folder / 'carried.csv'} has more than {len(LENGTHS)} lengths L: keep fewer")
     return Condition(states.sort_values("L_tokens"), required.sort_values("L_tokens"), carried)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 
 from common.cli import UserError
-from common.record import numbers, read_csv, replace_text
+from common.record import read_csv, replace_text, whole_numbers
 
 DOCUMENTS, MODELS = "documents.csv", "models.csv"
+DAMAGED = (OSError, ValueError, EOFError, SyntaxError, TokenError)  # what NumPy raises for a file that is none of its
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def open_to_write(folder: Path, model: str, seed: int, shape: tuple[int, int], m
         found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         open_memmap(path, mode="r")  # it refuses a file cut short, which "r+" would fill up with zeros
         array = open_memmap(path, mode="r+")
-    except (OSError, ValueError):  # none there, or damaged
+        found["model"]
+    except (*DAMAGED, KeyError, TypeError):  # none there, or damaged
         found, array = None, None
     if found is not None and found["model"] != model:
         raise UserError(f"{path} holds the NLL of {found['model']}, not of {model}: give another --store")
@@ -99,12 +102,14 @@ def read(folder: Path) -> list[Measured]:
     """The models of models.csv, by name and seed. UserError: none there, a damaged or an unfinished one."""
     remedy = "run evaluate.py to its end"
     table = read_csv(folder / MODELS, ["model", "seed"], remedy)
+    if table.empty:
+        raise UserError(f"{folder / MODELS} names no model: {remedy}")
     found = []
-    for model, seed in zip(table["model"], numbers(table["seed"], folder / MODELS, remedy).astype(int), strict=True):
+    for model, seed in zip(table["model"], whole_numbers(table["seed"], folder / MODELS, remedy), strict=True):
         path = _path(folder, model, seed)
         try:
             nll = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except DAMAGED as error:
             raise UserError(f"{path} is missing or damaged ({type(error).__name__}): {remedy}") from error
         if len(left := missing(nll)):
             raise UserError(f"{path}: {len(left)} of {len(nll)} documents are still to do: {remedy}")

@@ -207,9 +207,11 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     for number in sorted(numbers, reverse=True):
         path = folder / f"checkpoint-{number}"
         try:  # the Trainer writes this file last, so a checkpoint without it was cut short
-            return path, json.loads((path / STATE).read_text(encoding="utf-8"))
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
+        if isinstance(state, dict) and {"global_step", "log_history"} <= state.keys():
+            return path, state
     return None, {}
 
 
@@ -238,7 +240,7 @@ def write_log(history: list[dict[str, Any]], cfg: Settings, device: torch.device
 def mend_log(history: list[dict[str, Any]], cfg: Settings, device: torch.device, started: float) -> None:
     """Write log.csv where it lacks what the checkpoint has: the run was killed between the two."""
     path = cfg.out / "log.csv"
-    lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+    lines = path.read_bytes().count(b"\n") if path.exists() else 0
     if history and lines != len(log_table(history, cfg)) + 1:
         write_log(history, cfg, device, started)
 
@@ -249,12 +251,16 @@ class Watch(TrainerCallback):
     def __init__(self, cfg: Settings, started: float) -> None:
         self.cfg, self.started, self.foretold = cfg, started, False
         self.bar = tqdm(disable=True)  # until the Trainer knows where it begins
+        self.stepped = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         settings = {"total": state.max_steps, "initial": state.global_step, "unit": "step", "desc": self.cfg.model}
         self.bar = tqdm(**settings, disable=not state.is_world_process_zero)
         self.began = self.row_began = time.perf_counter()
         self.row_step = state.global_step
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.stepped = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update()
@@ -357,6 +363,11 @@ def optimize(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise UserError(does_not_fit(cfg, given.device)) from error
+    except Exception as error:  # each file of a checkpoint has its own ways of being damaged
+        if checkpoint is None or watch.stepped:
+            raise
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot go on from {checkpoint} ({why}): if it is damaged, delete it and run again") from error
     finally:
         watch.bar.close()
     return trainer.state.log_history

@@ -1,0 +1,117 @@
+"""The folders of documents: what is read of a good one, and what each bad one is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from common.cli import UserError
+from common.documents import document_lengths, open_documents
+from tests.conftest import write_documents
+
+BOOKS = {"one": [[1, 2, 3], [4]], "two": [[5, 6]]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_documents(tmp_path / "documents", BOOKS, 10)
+
+
+def test_good_folder(folder):
+    documents, facts = open_documents(folder)
+    assert documents["book"] == ["one", "one", "two"]
+    assert documents["input_ids"] == [[1, 2, 3], [4], [5, 6]]
+    assert facts["tokenizer_vocab_size"] == 10
+    assert facts == json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+
+
+def test_lengths_of_several_chunks(folder):
+    documents, _ = open_documents(folder)
+    assert document_lengths(documents).tolist() == [3, 1, 2]
+    many = Dataset.from_dict({"input_ids": [[0] * n for n in range(50)]})
+    halves = many.select(range(20)), many.select(range(20, 50))
+    np.testing.assert_array_equal(document_lengths(concatenate_datasets(halves)), np.arange(50))
+
+
+def no_folder(folder):
+    shutil.rmtree(folder)
+
+
+def no_description(folder):
+    (folder / "prepare.json").unlink()
+
+
+def no_rows(folder):
+    shutil.rmtree(folder)
+    write_documents(folder, {}, 10)
+
+
+def no_json(folder):
+    (folder / "prepare.json").write_text("{", encoding="utf-8")
+
+
+def no_object(folder):
+    (folder / "prepare.json").write_text('"tokenizer source tokenizer_vocab_size"', encoding="utf-8")
+
+
+def fact_missing(folder):
+    facts = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    del facts["tokenizer"], facts["source"]
+    (folder / "prepare.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def several_splits(folder):
+    facts = (folder / "prepare.json").read_text(encoding="utf-8")
+    documents, _ = open_documents(folder)
+    kept = Dataset.from_dict(documents.to_dict())
+    shutil.rmtree(folder)
+    DatasetDict({"train": kept}).save_to_disk(str(folder))
+    (folder / "prepare.json").write_text(facts, encoding="utf-8")
+
+
+def column_missing(folder):
+    facts = (folder / "prepare.json").read_text(encoding="utf-8")
+    kept = Dataset.from_dict({"document": ["a"], "input_ids": [[1]]})
+    shutil.rmtree(folder)
+    kept.save_to_disk(str(folder))
+    (folder / "prepare.json").write_text(facts, encoding="utf-8")
+
+
+def state_damaged(folder):
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    del state["_format_type"]
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+def names_damaged(folder):
+    (file,) = folder.glob("*.arrow")
+    data = file.read_bytes()
+    assert data.count(b"oneonetwo") == 1
+    file.write_bytes(data.replace(b"oneonetwo", b"one\xffnetwo"))  # no longer UTF-8
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (no_folder, "no folder {folder}: "),
+        (no_description, "no prepare.json in {folder}: "),
+        (no_rows, "no documents in {folder}: "),
+        (no_json, "cannot read the documents in {folder} (Expecting property name"),
+        (no_object, "{folder}/prepare.json lacks source, tokenizer, tokenizer_vocab_size: "),
+        (fact_missing, "{folder}/prepare.json lacks source, tokenizer: "),
+        (several_splits, "the documents in {folder} have no column document: "),
+        (column_missing, "the documents in {folder} have no column book: "),
+        (state_damaged, "cannot read the documents in {folder} ('_format_type'): "),
+        (names_damaged, "cannot read the documents in {folder} (Column 1: In chunk 0: Invalid: Invalid UTF8 sequence"),
+    ],
+)
+def test_bad_folder(folder, damage, said):
+    damage(folder)
+    with pytest.raises(UserError) as caught:
+        open_documents(folder)
+    assert str(caught.value).startswith(said.format(folder=folder))
+    assert str(caught.value).endswith("give a folder written by prepare_dataset.py")
