@@ -5,8 +5,6 @@ A covariance takes O(L²) memory and time, all else O(L³) time. Of families.py 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -55,9 +53,3 @@ def mutual_information(sigma: np.ndarray, ell: int) -> float:
     """I(ℓ; L) = ½ (log det Σ_XX + log det Σ_YY − log det Σ) in nats; X the first ell of the positions of sigma."""
     halves = np.linalg.slogdet(sigma[:ell, :ell])[1] + np.linalg.slogdet(sigma[ell:, ell:])[1]
     return float(halves - np.linalg.slogdet(sigma)[1]) / 2
-
-
-def log_density(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """log p(z) of each column of z (L, batch), in nats, (batch,)."""
-    quadratic = (z * np.linalg.solve(sigma, z)).sum(axis=0)
-    return -(quadratic + np.linalg.slogdet(sigma)[1] + len(z) * math.log(2 * math.pi)) / 2

@@ -150,7 +150,7 @@ def copy_tracked(folder: Path) -> None:
 
 def mutmut(folder: Path, *arguments: str) -> str:
     """Its output. It exits with an error both where it finds nothing to do and where mutants survive."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "mutants")}
     command = [sys.executable, "-m", "mutmut", "run", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.stdout + done.stderr

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from common.cli import UserError
-from common.pretrained import find_device, load_config, load_model
+from common.pretrained import (
+    context_tokens,
+    find_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    model_fingerprint,
+    start_token,
+)
+from common.record import vocabulary_hash
 from tests.conftest import tiny_model
 
 
@@ -44,5 +61,133 @@ def test_hub_out_of_reach(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
-    with pytest.raises(UserError, match="torch sees no GPU"):
+    with pytest.raises(UserError, match="--device cuda: torch sees no GPU"):
         find_device("cuda")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_devices(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert find_device("auto") == ("cuda" if there else "cpu")
+    for device in ("cpu", "mps", "split"):
+        assert find_device(device) == device
+    if there:
+        assert [find_device(device) for device in ("cuda", "cuda:12")] == ["cuda", "cuda:12"]
+    for device in ("gpu", "cuda:", "cuda:x", "cpu0", ""):
+        with pytest.raises(UserError, match=r"--device .*: give auto, cpu, cuda"):
+            find_device(device)
+
+
+def test_locate():
+    assert locate("org/name") == ("org/name", {})
+    assert locate("models/x.gguf") == ("models", {"gguf_file": "x.gguf"})
+
+
+def test_weights_in_the_dtype_that_was_asked_for(tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    for dtype in ("float32", "bfloat16"):
+        loaded = load_model(str(tmp_path), dtype, "cpu")
+        assert loaded.dtype == getattr(torch, dtype)
+        assert not loaded.training
+        rounded = model.to(loaded.dtype)
+        torch.testing.assert_close(loaded(ids).logits, rounded(ids).logits)
+    assert load_config(str(tmp_path)).model_type == "llama"
+    assert context_tokens(load_config(str(tmp_path))) == loaded.config.max_position_embeddings
+    assert context_tokens(tiny_model("mamba").config) is None
+
+
+def test_out_of_memory_says_what_to_do(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(UserError, match="do not fit the GPU: use --dtype bfloat16, or --device split"):
+        load_model(str(tmp_path), "float32", "cpu")
+
+
+WORDS = {"<s>": 0, "</s>": 1, "a": 2, "b": 3}
+
+
+def save_tokenizer(folder: Path, **special: str) -> Path:
+    """A model's folder with a tokenizer of four words and a configuration of ten ids."""
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(WORDS, unk_token="a")), **special)
+    words.save_pretrained(folder)
+    tiny_model("llama", 10).config.save_pretrained(folder)
+    return folder
+
+
+def start(folder: Path, bos: str | None = None, extent=(0, 3), **facts: object) -> int:
+    of = {"tokenizer": "org/other", "tokenizer_hash": vocabulary_hash(WORDS)} | facts
+    return start_token(str(folder), load_config(str(folder)), bos, Path("my_documents"), of, extent)
+
+
+def test_start_token(tmp_path, capsys):
+    both = save_tokenizer(tmp_path / "both", bos_token="<s>", eos_token="</s>")
+    assert load_tokenizer(str(both)).get_vocab() == WORDS
+    assert start(both) == 0
+    assert [start(both, bos) for bos in ("b", "2", "9", "0")] == [3, 2, 9, 0]
+    assert capsys.readouterr().out == ""
+    assert start(save_tokenizer(tmp_path / "eos", eos_token="</s>")) == 1
+    assert "eos has no BOS token: </s> stands for it" in capsys.readouterr().out
+
+
+def test_start_token_of_a_model_without_tokenizer(tmp_path):
+    tiny_model("llama", 10).config.save_pretrained(tmp_path)
+    assert start(tmp_path, "4", (0, 9)) == 4
+    for bos in (None, "<s>"):
+        with pytest.raises(UserError, match="could not load the tokenizer"):
+            start(tmp_path, bos)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"bos": "zzz"}, "--bos zzz: not a token of .*: give one of its tokens, or a token id"),
+        ({"tokenizer_hash": "0" * 16}, "my_documents: tokenised with org/other, whose vocabulary is not that of"),
+        ({"tokenizer_hash": None}, "my_documents: tokenised with org/other, whose vocabulary is not that of"),
+        ({"bos": "10"}, r"my_documents: token id 10 is outside the vocabulary of .* \(0 … 9\): prepare"),
+        ({"extent": (0, 11)}, "token id 11 is outside"),
+        ({"extent": (-2, 11)}, "token id 11 is outside"),
+        ({"extent": (-2, 3)}, "token id -2 is outside"),
+    ],
+)
+def test_documents_of_another_model(tmp_path, given, said):
+    folder = save_tokenizer(tmp_path, bos_token="<s>")
+    with pytest.raises(UserError, match=said):
+        start(folder, **given)
+
+
+def test_neither_bos_nor_eos(tmp_path):
+    with pytest.raises(UserError, match="has neither BOS nor EOS: name a token to begin with by --bos"):
+        start(save_tokenizer(tmp_path))
+
+
+def test_fingerprint(tmp_path):
+    assert model_fingerprint("org/name") == {}
+    data = np.random.default_rng(0).bytes((1 << 20) + 5)
+    (tmp_path / "weights").write_bytes(data)
+    (tmp_path / "config.json").write_text(json.dumps({}), encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    wanted = {
+        "config.json": hashlib.sha256(b"2" + b"{}").hexdigest()[:16],
+        "weights": hashlib.sha256(str(len(data)).encode() + data).hexdigest()[:16],
+    }
+    assert model_fingerprint(str(tmp_path)) == wanted
+    assert list(model_fingerprint(str(tmp_path))) == sorted(wanted)
+    assert model_fingerprint(str(tmp_path / "weights")) == {"weights": wanted["weights"]}
+
+
+def test_fingerprint_of_a_large_file(tmp_path):
+    """It reads 64 of its megabytes, the first and the last among them. The file is sparse and takes no disk."""
+    path = tmp_path / "weights"
+    found = set()
+    for place in (None, 0, (1 << 30) + 4):
+        with open(path, "wb") as file:
+            file.truncate((1 << 30) + 5)
+            if place is not None:
+                file.seek(place)
+                file.write(b"x")
+        found.add(model_fingerprint(str(path))["weights"])
+    assert len(found) == 3

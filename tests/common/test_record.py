@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,10 +17,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from common import record
 from common.cli import UserError
-from common.record import ROOT, atomic_file, file_hash, numbers, read_csv, replace_text, write_csv
+from common.record import (
+    ROOT,
+    atomic_file,
+    file_hash,
+    numbers,
+    read_csv,
+    replace_text,
+    vocabulary_hash,
+    whole_numbers,
+    write_csv,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,10 @@ def test_table_and_record(tmp_path):
     found = read(path)
     assert found["settings"] == {"out": "x.csv", "model": "org/model", "n": [1, 2]}
     assert found["rows"] == 2
+    assert set(found) == {
+        *("command", "settings", "rows", "seconds", "finished", "commit", "versions", "machine", "inputs"),
+        *("device", "seed"),
+    }
     assert 100 <= found["seconds"] < 110
     assert found["inputs"] == {"scores.csv": sha256(b"scores")}
     assert (found["device"], found["seed"]) == ("cuda", 7)
@@ -247,3 +264,56 @@ def test_columns_are_read_as_text_and_numbers_are_checked(tmp_path):
     path.write_bytes(b"\x80\xff")
     with pytest.raises(UserError, match=r"x\.csv is no CSV table .*: do this"):
         read_csv(path, ["mi"], "do this")
+
+
+def test_numbers_may_be_missing_and_say_so():
+    column = pd.Series([" 1.5", "", "nan", "NaN", "-inf", "2e3 "], name="mi_nats")
+    np.testing.assert_array_equal(numbers(column, "x.csv", "score again"), [1.5, *[np.nan] * 3, -np.inf, 2000])
+    assert numbers(pd.Series(["1", "2"]), "x.csv", "").dtype == np.float64
+
+
+@pytest.mark.parametrize("bad", ["", "nan", "inf", "1.5", "1e300", "9007199254740993"])
+def test_whole_numbers(bad):
+    good = pd.Series(["-3", " 4", "5.0", "1e3"], name="seed")
+    assert whole_numbers(good, "x.csv", "").tolist() == [-3, 4, 5, 1000]
+    assert whole_numbers(good, "x.csv", "").dtype == np.int64
+    with pytest.raises(UserError, match=rf"x.csv, line 3: seed is {re.escape(repr(bad))}, not a whole number: run it"):
+        whole_numbers(pd.Series(["1", bad, "2"], name="seed"), "x.csv", "run it")
+
+
+def test_vocabulary_hash():
+    """It tells vocabularies apart by their words and ids, whatever the order that they come in."""
+    first = vocabulary_hash({"a": 0, "b": 1})
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert first == vocabulary_hash({"b": 1, "a": 0})
+    assert len({first, vocabulary_hash({"a": 1, "b": 0}), vocabulary_hash({"a": 0}), vocabulary_hash({})}) == 4
+
+
+def test_machine(monkeypatch):
+    found = record.machine()
+    assert set(found) == {"system", "processor", "cores"} | ({"gpus"} if torch.cuda.is_available() else set())
+    assert found["system"] == platform.system()
+    assert found["processor"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"GPU {i}")
+    assert record.machine()["gpus"] == ["GPU 0", "GPU 1"]
+    monkeypatch.delitem(sys.modules, "torch")
+    assert "gpus" not in record.machine()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("processor: 0\nmodel name\t: A: B\nmodel name\t: C\n", "A: B"), ("Features: x\n", "arm"), (None, "generic")],
+)
+def test_processor(monkeypatch, text, wanted):
+    def read_text(path, encoding):
+        assert str(path) == "/proc/cpuinfo"
+        if text is None:
+            raise FileNotFoundError
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(platform, "machine", lambda: "arm")
+    monkeypatch.setattr(platform, "processor", lambda: "generic")
+    assert record.machine()["processor"] == wanted

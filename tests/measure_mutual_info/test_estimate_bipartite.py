@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pandas as pd
 import pytest
 
 from common.powerlaw import GROWTH_LAWS
-from measure_mutual_info import estimate_bipartite
 from measure_mutual_info.entropy import grassberger_entropy
 from measure_mutual_info.estimate_bipartite import (
     FIT_COLUMNS,
@@ -25,8 +23,8 @@ from measure_mutual_info.estimate_bipartite import (
     per_document_terms,
 )
 from measure_mutual_info.read_scores import LOGQ, read_scores
+from tests.conftest import call_script
 
-SCRIPT = Path(estimate_bipartite.__file__)
 COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
 BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
 BIPARTITE += ["topic_switch_nats", "topic_switch_stderr_nats"]
@@ -40,7 +38,7 @@ INFORMATION = H_STATE - H_STEP
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
+    return call_script("measure_mutual_info/estimate_bipartite.py", *arguments)
 
 
 def save(folder: Path, scores: pd.DataFrame, provenance: dict | None = None) -> Path:
