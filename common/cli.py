@@ -39,7 +39,7 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
             _say(f"error: disk full{where}: free some space, then run the same command again (nothing written is lost)")
         )
     except KeyboardInterrupt:
-        _say("interrupted: run the same command again to go on from here")
+        _say("interrupted: the same command again goes on from what has been saved")
         sys.exit(130)
 
 

@@ -73,7 +73,7 @@ def test_help(run):
         ("disk", 2, "error: disk full while writing x.csv: free some space"),
         ("nameless disk", 2, "error: disk full: free some space"),
         ("permission", 2, "error: no permission for x.csv: give a place that you may write to"),
-        ("interrupt", 130, "interrupted: run the same command again"),
+        ("interrupt", 130, "interrupted: the same command again goes on from what has been saved"),
     ],
 )
 def test_expected_failures_are_one_line(run, fail, code, line):

@@ -120,7 +120,7 @@ def any_scores(draw: st.DrawFn) -> pd.DataFrame:
     return table(log_q, draw(st.permutations(range(documents))))
 
 
-@many
+@settings(many, max_examples=25)
 @given(any_scores(), st.floats(0, 1), st.floats(0, 12), st.randoms(use_true_random=False))
 def test_identities_of_the_terms(scores, weight, head2_entropy, random):
     def terms(name: str, of: pd.DataFrame = scores, w: float = weight) -> np.ndarray:
