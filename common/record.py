@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -24,6 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from common.cli import UserError
 
@@ -115,8 +117,13 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write ("w": UTF-8, or "wb") that becomes `path` in one step, on the disk, when the block ends.
 
     Whatever ends the block early (a crash, a full disk) leaves an older file whole and no partial new one. An OSError
-    of the writing names `path`.
+    of the writing names `path`. What killed runs left half written of this file is removed first.
     """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError, ValueError):
+            # A writer on another machine has no process here, but it touches its file.
+            if not psutil.pid_exists(int(leftover.suffixes[-2][1:])) and time.time() - leftover.stat().st_mtime > 60:
+                leftover.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:

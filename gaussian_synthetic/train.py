@@ -274,8 +274,6 @@ class Training:
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
         state |= {name: getattr(self, name) for name in ("identity", "step", "rows")}
         self.cfg.out.mkdir(parents=True, exist_ok=True)
-        for left_over in self.cfg.out.glob(f".{CHECKPOINT}.*.tmp"):
-            left_over.unlink(missing_ok=True)  # of a run that was killed while it wrote
         with atomic_file(self.cfg.out / CHECKPOINT, "wb") as file:
             torch.save(state, file)
         self.saved_step = self.step

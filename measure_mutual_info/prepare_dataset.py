@@ -309,12 +309,19 @@ def nothing_found(cfg: Settings, skipped: Counter[str], read: int, longest: list
     return UserError(f"{cfg.corpus} is empty: {skipped['rows']:,} rows, none with text; give a corpus that has some")
 
 
+def remove_notes(folder: Path) -> None:
+    """Of the shards, see `finished`: a folder that is complete needs them no longer."""
+    for path in folder.glob("data-*.json"):
+        path.unlink()
+
+
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     corpus = open_corpus(cfg)
     key = identity(cfg, corpus)
     if same_run(cfg.out, key):
+        remove_notes(cfg.out)  # of a run that was killed at its very end
         made = json.loads((cfg.out / "prepare.json").read_text(encoding="utf-8"))
         print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
         return
@@ -380,8 +387,7 @@ def main(cfg: Settings) -> None:
     for leftover in parts.glob(".*.tmp"):
         leftover.unlink()
     os.rename(parts, cfg.out)
-    for path in paths:
-        (cfg.out / path.with_suffix(".json").name).unlink()
+    remove_notes(cfg.out)
     print(
         f"{cfg.out}: {total['documents']:,} documents of {total['books']:,} books, {total['tokens']:,} tokens; "
         f"left out: {record['skipped_empty']:,} rows without text, {record['skipped_few_words']:,} books of too few "

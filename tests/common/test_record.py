@@ -141,6 +141,23 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"whole\n"
 
 
+def test_what_killed_runs_left_is_removed(tmp_path):
+    """A process that is there may still be writing, and so may one of another machine that wrote a moment ago."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old, new, mine, other = (
+        tmp_path / name
+        for name in (f".x.csv.{gone.pid}.tmp", f".x.csv.1{gone.pid}.tmp", f".x.csv.{os.getppid()}.tmp", ".y.csv.2.tmp")
+    )
+    for path in (old, new, mine, other, tmp_path / ".x.csv.notes.tmp"):
+        path.write_text("half")
+        if path != new:
+            os.utime(path, (time.time() - 120,) * 2)
+    replace_text(tmp_path / "x.csv", "whole")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"x.csv", new.name, mine.name, other.name, ".x.csv.notes.tmp"}
+
+
 def test_an_error_names_the_file_it_is_about(tmp_path):
     with pytest.raises(FileNotFoundError) as error, atomic_file(tmp_path / "missing" / "x"):
         pass

@@ -1,0 +1,205 @@
+"""Every long script, killed at random moments and started again, ends with what an undisturbed run ends with.
+
+KILLS=50 python -m pytest tests/test_killed.py kills each script 50 times in place of 3. The runs are children of a
+process that has the libraries loaded already, so that the kills meet the script and not its imports.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import load_from_disk
+from safetensors.torch import load_file
+
+from tests.conftest import call_script, prose, tiny_model, write_documents
+
+KILLS = int(os.environ.get("KILLS", "3"))
+
+
+def books(folder: Path, tokens: int, documents: int, vocabulary: int = 60) -> Path:
+    draw = random.Random(0)
+    ids = {f"book {i}": [draw.choices(range(vocabulary), k=tokens) for _ in range(documents)] for i in range(6)}
+    return write_documents(folder / "documents", ids, vocabulary)
+
+
+def texts(folder: Path) -> Path:
+    rows = [{"title": f"Book {i}", "text": prose(200, i)} for i in range(40)]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder / "texts.jsonl"
+
+
+def prepare(folder: Path) -> list[object]:
+    flags = ["--corpus", texts(folder), "--tokenizer", "characters", "--min-tokens", 300, "--shard-megabytes", 0.02]
+    return [*flags, "--processes", 1, "--out", "OUT/documents"]
+
+
+def learn_tokenizer(folder: Path) -> list[object]:
+    return ["--corpus", texts(folder), "--vocab-size", 330, "--out", "OUT/tokenizer"]
+
+
+def count(folder: Path) -> list[object]:
+    flags = ["--documents", books(folder, 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
+    return [*flags, "--processes", 1, "--out", "OUT/counts.csv"]
+
+
+def score(folder: Path) -> list[object]:
+    tiny_model("llama", 60).save_pretrained(folder / "model")
+    flags = ["--documents", books(folder, 64, 10), "--model", folder / "model", "--bos", 0, "--device", "cpu"]
+    return [*flags, "--L-max", 64, "--ell-max", 32, "--batch-tokens", 64, "--out", "OUT/scores.csv"]
+
+
+def calibrate(folder: Path) -> list[object]:
+    flags = ["--processes", "bernoulli", "--n-documents", 60, "--replications", 30, "--replications-spoiled", 3]
+    flags += ["--replications-all-laws", 3, "--predictors", "exact", "--block", 1, "--L-max", 64, "--L-fit-min", 8]
+    return [*flags, "--pool-documents", 500, "--out", "OUT"]
+
+
+def calibrate_two_point(folder: Path) -> list[object]:
+    flags = ["--processes", "markov", "topics", "--books", 20, "--tokens", 200, "--d-max", 8, "--replications", 6]
+    return [*flags, "--out", "OUT"]
+
+
+def gaussian_train(folder: Path, out: object = "OUT/run") -> list[object]:
+    flags = ["--model", "tiny", "--L", 16, "--copies", 2, "--steps", 60, "--warmup", 2, "--log-every", 5]
+    return [*flags, "--checkpoint-every", 5, "--device", "cpu", "--out", out]
+
+
+def gaussian_evaluate(folder: Path) -> list[object]:
+    runs = []
+    for seed in range(4):
+        runs.append(folder / f"run {seed}")
+        done = call_script("gaussian_synthetic/train.py", *gaussian_train(folder, runs[-1]), "--seed", seed)
+        assert done.returncode == 0, done.stderr
+    return ["--runs", *runs, "--draws", 64, "--device", "cpu", "--out", "OUT"]
+
+
+def book_train(folder: Path, out: object = "OUT/run") -> list[object]:
+    flags = ["--model", "tiny", "--L", 32, "--batch-tokens", 128, "--epochs", 3, "--held-out", 0.4, "--warmup", 1]
+    flags += ["--log-every", 1, "--checkpoint-every", 3, "--device", "cpu", "--documents", books(folder, 40, 6)]
+    return [*flags, "--out", out]
+
+
+def book_evaluate(folder: Path) -> list[object]:
+    runs = [folder / f"run {seed}" for seed in range(3)]
+    for seed, run in enumerate(runs):
+        done = call_script("train_on_pg19/train.py", *book_train(folder / str(seed), run), "--seed", seed)
+        assert done.returncode == 0, done.stderr
+    documents = folder / "0" / "documents"
+    return ["--models", *runs, "--documents", documents, "--batch-tokens", 32, "--device", "cpu", "--out", "OUT"]
+
+
+CASES: dict[str, Callable[[Path], list[object]]] = {
+    "measure_mutual_info/prepare_dataset.py": prepare,
+    "measure_mutual_info/train_bpe.py": learn_tokenizer,
+    "measure_mutual_info/count_ngrams.py": count,
+    "measure_mutual_info/score_documents.py": score,
+    "measure_mutual_info/calibrate.py": calibrate,
+    "measure_mutual_info/calibrate_two_point.py": calibrate_two_point,
+    "gaussian_synthetic/train.py": gaussian_train,
+    "gaussian_synthetic/evaluate.py": gaussian_evaluate,
+    "train_on_pg19/train.py": book_train,
+    "train_on_pg19/evaluate.py": book_evaluate,
+}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    modules = [script.removesuffix(".py").replace("/", ".") for script in CASES]
+    context.set_forkserver_preload([__name__, *modules])
+    return context
+
+
+def child(script: str, arguments: list[str]) -> None:
+    os.setsid()  # so that what it starts is killed with it
+    torch.set_num_threads(1)
+    done = call_script(script, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def attempt(processes, script: str, arguments: list[str], limit: float | None = None) -> float | None:
+    """Seconds that a run took, or None where it was killed after `limit` of them."""
+    started = time.perf_counter()
+    process = processes.Process(target=child, args=(script, arguments))
+    process.start()
+    process.join(limit)
+    if process.exitcode is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # too early: it is not yet the first of its group
+            process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return None
+    assert process.exitcode == 0
+    return time.perf_counter() - started
+
+
+def results(folder: Path) -> dict[str, object]:
+    """What a run left, but for what no two runs share: their speed, and the moments in the records."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.name.startswith(".") and file.suffix == ".tmp":  # a file half written, see common.record.atomic_file
+            continue
+        if file.suffix == ".csv":
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+            found[name] = table.drop(columns="tokens_per_second", errors="ignore").to_csv(index=False)
+        elif file.name == "dataset_info.json":
+            found[name] = load_from_disk(str(file.parent)).to_dict()
+        elif file.name == "checkpoint.pt":
+            found[name] = weights(torch.load(file, weights_only=True)["model"])
+        elif file.suffix == ".safetensors":
+            found[name] = weights(load_file(file))
+        elif file.suffix == ".npy":
+            found[name] = np.load(file).tobytes()
+        elif file.name in ("tokenizer.json", "prepare.json"):
+            found[name] = without_moments(json.loads(file.read_text(encoding="utf-8")))
+        elif file.is_dir() or file.suffix in (".json", ".arrow", ".pt", ".pth", ".bin", ".png", ".pdf"):
+            found[name] = "there"
+        else:
+            found[name] = file.read_bytes()
+    return found
+
+
+def weights(tensors: dict[str, torch.Tensor]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **{name: tensor.numpy() for name, tensor in sorted(tensors.items())})
+    return file.getvalue()
+
+
+def without_moments(facts: dict) -> dict:
+    return {key: value for key, value in facts.items() if key not in ("command", "seconds", "finished", "settings")}
+
+
+@pytest.mark.parametrize("script", CASES)
+def test_killed_at_random_moments(script, processes, tmp_path):
+    arguments = list(map(str, CASES[script](tmp_path)))
+    whole, killed = ([a.replace("OUT", str(tmp_path / name)) for a in arguments] for name in ("whole", "killed"))
+    warm = attempt(processes, script, [a.replace("OUT", str(tmp_path / "warm")) for a in arguments])
+    seconds = attempt(processes, script, whole)
+    assert warm is not None
+    assert seconds is not None
+    draw = random.Random(script)
+    kills = 0
+    for _ in range(KILLS):
+        # A run may be over sooner than the one that was timed; what follows then finds a finished one.
+        kills += attempt(processes, script, killed, draw.uniform(0.02, seconds)) is None
+    assert attempt(processes, script, killed) is not None
+    assert kills, "it was never killed"
+    wanted, found = results(tmp_path / "whole"), results(tmp_path / "killed")
+    assert found.keys() == wanted.keys()
+    differing = [name for name in wanted if found[name] != wanted[name]]
+    assert not differing
