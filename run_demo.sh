@@ -7,5 +7,5 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . common/environment.sh
 environment .venv requirements.txt
-unset VIRTUAL_ENV CONDA_PREFIX MODEL CORPUS OUT # the demo is the same wherever it is called
+unset VIRTUAL_ENV CONDA_PREFIX PYTHON MODEL CORPUS PREPARE_FLAGS OUT # the demo is the same wherever it is called
 PRESET=demo bash measure_mutual_info/fig2b.sh "$@"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The scoring benchmark on one GPU: tokens a second, seconds and memory of our schedule against the paper's, plain trimmed
 # prompts and packed branches, in fp32 and bf16. Random weights and random tokens, except the sample model if it is there.
-# For one H100 or H200; its minutes are not measured yet. Writes results/benchmarks/scoring_<model>_<dtype>.csv.
+# For one H100 or H200, with an environment active that has torch for it. Writes results/benchmarks/scoring_<model>_<dtype>.csv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3} # of an environment with torch for the GPU
+. common/environment.sh
+begin OUT
 OUT=${OUT:-results/benchmarks}
 sample=${SAMPLE_MODEL:-data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf}
 

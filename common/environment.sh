@@ -1,4 +1,5 @@
-# Sourced by the shell files: finds the Python to use, and makes virtual environments where they are missing.
+# Sourced by the shell files: their --help, the settings they take, the Python they use, and virtual environments, made
+# where they are missing.
 
 # environment FOLDER REQUIREMENTS: afterwards FOLDER/bin/python has everything that REQUIREMENTS names. A folder that is
 # half made, or was made from other requirements, is brought up to date.
@@ -35,12 +36,63 @@ new_enough_python() {
     return 1
 }
 
-# Sets $python for the figures: an environment that is active or named by PYTHON, else .venv, made where it is missing.
-use_python() {
-    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+# begin SETTING …: refuses the settings that the figure does not read, because a result that silently is of something
+# else is worse than none; then sets $python to PYTHON or to the environment that is active, if all that is needed is
+# there, else to that of .venv, made where it is missing.
+begin() {
+    local setting
+    for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS STEPS FIT RUNS WORKERS OUT; do
+        case " $* " in *" $setting "*) continue ;; esac
+        if [ -n "${!setting:-}" ]; then
+            echo "error: ${0##*/} takes no $setting, and it is set to '${!setting}': unset it;" \
+                "what can be set: ${*:-nothing but PRESET} (bash $0 --help)" >&2
+            exit 2
+        fi
+    done
+    python=.venv/bin/python
+    if [ -n "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         python=${PYTHON:-python}
-    else
-        environment .venv requirements.txt
+        if "$python" -P -c "$packages_are_there" 2> /dev/null; then return; fi
+        echo "== $python has not all that requirements.txt names: taking .venv instead"
         python=.venv/bin/python
     fi
+    environment .venv requirements.txt
 }
+packages_are_there='
+import importlib.util, sys
+needed = ("datasets", "matplotlib", "pandas", "torch", "transformers", "tyro")
+sys.exit(not all(importlib.util.find_spec(name) for name in needed))'
+
+# at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time; on
+# a machine with several GPUs each worker has one to itself. Ends when a call returns 255.
+at_a_time() {
+    local workers=$1 function=$2 devices
+    # pipefail and set -e would end the figure where there is no nvidia-smi.
+    devices=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, - || true)}
+    case $devices in
+        *,*) # --process-slot-var is of GNU, as is every machine with several GPUs
+            DEVICES=$devices xargs -P "$workers" -L 1 --process-slot-var=SLOT bash -c '
+                IFS=, read -ra devices <<< "$DEVICES"
+                CUDA_VISIBLE_DEVICES=${devices[SLOT % ${#devices[@]}]} "$@"' _ "$function"
+            ;;
+        *) xargs -P "$workers" -L 1 bash -c '"$@"' _ "$function" ;;
+    esac
+}
+
+# mamba_kernels: refuses to begin weeks of training on the slow path.
+mamba_kernels() {
+    if ! "$python" -c 'import causal_conv1d, mamba_ssm' 2> /dev/null; then
+        echo "error: PRESET=paper trains Mamba models, which take many times longer without the CUDA kernels of" \
+            "causal-conv1d and mamba-ssm: install them on a machine with nvcc ($python -m pip install" \
+            "--no-build-isolation causal-conv1d mamba-ssm), or name models that need none, e.g. MODELS=gpt2" >&2
+        exit 2
+    fi
+}
+
+# The arguments here are those of the shell file that sources this one; its head is its help.
+case ${1:-} in
+    -h | --help)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        exit
+        ;;
+esac

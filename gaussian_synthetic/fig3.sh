@@ -4,8 +4,8 @@
 #   PRESET=smoke  five small models to L = 16, 30 steps, which teach them nothing             2 CPU cores, 1 minute
 #   PRESET=desk   six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 74 minutes
 #                 two of these lengths again with fewer steps (committed; default)
-#   PRESET=gpu    the desk's models to L = 1,024, more tokens a step, eight runs at a time    one GPU, half an hour (guess)
-#   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU, months; days a run
+#   PRESET=gpu    the desk's models to L = 1,024, more tokens a step, eight runs at a time    one GPU
+#   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU of 80 GB, months; days a run
 # A part of it, or a model of your own (a line in models.py), and other lengths or families:
 #     MODELS="gpt2-desk mamba-desk" LENGTHS="16 64" SEEDS="0 1" STEPS=2000 OUT=results/mine bash gaussian_synthetic/fig3.sh
 # where what is left out is the desk's six models, 16 64 256, seed 0 and 2,000 steps, whatever the preset.
@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-use_python
+begin MODELS LENGTHS SEEDS STEPS RUNS WORKERS OUT
 
 # jobs BUDGET STEPS WARMUP LENGTHS SEEDS MODEL …: a line for each run
 jobs() {
@@ -72,13 +72,14 @@ runs=data/gaussian_runs/${PRESET:-desk}
 mine=${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}
 if [ -n "$mine" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS, STEPS or flags of your own results go there"}
-    runs=data/gaussian_runs/$(basename "$out")
+    runs=data/gaussian_runs/${out//\//_}
 fi
 if [ -n "$mine" ]; then
     steps=${STEPS:-2000}
     # shellcheck disable=SC2086
     list=$(jobs full "$steps" $((steps / 20)) "${LENGTHS:-16 64 256}" "${SEEDS:-0}" ${MODELS:-$desk})
 fi
+if [ "${PRESET:-desk}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
 out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers}
 settings="${flags[*]} $*"
 
@@ -87,8 +88,8 @@ train() { # BUDGET MODEL L SEED STEPS WARMUP
     if [ "$tokens" -gt 0 ]; then batch=$((tokens > $3 ? tokens / $3 : 1)); fi
     mkdir -p "$folder"
     # shellcheck disable=SC2086
-    if OMP_NUM_THREADS=$threads $python gaussian_synthetic/train.py --model "$2" --L "$3" --seed "$4" --steps "$5" \
-        --warmup "$6" --batch $batch $settings --out "$folder" > "$folder/train.txt" 2>&1; then
+    if OMP_NUM_THREADS=$threads "$python" gaussian_synthetic/train.py --model "$2" --L "$3" --seed "$4" --steps "$5" \
+        --warmup "$6" --batch $batch $settings --out "$folder" >> "$folder/train.txt" 2>&1; then
         echo "$1: $2, L = $3, seed $4: $(tail -n 1 "$folder/train.txt")"
     else
         echo "error: $2, L = $3, seed $4, see $folder/train.txt: $(tail -n 1 "$folder/train.txt")" >&2
@@ -98,7 +99,7 @@ train() { # BUDGET MODEL L SEED STEPS WARMUP
 export -f train
 export runs tokens threads python settings
 echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
-xargs -P "$workers" -L 1 bash -c 'train "$@"' _ <<< "$list"
+at_a_time "$workers" train <<< "$list"
 
 for budget in $(cut -d' ' -f1 <<< "$list" | sort -u); do
     folders=()
@@ -107,11 +108,11 @@ for budget in $(cut -d' ' -f1 <<< "$list" | sort -u); do
     done <<< "$list"
     part=$out/$budget
     if [ "$budget" = full ]; then part=$out; fi
-    $python gaussian_synthetic/evaluate.py --runs "${folders[@]}" --draws $draws --out "$part"
+    "$python" gaussian_synthetic/evaluate.py --runs "${folders[@]}" --draws $draws --out "$part"
 done
-if ! $python gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"; then
+if ! "$python" gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"; then
     echo "no collapse.csv, and so no number in panel c: it takes more models of fixed state, see above"
 fi
-$python plots/fig3.py --results "$out" --out "$out/fig3"
-$python plots/utilisation.py --results "$out" --out "$out/utilisation"
-$python plots/training.py --results "$out" --out "$out/training"
+"$python" plots/fig3.py --results "$out" --out "$out/fig3"
+"$python" plots/utilisation.py --results "$out" --out "$out/utilisation"
+"$python" plots/training.py --results "$out" --out "$out/training"

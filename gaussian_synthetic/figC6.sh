@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-use_python
+begin OUT
 
 case ${PRESET:-desk} in
     smoke) out=results/smoke/figC6 flags=(--layers 1 2 3 4 5 --rank-layers 4) ;;
@@ -19,6 +19,6 @@ case ${PRESET:-desk} in
 esac
 out=${OUT:-$out}
 for family in subvolume logarithmic; do
-    $python gaussian_synthetic/exact_mi.py --family "$family" --out "$out/$family" "${flags[@]}" "$@"
+    "$python" gaussian_synthetic/exact_mi.py --family "$family" --out "$out/$family" "${flags[@]}" "$@"
 done
-$python plots/figC6.py --results "$out/subvolume" "$out/logarithmic" --out "$out/figC6"
+"$python" plots/figC6.py --results "$out/subvolume" "$out/logarithmic" --out "$out/figC6"

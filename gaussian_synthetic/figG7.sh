@@ -5,8 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-use_python
-unset MODELS LENGTHS SEEDS STEPS OUT # it is of the runs that the preset names
+begin
 
 case ${PRESET:-desk} in
     smoke) results=results/smoke ;;
@@ -15,4 +14,4 @@ case ${PRESET:-desk} in
     *) echo "error: PRESET=$PRESET: choose smoke, desk, gpu or paper" >&2 && exit 2 ;;
 esac
 if [ ! -f "$results/fig3/kl.csv" ]; then bash gaussian_synthetic/fig3.sh; fi
-$python plots/figG7.py --results "$results/fig3" --out "$results/figG7/figG7" "$@"
+"$python" plots/figG7.py --results "$results/fig3" --out "$results/figG7/figG7" "$@"

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-use_python
+begin MODEL FIT OUT
 
 contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
 more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
@@ -32,10 +32,10 @@ state=(--out "$out/state.csv" --context "${contexts[@]}")
 if [ ${#models[@]} -gt 0 ]; then state+=(--model "${models[@]}"); fi
 condition=(--state "$out/state.csv" --out "$out")
 if [ -n "$fit" ]; then condition+=(--fit "$fit"); fi
-$python l2m_condition/state_size.py "${state[@]}"
+"$python" l2m_condition/state_size.py "${state[@]}"
 if [ -f "$summary" ]; then
-    $python l2m_condition/carried.py --summary "$summary" --out "$out/carried.csv"
+    "$python" l2m_condition/carried.py --summary "$summary" --out "$out/carried.csv"
     condition+=(--carried "$out/carried.csv")
 fi
-$python l2m_condition/required_state.py "${condition[@]}" "$@"
-$python plots/condition.py --results "$out" --out "$out/condition"
+"$python" l2m_condition/required_state.py "${condition[@]}" "$@"
+"$python" plots/condition.py --results "$out" --out "$out/condition"

@@ -1,7 +1,6 @@
 # Sourced by the figures' shell files: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
 
 . common/environment.sh
-use_python
 sample_model=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # measure OUT DOCUMENTS CORPUS MODEL L_MAX N_DOCUMENTS PREPARE_FLAGS [SCORE_FLAGS ...]
@@ -11,14 +10,14 @@ measure() {
     shift 7
     local drawn=()
     [ "$n_documents" = all ] || drawn=(--n-documents "$n_documents")
-    case "$corpus$model" in *data/sample/*) $python measure_mutual_info/fetch_sample.py ;; esac
+    case "$corpus$model" in *data/sample/*) "$python" measure_mutual_info/fetch_sample.py ;; esac
     # shellcheck disable=SC2086  # flags are words
-    $python measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$model" --min-tokens "$L_max" \
+    "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$model" --min-tokens "$L_max" \
         --out "$documents" $prepare_flags
-    $python measure_mutual_info/score_documents.py --documents "$documents" --model "$model" --L-max "$L_max" \
+    "$python" measure_mutual_info/score_documents.py --documents "$documents" --model "$model" --L-max "$L_max" \
         ${drawn[@]+"${drawn[@]}"} --out "$out/scores.csv" "$@"
-    $python measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
-    $python measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
+    "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
+    "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
         --unpaired --out "$out"
 }
 
@@ -35,5 +34,5 @@ draw_from_fig2b() {
     esac
     run=${OUT:-$run} out=${OUT:-$out}
     bash measure_mutual_info/fig2b.sh "$@"
-    $python "plots/$figure.py" --results "$run" --out "$out/$figure"
+    "$python" "plots/$figure.py" --results "$run" --out "$out/$figure"
 }

@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-use_python
+begin OUT
 
 PRESET=${PRESET:-desk} two_point=()
 case $PRESET in
@@ -24,10 +24,10 @@ case $PRESET in
     *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
 esac
 out=${OUT:-$out}
-$python measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" "$@"
+"$python" measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" "$@"
 if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then # Santa Fe with less noise and with more; 200 replications show the same
-    $python measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" \
+    "$python" measure_mutual_info/calibrate.py --out "$out" --workers 2 "${flags[@]}" \
         --processes santa_fe --epsilons 0.05 0.2 --replications 200
 fi
-$python measure_mutual_info/calibrate_two_point.py --out "$out" ${two_point[@]+"${two_point[@]}"}
-$python plots/calibration.py --results "$out" --out "$out"
+"$python" measure_mutual_info/calibrate_two_point.py --out "$out" ${two_point[@]+"${two_point[@]}"}
+"$python" plots/calibration.py --results "$out" --out "$out"

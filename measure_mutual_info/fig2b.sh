@@ -11,6 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/bipartite.sh
+begin MODEL CORPUS PREPARE_FLAGS OUT
 
 PRESET=${PRESET:-desk}
 corpus=data/sample/books model=$sample_model prepare_flags="--source books" score_flags=()
@@ -36,5 +37,5 @@ corpus=${CORPUS:-$corpus} model=${MODEL:-$model} out=${OUT:-$out}
 
 measure "$out" "$documents" "$corpus" "$model" "$L_max" "$n_documents" "${PREPARE_FLAGS:-$prepare_flags}" \
     ${score_flags[@]+"${score_flags[@]}"} "$@"
-$python plots/fig2b.py --results "$out" --out "$out/fig2b"
-$python plots/sweep.py --results "$out"
+"$python" plots/fig2b.py --results "$out" --out "$out/fig2b"
+"$python" plots/sweep.py --results "$out"

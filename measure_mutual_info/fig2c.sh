@@ -14,6 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/two_point.sh
+begin CORPUS TOKENIZER PREPARE_FLAGS OUT
 
 runs
 corpus=$twelve_books tokenizer=data/tokenizers/twelve_books_bpe384 prepare_flags="--source books" d_max=8192 d_fit=4096
@@ -52,4 +53,4 @@ fi
 if [ "${PRESET:-desk}" = desk ] && [ "$out" = "$books" ]; then
     two_point "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024"
 fi
-$python plots/fig2c.py --results "$out" --out "$out/fig2c"
+"$python" plots/fig2c.py --results "$out" --out "$out/fig2c"

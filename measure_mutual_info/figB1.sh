@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/bipartite.sh
+begin
 
 PRESET=${PRESET:-desk}
 wikipedia=(data/sample/wikipedia.jsonl "$sample_model")
@@ -34,6 +35,6 @@ case $PRESET in
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
 esac
-for panel in "${panels[@]}"; do $python plots/sweep.py --results "$panel"; done
+for panel in "${panels[@]}"; do "$python" plots/sweep.py --results "$panel"; done
 if [ -f "$beside/bipartite.csv" ]; then panels=("$beside" "${panels[@]}"); fi
-$python plots/figB1.py --results "${panels[@]}" --out "$out/figB1"
+"$python" plots/figB1.py --results "${panels[@]}" --out "$out/figB1"

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/two_point.sh
-unset CORPUS TOKENIZER OUT PREPARE_FLAGS # it is of two corpora of its own
+begin
 
 runs
 if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
@@ -28,4 +28,4 @@ case ${PRESET:-desk} in
             --processes 16 --memory-gb 32 "$@"
         ;;
 esac
-$python plots/figB4.py --results "$books" "$wikipedia" --out "$results/figB4/figB4"
+"$python" plots/figB4.py --results "$books" "$wikipedia" --out "$results/figB4/figB4"

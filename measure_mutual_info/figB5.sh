@@ -5,10 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/two_point.sh
-unset CORPUS TOKENIZER OUT PREPARE_FLAGS # it is of two corpora of its own
+begin
 
 runs
 if [ ! -f "$books/two_point.csv" ] || [ ! -f "$wikipedia/two_point.csv" ]; then
     bash measure_mutual_info/figB4.sh "$@"
 fi
-$python plots/figB5.py --results "$books" "$wikipedia" --out "$results/figB5/figB5"
+"$python" plots/figB5.py --results "$books" "$wikipedia" --out "$results/figB5/figB5"

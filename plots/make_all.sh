@@ -9,8 +9,8 @@
 #     bash plots/make_all.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=python
-if [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
+. common/environment.sh
+begin
 
 bipartite=()
 for folder in results/fig2b results/figB1/*; do

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
         except SystemExit as stopped:
             code = stopped.code or 0
     return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+
+
+def call_shell(script: str, *flags: object, **settings: str) -> subprocess.CompletedProcess:
+    """Call a shell file as a user would, with these settings and none that the caller of the tests may have set."""
+    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "STEPS", "FIT", "RUNS")
+    names += ("WORKERS", "OUT", "PRESET")
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    command = ["bash", str(ROOT / script), *map(str, flags)]
+    settings = {"PYTHON": sys.executable, **settings}
+    return subprocess.run(command, env=clean | settings, capture_output=True, text=True, timeout=400)
 
 
 def one_line_error(done: subprocess.CompletedProcess) -> str:

@@ -1,7 +1,6 @@
 # Sourced by fig4.sh and figG9.sh: models trained on books, from the corpus to the curves, each step a file to open.
 
 . common/environment.sh
-use_python
 
 # jobs "SEED …" MODEL …: a line for each run
 jobs() {
@@ -63,6 +62,7 @@ curves() {
             ;;
         esac
     done
+    if [ "${PRESET:-desk}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     out=$results/$figure
     if [ -n "${MODELS:-}${SEEDS:-}${CORPUS:-}${TOKENIZER:-}" ] || [ $# -gt 0 ]; then
         out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, SEEDS, CORPUS, TOKENIZER or flags of your own results go there"}
@@ -81,30 +81,30 @@ curves() {
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/} store=data/nll/${out#results/}
     if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs store=$out/nll; fi
     if [ -z "${CORPUS:-}" ] && [ "${PRESET:-desk}" != paper ]; then
-        $python measure_mutual_info/fetch_sample.py --parts books more_books
+        "$python" measure_mutual_info/fetch_sample.py --parts books more_books
     fi
     # Documents of 1.2 L, of which a sequence is the first L tokens.
     # shellcheck disable=SC2086  # flags are words
-    $python measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" \
+    "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" \
         --min-tokens $((L * 6 / 5 + 1)) --out "$documents" $prepare_flags
     settings="$train_flags $*"
     export python threads documents runs L settings
     mkdir -p "$runs"
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
-    xargs -P "$workers" -L 1 bash -c 'train "$@"' _ <<< "$list"
+    at_a_time "$workers" train <<< "$list"
     while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
     # shellcheck disable=SC2086
-    $python train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
+    "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
         --out "$out" $evaluate_flags
     # shellcheck disable=SC2086
-    $python train_on_pg19/compare.py --store "$store" --out "$out" ${pairs:+--pairs $pairs}
-    $python plots/fig4.py --results "$out" --out "$out/$figure"
+    "$python" train_on_pg19/compare.py --store "$store" --out "$out" ${pairs:+--pairs $pairs}
+    "$python" plots/fig4.py --results "$out" --out "$out/$figure"
 }
 
 train() { # MODEL SEED
     local folder=$runs/$1_$2
     # shellcheck disable=SC2086
-    if OMP_NUM_THREADS=$threads $python train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
+    if OMP_NUM_THREADS=$threads "$python" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
         --documents "$documents" --out "$folder" $settings >> "$folder.txt" 2>&1; then
         echo "$1, L = $L, seed $2: $(tail -n 1 "$folder.txt")"
     else

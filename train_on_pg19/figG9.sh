@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_on_pg19/books.sh
+begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS OUT
 
 preset 128 512 4096
 if [ "${PRESET:-desk}" = desk ]; then list+=$'\n'$(jobs "0 1 2" gpt2-desk-small); fi

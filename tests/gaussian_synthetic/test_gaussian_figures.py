@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 import pandas as pd
-from conftest import ROOT
-
-OURS = ("PRESET", "MODELS", "LENGTHS", "SEEDS", "STEPS", "OUT", "RUNS", "WORKERS")
+from conftest import call_shell
 
 
 def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
-    clean = {key: value for key, value in os.environ.items() if key not in OURS}
-    command = ["bash", str(ROOT / "gaussian_synthetic" / f"{name}.sh"), *flags]
-    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
+    return call_shell(f"gaussian_synthetic/{name}.sh", *flags, **environment)
 
 
 def test_from_models_to_the_pictures(tmp_path):

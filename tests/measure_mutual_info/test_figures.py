@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 
@@ -12,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.conftest import ROOT
+from tests.conftest import call_shell
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +49,10 @@ def mine(tmp_path_factory):
 
 
 def figure(name: str, folder=None, *flags: str, **environment: str) -> subprocess.CompletedProcess:
-    ours = ("PRESET", "MODEL", "TOKENIZER", "CORPUS", "OUT", "PREPARE_FLAGS")
-    clean = {key: value for key, value in os.environ.items() if key not in ours}
     if folder is not None:
         own = {"MODEL": f"{folder}/model", "CORPUS": f"{folder}/texts", "OUT": f"{folder}/results"}
         environment = {"PRESET": "smoke", **own, **environment}
-    command = ["bash", str(ROOT / "measure_mutual_info" / f"{name}.sh"), *flags]
-    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
+    return call_shell(f"measure_mutual_info/{name}.sh", *flags, **environment)
 
 
 def test_from_texts_to_the_figures(mine):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ PLOTS = Path(__file__).resolve().parents[2] / "plots"
 sys.path.insert(0, str(PLOTS))  # as when a script runs: its own folder comes first
 
 from common.cli import run  # noqa: E402
+from tests.conftest import ROOT, call_shell  # noqa: E402
 
 ESTIMATORS = ["direct", "direct_corrected", "vclub"]
 
@@ -163,6 +166,15 @@ def assert_texts_fit(fig) -> None:
         assert all(left[1] < right[0] for left, right in itertools.pairwise(ends))
     sizes = [text.get_fontsize() for text in fig.findobj(matplotlib.text.Text) if text.get_text()]
     assert min(sizes) >= 7
+
+
+def make_all(root: Path) -> subprocess.CompletedProcess:
+    """plots/make_all.sh of a checkout that holds the results in root and nothing else but what it needs."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PLOTS, root / "plots", ignore=ignored, dirs_exist_ok=True)
+    (root / "common").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "common" / "environment.sh", root / "common")
+    return call_shell(root / "plots" / "make_all.sh")
 
 
 def fails(monkeypatch, capsys, script, *arguments: object) -> str:

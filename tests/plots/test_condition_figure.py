@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -15,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT
-from tests.plots.made_up import PLOTS, assert_texts_fit, caption_of, fails
+from tests.conftest import call_shell
+from tests.plots.made_up import assert_texts_fit, caption_of, fails, make_all
 
 import condition  # isort: skip  # after made_up has put its folder on the path
 
@@ -183,21 +180,16 @@ def test_no_folder(monkeypatch, capsys, tmp_path):
 
 def test_make_all_draws_it(folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(PLOTS, root / "plots", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(folder, root / "results" / "condition")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["bash", root / "plots" / "make_all.sh"]
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=120)
+    done = make_all(root)
     assert done.returncode == 0, done.stderr
     for kind in ("png", "pdf"):
         assert (root / "results" / "condition" / f"condition.{kind}").stat().st_size > 0
 
 
 def test_the_figure_from_one_command(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key not in ("PRESET", "OUT", "MODEL", "FIT")}
-    command = ["bash", str(ROOT / "l2m_condition" / "condition.sh")]
-    small = environment | {"PRESET": "smoke", "OUT": str(tmp_path)}
-    done = subprocess.run([*command, "--wanted", "100_000"], env=small, capture_output=True, text=True, timeout=300)
+    script = "l2m_condition/condition.sh"
+    done = call_shell(script, "--wanted", "100_000", PRESET="smoke", OUT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "condition.png").stat().st_size > 0
     table = pd.read_csv(tmp_path / "condition.csv")
@@ -205,8 +197,8 @@ def test_the_figure_from_one_command(tmp_path):
     assert (table["wanted_tokens"] == 100_000).all()
     verdicts = table.drop_duplicates("model").set_index("model")["verdict"]
     assert verdicts.to_dict() == {"Llama-3.1-8B": "single model", "Gemma-3-27B": "single model", "Mamba-130M": "series"}
-    done = subprocess.run(command, env=environment | {"PRESET": "huge"}, capture_output=True, text=True, timeout=60)
+    done = call_shell(script, PRESET="huge")
     assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk or paper")
-    done = subprocess.run(command, env=environment | {"MODEL": "x"}, capture_output=True, text=True, timeout=60)
+    done = call_shell(script, MODEL="x")
     assert done.returncode != 0
     assert "set OUT" in done.stderr

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, call_script
+from tests.conftest import call_script, call_shell
 from tests.plots.made_up import assert_texts_fit, caption_of, fails
 
 import figC6  # isort: skip  # after made_up has put its folder on the path
@@ -109,12 +107,9 @@ def test_bad_folders(folders, monkeypatch, capsys, tmp_path):
 
 
 def test_the_figure_from_one_command(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key not in ("PRESET", "OUT")}
-    command = ["bash", str(ROOT / "gaussian_synthetic" / "figC6.sh")]
-    environment |= {"PRESET": "smoke", "OUT": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = call_shell("gaussian_synthetic/figC6.sh", PRESET="smoke", OUT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figC6.png").stat().st_size > 0
     assert pd.read_csv(tmp_path / "logarithmic" / "gaussian_mi.csv")["L"].max() == 1024
-    done = subprocess.run(command, env=environment | {"PRESET": "huge"}, capture_output=True, text=True, timeout=60)
+    done = call_shell("gaussian_synthetic/figC6.sh", PRESET="huge")
     assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk or paper")

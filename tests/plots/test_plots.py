@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.plots.made_up import (
     bars_of,
     caption_of,
     fails,
+    make_all,
     save,
     save_coverage,
     sweep_table,
@@ -290,23 +289,20 @@ def test_same_csvs_give_the_same_bytes(folder, tmp_path):
 
 
 def test_make_all_draws_what_there_is(tmp_path):
-    shutil.copytree(PLOTS, tmp_path / "plots", ignore=shutil.ignore_patterns("__pycache__"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = {"args": ["bash", tmp_path / "plots" / "make_all.sh"], "cwd": "/", "env": os.environ | {"PATH": path}}
-    nothing = subprocess.run(**command, capture_output=True, text=True)
+    nothing = make_all(tmp_path)
     assert nothing.returncode == 2
     assert nothing.stderr.startswith("nothing to draw: no results/fig2b/bipartite.csv")
 
     results = tmp_path / "results"
     save_coverage(results / "calibration")
-    done = subprocess.run(**command, capture_output=True, text=True)
+    done = make_all(tmp_path)
     assert done.returncode == 0, done.stderr
     assert (results / "calibration" / "coverage.png").stat().st_size > 10_000
 
     save(results / "fig2b", *tables())
     wikipedia = save(results / "figB1" / "wikipedia", *tables("wikipedia"))
     sweep_table("wikipedia").to_csv(wikipedia / "sweep.csv", index=False)
-    done = subprocess.run(**command, capture_output=True, text=True)
+    done = make_all(tmp_path)
     assert done.returncode == 0, done.stderr
     for name in PANELS:
         assert (results / name / f"{name}.png").stat().st_size > 10_000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib import image
 
-from tests.plots.made_up import PLOTS, assert_texts_fit, bars_of, caption_of, fails
+from tests.plots.made_up import PLOTS, assert_texts_fit, bars_of, caption_of, fails, make_all
 
 # After made_up has put their folder on the path.
 import fig2c  # isort: skip
@@ -278,15 +276,12 @@ def test_writes_png_and_pdf(folder, tmp_path, script):
 
 
 def test_make_all_draws_two_point_figures(tmp_path):
-    shutil.copytree(PLOTS, tmp_path / "plots", ignore=shutil.ignore_patterns("__pycache__"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = {"args": ["bash", tmp_path / "plots" / "make_all.sh"], "cwd": "/", "env": os.environ | {"PATH": path}}
     results = tmp_path / "results"
     points, fits = tables("wikipedia")
     # Points that no law fits are no fault.
     save(results / "figB4" / "wikipedia", points.assign(mi_corrected_nats=np.nan), fits[:0])
     save(results / "fig2c", *tables())
-    done = subprocess.run(**command, capture_output=True, text=True)
+    done = make_all(tmp_path)
     assert done.returncode == 0, done.stderr
     assert (results / "fig2c" / "fig2c.png").stat().st_size > 10_000
     for name in ("figB4", "figB5"):

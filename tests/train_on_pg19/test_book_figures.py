@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, prose
-
-OURS = ("PRESET", "MODELS", "SEEDS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "OUT", "WORKERS")
+from conftest import call_shell, prose
 
 
 def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
-    clean = {key: value for key, value in os.environ.items() if key not in OURS}
-    command = ["bash", str(ROOT / "train_on_pg19" / f"{name}.sh"), *flags]
-    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=400)
+    return call_shell(f"train_on_pg19/{name}.sh", *flags, **environment)
 
 
 @pytest.fixture(scope="module")
