@@ -1,4 +1,4 @@
-"""What the scoring schedule and the paired estimators save, against the paper's own schedule and estimators.
+r"""What the scoring schedule and the paired estimators save, against the paper's own schedule and estimators.
 
     python benchmarks/scoring.py --documents data/documents/books_2048 --scores results/fig2b/scores.csv \
         --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 15 minutes

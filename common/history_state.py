@@ -133,12 +133,26 @@ def read_settings(settings: dict[str, Any], where: str = "the configuration") ->
         config.model_type = settings["model_type"]
         return config
     try:
-        return CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+        config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
     except Exception as error:  # transformers raises almost anything at settings that do not fit
         reason = " ".join(str(error).split())[:250]
         if "layer_types" in reason:
             reason += f" … and they are {', '.join(sorted(set(map(str, settings['layer_types']))))}"
         raise UserError(f"{where}: transformers refuses these settings: {reason}") from error
+    _check_understood(config, settings, where)
+    return config
+
+
+def _check_understood(config: PreTrainedConfig, settings: dict[str, Any], where: str) -> None:
+    """A spelling of another model type is no error to transformers, which then counts with its default."""
+    for name, spellings in REQUIRED.items():
+        for spelling in spellings:
+            value = settings.get(spelling)
+            if isinstance(value, int) and settings.get(name) is None and getattr(config, name, value) != value:
+                raise UserError(
+                    f"{where}: model type {config.model_type!r} does not read {spelling} and takes {name} to be "
+                    f"{getattr(config, name)}: write {name}"
+                )
 
 
 def _check_required(settings: dict[str, Any], where: str) -> None:

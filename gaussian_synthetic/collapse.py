@@ -74,7 +74,8 @@ def read_runs(path: Path, models: tuple[str, ...]) -> pd.DataFrame:
         table[column] = numbers(table[column], path, REMEDY)
     table = table[table["state_size"] > 0]  # `independent` keeps nothing
     if unknown := set(models) - set(table["model"]):
-        raise UserError(f"--models {' '.join(sorted(unknown))}: not in {path}")
+        there = ", ".join(sorted(table["model"].unique()))
+        raise UserError(f"--models {' '.join(sorted(unknown))}: not in {path}, which has {there}")
     constant = table.groupby("model")["state_size"].nunique() == 1
     several = table.groupby("model")["L"].nunique() > 1
     table = table[table["model"].isin(models or constant[constant & several].index)]

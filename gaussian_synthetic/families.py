@@ -123,7 +123,9 @@ def layers_of_length(L: int, n: int = PAPER_N) -> int:
     layers = round(math.log(L, n)) if L >= n else 0
     if layers < 1 or n**layers != L:
         near = n ** max(1, layers)
-        raise UserError(f"L = {L} is no power of n = {n}: give {near} or {n * near if near < L else near // n or n}")
+        other = n * near if near < L else near // n
+        choice = f"{near} or {other}" if other >= n else near
+        raise UserError(f"L = {L} is no power of n = {n}: give {choice}")
     return layers
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from common.cli import UserError
+from common.history_state import history_state
 
 
 class Model(NamedTuple):
@@ -165,15 +166,19 @@ class GaussianModel(nn.Module):
 def build(name: str, copies: int, L: int) -> GaussianModel:
     """A model of MODELS with random weights, for tokens of `copies` numbers and sequences of at most L tokens.
 
-    UserError: another name, or one that needs flash-linear-attention where that or a GPU is missing.
+    UserError: another name or kind, one that needs flash-linear-attention where that or a GPU is missing, or one whose
+    history state is not known.
     """
     if name not in MODELS:
         raise UserError(f"no model {name!r}: choose {', '.join(MODELS)}, or add a line to MODELS of models.py")
     kind, settings, positions = MODELS[name]
+    if kind not in TRANSFORMERS and kind not in FLA:
+        raise UserError(f"model {name}: no kind {kind!r}: add a line to TRANSFORMERS of models.py")
     config_class, model_class = TRANSFORMERS[kind] if kind in TRANSFORMERS else _from_fla(name, kind)
     # A vocabulary of one: its embedding is never used, and thrown away below.
     ids = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = config_class(use_cache=False, **ids, **settings, **_of_length(kind, L))
+    history_state(config, L)  # a state that evaluate.py could not count is refused before any training
     backbone = model_class(config)
     backbone.set_input_embeddings(nn.Identity())
     return GaussianModel(name, backbone, copies, positions=L if positions else 0)

@@ -1,4 +1,4 @@
-"""Which models can carry what the law asks for: history states against I(L/2; L) (Sec. 5: Theorem 5.2, L²M condition).
+r"""Which models can carry what the law asks for: history states against I(L/2; L) (Sec. 5: Theorem 5.2, L²M condition).
 
     python l2m_condition/state_size.py --out results/mine/state.csv
     python l2m_condition/required_state.py --state results/mine/state.csv --fit results/fig2b/fit.csv \

@@ -1,4 +1,4 @@
-"""Count the n-grams of a corpus and its pairs of tokens at a distance: the input of all entropies (Figs. 2c, B.3–B.5).
+r"""Count the n-grams of a corpus and its pairs of tokens at a distance: the input of all entropies (Figs. 2c, B.3–B.5).
 
     python measure_mutual_info/count_ngrams.py --documents data/documents/books_2048 --out results/mine/counts.csv
     python measure_mutual_info/count_ngrams.py --documents data/documents/pg19_books --out results/pg19/counts.csv \

@@ -1,4 +1,4 @@
-"""Bipartite mutual information I(ell; L) and its exponent β from the scores of documents (Figs. 2b, B.1, B.2, B.3).
+r"""Bipartite mutual information I(ell; L) and its exponent β from the scores of documents (Figs. 2b, B.1, B.2, B.3).
 
     python measure_mutual_info/estimate_bipartite.py --scores results/fig2b/scores.csv \
         --counts results/fig2b/counts.csv --out results/fig2b

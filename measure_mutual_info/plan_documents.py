@@ -1,4 +1,4 @@
-"""How many documents β needs for a wanted 95% interval, and what they cost, from the scores of a few of them.
+r"""How many documents β needs for a wanted 95% interval, and what they cost, from the scores of a few of them.
 
     python measure_mutual_info/plan_documents.py --scores results/fig2b/scores.csv --half-width 0.02 \
         --out results/fig2b/plan.csv

@@ -1,4 +1,4 @@
-"""Cut a corpus into tokenised documents, each starting at a sentence start, for every measurement on text (Fig. 2, B).
+r"""Cut a corpus into tokenised documents, each starting at a sentence start, for every measurement on text (Fig. 2, B).
 
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books \
         --tokenizer data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf --out data/documents/books_2048

@@ -1,4 +1,4 @@
-"""Log-probabilities behind the bipartite mutual information (Eq. 6, 7; Fig. 2b, B.1, B.2, B.3): documents → scores.csv.
+r"""Log-probabilities behind bipartite mutual information (Eq. 6, 7; Fig. 2b, B.1, B.2, B.3): documents → scores.csv.
 
     python measure_mutual_info/score_documents.py --documents data/documents/books --model HuggingFaceTB/SmolLM2-135M \
         --out results/mine/scores.csv

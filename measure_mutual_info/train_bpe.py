@@ -1,4 +1,4 @@
-"""Train a small byte-level BPE tokenizer on a corpus, for two-point information of a small one (Figs. 2c, B.4, B.5).
+r"""Train a small byte-level BPE tokenizer on a corpus, for two-point information of a small one (Figs. 2c, B.4, B.5).
 
     python measure_mutual_info/train_bpe.py --corpus data/sample/books --vocab-size 512 --out data/tokenizers/bpe512
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \\

@@ -58,13 +58,14 @@ def draw(models: Models, cfg: Settings) -> Figure:
     if missing := set(lengths) - set(models.lengths) or ({0} if not lengths else set()):
         raise UserError(f"--L {min(missing)}: {models.folder} has {', '.join(map(str, models.lengths))}")
     column, looks = f"{cfg.quantity}_nats", models.lines()
+    columns = 4 if len(lengths) > 1 else 2  # of the legend
     caption = [f"{models.about()} Each point: mean over seeds and {cfg.row} positions."]
     if cfg.quantity == "nll":
         caption.append("Black: the exact entropy of a position given all before it.")
     fig, axes = new_figure(
         len(lengths),
         Y_LABEL[cfg.quantity],
-        -(-(len(looks) + 1) // 4),
+        -(-(len(looks) + 1) // columns),
         caption,
         [f"L = {L}" for L in lengths],
         x_labels=["Position (tokens)"] * len(lengths),
@@ -92,7 +93,7 @@ def draw(models: Models, cfg: Settings) -> Figure:
             log_y(ax, every)
         else:
             ax.set_ylim(every.min() - 0.03 * np.ptp(every), every.max() + 0.03 * np.ptp(every))
-    put_legend(axes[0], list(drawn.values()), list(drawn), columns=4)
+    put_legend(axes[0], list(drawn.values()), list(drawn), columns=columns)
     return fig
 
 

@@ -48,7 +48,7 @@ def commands(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     inline = re.findall(r"`((?:[A-Z]+=\S+ )*(?:bash|python) [^`]+)`", text)
-    lines = [line for block in (blocks,) for line in block.splitlines()] + inline
+    lines = blocks.splitlines() + inline
     return [part.strip() for line in lines for part in line.split("&&") if re.search(r"\b(bash|python)\b", part)]
 
 

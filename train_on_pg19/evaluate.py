@@ -1,4 +1,4 @@
-"""NLL of causal models on books, position by position (Fig. 4, G.9): models + documents → nll.csv.
+r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + documents → nll.csv.
 
     python train_on_pg19/evaluate.py --models runs/gpt2_4096 runs/mamba-130m_4096 --out results/fig4 \\
         --documents data/documents/pg19_4096

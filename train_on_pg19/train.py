@@ -1,4 +1,4 @@
-"""Train a model on books from scratch, with the Trainer of transformers (Fig. 4, G.9; App. F.II, F.III).
+r"""Train a model on books from scratch, with the Trainer of transformers (Fig. 4, G.9; App. F.II, F.III).
 
     python measure_mutual_info/prepare_dataset.py --corpus emozilla/pg19 --streaming --min-tokens 4916 \\
         --tokenizer EleutherAI/gpt-neox-20b --out data/documents/pg19_4096

@@ -413,6 +413,14 @@ REFUSED = {
         "mine.json does not say num_hidden_layers: add it",
     ),
     "no heads": ({**LLAMA, "num_attention_heads": None}, "mine.json does not say num_attention_heads: add it"),
+    "layers in the spelling of another type": (
+        {"model_type": "llama", "n_layers": 2, "hidden_size": 32, "num_attention_heads": 4},
+        "mine.json: model type 'llama' does not read n_layers and takes num_hidden_layers to be 32: write num_hidden_l",
+    ),
+    "blocks for layers": (
+        {"model_type": "xlstm", "num_blocks": 12, "embedding_dim": 768},
+        "model type 'xlstm' does not read num_blocks and takes num_hidden_layers to be 32: write num_hidden_layers",
+    ),
     "no layers at all": ({**LLAMA, "num_hidden_layers": 0}, "num_hidden_layers of model type 'llama' is 0: give a pos"),
     "groups that do not divide": (
         {**LLAMA, "num_key_value_heads": 3},

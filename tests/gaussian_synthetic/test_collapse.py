@@ -136,7 +136,7 @@ def test_command_line(tmp_path):
         (lambda t: t.assign(mean_kl_nats=0.0), [], "a mean_kl_nats is not above 0"),
         (lambda t: t[t["L"] < 64], [], "has 0 cells"),
         (lambda t: t[t["model"].isin(["mamba-100", "gpt2"])], [], "has 4 cells"),
-        (lambda t: t, ["--models", "mamba-7"], "--models mamba-7: not in"),
+        (lambda t: t, ["--models", "mamba-7"], "summary.csv, which has "),
         (lambda t: t, ["--bootstrap", 1], "--bootstrap 1: give at least 2"),
         (lambda t: t, ["--out", "x.txt"], "--out x.txt: give the name of a .csv file"),
     ],

@@ -188,7 +188,7 @@ def test_estimates_of_memory_scale_and_bound():
         (lambda: Family((4, 4), (3, 3), -0.25), "bottom layer has nothing to copy"),
         (lambda: Family((4, 4), (0,), -0.25), "2 branchings n and 1 numbers"),
         (lambda: families.layers_of_length(1000), "L = 1000 is no power of n = 4: give 1024 or 256"),
-        (lambda: families.layers_of_length(2), "L = 2 is no power of n = 4: give 4"),
+        (lambda: families.layers_of_length(63), "L = 63 is no power of n = 4: give 64 or 16"),
         (lambda: families.layers_of_length(4, 1), "n = 1: give at least 3"),
     ],
 )
@@ -196,6 +196,11 @@ def test_bad_families(make, said):
     with pytest.raises(UserError) as error:
         make()
     assert said in str(error.value)
+
+
+def test_below_the_shortest_length_there_is_one_choice():
+    with pytest.raises(UserError, match=r"L = 1 is no power of n = 4: give 4$"):
+        families.layers_of_length(1)
 
 
 def test_lengths():

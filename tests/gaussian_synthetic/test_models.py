@@ -222,3 +222,9 @@ def test_models_of_flash_linear_attention(name):
     assert (size[0, 70:] == 0).all()
     assert (size[0, :70] > 0).any()
     assert history_state.history_state(model.config, 64) > 0
+
+
+def test_a_kind_of_no_package_is_named(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "mine", ("my_architecture", {}, False))
+    with pytest.raises(UserError, match=r"^model mine: no kind 'my_architecture': add a line to TRANSFORMERS"):
+        models.build("mine", copies=3, L=16)

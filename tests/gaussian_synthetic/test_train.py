@@ -16,8 +16,9 @@ import pytest
 import torch
 from conftest import ROOT, call_script, one_line_error, run_script
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedConfig
+from transformers import OlmoeConfig, OlmoeModel, PreTrainedConfig
 
+from common import history_state
 from common.cli import UserError
 from gaussian_synthetic import dense, families, models, train
 from gaussian_synthetic.train import Place, Settings, Training
@@ -448,3 +449,13 @@ def test_processes_do_not_share_a_gpu(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--device cuda:1 for 2 processes: give cuda"):
         train.join("cuda:1")
+
+
+def test_a_model_of_unknown_state_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.TRANSFORMERS, "olmoe", (OlmoeConfig, OlmoeModel))
+    small = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    monkeypatch.setitem(models.MODELS, "mine", ("olmoe", small | {"num_experts": 2}, False))
+    monkeypatch.setattr(history_state, "KNOWN", history_state.KNOWN - {"olmoe"})
+    done = call_script("gaussian_synthetic/train.py", "--model", "mine", "--L", 16, "--out", tmp_path / "run")
+    assert "history state of model type 'olmoe' is not known here" in one_line_error(done)
+    assert not (tmp_path / "run").exists()

@@ -143,6 +143,7 @@ def test_figs_g7_and_g8_draw_the_csv(folder, quantity):
 
 def test_lengths_can_be_chosen(folder):
     fig = figG7.draw(models(folder), figG7.Settings(folder, L=(64,)))
+    assert_texts_fit(fig)
     assert [ax.get_title() for ax in fig.axes] == ["L = 64"]
 
 
