@@ -57,7 +57,7 @@ def load_tokenizer(model: str) -> Any:
 def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     """A causal model, for evaluation. dtype: float32, bfloat16 or float16; device: see `find_device`.
 
-    UserError: it cannot be had, or is not whole.
+    UserError: it cannot be had, is not whole, or sees the tokens that it should predict.
     """
     options = {"device_map": "auto" if device == "split" else device, "dtype": getattr(torch, dtype)}
     # An incomplete checkpoint would otherwise be filled up with random weights and a warning.
@@ -65,7 +65,22 @@ def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{model}: {len(report['missing_keys'])} weights are missing ({some} …): fetch the model again")
-    return loaded.eval()
+    if sees_what_follows(loaded.eval()):
+        raise UserError(
+            f"{model}: {type(loaded).__name__} reads the tokens that follow as well (an encoder, as BERT), so its "
+            "log-probabilities are no predictions: give a causal model"
+        )
+    return loaded
+
+
+@torch.inference_mode()
+def sees_what_follows(model: PreTrainedModel, tokens: int = 8) -> bool:
+    """Whether another last token changes the logits before it. transformers loads encoders as causal models, too."""
+    ids = torch.zeros(2, tokens, dtype=torch.long, device=model.device)
+    ids[1, -1] = 1
+    before = model(input_ids=ids).logits[:, :-1].float()
+    # Rounding in bfloat16 is a hundredth of this, what an encoder sees many times as much.
+    return bool((before[0] - before[1]).abs().max() > 0.05 * before.std())
 
 
 def find_device(device: str) -> str:

@@ -91,11 +91,12 @@ def suffix(file: Path | str) -> str:
 def local_files(corpus: str) -> list[Path]:
     """The files of a path, folder (its .txt, .jsonl and .parquet, however deep) or glob, sorted."""
     if os.path.isdir(corpus):
-        files = [p for p in Path(corpus).rglob("*") if suffix(p) in KINDS and p.is_file()]
+        there = [p for p in Path(corpus).rglob("*") if p.is_file()]
+        files = [p for p in there if suffix(p) in KINDS]
         if not files:
-            raise UserError(
-                f'{corpus} holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{Path(corpus)}/**/*.py"'
-            )
+            endings = Counter(p.suffix for p in there).most_common(1)
+            example = f'"{Path(corpus)}/**/*{endings[0][0] if endings else ".py"}"'
+            raise UserError(f"{corpus} holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. {example}")
     elif os.path.exists(corpus):
         files = [Path(corpus)]
     else:

@@ -94,6 +94,7 @@ def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
         "mistral": dict(**llama, num_key_value_heads=2, sliding_window=16),
         "gpt2": dict(n_embd=48, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0),
         "gpt_neox": llama,
+        "bert": llama,
         "mamba": dict(hidden_size=32, num_hidden_layers=2, state_size=8),
     }[kind]
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ from common.pretrained import (
     load_tokenizer,
     locate,
     model_fingerprint,
+    sees_what_follows,
     start_token,
 )
 from common.record import vocabulary_hash
@@ -51,6 +52,21 @@ def test_some_weights_missing(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path) is not None, "transformers itself only warns"
     with pytest.raises(UserError, match="3 weights are missing"):
         load_model(str(tmp_path), "float32", "cpu")
+
+
+def test_encoder_is_refused(tmp_path):
+    tiny_model("bert").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="BertLMHeadModel reads the tokens that follow"):
+        load_model(str(tmp_path), "float32", "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("llama", {}), ("gpt2", {}), ("mistral", {}), ("mamba", {}), ("bert", {"is_decoder": True})],
+)
+def test_causal_models_see_nothing_that_follows(kind, changes, dtype):
+    assert not sees_what_follows(tiny_model(kind, **changes).to(dtype))
 
 
 def test_hub_out_of_reach(monkeypatch):

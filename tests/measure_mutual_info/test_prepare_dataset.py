@@ -360,15 +360,16 @@ def test_bad_input_is_one_line_naming_culprit_and_remedy(tmp_path: Path):
     numbers = tmp_path / "numbers.parquet"
     pq.write_table(pa.table({"text": [1, 2]}), numbers)
     (tmp_path / "bare").mkdir()
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"png")
+    (tmp_path / "genome").mkdir()
+    for name in ("README", "a.fa", "b.fa"):
+        (tmp_path / "genome" / name).write_text("ACGT")
     (tmp_path / "taken").write_text("")
     cases: list[tuple[str, dict[str, Any]]] = [
         (f"no such file or folder: {tmp_path}/absent.txt", {"corpus": tmp_path / "absent.txt"}),
         (f"no file matches {tmp_path}/**/*.rs", {"corpus": f"{tmp_path}/**/*.rs"}),
         (
-            f'images holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{tmp_path}/images/**/*.py"',
-            {"corpus": tmp_path / "images"},
+            f'genome holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{tmp_path}/genome/**/*.fa"',
+            {"corpus": tmp_path / "genome"},
         ),
         ("nul.txt is a binary file (it holds NUL bytes)", {"corpus": nul}),
         ("latin.txt is not UTF-8", {"corpus": latin}),

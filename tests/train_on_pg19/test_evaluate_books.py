@@ -236,7 +236,7 @@ def test_a_run_that_is_cut_off_goes_on(documents, runs, evaluated, tmp_path, mon
     flags = [documents, tmp_path, [runs[0]], "--batch-tokens", 2 * L]
     cut = call(*flags)
     assert cut.returncode == 130
-    assert "interrupted: run the same command again" in cut.stderr
+    assert "interrupted: the same command again goes on" in cut.stderr
     assert not (tmp_path / "nll.csv").exists()
     again = call(*flags)
     assert again.returncode == 0, again.stderr
