@@ -50,7 +50,10 @@ def test_some_weights_missing(tmp_path):
     state = {name: value for name, value in model.state_dict().items() if "layers.1.mlp" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
     assert AutoModelForCausalLM.from_pretrained(tmp_path) is not None, "transformers itself only warns"
-    with pytest.raises(UserError, match="3 weights are missing"):
+    with pytest.raises(
+        UserError,
+        match=r"3 weights are missing \(model.layers.1.mlp.down_proj.weight, .*gate_proj.weight, .*up_proj.weight …\)",
+    ):
         load_model(str(tmp_path), "float32", "cpu")
 
 

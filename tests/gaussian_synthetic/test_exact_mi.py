@@ -92,7 +92,7 @@ def test_a_state_of_the_rank_predicts_as_well_as_all_of_the_past():
 
 
 def test_every_csv_of_a_run(tmp_path):
-    flags = ["--layers", 1, 2, 3, 4, "--ell", 5, 100, "--pairs", 1, 3, 64, 2, "--position-layers", 2, "--copies", 2]
+    flags = ["--layers", 1, 2, 3, 4, "--ell", 1, 5, 100, "--pairs", 1, 3, 64, 2, "--position-layers", 2, "--copies", 2]
     done = call_script(SCRIPT, "--out", tmp_path, *flags)
     assert done.returncode == 0, done.stderr
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
@@ -100,7 +100,8 @@ def test_every_csv_of_a_run(tmp_path):
     mi = tables["gaussian_mi"]
     assert mi.columns.tolist() == ["family", "copies", "L", "ell", "mi_nats"]
     assert list(zip(mi["L"], mi["ell"], strict=True)) == [
-        *((4, 2), (16, 5), (16, 8), (64, 5), (64, 32), (256, 5), (256, 100), (256, 128)),
+        *((4, 1), (4, 2), (16, 1), (16, 5), (16, 8), (64, 1), (64, 5), (64, 32)),
+        *((256, 1), (256, 5), (256, 100), (256, 128)),
     ]
     sigma = dense.covariance(named("subvolume", 4))
     assert mi["mi_nats"].iloc[-2] == pytest.approx(2 * dense.mutual_information(sigma, 100), abs=1e-8)
@@ -117,9 +118,12 @@ def test_every_csv_of_a_run(tmp_path):
     assert positions["past_future_nats"].iloc[-1] == 0
     one_alone = 2 * math.log(2 * math.pi * math.e) / 2
     np.testing.assert_allclose(positions["entropy_nats"] + positions["past_nats"], one_alone, atol=1e-12)
+    assert list(zip(tables["rank"]["L"], tables["rank"]["ell"], strict=True)) == list(
+        zip(mi["L"], mi["ell"], strict=True)
+    )
     assert tables["rank"].query("L == 256 and ell == 128")["rank"].tolist() == [2 * 49]
     fit = tables["fit"].query("law == 'local_power'")
-    assert fit["value"].iloc[-1] == pytest.approx(math.log(mi["mi_nats"].iloc[-1] / mi["mi_nats"].iloc[4], 4))
+    assert fit["value"].iloc[-1] == pytest.approx(math.log(mi["mi_nats"].iloc[-1] / mi["mi_nats"].iloc[7], 4))
     assert json.loads((tmp_path / "fit.json").read_text())["settings"]["copies"] == 2
 
 

@@ -547,6 +547,14 @@ def test_bad_counts(tmp_path, changes, message):
     refused(run("--scores", save(tmp_path, hand_scores()), "--counts", counts, "--out", tmp_path / "out"), message)
 
 
+def test_without_weight_the_counts_correct_nothing(tmp_path):
+    scores, counts = save(tmp_path, hand_scores()), save_counts(tmp_path / "counts.csv", [1, 2], [2, 1])
+    done = run("--scores", scores, "--counts", counts, "--out", tmp_path / "out", "--ngram-weight", 0)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "bipartite.csv").set_index("estimator")["mi_nats"]
+    assert table["direct_corrected"].tolist() == table["direct"].tolist()
+
+
 def test_bad_settings(tmp_path):
     scores, out = save(tmp_path, hand_scores()), tmp_path / "out"
     refused(run("--scores", scores, "--out", out, "--estimators", "direct_corrected"), "give --counts counts.csv")

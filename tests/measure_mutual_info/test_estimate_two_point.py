@@ -277,6 +277,8 @@ def test_constant_against_curve_fit():
     fit = fit_weighted("constant", D, values)
     assert fit.parameters["C"][0] == pytest.approx(C, rel=1e-6)
     assert fit.chi2 == pytest.approx(np.sum(info["fvec"] ** 2), rel=1e-6)
+    k = 1  # Burnham and Anderson: chi2 + 2k + 2k(k + 1) / (points − k − 1)
+    assert fit.aicc == pytest.approx(fit.chi2 + 2 * k + 2 * k * (k + 1) / (len(D) - k - 1))
     assert fit.parameters["C"][2] - C >= 1.96 * math.sqrt(variance[0, 0])
     assert fit.heldout_error == pytest.approx(fit_weighted("constant", D[:-1], values[:, :-1]).parameters["C"][0]
                                               / values.mean(axis=0)[-1] - 1, rel=0.05)  # fmt: skip
