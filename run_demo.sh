@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The claim in minutes: bipartite mutual information of real books by a real language model, no GPU, no account.
 # Installs into .venv, fetches SmolLM2-135M and four books from before 1919 (132 MB), and measures I(L/2; L) to L = 1024
-# on 32 documents. After the install 6 minutes on two cores; run again it reuses everything that is there.
+# on 32 documents. After the install 5 to 8 minutes on two cores; run again it reuses what is there.
 # Prints the table of I(L) and β with its interval; the picture is results/demo/fig2b.png.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -2,7 +2,7 @@
 # Fig. 2b: bipartite mutual information I(L/2; L) of books against L, direct and vCLUB estimators, with fitted exponents;
 # and sweep.png, how far to trust these: β in every window of lengths, the local slopes, the laws that fit better.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of the sample books to L = 128                    2 CPU cores, 1 minute
-#   PRESET=demo   the same, 32 documents to L = 1024                                          2 CPU cores, 6 minutes
+#   PRESET=demo   the same, 32 documents to L = 1024                                          2 CPU cores, 5 to 8 minutes
 #   PRESET=desk   the same, all 126 documents to L = 2048 (the committed results; default)    2 CPU cores, 1 hour
 #   PRESET=paper  Llama 3.1 405B in FP8, 1,024 documents of PG19 to L = 2048                  8 × H100 80 GB, hours
 # The paper's numbers: direct 2.27 · L^0.76, vCLUB 3.26 · L^0.71.

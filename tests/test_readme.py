@@ -15,7 +15,7 @@ import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the s
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 # Made by the commands of the pages, or the reader's own.
-THEIRS = re.compile(r"data/|results/mine|runs/|my_|mine|…|\*|<|>|\$|…")
+THEIRS = re.compile(r"data/|results/smoke|runs/|my_|mine|…|\*|<|>|\$|…")
 PICTURES = ("calibration", "condition", "drawings", "fig[0-9]*", "fig[A-Z][0-9]")
 FOLDERS = "benchmarks|common|gaussian_synthetic|l2m_condition|measure_mutual_info|plots|results|tests|train_on_pg19"
 
