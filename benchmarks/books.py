@@ -33,11 +33,11 @@ from benchmarks.fresh_process import in_a_process, peak_bytes
 from benchmarks.gaussian import median_seconds
 from benchmarks.publish import publish
 from common.cli import UserError, run
+from common.flops import flops_a_token, peak_flops
 from train_on_pg19 import loss, models
 
 IDS = 50_277  # of the GPT-NeoX tokenizer, and 50,432 rows
 AIM = 0.5
-PEAK_FLOPS = {"H100": (67e12, 989e12), "H200": (67e12, 989e12), "A100": (19.5e12, 312e12)}  # float32, bf16, by name
 
 
 @dataclass(frozen=True)
@@ -168,20 +168,16 @@ def on_gpu(cfg: Settings, name: str, ours: bool, precision: str) -> tuple[float,
 def gpu_rows(cfg: Settings) -> list[dict]:
     rows, gpu = [], torch.cuda.get_device_name()
     torch.set_float32_matmul_precision("highest")
-    peaks = next((peak for card, peak in PEAK_FLOPS.items() if card in gpu), (float("nan"),) * 2)
     for name in cfg.gpu_models:
         slow, large = on_gpu(cfg, name, ours=False, precision="fp32")
-        model = models.build(name, IDS, cfg.L)
-        # 6 a parameter, the head's included, and of attention the products of queries and keys and with values.
-        attention = 12 * model.config.n_layer * model.config.n_embd * cfg.L / 2 if name.startswith("gpt2") else 0
-        flops = 6 * model.num_parameters() + attention
-        for precision, peak in zip(("fp32", "bf16"), peaks, strict=True):
+        flops = flops_a_token(models.build(name, IDS, cfg.L), cfg.L)
+        for precision in ("fp32", "bf16"):
             seconds, memory = on_gpu(cfg, name, ours=True, precision=precision)
             setting = f"{name}, {cfg.L:,} × {models.padded(IDS):,}, {precision}, {gpu}"
             plain = "plain loop, fp32"
             rows.append(row(setting, "tokens/s", "1/s", plain, cfg.L / slow, cfg.L / seconds, more=True))
             rows.append(row(setting, "peak memory of a step", "GB", plain, large, memory, more=False))
-            used = flops * cfg.L / seconds / peak
+            used = flops * cfg.L / seconds / peak_flops(precision, torch.device("cuda"))
             rows.append(row(setting, "model FLOPs utilisation", "", "aim", AIM, used, more=True))
     return rows
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from benchmarks.gaussian import median_seconds
 from benchmarks.publish import publish
 from common.cli import UserError, run
+from common.flops import flops_a_token, peak_flops
 from gaussian_synthetic import families, models, train
 
 DESK = [name for name in models.MODELS if "-desk" in name]
@@ -131,7 +132,7 @@ def gpu_rows(cfg: Settings, place: train.Place, row: Callable[..., None]) -> Non
     fast, now = step(cfg.large_model, cfg.L, place, precision="bf16", compile=True)
     quick = median_seconds(fast, cfg.rounds, cfg.device)
     tokens = now.cfg.batch * cfg.L
-    share = train.flops_a_token(now.model, cfg.L) * tokens / quick / train.peak_flops(now.cfg, place.device)
+    share = flops_a_token(now.model, cfg.L) * tokens / quick / peak_flops("bf16", place.device)
     setting = f"{cfg.large_model}, {now.cfg.batch} × {cfg.L:,} tokens of 64 copies, bf16, torch.compile"
     row(setting, "model FLOPs utilisation", "", "aim", AIM, share, share / AIM)
     row(setting, "tokens/s", "1/s", "plain fp32 eager loop", tokens / slow, tokens / quick, slow / quick)

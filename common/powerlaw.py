@@ -126,7 +126,10 @@ LAWS = {
         lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])) + theta[2],
         lambda x, mi: [(log_A, log_xi, 0.9 * mi.min()) for log_A, log_xi in _exponential_starts(x, mi)],
     ),
+    # C, of either sign, and so never on a log scale: that nothing grows or decays
+    "constant": Law(("C",), frozenset(), lambda theta, x: theta[0] + 0 * x, lambda x, mi: [(float(mi.mean()),)]),
 }
+LINEAR = (("power", "log"), ("logarithm", "linear"), ("constant", "linear"))  # in θ; solved without a search
 GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # of bipartite information
 
 
@@ -170,7 +173,8 @@ def fit_law(
 
     L: (p,) tokens, ascending. mi_nats: (p,) means over documents. covariance: (p, p) of these means in nats². Where
     every point lies MIN_SIGNIFICANCE standard errors above 0 the residuals are those of log I, and the delta method
-    takes the covariance there, cov / (I Iᵀ); otherwise they are those of I, points at or below 0 included.
+    takes the covariance there, cov / (I Iᵀ); otherwise, and for constant, they are those of I, points at or below 0
+    included.
     n_documents, shrinkage: given where `covariance` was estimated (`covariance_of_mean`) rather than known. The p − k
     directions in which the points can miss a law of k parameters serve as control variates with estimated weights,
     which costs as many degrees of freedom (those that shrinkage has decided need no estimate): with ν = n − 1 and
@@ -183,9 +187,9 @@ def fit_law(
     laws fitted to the same points only. p_value is that of χ²; where the covariance was estimated, Hotelling's of the
     fit with the covariance before it was shrunk (with p documents or fewer, of this one, which lets a law off too
     easily). A power_plus_constant with |β| below about 0.02 is a logarithm, and its A and C mean nothing.
-    ValueError: L not ascending, or a number that is not finite.
-    NoFitError: fewer points than parameters, fewer than three of them MIN_SIGNIFICANCE standard errors above 0, a
-    covariance that is singular or comes from too few documents, or no solution. ValueError: unknown law.
+    ValueError: unknown law, L not ascending, or a number that is not finite.
+    NoFitError: fewer points than parameters, fewer than three of them MIN_SIGNIFICANCE standard errors above 0 (which
+    constant does not ask for), a covariance that is singular or comes from too few documents, or no solution.
     """
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r}; known: {', '.join(LAWS)}")
@@ -194,7 +198,7 @@ def fit_law(
     needed = max(MIN_POINTS, len(LAWS[law].parameters))
     if len(points.mi) < needed:
         raise NoFitError(f"{len(points.mi)} points, and {needed} are needed")
-    if significant < MIN_POINTS:
+    if significant < MIN_POINTS and law != "constant":
         raise NoFitError(
             f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0, "
             f"and {MIN_POINTS} are needed"
@@ -323,7 +327,7 @@ class _Points:
 
 def _fit(law: str, points: _Points, n_documents: int | None, shrinkage: float) -> Fit:
     p, k = len(points.mi), len(LAWS[law].parameters)
-    log_scale = bool((points.mi >= MIN_SIGNIFICANCE * points.error).all())
+    log_scale = law != "constant" and bool((points.mi >= MIN_SIGNIFICANCE * points.error).all())
     theta, theta_covariance, chi2 = _solve(law, points, log_scale)
 
     half_width, goodness = ndtri(0.975), gammaincc((p - k) / 2, chi2 / 2) if p > k else math.nan
@@ -410,8 +414,8 @@ def _solve(
         return np.linalg.solve(factor, (values.T / error).T)
 
     target = np.log(mi) if log_scale else mi
-    if (law, log_scale) in (("power", True), ("logarithm", False)):
-        jacobian = whitened(np.stack([np.ones(len(x)), x], axis=1))
+    if (law, "log" if log_scale else "linear") in LINEAR:
+        jacobian = whitened(np.stack([np.ones(len(x)), x], axis=1)[:, : len(LAWS[law].parameters)])
         # By QR rather than normal equations, which square the condition and can give negative variances.
         Q, R = np.linalg.qr(jacobian)
         wanted = whitened(target)

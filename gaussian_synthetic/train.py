@@ -35,17 +35,10 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from common.cli import UserError, run
-from common.history_state import layer_types
+from common.flops import flops_a_token, peak_flops
 from common.record import atomic_file, write_csv
 from gaussian_synthetic import families, models
 
-# Dense matrix products, 10^12 a second, from NVIDIA's data sheets (of the SXM form where there are several).
-PEAK_TFLOPS = {
-    "H100": {"fp32": 67, "tf32": 495, "bf16": 989},
-    "H200": {"fp32": 67, "tf32": 495, "bf16": 989},
-    "A100": {"fp32": 19.5, "tf32": 156, "bf16": 312},
-    "L40S": {"fp32": 91.6, "tf32": 183, "bf16": 362},
-}
 CHECKPOINT = "checkpoint.pt"
 LOG = ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]
 FREE = {"free": True}  # a setting that may differ from those of the run that is resumed
@@ -94,7 +87,7 @@ class Settings:
     device: str = field(default="auto", metadata=FREE)
     """auto, cpu, cuda or cuda:1; under torchrun each process takes the GPU of its local rank"""
     peak_tflops: float | None = field(default=None, metadata=FREE)
-    """of one GPU at this precision, for the utilisation shown; known for a few (PEAK_TFLOPS)"""
+    """of one GPU at this precision, for the utilisation shown; known for a few (common/flops.py)"""
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)
@@ -191,31 +184,6 @@ def conditional_kl(
     log_ratio = std_p.log() - log_std_q
     shift = (mean_q.float() - mean_p) * torch.exp(-log_std_q)
     return torch.expm1(2 * log_ratio) / 2 - log_ratio + shift**2 / 2
-
-
-def flops_a_token(model: models.GaussianModel, L: int) -> float:
-    """Operations of a training step for each token: 6 a weight, and of attention 12 · layers · width · L.
-
-    Attention is counted without regard to causality, as kernels differ in what they skip; the scans of recurrent layers
-    are small beside their projections, and left out.
-    """
-    computing = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
-    values = (value for module in computing for value in module.parameters(recurse=False))
-    weights = 6 * sum(value.numel() for value in values if value.ndim > 1)
-    config = model.config
-    heads = getattr(config, "num_attention_heads", None)
-    if heads is None:
-        return weights
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    reach = {"full_attention": L, "sliding_attention": min(L, getattr(config, "sliding_window", None) or L)}
-    return weights + 12 * width * sum(reach.get(kind, 0) for kind in layer_types(config))
-
-
-def peak_flops(cfg: Settings, device: torch.device) -> float:
-    """Operations a second that the GPU could do; not a number on a CPU, and for a GPU that the table lacks."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    known = [peak[cfg.precision] for part, peak in PEAK_TFLOPS.items() if part in name]
-    return 1e12 * (cfg.peak_tflops or (known or [math.nan])[0])
 
 
 class Training:
@@ -339,7 +307,8 @@ def optimize(now: Training) -> None:
     if cfg.compile:
         model.compile()
     forward = DistributedDataParallel(model) if place.world > 1 else model
-    amount, peak = flops_a_token(model, cfg.L), peak_flops(cfg, place.device)
+    amount = flops_a_token(model, cfg.L)
+    peak = 1e12 * cfg.peak_tflops if cfg.peak_tflops else peak_flops(cfg.precision, place.device)
     losses = torch.zeros(cfg.log_every, device=place.device)  # read once a row: reading waits for the GPU
     if now.log_is_behind():
         now.write_log(started)

@@ -27,6 +27,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -398,6 +399,10 @@ def in_parallel(
         futures = {pool.submit(do_job, cfg, process, work[i]): i for i in missing}
         try:
             yield from ((futures[future], future.result()) for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, probably for memory: run the same command again with fewer --workers"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -38,13 +38,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import fdtrc, stdtrit
 from tqdm import tqdm
 
 from common.cli import UserError, run
@@ -222,7 +220,7 @@ def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
     name, known = law.removesuffix("_wls"), covariance_is_known(values) and not law.endswith("_wls")
     if not known:
         covariance, shrinkage = np.diag(np.diag(covariance)), 1.0
-    fit = (_fit_constant if name == "constant" else partial(fit_law, name))(d, mi, covariance, len(values), shrinkage)
+    fit = fit_law(name, d, mi, covariance, len(values), shrinkage)
     if not known:
         unclaimed = {name: (value, math.nan, math.nan) for name, (value, *_) in fit.parameters.items()}
         fit = replace(fit, law=law, parameters=unclaimed)
@@ -237,46 +235,6 @@ def covariance_is_known(values: np.ndarray) -> bool:
     """Whether (units, p) values leave degrees of freedom when their covariance weighs p points, see `fit_law`."""
     _, shrinkage = covariance_of_mean(values)
     return len(values) - 1 > (1 - shrinkage) * (values.shape[1] - 1)
-
-
-def _fit_constant(d: np.ndarray, mi: np.ndarray, covariance: np.ndarray, units: int, shrinkage: float) -> Fit:
-    """The same C at every d, whatever its sign; arguments, interval and p-value as those of `fit_law`."""
-    p, nu = len(mi), units - 1
-    if p < MIN_POINTS:
-        raise NoFitError(f"{p} points, and {MIN_POINTS} are needed")
-
-    def solve(covariance: np.ndarray, mi: np.ndarray) -> tuple[float, float, float]:
-        """C, the inverse of its variance, and χ²."""
-        try:
-            factor = np.linalg.cholesky(covariance)
-        except np.linalg.LinAlgError as error:
-            raise NoFitError(
-                f"the covariance of {p} points is singular (too few units, or all of them alike)"
-            ) from error
-        ones, wanted = np.linalg.solve(factor, np.stack([np.ones(len(mi)), mi], axis=1)).T
-        C = ones @ wanted / (ones @ ones)
-        return float(C), float(ones @ ones), float(np.sum((wanted - C * ones) ** 2))
-
-    C, precision, chi2 = solve(covariance, mi)
-    left = nu - (1 - shrinkage) * (p - 1)
-    half = stdtrit(left, 0.975) * math.sqrt(nu / left * (1 + chi2 / nu) / precision)
-    misfit, estimated = chi2, shrinkage
-    if units > p and shrinkage < 1:  # Hotelling's, of the covariance before it was shrunk
-        whole = np.where(np.eye(p, dtype=bool), covariance, covariance / (1 - shrinkage))
-        misfit, estimated = solve(whole, mi)[2], 0.0
-    free = nu - (1 - estimated) * (p - 1) + 1
-    return Fit(
-        law="constant",
-        parameters={"C": (C, C - half, C + half)},
-        L_min=d[0].item(),
-        L_max=d[-1].item(),
-        chi2=chi2,
-        dof=p - 1,
-        p_value=float(fdtrc(p - 1, free, misfit * free / (nu * (p - 1)))),
-        aicc=chi2 + 2 + 4 / (p - 2),
-        heldout_error=solve(covariance[:-1, :-1], mi[:-1])[0] / mi[-1] - 1,
-        scale="linear",
-    )
 
 
 def fit_eq_b15(d: np.ndarray, mi_nats: np.ndarray) -> Fit:

@@ -236,8 +236,8 @@ def write_shards(
                 yield facts
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, probably for memory: run again with fewer --processes or smaller "
-            "--shard-megabytes (the latter in another --out)"
+            "a worker process was killed, probably for memory: run the same command again with fewer --processes, or "
+            "in another --out with smaller --shard-megabytes"
         ) from error
     except BaseException:
         for child in multiprocessing.active_children():  # or an interrupt would wait for whole shards

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, call_script, one_line_error, run_script
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import OlmoeConfig, OlmoeModel, PreTrainedConfig
 
 from common import history_state
@@ -264,26 +263,6 @@ def test_a_small_clip_bounds_the_gradient(tmp_path):
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_operations_of_a_step_against_a_counter():
-    torch.manual_seed(0)
-    model = models.build("gpt2-desk", 64, 64)
-    z = torch.randn(2, 64, 64)
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        mean, log_std = model(z)
-        (mean.sum() + log_std.sum()).backward()
-    assert train.flops_a_token(model, 64) * 128 == pytest.approx(counter.get_total_flops(), rel=0.05)
-
-
-def test_the_peak_of_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    gpu = torch.device("cuda", 0)
-    assert train.peak_flops(settings(tmp_path, precision="bf16"), gpu) == 989e12
-    assert train.peak_flops(settings(tmp_path, peak_tflops=10.0), gpu) == 10e12
-    assert np.isnan(train.peak_flops(settings(tmp_path), CPU))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another")
-    assert np.isnan(train.peak_flops(settings(tmp_path), gpu))
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -435,6 +414,22 @@ def test_the_hours_foretold_are_those_of_the_steps_after_the_first(tmp_path, lin
     monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
     train.main(settings(tmp_path))
     assert f"about {48 / 3600:.2g} hours for the 48 steps to come" in capsys.readouterr().out
+
+
+def test_share_of_the_peak(tmp_path, linear, monkeypatch, capsys):
+    """Steps of one second on a device that could do them in half a second."""
+    clock = [0.0]
+
+    def descend(*_):
+        clock[0] += 1
+        return torch.zeros(())
+
+    monkeypatch.setattr(train, "descend", descend)
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(train, "flops_a_token", lambda model, L: 3e9)
+    tokens_a_step = settings(tmp_path).batch * 16
+    train.main(settings(tmp_path, peak_tflops=2 * 3e9 * tokens_a_step / 1e12))
+    assert "50% of the peak" in capsys.readouterr().err
 
 
 def test_the_line_that_opens_a_run(tmp_path):

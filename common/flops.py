@@ -1,0 +1,46 @@
+"""How many operations a training step takes, and how many a GPU could do: model FLOPs utilisation is their ratio.
+
+flops_a_token(model, L) * tokens / seconds / peak_flops("bf16", torch.device("cuda"))
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from common.history_state import layer_types
+
+# Dense matrix products, 10^12 a second, from NVIDIA's data sheets (of the SXM form where there are several).
+PEAK_TFLOPS = {
+    "H100": {"fp32": 67, "tf32": 495, "bf16": 989},
+    "H200": {"fp32": 67, "tf32": 495, "bf16": 989},
+    "A100": {"fp32": 19.5, "tf32": 156, "bf16": 312},
+    "L40S": {"fp32": 91.6, "tf32": 183, "bf16": 362},
+}
+
+
+def flops_a_token(model: torch.nn.Module, L: int) -> float:
+    """Operations of a training step for each token: 6 a weight, and of attention 12 · layers · width · L.
+
+    model: one with a transformers `config`. Embeddings that are only looked up do not count, an output layer does.
+    Attention is counted without regard to causality, as kernels differ in what they skip; the scans of recurrent layers
+    are small beside their projections, and left out.
+    """
+    computing = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    values = (value for module in computing for value in module.parameters(recurse=False))
+    weights = 6 * sum(value.numel() for value in values if value.ndim > 1)
+    config = model.config
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        return weights
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    reach = {"full_attention": L, "sliding_attention": min(L, getattr(config, "sliding_window", None) or L)}
+    return weights + 12 * width * sum(reach.get(kind, 0) for kind in layer_types(config))
+
+
+def peak_flops(precision: str, device: torch.device) -> float:
+    """Operations a second that the device could do; not a number on a CPU, and for a GPU that PEAK_TFLOPS lacks."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    known = [peak[precision] for card, peak in PEAK_TFLOPS.items() if card in name]
+    return 1e12 * (known or [math.nan])[0]

@@ -1,0 +1,49 @@
+"""Operations of a training step, against torch's own counter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.flops import flops_a_token, peak_flops
+from gaussian_synthetic import models as gaussian_models
+from train_on_pg19 import models as book_models
+
+
+def counted(step) -> int:
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        step()
+    return counter.get_total_flops()
+
+
+def test_against_a_counter_on_gaussian_sequences():
+    torch.manual_seed(0)
+    model = gaussian_models.build("gpt2-desk", 64, 64)
+    z = torch.randn(2, 64, 64)
+
+    def step() -> None:
+        mean, log_std = model(z)
+        (mean.sum() + log_std.sum()).backward()
+
+    assert flops_a_token(model, 64) * 128 == pytest.approx(counted(step), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["gpt2-desk-medium", "gpt_neox-desk-medium"])
+def test_against_a_counter_on_books(name):
+    """The output layer counts, whether it shares the embedding or not; looking up an embedding does not."""
+    model = book_models.build(name, 256, 64)
+    ids = torch.randint(256, (2, 64))
+    found = counted(lambda: model(ids).logits.sum().backward())
+    assert flops_a_token(model, 64) * 128 == pytest.approx(found, rel=0.05)
+
+
+def test_the_peak_of_a_gpu(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    assert peak_flops("bf16", gpu) == 989e12
+    assert peak_flops("fp32", gpu) == 67e12
+    assert np.isnan(peak_flops("bf16", torch.device("cpu")))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another")
+    assert np.isnan(peak_flops("bf16", gpu))
