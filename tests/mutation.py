@@ -8,8 +8,8 @@ so does one that changes nothing (a default that is always given, a progress bar
     python tests/mutation.py                # three quarters of an hour on two cores → results/mutation/
     python tests/mutation.py --modules common/powerlaw.py --sample 1000
 
-Writes `mutation.csv` (a row a module: mutants, sampled, killed, score, its 95% interval) and `survivors.csv` (a row a
-survivor: the line before and after).
+Writes `mutation.csv` (a row a module: mutants, sampled, killed, score, its 95% interval; the share of the module's
+statements that its tests run) and `survivors.csv` (a row a survivor: the line before and after).
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ timeout_constant = 5.0
     meta = folder / "mutants" / f"{module}.meta"
     if not meta.is_file():
         raise UserError(f"mutmut made no mutants of {module}; it says: {output[-2000:]}")
+    covered = statement_coverage(folder, module)
     names = sorted(json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"])
     chosen = sorted(random.Random(cfg.seed).sample(names, min(cfg.sample, len(names))))
     output = mutmut(folder, "--max-children", str(cfg.processes), *chosen)
@@ -124,7 +125,24 @@ timeout_constant = 5.0
     row = {"module": module, "mutants": len(names), "sampled": len(chosen), "killed": len(found)}
     row["timeouts"] = sum(codes[name] in TIMEOUT for name in chosen)
     survivors = [name for name in chosen if name not in set(found)]
-    return scored(row), [{"module": module, **changed_line(folder, name)} for name in survivors]
+    row = scored(row) | covered
+    return row, [{"module": module, **changed_line(folder, name)} for name in survivors]
+
+
+def statement_coverage(folder: Path, module: str) -> dict:
+    """Statements of the module, and the share of them that its tests run."""
+    report = folder / "coverage.json"
+    measured = f"--cov={module.removesuffix('.py').replace('/', '.')}"
+    command = [sys.executable, "-m", "pytest", "-q", measured, f"--cov-report=json:{report}", *MODULES[module]]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    if done.returncode != 0 or not report.is_file():
+        raise UserError(f"the tests of {module} fail without any fault put in; pytest says: {done.stdout[-2000:]}")
+    found = json.loads(report.read_text(encoding="utf-8"))["files"][module]["summary"]
+    return {"statements": found["num_statements"], "coverage": found["covered_lines"] / found["num_statements"]}
+
+
+def environment(imports: Path) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(imports)}
 
 
 def scored(row: dict) -> dict:
@@ -142,21 +160,21 @@ def total(rows: list[dict]) -> dict:
     unseen = 1 - table["sampled"] / table["mutants"]
     likely = (table["killed"] + 1) / (table["sampled"] + 2)
     error = (weight**2 * likely * (1 - likely) / table["sampled"] * unseen).sum() ** 0.5
-    counts = table[["mutants", "sampled", "killed", "timeouts"]].sum().to_dict()
+    counts = table[["mutants", "sampled", "killed", "timeouts", "statements"]].sum().to_dict()
     return {
         "module": "total",
         **counts,
         "score": score,
         "lo95": score - 1.96 * error,
         "hi95": min(score + 1.96 * error, 1.0),
+        "coverage": (table["coverage"] * table["statements"]).sum() / counts["statements"],
     }
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
     """Its output. It exits with an error both where it finds nothing to do and where mutants survive."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "mutants")}
     command = [sys.executable, "-m", "mutmut", "run", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment(folder / "mutants"), capture_output=True, text=True)
     return done.stdout + done.stderr
 
 
