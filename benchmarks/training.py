@@ -1,7 +1,7 @@
 """What a training step on Gaussian sequences costs: drawing beside the model, tokens a second, use of the GPU.
 
     python benchmarks/training.py                    # two idle CPU cores: 2 minutes
-    python benchmarks/training.py --device cuda --out results/benchmarks/training_gpu.csv     # one GPU, 5 minutes
+    python benchmarks/training.py --device cuda --out results/benchmarks/training_gpu.csv     # one H200: 80 seconds
 
 Writes results/benchmarks/training.csv: a row a measure, ratio above 1 means ours is better; seconds are medians.
   drawing, share of a step      samples with their exact conditionals, of a whole step of GPT2 (124 million parameters
