@@ -104,7 +104,8 @@ def layer_types(config: PreTrainedConfig) -> list[str]:
     if named is not None:
         if len(named) != number:
             raise UserError(f"num_hidden_layers {number} and {len(named)} layer types: give as many")
-        return list(named)
+        older = {"deepseek_sparse_attention": "indexed_attention"}  # what transformers 5.17 calls it
+        return [older.get(kind, kind) for kind in named]
     if config.model_type in ATTENTION:
         kind = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
     else:

@@ -334,6 +334,9 @@ def test_kinds_of_sparse_attention():
     """The indexer chooses tokens to read, and keeps its own key of every one; two layers may share a choice."""
     kinds = hs.state_by_kind(configuration("deepseek_v32"), 10)
     assert kinds == {"latent_attention": 2 * 32 * 10, "indexer_keys": 2 * 16 * 10}
+    older = configuration("deepseek_v32")
+    older.layer_types = ["deepseek_sparse_attention"] * 2
+    assert hs.state_by_kind(older, 10) == kinds
     assert hs.state_by_kind(configuration("an indexer for two"), 10)["indexer_keys"] == 16 * 10
     # Layers of blocks of 8, of 4 with an indexer, of none; windows of 15. 39 tokens leave 7 and 3 over.
     assert hs.state_by_kind(configuration("deepseek_v4"), 39) == {
