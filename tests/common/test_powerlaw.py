@@ -224,6 +224,16 @@ def test_a_parameter_that_the_points_leave_open_has_no_interval():
     assert math.isnan(low) or high / low > 1e6
 
 
+def test_a_constant_may_be_fitted_to_nothing_but_noise():
+    """A text without information has no significant point, and a constant says so."""
+    mi = np.array([0.2, -0.1, 0.3, 0.0])
+    fit = fit_law("constant", L[:4], mi, np.eye(4))
+    C, low, high = fit.parameters["C"]
+    assert (C, high - C, C - low) == pytest.approx((0.1, 1.96 / 2, 1.96 / 2), rel=1e-3)
+    with pytest.raises(NoFitError, match="0 of 4 points lie 3 standard errors above 0, and 3 are needed"):
+        fit_law("power", L[:4], mi, np.eye(4))
+
+
 def test_heldout_error_is_of_the_fit_to_the_others():
     mi = 2 * L**0.5
     mi[-1] *= 1.25
