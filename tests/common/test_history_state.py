@@ -326,8 +326,10 @@ def test_bits():
     assert hs.bits_by_kind(latent, 10, hs.Bits(cache=8)) == {"latent_attention": 2 * 10 * 32 * 8}
     expanded = hs.bits_by_kind(latent, 10, hs.Bits(cache=8), expand_latents=True)
     assert expanded == {"expanded_latent": 2 * 10 * 4 * (12 + 8 + 10) * 8}
-    with pytest.raises(UserError, match="bits: cache is 0: give at least 1"):
-        hs.bits_by_kind(config, 3, hs.Bits(cache=0))
+    assert hs.parts(latent) == hs.parts(latent, expand_latents=False)
+    for name in ("cache", "recurrent", "inputs"):
+        with pytest.raises(UserError, match=f"bits: {name} is 0: give at least 1"):
+            hs.bits_by_kind(config, 3, hs.Bits(**{name: 0}))
 
 
 def test_kinds_of_sparse_attention():

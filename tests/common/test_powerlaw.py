@@ -411,9 +411,9 @@ def test_rows_of_the_table():
         assert row["lo95"] < row["value"] < row["hi95"]
 
 
-@pytest.mark.parametrize("documents", [5, 12, 400])
-def test_shrinkage_equals_its_definition(documents):
-    x = samples(np.random.default_rng(documents), documents)
+@pytest.mark.parametrize(("documents", "rho"), [(5, 0.8), (12, 0.8), (400, 0.8), (11, 0.0)])
+def test_shrinkage_equals_its_definition(documents, rho):
+    x = samples(np.random.default_rng(documents), documents, rho)
     covariance, shrinkage = covariance_of_mean(x)
     z = (x - x.mean(axis=0)) / x.std(axis=0, ddof=1)
     variance = square = 0.0
@@ -423,6 +423,7 @@ def test_shrinkage_equals_its_definition(documents):
                 w = z[:, i] * z[:, j]
                 variance += documents / (documents - 1) ** 3 * np.sum((w - w.mean()) ** 2)
                 square += (w.sum() / (documents - 1)) ** 2
+    assert (variance > square) == (rho == 0)
     assert shrinkage == pytest.approx(min(1, variance / square), rel=1e-10)
     expected = np.cov(x.T) / documents
     off = ~np.eye(9, dtype=bool)

@@ -149,6 +149,14 @@ def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
     assert missed[other] > 5 * missed[law]
 
 
+def test_logarithm_by_hand():
+    """Through (0, 1), (1, 3), (2, 4), (3, 8) in ln L; the first three foretell 17/3 for the last."""
+    fit = exact_mi.fit_logarithm_ols(np.exp(np.arange(4.0)), np.array([1.0, 3, 4, 8]))
+    assert [value for value, *_ in fit.parameters.values()] == pytest.approx([0.7, 2.2])
+    assert fit.heldout_error == pytest.approx(17 / 3 / 8 - 1)
+    assert (fit.scale, fit.dof) == ("linear", 2)
+
+
 def test_a_family_of_ones_own(tmp_path):
     flags = ["--family", "mine", "--k", 2, 3, "--n", 3, 4, 5, "--coupling", -0.2, "--layers", 3, "--rank-layers", 3]
     done = call_script(SCRIPT, "--out", tmp_path, *flags)

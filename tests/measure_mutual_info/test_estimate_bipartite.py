@@ -174,6 +174,15 @@ def test_hand_scores_through_the_command_line(tmp_path):
     assert len(record["inputs"]) == 2
 
 
+def test_a_first_part_of_one_token(tmp_path):
+    scores = hand_scores()
+    scores.loc[scores["ell_tokens"] == 2, ["ell_tokens", "L_tokens"]] = [1, 2]
+    done = run("--scores", save(tmp_path, scores), "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "bipartite.csv")
+    assert table[table["estimator"] == "vclub"]["ell_tokens"].tolist() == [1, 4]
+
+
 # A Markov chain, known in closed form
 
 
@@ -292,7 +301,8 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
     assert len(windows) == 9 * 8 / 2
     mi = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "L_tokens"])["mi_nats"]["direct"]
     assert windows.loc[(64, 128), "beta"] == pytest.approx(math.log2(mi[128] / mi[64]))
-    assert windows.loc[(4, 1024), "beta"] == pytest.approx(power.loc["beta", "value"])
+    whole = [power.loc["A", "value"], *power.loc["beta", ["value", "lo95", "hi95"]]]
+    assert windows.loc[(4, 1024), ["A", "beta", "lo95", "hi95"]].tolist() == pytest.approx(whole)
     assert (windows["lo95"] < windows["beta"]).all()
     assert "direct, local slopes up to L = 8: " in done.stdout
     assert "by documents; " in done.stdout

@@ -28,6 +28,7 @@ from measure_mutual_info.estimate_two_point import (
     KINDS,
     TWO_POINT_COLUMNS,
     bootstrap_intervals,
+    covariance_is_known,
     fit_eq_b15,
     fit_weighted,
     mutual_information,
@@ -263,6 +264,7 @@ def test_resampled_intervals_hold_the_truth(law):
         if law.endswith("ols"):
             fit = lambda some: fit_eq_b15(D, some.mean(axis=0))  # noqa: E731
         found = bootstrap_intervals(fit, values, replications=25, seed=0)
+        assert sum(found["alpha"]) / 2 == pytest.approx(fit(values).parameters["alpha"][0])
         inside.update(name for name, (low, high) in found.items() if low <= TRUTH[name] <= high)
     assert all(inside[name] / 30 >= 0.83 for name in TRUTH), inside
 
@@ -306,6 +308,14 @@ def test_few_units_weigh_by_their_variances():
     many = made_up(np.random.default_rng(4), units=60)
     assert np.isfinite(fit_weighted("power_plus_constant", D, many).parameters["alpha"][1])
     assert np.isnan(fit_weighted("power_plus_constant_wls", D, many).parameters["alpha"][1])
+
+
+def test_independent_distances_leave_degrees_of_freedom():
+    """Their correlations are shrunk away, so that 6 units are enough for 9 distances; of equal ones they are not."""
+    noise = np.random.default_rng(0).standard_normal((6, 9))
+    assert covariance_of_mean(noise)[1] > 0.5
+    assert covariance_is_known(noise)
+    assert not covariance_is_known(np.outer(noise[:, 0], np.ones(9)) + 1e-3 * noise)
 
 
 def test_exponential_decay_is_told_from_a_power():
@@ -373,6 +383,9 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
         assert rows["stderr_nats"].notna().all() == (estimator == "grassberger")
         assert rows["mi_corrected_nats"].notna().all() == (estimator == "grassberger")
     main_rows = table[table["estimator"] == "grassberger"]
+    pairs, shares = read_shares(counts.with_name("counts_by_book.csv"), *read_counts(counts))
+    error = unit_values(pairs, shares).std(axis=0, ddof=1) / math.sqrt(20)
+    assert main_rows["stderr_nats"].to_numpy() == pytest.approx(error, rel=1e-12)
     assert (np.abs(main_rows["mi_nats"] - truth) < 4 * main_rows["stderr_nats"]).all()
 
     fits = pd.read_csv(tmp_path / "out" / "fit.csv")
@@ -506,6 +519,7 @@ def test_bad_counts(tmp_path, chain_tables, spoil, message):
         (change("source", "other"), "is not of the same corpus as the counts beside it (source other)"),
         (leave_out(kind="right", n_or_d=2), "has no rows of kind right for d = 2"),
         (lambda t: pd.concat([t, t.iloc[[5]]]), "a line that repeats"),
+        (lambda t: pd.concat([t, t.iloc[[5]].assign(entropy_nats=0.1)]), "a line that repeats"),
         (change("ngrams", "some", book="book 3"), "ngrams is 'some', not a number"),
     ],
 )
