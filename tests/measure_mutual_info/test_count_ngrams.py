@@ -301,13 +301,12 @@ def test_a_killed_run_goes_on(tmp_path, corpus, processes, stall_at, finished):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     stalled = [parts, tmp_path][stall_at == "counts.csv"]
-    while not list(stalled.glob(f".{stall_at}.*.tmp")):
+    while not list(stalled.glob(f".{stall_at}.*.tmp")) or not all((parts / name).exists() for name in finished):
         assert run.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert not out.exists()
-    assert all((parts / name).exists() for name in finished)
     (tmp_path / "sitecustomize.py").write_text(REFUSE.format(names=finished))
     # Another number of processes, another memory: the runs that are there fix their size.
     flags[-1] = 3 - processes
