@@ -1,7 +1,7 @@
 """What a training step on books costs: memory with and without the memory-saving loss, and on a GPU tokens a second.
 
     python benchmarks/books.py                    # two CPU cores: 5 minutes, 12 GB of memory
-    python benchmarks/books.py --device cuda --out results/benchmarks/books_gpu.csv     # one H200: 2 minutes
+    python benchmarks/books.py --device cuda --out results/benchmarks/books_gpu.csv     # one H200: a minute or two
 
 Writes results/benchmarks/books.csv: a row a measure, ratio above 1 means ours is better; seconds are medians.
   peak memory of a step     CPU: one sequence of 8,192 tokens over 50,432, forward, backward and AdamW, in a process of

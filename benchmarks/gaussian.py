@@ -1,7 +1,8 @@
 """How fast and in how much memory families.py draws sequences with their exact conditionals, beside dense algebra.
 
     python benchmarks/gaussian.py                     # two idle CPU cores: 4 minutes, 7 GB of memory, 1 GB of disk
-    python benchmarks/gaussian.py --device cuda --out results/benchmarks/gaussian_gpu.csv     # one H200: minutes
+    python benchmarks/gaussian.py --device cuda --layers 4 5 6 7 8 --out results/benchmarks/gaussian_gpu.csv
+                                                      # one H200: a minute
 
 The sub-volume family, float32: draws z and the means of z_t given z_<t. Dense: the Cholesky factor C of the covariance
 is made before and not counted; z = C ε, and the means are z less C's diagonal times ε. The product is torch's with the
@@ -49,7 +50,7 @@ class Settings:
     dense_layers: tuple[int, ...] = (5, 6, 7)
     """L = 4^layers where dense algebra is the rival; on a GPU not used"""
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
-    """L = 4^layers, ascending, of the growth of time; on a GPU 4 … 8 are enough, a minute"""
+    """L = 4^layers, ascending, of the growth of time; on a GPU 4 … 8 are enough"""
     error_layers: tuple[int, ...] = (6, 8, 10)
     """L = 4^layers of the float32 error"""
     rounds: int = 5

@@ -5,7 +5,7 @@ mirror the module. Of each module a random sample of all such mutants is tried, 
 the sample's books and models. A mutant that the tests of another folder alone would find counts as a survivor here, and
 so does one that changes nothing (a default that is always given, a progress bar's name), so the score is a lower bound.
 
-    python tests/mutation.py                # three quarters of an hour on two cores → results/mutation/
+    python tests/mutation.py                # an hour on two cores → results/mutation/
     python tests/mutation.py --modules common/powerlaw.py --sample 1000
 
 Writes `mutation.csv` (a row a module: mutants, sampled, killed, score, its 95% interval; the share of the module's
