@@ -40,8 +40,8 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.documents import open_documents
 from common.powerlaw import NoFitError, covariance_of_mean, fit_law
-from common.pretrained import load_tokenizer
 from common.record import write_csv
+from common.tokenizer import load_tokenizer
 from measure_mutual_info import schedule, score_documents, score_store
 from measure_mutual_info.count_ngrams import counts_of_counts, ngram_keys
 from measure_mutual_info.entropy import grassberger_entropy
@@ -345,7 +345,7 @@ def rows_of_model(cfg: Settings) -> Iterator[dict]:
         books = wide["book"].iloc[:, 0].to_numpy()
     try:
         tokenizer = load_tokenizer(cfg.model)
-        letters = np.array([len(tokenizer.decode([i])) for i in range(len(log_f))], dtype=float)
+        letters = np.array([len(tokenizer.text([i])) for i in range(len(log_f))], dtype=float)
     except UserError:  # a model without a tokenizer
         letters = None
     yield from rows_of_covariates(cfg, points, terms, free_covariates(ids, others, points, log_f, letters), books)

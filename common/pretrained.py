@@ -1,23 +1,39 @@
-"""Models and tokenizers of the Hugging Face hub, of a local folder or of a GGUF file, the same way in every program.
+"""Models of the Hugging Face hub, of a local folder or of a GGUF file, the same way in every program.
 
 config = load_config("HuggingFaceTB/SmolLM2-135M")                   # without weights
 model = load_model("data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf", "float32", find_device("auto"))
 start = start_token("HuggingFaceTB/SmolLM2-135M", config, None, folder, facts, (0, 49_151))
+
+A model is refused where what is loaded would not be what its files describe: weights missing or left over, keys of a
+GGUF file that transformers does not read, an attention implementation that drops a term.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from common import gguf_file
 from common.cli import UserError
-from common.record import vocabulary_hash
+from common.tokenizer import ByteTokenizer, CharacterTokenizer, HubTokenizer, load_tokenizer
+
+# Longest sequence, in tokens, under the names that configurations give it.
+CONTEXT = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "max_seq_length", "model_max_length")
+CONTEXT += ("n_positions", "n_ctx", "seq_length")
+# Where two attention implementations of transformers differ: which one computes all that the configuration names.
+ATTENTION = {
+    "attn_logit_softcapping": "eager",  # sdpa drops the soft-cap (Gemma 2, VaultGemma)
+    "alibi": "sdpa",  # eager adds the bias twice (Falcon)
+}
+# Causal masks that old checkpoints keep.
+MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")
 
 
 def locate(model: str) -> tuple[str, dict[str, str]]:
@@ -46,31 +62,93 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
 
 def load_config(model: str) -> PreTrainedConfig:
     """The text model's configuration, without weights. UserError if it cannot be had."""
-    return _from_pretrained(AutoConfig, "configuration", model).get_text_config(decoder=True)
+    return _load_whole_config(model).get_text_config(decoder=True)
 
 
-def load_tokenizer(model: str) -> Any:
-    """The model's tokenizer. UserError if it cannot be had."""
-    return _from_pretrained(AutoTokenizer, "tokenizer", model)
+def _load_whole_config(model: str) -> PreTrainedConfig:
+    config = _from_pretrained(AutoConfig, "configuration", model)
+    if locate(model)[1]:
+        gguf_file.complete_config(gguf_file.read(gguf_file.local_path(model)), config)
+    return config
 
 
 def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     """A causal model, for evaluation. dtype: float32, bfloat16 or float16; device: see `find_device`.
 
-    UserError: it cannot be had, is not whole, or sees the tokens that it should predict.
+    UserError: it cannot be had, is not whole, has weights that would not be used, or sees the tokens that it should
+    predict; its attention implementations differ and which is right is not known.
     """
+    config = _load_whole_config(model)
     options = {"device_map": "auto" if device == "split" else device, "dtype": getattr(torch, dtype)}
+    options |= {"config": config, "output_loading_info": True}
+    if implementation := _known_attention(config.get_text_config(decoder=True)):
+        options["attn_implementation"] = implementation
     # An incomplete checkpoint would otherwise be filled up with random weights and a warning.
-    loaded, report = _from_pretrained(AutoModelForCausalLM, "weights", model, output_loading_info=True, **options)
+    loaded, report = _from_pretrained(AutoModelForCausalLM, "weights", model, **options)
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{model}: {len(report['missing_keys'])} weights are missing ({some} …): fetch the model again")
+    refuse_left_over(model, loaded, report["unexpected_keys"])
+    if locate(model)[1]:
+        gguf_file.complete_model(gguf_file.read(gguf_file.local_path(model)), loaded)
     if sees_what_follows(loaded.eval()):
         raise UserError(
             f"{model}: {type(loaded).__name__} reads the tokens that follow as well (an encoder, as BERT), so its "
             "log-probabilities are no predictions: give a causal model"
         )
+    check_attention(model, loaded)
     return loaded
+
+
+def refuse_left_over(name: str, model: PreTrainedModel, weights: Iterable[str]) -> None:
+    """Say which weights of a checkpoint the model has no use for.
+
+    UserError: one lies within a layer of the model (a bias, a norm, a scale), so that the layer is another than the
+    checkpoint's.
+    """
+    weights = sorted(weight for weight in weights if not MASKS.search(weight))
+    layers = {path for path, _ in model.named_modules() if re.search(r"\.\d+$", path)}
+    within = [weight for weight in weights if any(weight.startswith(f"{layer}.") for layer in layers)]
+    if within:
+        raise UserError(
+            f"{name}: {type(model).__name__} has no use for {len(within)} weights of its own layers ({within[0]} …), "
+            "so it is not the model that was saved: check config.json (biases, norms, model_type)"
+        )
+    if weights:
+        print(f"{name}: {len(weights)} weights are not of the language model and are not used ({weights[0]} …)")
+
+
+def _known_attention(config: PreTrainedConfig) -> str | None:
+    return next((kind for term, kind in ATTENTION.items() if getattr(config, term, None)), None)
+
+
+@torch.inference_mode()
+def check_attention(name: str, model: PreTrainedModel, tokens: int = 64) -> None:
+    """Compare the attention implementation that was chosen with the plain one on a short text.
+
+    UserError: they differ, and ATTENTION does not know which one is right.
+    """
+    chosen = getattr(model.config, "_attn_implementation", None)
+    text = model.config.get_text_config(decoder=True)
+    if chosen in (None, "eager") or _known_attention(text):
+        return
+    tokens = min(tokens, context_tokens(text) or tokens)
+    ids = torch.arange(1, tokens + 1, device=model.device)[None] % text.vocab_size
+    try:
+        model.set_attn_implementation("eager")
+        plain = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1)
+    except (ValueError, RuntimeError, AttributeError, TypeError):  # it has no plain one
+        return
+    finally:
+        model.set_attn_implementation(chosen)
+    off = float((torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1) - plain).abs().mean())
+    # Rounding is 1e-5 in float32, 0.05 in bfloat16; a sum over NaN is no sign of either.
+    if off > (1e-3 if model.dtype == torch.float32 else 0.2):
+        raise UserError(
+            f'{name}: its attention implementations "{chosen}" and "eager" differ by {off:.2g} nats a token, and which '
+            "is right is not known: find out, and add the setting that tells them apart to ATTENTION in "
+            "common/pretrained.py"
+        )
 
 
 @torch.inference_mode()
@@ -96,7 +174,14 @@ def find_device(device: str) -> str:
 
 def context_tokens(config: PreTrainedConfig) -> int | None:
     """Longest sequence the model takes, BOS included, in tokens; None if nothing bounds it (recurrent models)."""
-    return getattr(config, "max_position_embeddings", None)
+    return next((value for name in CONTEXT if isinstance(value := getattr(config, name, None), int)), None)
+
+
+class StartToken(NamedTuple):
+    """What stands in front of every text, where the paper has "BOS"."""
+
+    id: int
+    text: str
 
 
 def start_token(
@@ -106,49 +191,63 @@ def start_token(
     documents: Path,
     facts: dict[str, Any],
     extent: tuple[int, int],
-) -> int:
-    """The id that stands in front of every text, once the documents have been found to be the model's.
+) -> StartToken:
+    """The token that stands in front of every text, once the documents have been found to be the model's; prints it.
 
-    bos: a token or its id; None: the tokenizer's BOS, or else its EOS. facts: prepare.json of the documents;
-    extent: the least and the largest id in them. UserError: documents of another tokenizer, no BOS, ids outside the
-    vocabulary.
+    bos: a token or its id; None: the tokenizer's BOS, or else its EOS; of a model that train.py trained on bytes or
+    characters, its start token. facts: prepare.json of the documents; extent: the least and the largest id in them.
+    UserError: documents of another tokenizer, no BOS, ids outside the vocabulary.
     """
-    start = int(bos) if bos is not None and bos.isdecimal() else None
+    given = int(bos) if bos is not None and bos.isdecimal() else None
     try:
         tokenizer = load_tokenizer(model)
     except UserError:
-        if start is None:
+        if given is None:
             raise
-        # A model without a tokenizer of its own (bytes, DNA): the ids themselves are checked below.
+        # A model without a tokenizer of its own (DNA, say): the ids themselves are checked below.
+        start, why = StartToken(given, "?"), "--bos"
     else:
-        start = _bos(model, tokenizer, bos) if start is None else start
-        if facts.get("tokenizer_hash") != vocabulary_hash(tokenizer.get_vocab()):
+        start, why = _start(model, config, tokenizer, bos)
+        # Bytes and characters have no fingerprint, but how many there are tells them apart.
+        if (facts.get("tokenizer_hash") or facts["tokenizer_vocab_size"]) != (tokenizer.hash or tokenizer.size):
             raise UserError(
-                f"{documents}: tokenised with {facts['tokenizer']}, whose vocabulary is not that of {model}: prepare "
-                f"the documents with --tokenizer {model}"
+                f"{documents}: tokenised with {facts['tokenizer']}, which is not the tokenizer of {model} (another "
+                f"vocabulary, or other cuts): prepare the documents with --tokenizer {model}"
             )
-    largest = max(extent[1], start)
+    largest = max(extent[1], start.id)
     if largest >= config.vocab_size or extent[0] < 0:
         worst = largest if largest >= config.vocab_size else extent[0]
         raise UserError(
             f"{documents}: token id {worst} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "
             f"prepare the documents with --tokenizer {model}, or give a --bos within it"
         )
+    print(f"start token in front of every text: {start.text} (id {start.id}, {why})")
     return start
 
 
-def _bos(model: str, tokenizer: Any, bos: str | None) -> int:
+def _start(
+    model: str, config: PreTrainedConfig, tokenizer: HubTokenizer | ByteTokenizer | CharacterTokenizer, bos: str | None
+) -> tuple[StartToken, str]:
+    """The start token, and where it comes from."""
+    if not isinstance(tokenizer, HubTokenizer):  # train.py makes the first id past the tokenizer's own the start
+        number = config.bos_token_id if bos is None else int(bos) if bos.isdecimal() else None
+        if number is None:
+            raise UserError(f"--bos {bos}: {model} reads {type(tokenizer).__name__[:-9].lower()}s: give an id")
+        return StartToken(
+            number, "<start>" if number == config.bos_token_id else str(number)
+        ), "--bos" if bos else "its own"
+    of = tokenizer.tokenizer
     if bos is not None:
-        if bos not in tokenizer.get_vocab():
+        if not bos.isdecimal() and bos not in of.get_vocab():
             raise UserError(f"--bos {bos}: not a token of {model}: give one of its tokens, or a token id")
-        return tokenizer.convert_tokens_to_ids(bos)
-    if tokenizer.bos_token_id is not None:
-        return tokenizer.bos_token_id
-    if tokenizer.eos_token_id is None:
+        number = int(bos) if bos.isdecimal() else of.convert_tokens_to_ids(bos)
+        return StartToken(number, of.convert_ids_to_tokens(number) if number < len(of) else "?"), "--bos"
+    if of.bos_token_id is not None:
+        return StartToken(of.bos_token_id, of.bos_token), "the tokenizer's BOS"
+    if of.eos_token_id is None:
         raise UserError(f"{model}: its tokenizer has neither BOS nor EOS: name a token to begin with by --bos")
     # Models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text.
-    print(f"{model} has no BOS token: {tokenizer.eos_token} stands for it")
-    return tokenizer.eos_token_id
+    return StartToken(of.eos_token_id, of.eos_token), "the tokenizer's EOS, as it has no BOS"
 
 
 def model_fingerprint(model: str) -> dict[str, str]:

@@ -161,11 +161,6 @@ def file_hash(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def vocabulary_hash(vocabulary: dict[str, int]) -> str:
-    """16 hex digits that tell tokenizers of one name or size apart; `vocabulary`: token → id, of `get_vocab()`."""
-    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()[:16]
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a number can depend on, as far as installed."""
     found = {"python": platform.python_version()}

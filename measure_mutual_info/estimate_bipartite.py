@@ -316,7 +316,8 @@ def main(cfg: Settings) -> None:
         raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: give --source and --model")
     head2_entropy, shares, inputs = None, None, [cfg.scores]
     book = scores.drop_duplicates("document").set_index("document")["book"]
-    print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}")
+    start = provenance.get("start_token", "unknown")
+    print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}; start token (BOS): {start}")
     if "direct_corrected" in estimators:
         head2_entropy, entropy_line = read_head2_entropy(
             cfg.counts, provenance.get("source"), provenance.get("tokenizer")
@@ -375,7 +376,8 @@ def main(cfg: Settings) -> None:
     if shares is not None:
         inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
     for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows)):
-        write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, head2_entropy_nats=head2_entropy)
+        facts = {"head2_entropy_nats": head2_entropy, "start_token": start}
+        write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
     ratios = _ratios(topic_switch)
     _print_tables(bipartite, fits, windows, 2.0 if 2.0 in ratios else ratios[0])
     print(f"wrote bipartite.csv, fit.csv and sweep.csv in {cfg.out}")

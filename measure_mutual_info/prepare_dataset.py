@@ -49,16 +49,12 @@ from tqdm import tqdm
 
 from common.cli import UserError, run
 from common.record import ROOT, atomic_file, replace_text, versions
-from measure_mutual_info.cut_documents import (
-    Tokenizer,
-    load_tokenizer,
-    piece_documents,
-    sentence_documents,
-    whole_book,
-)
+from common.tokenizer import Tokenizer, load_tokenizer
+from measure_mutual_info.cut_documents import piece_documents, sentence_documents, whole_book
 from measure_mutual_info.read_corpus import Corpus, books, open_corpus
 
 BATCH = 1 << 20  # tokens held before they are written, a document more at most
+UNKNOWN_MOST = 0.03  # share of tokens that the tokenizer does not know, above which they are no measurement of the text
 SCHEMA = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int32())})
 
 
@@ -131,7 +127,7 @@ def write_shard(
 ) -> dict[str, Any]:
     """Cut the books of one shard, write the Arrow file `path`, then the .json beside it that says it is finished."""
     facts: dict[str, Any] = {"input": shard_hash(shard), "books_read": len(shard), "books": 0, "documents": 0}
-    facts |= {"tokens": 0, "longest_document": 0, "longest_short_book": [0, ""]}
+    facts |= {"tokens": 0, "unknown_tokens": 0, "longest_document": 0, "longest_short_book": [0, ""]}
     with atomic_file(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         rows: list[dict[str, Any]] = []
         held = 0  # tokens in rows
@@ -142,6 +138,7 @@ def write_shard(
                 count += 1
                 held += len(ids)
                 facts["tokens"] += len(ids)
+                facts["unknown_tokens"] += 0 if tokenizer.unknown is None else ids.count(tokenizer.unknown)
                 facts["longest_document"] = max(facts["longest_document"], len(ids))
                 if len(rows) == 256 or held > BATCH:
                     writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
@@ -154,6 +151,13 @@ def write_shard(
             tick()
         if rows:
             writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+    if facts["unknown_tokens"] > UNKNOWN_MOST * facts["tokens"]:
+        path.unlink()
+        share = facts["unknown_tokens"] / facts["tokens"]
+        raise UserError(
+            f"{cfg.tokenizer} does not know {share:.0%} of the tokens of {cfg.corpus} (at most {UNKNOWN_MOST:.0%}): "
+            "give a --tokenizer made for such text"
+        )
     facts["bytes"] = path.stat().st_size
     replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
     return facts
@@ -247,7 +251,7 @@ def write_shards(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def identity(cfg: Settings, corpus: Corpus) -> dict[str, Any]:
+def identity(cfg: Settings, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Any]:
     """All that decides what the documents are: settings, and the hashes of local files in place of their paths."""
     key = dataclasses.asdict(cfg) | {"source": cfg.name}
     for irrelevant in ("out", "processes", "streaming", *(["corpus"] if corpus.files else [])):
@@ -257,7 +261,7 @@ def identity(cfg: Settings, corpus: Corpus) -> dict[str, Any]:
     if os.path.exists(cfg.tokenizer):
         path = Path(cfg.tokenizer).resolve()
         key["tokenizer"] = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-    return key | {"files": corpus.files}
+    return key | {"files": corpus.files, "tokenizer_hash": tokenizer.hash}
 
 
 def same_run(folder: Path, key: dict[str, Any], made_by: str = "prepare.json", what: str = "documents") -> bool:
@@ -319,16 +323,15 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     corpus = open_corpus(cfg)
-    key = identity(cfg, corpus)
+    tokenizer = load_tokenizer(cfg.tokenizer)
+    key = identity(cfg, corpus, tokenizer)
     if same_run(cfg.out, key):
         remove_notes(cfg.out)  # of a run that was killed at its very end
         made = json.loads((cfg.out / "prepare.json").read_text(encoding="utf-8"))
         print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
         return
     parts = cfg.out.with_name(cfg.out.name + ".parts")
-    resumed = same_run(parts, key)
-    tokenizer = load_tokenizer(cfg.tokenizer)
-    if not resumed:
+    if not same_run(parts, key):
         parts.mkdir(parents=True, exist_ok=True)
         replace_text(parts / "prepare.json", json.dumps({"identity": key}, indent=2, ensure_ascii=False) + "\n")
 
@@ -358,7 +361,8 @@ def main(cfg: Settings) -> None:
     if len(facts) != len(paths) or sorted(parts.glob("data-*.arrow")) != paths:
         raise UserError(f"{parts} does not hold the {len(paths)} shards of this corpus: delete it, then run again")
 
-    total = Counter({name: sum(f[name] for f in facts) for name in ("books_read", "books", "documents", "tokens")})
+    sums = ("books_read", "books", "documents", "tokens", "unknown_tokens")
+    total = Counter({name: sum(f[name] for f in facts) for name in sums})
     if not total["documents"]:
         shutil.rmtree(parts)
         raise nothing_found(
@@ -372,7 +376,7 @@ def main(cfg: Settings) -> None:
         "tokenizer_hash": tokenizer.hash,
         "min_tokens": cfg.min_tokens,
         "boundaries": cfg.boundaries,
-        **{name: total[name] for name in ("documents", "books", "tokens")},
+        **{name: total[name] for name in ("documents", "books", "tokens", "unknown_tokens")},
         "longest_document_tokens": max(f["longest_document"] for f in facts),
         "rows": skipped["rows"],
         "skipped_empty": skipped["empty"],
@@ -393,6 +397,8 @@ def main(cfg: Settings) -> None:
         f"left out: {record['skipped_empty']:,} rows without text, {record['skipped_few_words']:,} books of too few "
         f"words, {record['skipped_too_short']:,} too short for a document"
     )
+    if total["unknown_tokens"]:
+        print(f"note: {total['unknown_tokens']:,} tokens are unknown to the tokenizer")
     if cfg.boundaries == "sentence" and record["longest_document_tokens"] > 4 * cfg.min_tokens:
         print(
             f"note: the longest document has {record['longest_document_tokens']:,} tokens: a text with few sentence "

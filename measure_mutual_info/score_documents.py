@@ -20,7 +20,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ from common.cli import UserError, run
 from common.documents import document_lengths, open_documents
 from common.record import write_csv
 from measure_mutual_info import schedule, score_store
+
+if TYPE_CHECKING:
+    from common.pretrained import StartToken
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,10 @@ def draw_sample(cfg: Settings) -> Sample:
     return Sample(names, books, ids, schedule.partners(books, cfg.seed), facts)
 
 
-def check_model(cfg: Settings, sample: Sample) -> tuple[int, str | None]:
+def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
     """Everything about the model that its configuration and tokenizer tell before any weights are loaded.
 
-    Returns the token id that stands for BOS, and the model's revision on the hub (None for a local one). UserError:
+    Returns the token that stands for BOS, and the model's revision on the hub (None for a local one). UserError:
     context shorter than L, documents of another tokenizer, no BOS, ids outside the vocabulary.
     """
     from common import pretrained  # here, because it takes seconds
@@ -164,8 +167,8 @@ def check_model(cfg: Settings, sample: Sample) -> tuple[int, str | None]:
     if context is not None and context < cfg.longest:
         raise UserError(f"{cfg.model}: its context is {context} tokens, shorter than L = {cfg.longest}: lower --L-max")
     extent = int(sample.ids.min()), int(sample.ids.max())
-    bos = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
-    return bos, getattr(config, "_commit_hash", None)
+    start = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
+    return start, getattr(config, "_commit_hash", None)
 
 
 def load_backend(cfg: Settings, sample: Sample, bos: int) -> schedule.Backend:
@@ -286,8 +289,8 @@ def finished_before(cfg: Settings, wanted: dict, parts: Path) -> bool:
 def main(cfg: Settings) -> None:
     cfg.validate()
     sample = draw_sample(cfg)
-    bos, revision = check_model(cfg, sample)
-    wanted = manifest(cfg, sample, bos, revision)
+    start, revision = check_model(cfg, sample)
+    wanted = manifest(cfg, sample, start.id, revision)
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     if finished_before(cfg, wanted, parts):
         print(f"{cfg.out} is complete already, with these settings")
@@ -298,7 +301,7 @@ def main(cfg: Settings) -> None:
     store = score_store.ScoreStore(parts, wanted)
     i, n = cfg.shard_of
     if any(not store.done(group) for group in range(_groups(cfg, sample)) if group % n == i):
-        backend = load_backend(cfg, sample, bos)
+        backend = load_backend(cfg, sample, start.id)
         store.begin()
         score_groups(cfg, sample, backend, store)
     try:
@@ -321,6 +324,7 @@ def main(cfg: Settings) -> None:
         started=started,
         source=sample.facts["source"],
         tokenizer=sample.facts["tokenizer"],
+        start_token=start.text,
         manifest=wanted,
         failed_documents=failed,
         scoring_seconds=round(seconds, 1),

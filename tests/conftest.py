@@ -76,14 +76,16 @@ def one_line_error(done: subprocess.CompletedProcess) -> str:
     return errors[0]
 
 
-def write_documents(folder: Path, ids: dict[str, list[list[int]]], vocabulary: int = 256) -> Path:
+def write_documents(
+    folder: Path, ids: dict[str, list[list[int]]], vocabulary: int = 256, tokenizer: str = "bytes"
+) -> Path:
     """A folder as prepare_dataset.py writes it; ids: the documents of each book."""
     rows = [(f"{book}#{number:04d}", book, row) for book, rows in ids.items() for number, row in enumerate(rows)]
     columns = {"document": datasets.Value("string"), "book": datasets.Value("string")}
     columns["input_ids"] = datasets.List(datasets.Value("int32"))
     values = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
     datasets.Dataset.from_dict(values, features=datasets.Features(columns)).save_to_disk(str(folder))
-    facts = {"source": "toy", "tokenizer": "bytes", "tokenizer_vocab_size": vocabulary}
+    facts = {"source": "toy", "tokenizer": tokenizer, "tokenizer_vocab_size": vocabulary}
     (folder / "prepare.json").write_text(json.dumps(facts), encoding="utf-8")
     return folder
 
@@ -99,6 +101,10 @@ def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
         "gpt2": dict(n_embd=48, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0),
         "gpt_neox": llama,
         "bert": llama,
+        "gemma2": dict(**llama, num_key_value_heads=2, head_dim=12, sliding_window=16),
+        "vaultgemma": dict(**llama, num_key_value_heads=2, head_dim=12, sliding_window=16),
+        "falcon": llama,
+        "minimax": dict(**llama, num_key_value_heads=2),
         "mamba": dict(hidden_size=32, num_hidden_layers=2, state_size=8),
     }[kind]
     torch.manual_seed(0)

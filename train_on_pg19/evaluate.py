@@ -38,6 +38,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from common import pretrained
 from common.cli import UserError, run
 from common.record import write_csv
+from common.tokenizer import load_tokenizer
 from train_on_pg19 import books, curves, nll_store, train
 from train_on_pg19.loss import ROWS
 
@@ -168,7 +169,7 @@ def start_of(cfg: Settings, subject: Subject, L: int, documents: Dataset, facts:
         column = documents.data.column("input_ids")
         extents = [pc.min_max(chunk.flatten()).as_py() for chunk in column.chunks]
         extent = min(one["min"] for one in extents), max(one["max"] for one in extents)
-        return pretrained.start_token(subject.place, config, cfg.bos, cfg.documents, facts, extent)
+        return pretrained.start_token(subject.place, config, cfg.bos, cfg.documents, facts, extent).id
     theirs = subject.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         raise UserError(
@@ -270,16 +271,13 @@ def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarr
     name = facts["tokenizer"]
     if name == "bytes":
         return np.full(len(sequences), sequences.L)
-    tokens = [sequences[row]["targets"].tolist() for row in range(len(sequences))]
-    if name == "characters":
-        return np.array([len("".join(map(chr, ids)).encode()) for ids in tokens])
     try:
-        tokenizer = pretrained.load_tokenizer(name)
+        tokenizer = load_tokenizer(name)
     except UserError as error:
         print(f"no bits per byte: {error}")
         return None
-    texts = tokenizer.batch_decode(tokens, clean_up_tokenization_spaces=False)
-    return np.array([len(text.encode()) for text in texts])
+    tokens = (sequences[row]["targets"].tolist() for row in range(len(sequences)))
+    return np.array([len(tokenizer.text(ids).encode()) for ids in tokens])
 
 
 def position_table(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:

@@ -46,6 +46,7 @@ from transformers.utils import logging
 
 from common.cli import UserError, run
 from common.record import replace_text, versions, write_csv
+from common.tokenizer import NAMED
 from train_on_pg19 import books, models
 
 RUN, STATE = "run.json", "trainer_state.json"
@@ -395,6 +396,8 @@ def main(cfg: Settings) -> None:
     set_seed(cfg.seed)
     ids = facts["tokenizer_vocab_size"]
     model = models.build(cfg.model, ids, cfg.L, cfg.vocab)
+    if facts["tokenizer"] in NAMED:  # a checkpoint has no tokenizer files that would say it
+        model.config.tokenizer = facts["tokenizer"]
     of = identity(cfg, model)
     refuse_other(cfg, of)
     checkpoint, state = last_checkpoint(cfg.out)

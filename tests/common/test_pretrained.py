@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from common.cli import UserError
 from common.pretrained import (
@@ -19,13 +20,12 @@ from common.pretrained import (
     find_device,
     load_config,
     load_model,
-    load_tokenizer,
     locate,
     model_fingerprint,
     sees_what_follows,
     start_token,
 )
-from common.record import vocabulary_hash
+from common.tokenizer import load_tokenizer
 from tests.conftest import tiny_model
 
 
@@ -55,6 +55,62 @@ def test_some_weights_missing(tmp_path):
         match=r"3 weights are missing \(model.layers.1.mlp.down_proj.weight, .*gate_proj.weight, .*up_proj.weight …\)",
     ):
         load_model(str(tmp_path), "float32", "cpu")
+
+
+def test_weights_that_are_not_used(tmp_path, capsys):
+    """A bias that the configuration does not speak of makes another model; a vision tower is none of its layers."""
+    state = tiny_model("llama").state_dict()
+    for name, said in {
+        "model.layers.1.self_attn.q_proj.bias": None,
+        "vision_tower.layers.0.bias": "1 weights are not of",
+    }.items():
+        folder = tmp_path / name
+        tiny_model("llama").save_pretrained(folder, state_dict={**state, name: torch.ones(48)})
+        if said is None:
+            with pytest.raises(UserError, match=rf"has no use for 1 weights of its own layers \({name}"):
+                load_model(str(folder), "float32", "cpu")
+        else:
+            load_model(str(folder), "float32", "cpu")
+            assert said in capsys.readouterr().out
+
+
+def logprobs(model: torch.nn.Module) -> torch.Tensor:
+    return torch.log_softmax(model(input_ids=torch.arange(40)[None]).logits, -1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "right"),
+    [
+        ("gemma2", {"attn_logit_softcapping": 2.0}, "eager"),
+        ("vaultgemma", {"attn_logit_softcapping": 2.0}, "eager"),
+        ("falcon", {"alibi": True}, "sdpa"),
+    ],
+)
+def test_the_attention_that_computes_every_term(tmp_path, kind, changes, right):
+    """sdpa drops the soft-cap of Gemma 2, and eager adds Falcon's ALiBi twice."""
+    tiny_model(kind, **changes).save_pretrained(tmp_path)
+    found = logprobs(load_model(str(tmp_path), "float32", "cpu"))
+    ways = {
+        way: logprobs(AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=way).eval())
+        for way in ("eager", "sdpa")
+    }
+    assert (found - ways[right]).abs().max() < 1e-5
+    assert (ways["eager"] - ways["sdpa"]).abs().max() > 0.01
+
+
+def test_attention_that_differs_for_an_unknown_reason(tmp_path, monkeypatch):
+    tiny_model("gemma2", attn_logit_softcapping=2.0).save_pretrained(tmp_path)
+    monkeypatch.setattr("common.pretrained.ATTENTION", {})
+    with pytest.raises(UserError, match=r'implementations "sdpa" and "eager" differ by 0\.\d+ nats a token'):
+        load_model(str(tmp_path), "float32", "cpu")
+
+
+def test_contexts_by_other_names():
+    """MPT says max_seq_len, CodeGen n_positions; a number that is no context does not count."""
+    assert context_tokens(AutoConfig.for_model("mpt", max_seq_len=77)) == 77
+    assert context_tokens(AutoConfig.for_model("codegen", n_positions=78)) == 78
+    assert context_tokens(AutoConfig.for_model("bloom", seq_length=79)) == 79
+    assert context_tokens(AutoConfig.for_model("mamba2")) is None
 
 
 def test_encoder_is_refused(tmp_path):
@@ -121,6 +177,7 @@ def test_out_of_memory_says_what_to_do(tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    tiny_model("llama").config.save_pretrained(tmp_path)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
     with pytest.raises(UserError, match="do not fit the GPU: use --dtype bfloat16, or --device split"):
         load_model(str(tmp_path), "float32", "cpu")
@@ -138,25 +195,36 @@ def save_tokenizer(folder: Path, **special: str) -> Path:
 
 
 def start(folder: Path, bos: str | None = None, extent=(0, 3), **facts: object) -> int:
-    of = {"tokenizer": "org/other", "tokenizer_hash": vocabulary_hash(WORDS)} | facts
-    return start_token(str(folder), load_config(str(folder)), bos, Path("my_documents"), of, extent)
+    with contextlib.suppress(UserError):  # a folder without a tokenizer
+        facts = {"tokenizer_hash": load_tokenizer(str(folder)).hash} | facts
+    of = {"tokenizer": "org/other", "tokenizer_vocab_size": 4} | facts
+    return start_token(str(folder), load_config(str(folder)), bos, Path("my_documents"), of, extent).id
 
 
 def test_start_token(tmp_path, capsys):
     both = save_tokenizer(tmp_path / "both", bos_token="<s>", eos_token="</s>")
-    assert load_tokenizer(str(both)).get_vocab() == WORDS
     assert start(both) == 0
     assert [start(both, bos) for bos in ("b", "2", "9", "0")] == [3, 2, 9, 0]
-    assert capsys.readouterr().out == ""
+    start_of = "start token in front of every text: "
+    said = (
+        "<s> (id 0, the tokenizer's BOS)",
+        "b (id 3, --bos)",
+        "a (id 2, --bos)",
+        "? (id 9, --bos)",
+        "<s> (id 0, --bos)",
+    )
+    assert capsys.readouterr().out.splitlines() == [start_of + line for line in said]
     assert start(save_tokenizer(tmp_path / "eos", eos_token="</s>")) == 1
-    assert "eos has no BOS token: </s> stands for it" in capsys.readouterr().out
+    assert "</s> (id 1, the tokenizer's EOS, as it has no BOS)" in capsys.readouterr().out
 
 
 def test_start_token_of_a_model_without_tokenizer(tmp_path):
     tiny_model("llama", 10).config.save_pretrained(tmp_path)
     assert start(tmp_path, "4", (0, 9)) == 4
     for bos in (None, "<s>"):
-        with pytest.raises(UserError, match="could not load the tokenizer"):
+        with pytest.raises(
+            UserError, match=r"cannot be loaded: it has no tokenizer files; the folder needs tokenizer.json"
+        ):
             start(tmp_path, bos)
 
 
@@ -164,8 +232,14 @@ def test_start_token_of_a_model_without_tokenizer(tmp_path):
     ("given", "said"),
     [
         ({"bos": "zzz"}, "--bos zzz: not a token of .*: give one of its tokens, or a token id"),
-        ({"tokenizer_hash": "0" * 16}, "my_documents: tokenised with org/other, whose vocabulary is not that of"),
-        ({"tokenizer_hash": None}, "my_documents: tokenised with org/other, whose vocabulary is not that of"),
+        (
+            {"tokenizer_hash": "0" * 16},
+            "my_documents: tokenised with org/other, which is not the tokenizer of .*prepare the documents",
+        ),
+        (
+            {"tokenizer_hash": None, "tokenizer_vocab_size": 256},
+            "my_documents: tokenised with org/other, which is not the tokenizer of .*prepare the documents",
+        ),
         ({"bos": "10"}, r"my_documents: token id 10 is outside the vocabulary of .* \(0 … 9\): prepare"),
         ({"extent": (0, 11)}, "token id 11 is outside"),
         ({"extent": (-2, 11)}, "token id 11 is outside"),

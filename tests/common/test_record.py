@@ -28,7 +28,6 @@ from common.record import (
     numbers,
     read_csv,
     replace_text,
-    vocabulary_hash,
     whole_numbers,
     write_csv,
 )
@@ -296,14 +295,6 @@ def test_whole_numbers(bad):
     assert whole_numbers(good, "x.csv", "").dtype == np.int64
     with pytest.raises(UserError, match=rf"x.csv, line 3: seed is {re.escape(repr(bad))}, not a whole number: run it"):
         whole_numbers(pd.Series(["1", bad, "2"], name="seed"), "x.csv", "run it")
-
-
-def test_vocabulary_hash():
-    """It tells vocabularies apart by their words and ids, whatever the order that they come in."""
-    first = vocabulary_hash({"a": 0, "b": 1})
-    assert re.fullmatch("[0-9a-f]{16}", first)
-    assert first == vocabulary_hash({"b": 1, "a": 0})
-    assert len({first, vocabulary_hash({"a": 1, "b": 0}), vocabulary_hash({"a": 0}), vocabulary_hash({})}) == 4
 
 
 def test_machine(monkeypatch):

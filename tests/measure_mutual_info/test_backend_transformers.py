@@ -6,7 +6,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput
 
 from common.cli import UserError
-from common.pretrained import load_tokenizer
+from common.tokenizer import load_tokenizer
 from measure_mutual_info import backend_transformers, schedule
 from measure_mutual_info.backend_transformers import TransformersBackend
 from tests.conftest import SMOLLM2, tiny_model
@@ -107,8 +107,29 @@ def test_a_cache_that_lies_is_refused(book_bytes):
 
     model.forward = forgetful
     documents, followers = pieces(book_bytes, 1, 64)
+    backend.check_schedule(documents, followers)
+    assert backend.schedule == "plain"
     with pytest.raises(UserError, match="use --schedule plain"):
-        backend.check_schedule(documents, followers)
+        TransformersBackend.from_model(model, BOS, schedule="shared").check_schedule(documents, followers)
+
+
+def test_a_model_that_fails_with_a_cache_gets_plain_prompts(book_bytes):
+    """MiniMax keeps a state beside its key-values; another raises when it goes on from a cache."""
+    minimax = tiny_model("minimax", head_dim=12, num_local_experts=2, block_size=16)
+    assert TransformersBackend.from_model(minimax, BOS).schedule == "plain"
+    model = tiny_model("llama")
+    backend, honest = TransformersBackend.from_model(model, BOS), model.forward
+
+    def failing(input_ids, past_key_values=None, use_cache=False, **rest):
+        if past_key_values is not None and past_key_values.get_seq_length():
+            raise IndexError("list index out of range")
+        return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
+
+    model.forward = failing
+    documents, followers = pieces(book_bytes, 1, 64)
+    backend.check_schedule(documents, followers)
+    assert backend.schedule == "plain"
+    assert_equals_reference(backend, documents, followers, [(16, 32)])
 
 
 def test_positions_that_depend_on_the_length_get_plain_prompts():
@@ -172,7 +193,7 @@ def test_target_logprobs_is_a_log_softmax():
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
 def test_sample_model_on_real_text(book_bytes):
     """SmolLM2-135M from its GGUF file: shared prefixes equal separate prompts to 1e-4 nats a token."""
-    tokenizer = load_tokenizer(str(SMOLLM2))
+    tokenizer = load_tokenizer(str(SMOLLM2)).tokenizer
     text = bytes(book_bytes[5000:15000].astype(np.uint8)).decode("utf-8", errors="ignore")
     ids = np.array(tokenizer(text).input_ids[: 2 * 64]).reshape(2, 64)
     backend = TransformersBackend(str(SMOLLM2), tokenizer.bos_token_id, "float32", "cpu", 4096, "auto")

@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from common.cli import UserError
-from common.pretrained import load_tokenizer, locate
+from common.pretrained import locate
 from common.record import ROOT
+from common.tokenizer import load_tokenizer
 from measure_mutual_info.backend_transformers import TransformersBackend
 from measure_mutual_info.backend_vllm import VllmBackend, max_batch_tokens, parse_vllm_args, prompt_logprobs
 from measure_mutual_info.schedule import branches, grid
@@ -305,7 +306,7 @@ def sample(vllm, tmp_path_factory):
     del model.config.quantization_config
     folder = tmp_path_factory.mktemp("smollm2")
     model.save_pretrained(folder)
-    tokenizer = load_tokenizer(str(SAMPLE_MODEL))
+    tokenizer = load_tokenizer(str(SAMPLE_MODEL)).tokenizer
     text = SAMPLE_BOOK.read_text(encoding="utf-8")[20_000:30_000]
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id

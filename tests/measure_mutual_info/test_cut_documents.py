@@ -7,18 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.record import vocabulary_hash
+from common.tokenizer import ByteTokenizer, CharacterTokenizer, HubTokenizer, load_tokenizer
 from measure_mutual_info import cut_documents
-from measure_mutual_info.cut_documents import (
-    ByteTokenizer,
-    CharacterTokenizer,
-    HubTokenizer,
-    load_tokenizer,
-    piece_documents,
-    sentence_documents,
-    sentence_spans,
-    whole_book,
-)
+from measure_mutual_info.cut_documents import piece_documents, sentence_documents, sentence_spans, whole_book
 from tests.conftest import prose
 
 
@@ -155,9 +146,3 @@ def test_pieces_follow_one_another(monkeypatch: pytest.MonkeyPatch):
         pieces = list(piece_documents(text, ByteTokenizer(), 64))
         assert {len(piece) for piece in pieces} == {64}
         assert list(itertools.chain(*pieces)) == whole[: len(whole) - len(whole) % 64]
-
-
-def test_hash_of_a_vocabulary():
-    # printf '[["a", 1], ["\\u00e9", 0]]' | sha256sum
-    assert vocabulary_hash({"é": 0, "a": 1}) == vocabulary_hash({"a": 1, "é": 0}) == "a774495ecc8e234c"
-    assert vocabulary_hash({"é": 1, "a": 0}) != vocabulary_hash({"é": 0, "a": 1})

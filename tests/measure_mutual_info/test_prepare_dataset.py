@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
 
 from common.cli import UserError
-from common.record import vocabulary_hash
+from common.tokenizer import load_tokenizer
 from measure_mutual_info import prepare_dataset
-from measure_mutual_info.cut_documents import (
-    HubTokenizer,
-    load_tokenizer,
-)
 from measure_mutual_info.prepare_dataset import Settings, main
 from tests.conftest import ROOT, call_script, one_line_error, prose, run_script
 from tests.measure_mutual_info.test_cut_documents import plain_documents
@@ -68,7 +69,7 @@ def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
     counts = {"documents": len(rows), "books": 3, "tokens": sum(len(row["input_ids"]) for row in rows)}
     counts |= {"rows": 5, "skipped_empty": 1, "skipped_few_words": 0, "skipped_too_short": 1}
     counts |= {"source": "ours", "tokenizer": str(bpe), "tokenizer_vocab_size": 320, "min_tokens": 300}
-    counts |= {"tokenizer_hash": vocabulary_hash(load_tokenizer(str(bpe)).tokenizer.get_vocab())}
+    counts |= {"tokenizer_hash": load_tokenizer(str(bpe)).hash}
     assert {key: record[key] for key in counts} == counts
     assert record["boundaries"] == record["settings"]["boundaries"] == "sentence"
     assert f"{len(rows):,} documents of 3 books" in result.stdout
@@ -437,12 +438,37 @@ def test_any_other_suffix_is_plain_text(tmp_path: Path):
     assert {row["book"] for row in table(tmp_path / "out" / "jsonl")} == {"One"}
 
 
-def test_another_tokenizer_hash_makes_no_other_documents(
-    library: Path, bpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    main(settings(library, tmp_path / "out", tokenizer=str(bpe)))
-    monkeypatch.setattr(HubTokenizer, "hash", "0" * 16)
-    main(settings(library, tmp_path / "out", tokenizer=str(bpe)))
+def test_a_tokenizer_of_the_same_name_that_cuts_otherwise(library: Path, bpe: Path, tmp_path: Path):
+    shutil.copytree(bpe, tmp_path / "bpe")
+    given = settings(library, tmp_path / "out", tokenizer=str(tmp_path / "bpe"))
+    main(given)
+    main(given)
+    path = tmp_path / "bpe" / "tokenizer.json"
+    backend = json.loads(path.read_text())
+    backend["model"]["merges"].reverse()
+    path.write_text(json.dumps(backend))
+    with pytest.raises(
+        UserError, match=r"out was made with other settings \(tokenizer_hash = .*, now .*: choose another"
+    ):
+        main(given)
+
+
+def test_a_tokenizer_that_does_not_know_the_text(library: Path, tmp_path: Path):
+    """Unknown tokens are counted; above a few per cent they are no measurement of the text."""
+    letters = Tokenizer(WordLevel({"[UNK]": 0, **{chr(97 + i): i + 1 for i in range(26)}}, unk_token="[UNK]"))
+    letters.pre_tokenizer = Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="[UNK]").save_pretrained(tmp_path / "letters")
+    lines = {"poor.txt": "a" * 39 + "!", "good.txt": "a" * 99 + "!"}
+    for name, line in lines.items():
+        (tmp_path / name).write_text((line + "\n\n") * 50)
+    call_with = {"tokenizer": tmp_path / "letters", "boundaries": "none", "min_tokens": 100}
+    line = one_line_error(call(corpus=tmp_path / "poor.txt", out=tmp_path / "poor", **call_with))
+    assert "letters does not know 7% of the tokens of" in line
+    assert not (tmp_path / "poor.parts").exists()
+    done = call(corpus=tmp_path / "good.txt", out=tmp_path / "good", **call_with)
+    made = json.loads((tmp_path / "good" / "prepare.json").read_text())
+    assert 0 < made["unknown_tokens"] < 0.03 * made["tokens"]
+    assert f"{made['unknown_tokens']} tokens are unknown to the tokenizer" in done.stdout
 
 
 def test_command_exits_with_2_and_one_line(tmp_path: Path):

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from common.record import vocabulary_hash
+from common.tokenizer import load_tokenizer
 from measure_mutual_info import schedule
 from tests.conftest import ROOT, call_script, one_line_error, run_script, tiny_model, write_documents
 from tests.measure_mutual_info.test_backend_transformers import BOS, slow_reference
@@ -183,7 +183,7 @@ class TestBadInput:
             ({"documents": "/nonexistent"}, "no folder /nonexistent"),
             ({"model": "/nonexistent/model.gguf"}, "no such GGUF file"),
             ({"bos": 260}, "token id 260 is outside the vocabulary"),
-            ({"bos": "<s>"}, "could not load the tokenizer"),
+            ({"bos": "<s>"}, "it has no tokenizer files"),
             ({"device": "gpu"}, "give auto, cpu, cuda"),
         ],
     )
@@ -313,7 +313,7 @@ class TestBeginningOfText:
             tokenizer.save_pretrained(tmp_path / "model")
             shutil.copytree(inputs / "documents", tmp_path / "documents")
             path = tmp_path / "documents" / "prepare.json"
-            facts = json.loads(path.read_text()) | {"tokenizer_hash": vocabulary_hash(tokenizer.get_vocab())}
+            facts = json.loads(path.read_text()) | {"tokenizer_hash": load_tokenizer(str(tmp_path / "model")).hash}
             path.write_text(json.dumps(facts))
             return {"model": tmp_path / "model", "documents": tmp_path / "documents", "out": tmp_path / "scores.csv"}
 
@@ -337,8 +337,13 @@ class TestBeginningOfText:
         changes = model(**special)
         done = self.score(inputs, changes, *more)
         assert done.returncode == 0, done.stderr
-        assert json.loads(changes["out"].with_suffix(".json").read_text())["manifest"]["bos"] == bos
-        assert ("has no BOS token: </s> stands for it" in done.stdout) == (special == {"eos_token": "</s>"})
+        record = json.loads(changes["out"].with_suffix(".json").read_text())
+        letters = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        assert (record["manifest"]["bos"], record["start_token"]) == (bos, letters[bos])
+        why = (
+            "--bos" if more else "the tokenizer's BOS" if len(special) == 2 else "the tokenizer's EOS, as it has no BOS"
+        )
+        assert f"start token in front of every text: {letters[bos]} (id {bos}, {why})" in done.stdout
 
     def test_none(self, inputs, model):
         assert "neither BOS nor EOS: name a token" in one_line_error(self.score(inputs, model()))
@@ -353,4 +358,4 @@ class TestBeginningOfText:
         changes = model(bos_token="<s>")
         changes["documents"] = inputs / "documents"
         done = self.score(inputs, changes, *more)
-        assert "whose vocabulary is not that of" in one_line_error(done)
+        assert "which is not the tokenizer of" in one_line_error(done)

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from measure_mutual_info.cut_documents import load_tokenizer
+from common.tokenizer import load_tokenizer
 from measure_mutual_info.train_bpe import train
 from tests.conftest import call_script, one_line_error, prose, run_script
 

@@ -290,7 +290,7 @@ class TestModelsOfOthers:
         tiny_model("gpt2", n_positions=20).save_pretrained(tmp_path / "short")
         cases = [
             (["small", "--L", 16, "--bos", 3], "outside the vocabulary of .*small"),
-            (["small", "--L", 16], "could not load the tokenizer"),
+            (["small", "--L", 16], "it has no tokenizer files"),
             (["small", "--bos", 3], "--L: say how many tokens of each document"),
             (["short", "--L", 32, "--bos", 3], "its context is 20 tokens, shorter than L = 32"),
             (["nowhere", "--L", 16, "--bos", 3], "could not load the configuration"),

@@ -1,0 +1,197 @@
+"""Tokenizers of the Hugging Face hub, of a local folder or of a GGUF file, bytes and characters, all with one face.
+
+tokenizer = load_tokenizer("HuggingFaceTB/SmolLM2-135M")
+tokenizer.ids("Call me Ishmael.")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from common.cli import UserError
+
+# Whatever tokenizers are known to disagree about: digits, contractions, runs of blanks, line ends, marks, scripts.
+PROBE = (
+    "It's 1850; they'll pay $3,141.59 (27%)...  \n\n\tif (x != y):  # 10 000\r\n   We'D  re-enter “naïve” cafés—"
+    "twice!\n\n\n1ST Samuel 12:7 ﬁne e\u0301 Ǆ STRASSE straße İ 東京は日本の首都です。 Привет, мир! मानव שלום 🙂🙂"
+    "  a\u00a0b\u200b <s> </s> _x_ ~~ ### $$ ''' \"\"\" www.example.org/a_b?c=d&e=f 0x1F 1e-5 ½ ² ①"
+    " \\n {'k': [1, 2]}     end "
+)
+PROBE_TOKENS = 20_000  # of the vocabulary, spread evenly, that are tokenised again in a fingerprint
+TOKENIZER_FILE = re.compile(r"token|vocab|merges|spiece|sentencepiece|spm|tekken")
+
+
+class Tokenizer(Protocol):
+    size: int  # how many ids there are
+    hash: str | None  # `fingerprint`; None where the ids are bytes or code points
+    unknown: int | None  # the id of what it has no token for; None where there is none
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of `text` by itself, without special tokens."""
+
+    def starts(self, text: str) -> np.ndarray | None:
+        """Position in `text` of each token's first character, ascending; None if the tokenizer does not tell."""
+
+    def text(self, ids: list[int]) -> str:
+        """What the ids stand for."""
+
+
+class ByteTokenizer:
+    """The bytes of UTF-8 are the tokens."""
+
+    size = 256
+    hash = None
+    unknown = None
+
+    def ids(self, text: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def starts(self, text: str) -> np.ndarray | None:
+        # UTF-8 spends 1 byte on code points below 0x80, 2 below 0x800, 3 below 0x10000, else 4
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        widths = 1 + (points >= 0x80).astype(int) + (points >= 0x800) + (points >= 0x10000)
+        return np.repeat(np.arange(len(points)), widths)
+
+    def text(self, ids: list[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+
+class CharacterTokenizer:
+    """The code points of Unicode are the tokens.
+
+    A text uses a hundred or so of them, so a million characters measure the entropy of pairs well, where the words of
+    a usual tokenizer would need billions (Sec. B.VI). A letter beyond ASCII stays one token, unlike with bytes, whose
+    pairs within a letter are alike at a distance for no other reason.
+    """
+
+    size = 0x110000
+    hash = None
+    unknown = None
+
+    def ids(self, text: str) -> list[int]:
+        return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).tolist()
+
+    def starts(self, text: str) -> np.ndarray | None:
+        return np.arange(len(text))
+
+    def text(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+class HubTokenizer:
+    """A tokenizer of transformers. What looks like a special token in a text is taken as plain characters."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.size = len(tokenizer)
+        self.unknown = tokenizer.unk_token_id
+
+    @cached_property
+    def hash(self) -> str:
+        return fingerprint(self)
+
+    def ids(self, text: str) -> list[int]:
+        return self._call(text).input_ids
+
+    def starts(self, text: str) -> np.ndarray | None:
+        if not self.tokenizer.is_fast:
+            return None
+        offsets = self._call(text, return_offsets_mapping=True).offset_mapping
+        return np.maximum.accumulate(np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(offsets)))
+
+    def text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def _call(self, text: str, **more: Any) -> Any:
+        return self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+            **more,
+        )
+
+
+NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """Hub id, local folder, GGUF file (local, or owner/repository/file.gguf of the hub), "bytes" or "characters".
+
+    A folder that train.py wrote says itself whether its tokens are bytes or characters. UserError: it is not there, or
+    incomplete.
+    """
+    if name in NAMED:
+        return NAMED[name]()
+    place, file = os.path.split(name) if name.endswith(".gguf") else (name, None)
+    here = os.path.isfile(name) if file else os.path.isdir(name)
+    if not here and (os.path.isfile(name) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place)):
+        raise UserError(f'no tokenizer at {name}: give a folder, a .gguf file, a hub id, "bytes" or "characters"')
+    if here and not file and (trained_on := _of_training(Path(name))) in NAMED:
+        return NAMED[trained_on]()
+    from transformers import AutoTokenizer, logging
+
+    logging.set_verbosity_error()
+    try:
+        if here and not file and not any(TOKENIZER_FILE.search(path.name) for path in Path(name).iterdir()):
+            raise ValueError("it has no tokenizer files")
+        loaded = AutoTokenizer.from_pretrained(place or ".", **({"gguf_file": file} if file else {}))
+        # From a configuration alone transformers makes up a tokenizer of a few ids.
+        files = {"tokenizer.json", *loaded.vocab_files_names.values()}
+        if here and not file and loaded.vocab_files_names and not any((Path(name) / one).is_file() for one in files):
+            raise ValueError("it has no tokenizer files")
+        tokenizer = HubTokenizer(loaded)
+        if not tokenizer.ids("a b"):
+            raise ValueError("it makes no tokens")
+    except Exception as error:  # the loaders of transformers raise almost anything at a damaged file
+        remedy = (
+            "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
+            if here and not file
+            else "the file is damaged or incomplete; fetch it again"
+            if here
+            else "check the name and the network, or give a local folder (there is none of this name)"
+        )
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".: ")
+        raise UserError(f"tokenizer {name} cannot be loaded: {reason}; {remedy}") from error
+    if file:
+        from common import gguf_file
+
+        gguf_file.complete_tokenizer(gguf_file.read(gguf_file.local_path(name)), loaded)
+    return tokenizer
+
+
+def _of_training(folder: Path) -> str | None:
+    """The tokenizer that a checkpoint of train_on_pg19/train.py was trained with, from its configuration."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tokenizer")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def fingerprint(tokenizer: HubTokenizer) -> str:
+    """16 hex digits of what a tokenizer does: its vocabulary, its merges or scores, and the ids of a probe text.
+
+    The probe is PROBE, and tokens of the vocabulary side by side and apart, so that tokenizers of one vocabulary that
+    cut a text elsewhere differ, and the same one read from another kind of file does not.
+    """
+    vocabulary = sorted(tokenizer.tokenizer.get_vocab().items())
+    digest = hashlib.sha256(json.dumps(vocabulary).encode("utf-8", "surrogatepass"))
+    if backend := getattr(tokenizer.tokenizer, "backend_tokenizer", None):
+        model = json.loads(backend.to_str())["model"]
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
+        scores = model["vocab"] if isinstance(model.get("vocab"), list) else []
+        digest.update(json.dumps([merges, scores]).encode("utf-8", "surrogatepass"))
+    step = max(1, len(vocabulary) // PROBE_TOKENS)
+    words = [tokenizer.text([number]) for _, number in vocabulary[::step]]
+    for text in (PROBE, "".join(words), " ".join(words)):
+        digest.update(np.array(tokenizer.ids(text), dtype=np.int64).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,199 @@
+"""A model written as a folder and as a GGUF file: the same log-probabilities, or a refusal that names the key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFWriter
+from transformers import PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from common.cli import UserError
+from common.pretrained import load_config, load_model
+from common.tokenizer import load_tokenizer
+from tests.conftest import ROOT, SMOLLM2, tiny_model
+
+HEADS = {"q": 4, "k": 2}
+NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+NAMES |= {"self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"}
+NAMES |= {"mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+TOP = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+TOP |= {"lm_head.weight": "output.weight"}
+
+
+def write_gguf(path: Path, model: PreTrainedModel, keys: dict | None = None, tensors: dict | None = None) -> str:
+    """A Llama in float32 as llama.cpp's converter writes it; keys, tensors: more of them."""
+    config = model.config
+    writer = GGUFWriter(path, "llama")
+    of = {"context_length": config.max_position_embeddings, "embedding_length": config.hidden_size}
+    of |= {"block_count": config.num_hidden_layers, "feed_forward_length": config.intermediate_size}
+    of |= {"attention.head_count": config.num_attention_heads, "vocab_size": config.vocab_size}
+    of |= {"attention.head_count_kv": config.num_key_value_heads, "rope.dimension_count": config.head_dim}
+    of |= {"attention.layer_norm_rms_epsilon": config.rms_norm_eps}
+    of |= {"rope.freq_base": float(config.rope_parameters["rope_theta"])}
+    for name, value in ({f"llama.{name}": value for name, value in of.items()} | (keys or {})).items():
+        add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add[type(value)](name, value)
+    for name, weight in model.state_dict().items():
+        array = weight.numpy()
+        if name in TOP:
+            writer.add_tensor(TOP[name], array)
+            continue
+        layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
+        if (head := part[-6:-5]) in HEADS and part.endswith("_proj"):  # pairs of a rotation lie side by side there
+            array = array.reshape(HEADS[head], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(f"blk.{layer}.{NAMES[part]}.weight", np.ascontiguousarray(array))
+    for name, array in (tensors or {}).items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def llama(**rotation: object) -> PreTrainedModel:
+    return tiny_model("llama", rope_parameters={"rope_theta": 10_000.0, "rope_type": "default"} | rotation)
+
+
+def logprobs(model: PreTrainedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.log_softmax(model(input_ids=torch.arange(200)[None] % 256).logits, -1)
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SCALING = "llama.rope.scaling"
+
+
+@pytest.mark.parametrize(
+    ("rotation", "keys"),
+    [
+        ({}, {}),
+        ({"rope_theta": 500.0}, {}),
+        (LLAMA3, {}),
+        ({"rope_type": "linear", "factor": 4.0}, {f"{SCALING}.type": "linear", f"{SCALING}.factor": 4.0}),
+        ({"rope_type": "linear", "factor": 2.0}, {"llama.rope.scale_linear": 2.0}),
+        (
+            YARN,
+            {f"{SCALING}.type": "yarn", f"{SCALING}.factor": 4.0, f"{SCALING}.original_context_length": 64},
+        ),
+        ({}, {f"{SCALING}.type": "none"}),
+        ({}, {"llama.attention.sliding_window": 4096, "llama.expert_count": 0, "llama.attention.scale": 1.0}),
+    ],
+)
+def test_the_file_equals_the_folder(tmp_path, rotation, keys):
+    """Positions scaled as the folder's: 1e-5 nats. Without their keys the terms would be off by nats."""
+    model = llama(**rotation)
+    model.save_pretrained(tmp_path / "folder")
+    tensors = {}
+    if rotation.get("rope_type") == "llama3":  # llama.cpp's converter writes what the frequencies are divided by
+        plain = ROPE_INIT_FUNCTIONS["linear"](llama(rope_type="linear", factor=1.0).config)[0]
+        tensors["rope_freqs.weight"] = (plain / ROPE_INIT_FUNCTIONS["llama3"](model.config)[0]).numpy()
+    wanted = logprobs(load_model(str(tmp_path / "folder"), "float32", "cpu"))
+    file = write_gguf(tmp_path / "model.gguf", model, keys, tensors)
+    assert (logprobs(load_model(file, "float32", "cpu")) - wanted).abs().max() < 1e-5
+    if rotation.get("rope_type"):
+        file = write_gguf(tmp_path / "plain.gguf", model)
+        assert (logprobs(load_model(file, "float32", "cpu")) - wanted).abs().max() > 1, "the scaling would be missed"
+
+
+@pytest.mark.parametrize(
+    ("keys", "tensors", "named"),
+    [
+        ({f"{SCALING}.type": "longrope"}, {}, f"it says {SCALING}.type = longrope"),
+        ({f"{SCALING}.attn_factor": 1.19}, {}, f"it says {SCALING}.attn_factor = 1.19"),
+        ({f"{SCALING}.type": "yarn", f"{SCALING}.factor": 4.0}, {}, f"it says {SCALING}.type = yarn"),
+        ({"llama.attention.key_length": 6}, {}, "q_proj.weight has the shape (48, 48), and its keys"),
+        ({"llama.attn_logit_softcapping": 30.0}, {}, "it says llama.attn_logit_softcapping = 30.0"),
+        ({"llama.attention.sliding_window": 64}, {}, "it says llama.attention.sliding_window = 64"),
+        ({"llama.attention.max_alibi_bias": 8.0}, {}, "it says llama.attention.max_alibi_bias = 8.0"),
+        ({"llama.attention.clamp_kqv": 6.0}, {}, "it says llama.attention.clamp_kqv = 6.0"),
+        ({"llama.logit_scale": 0.5}, {}, "it says llama.logit_scale = 0.5"),
+        ({"llama.use_parallel_residual": True}, {}, "it says llama.use_parallel_residual = True"),
+        ({}, {"rope_factors_long.weight": np.ones(6, np.float32)}, "it holds the tensor rope_factors_long.weight"),
+        ({}, {"rope_freqs.weight": np.full(5, 2, np.float32)}, "it holds the tensor rope_freqs.weight"),
+        ({}, {"blk.1.attn_q.bias": np.ones(48, np.float32)}, "it holds the tensor blk.1.attn_q.bias"),
+        ({}, {"blk.0.attn_sinks.weight": np.ones(4, np.float32)}, "it holds the tensor blk.0.attn_sinks.weight"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_name(tmp_path, keys, tensors, named):
+    file = write_gguf(tmp_path / "model.gguf", llama(), keys, tensors)
+    with pytest.raises(UserError, match=re.escape(named)):
+        load_model(file, "float32", "cpu")
+
+
+def test_what_does_no_harm_is_named(tmp_path, capsys):
+    beyond = {"blk.2.nextn.eh_proj.weight": np.ones((4, 4), np.float32)}  # a layer that predicts further tokens
+    keys = {"llama.tensor_data_layout": "Meta AI original pth", "llama.pooling_type": 1}
+    file = write_gguf(tmp_path / "model.gguf", llama(), keys, beyond)
+    load_config(file)
+    assert capsys.readouterr().out == "model.gguf: transformers does not read llama.pooling_type\n"
+    load_model(file, "float32", "cpu")
+
+
+@pytest.mark.parametrize("damage", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 40])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    (tmp_path / "model.gguf").write_bytes(damage)
+    with pytest.raises(UserError, match=r"model\.gguf"):
+        load_config(str(tmp_path / "model.gguf"))
+
+
+def write_vocabulary(path: Path, pre: str | None, bpe: Path) -> str:
+    """A GGUF file that is a tokenizer alone: that of the folder `bpe`, its pre-tokenizer named `pre`."""
+    backend = load_tokenizer(str(bpe)).tokenizer.backend_tokenizer
+    vocabulary = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    merges = json.loads(backend.to_str())["model"]["merges"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_uint32("llama.vocab_size", len(vocabulary))
+    writer.add_tokenizer_model("gpt2")
+    if pre:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list([token for token, _ in vocabulary])
+    writer.add_token_types([1] * len(vocabulary))
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_eos_token_id(0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe):
+    """Digits are cut first for SmolLM2 and StarCoder; Qwen composes letters first; others are refused."""
+    tokenizers = {
+        pre: load_tokenizer(write_vocabulary(tmp_path / f"{pre}.gguf", pre, bpe))
+        for pre in ("gpt-2", "smollm", "qwen2")
+    }
+    cut = {pre: of.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a 12") for pre, of in tokenizers.items()}
+    pieces = {pre: [piece for piece, _ in found] for pre, found in cut.items()}
+    assert pieces == {"gpt-2": ["a", "Ġ12"], "smollm": ["a", "Ġ", "1", "2"], "qwen2": ["a", "Ġ", "1", "2"]}
+    assert tokenizers["qwen2"].ids("e\u0301") == tokenizers["qwen2"].ids("é") != tokenizers["gpt-2"].ids("e\u0301")
+    assert tokenizers["qwen2"].hash not in {tokenizers["gpt-2"].hash, tokenizers["smollm"].hash}
+    with pytest.raises(UserError, match=r"it says tokenizer\.ggml\.pre = elvish"):
+        load_tokenizer(write_vocabulary(tmp_path / "elvish.gguf", "elvish", bpe))
+
+
+@pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
+def test_sample_models_cut_as_their_originals(capsys):
+    """The models of the sample that are there: ids of a probe text by the rule of the original tokenizer."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer = load_tokenizer(str(SMOLLM2))
+    load_config(str(SMOLLM2))
+    assert capsys.readouterr().out == "", "every key of the model is read"
+    digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    text = "In 1850,  12 whales\n\n3 of 1,234 (5%)"
+    pieces = [piece for piece, _ in digits.pre_tokenize_str(text)]
+    alone = [token for piece in pieces for token in tokenizer.tokenizer.backend_tokenizer.model.tokenize(piece)]
+    assert tokenizer.ids(text) == [token.id for token in alone]
+    gemma = ROOT / "data" / "gguf" / "gemma-3-270m.Q4_K_M.gguf"
+    if gemma.exists():
+        assert load_tokenizer(str(gemma)).ids("Hello world") == [9259, 1902]

@@ -1,0 +1,113 @@
+"""What tells tokenizers apart, and folders that have none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from common.cli import UserError
+from common.tokenizer import PROBE, ByteTokenizer, CharacterTokenizer, load_tokenizer
+from tests.conftest import call_script, one_line_error, prose, tiny_model, write_documents
+
+
+def variant(bpe: Path, folder: Path, change) -> Path:
+    """The tokenizer of `bpe` with its backend's JSON changed."""
+    shutil.copytree(bpe, folder)
+    backend = json.loads((folder / "tokenizer.json").read_text())
+    change(backend)
+    (folder / "tokenizer.json").write_text(json.dumps(backend))
+    return folder
+
+
+def swap_merges(backend: dict) -> None:
+    merges = backend["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+
+
+def space_behind(backend: dict) -> None:
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    whole = backend["pre_tokenizer"] | {"use_regex": False}
+    backend["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, whole]}
+
+
+def lower(backend: dict) -> None:
+    backend["normalizer"] = {"type": "Lowercase"}
+
+
+def test_fingerprints_tell_what_a_tokenizer_does(bpe, tmp_path):
+    """Of one vocabulary: other merges, another pre-tokenizer, another normalizer; not: another file format, padding."""
+    same = load_tokenizer(str(bpe))
+    found = {same.hash}
+    for change in (swap_merges, space_behind, lower):
+        other = load_tokenizer(str(variant(bpe, tmp_path / change.__name__, change)))
+        assert other.tokenizer.get_vocab() == same.tokenizer.get_vocab()
+        found.add(other.hash)
+    assert len(found) == 4
+    padded = variant(bpe, tmp_path / "padded", lambda backend: backend.update(truncation=None, post_processor=None))
+    tokenizer = AutoTokenizer.from_pretrained(padded, padding_side="left", model_max_length=7)
+    tokenizer.save_pretrained(tmp_path / "saved_again")
+    assert load_tokenizer(str(tmp_path / "saved_again")).hash == same.hash
+
+
+@pytest.mark.parametrize("change", [swap_merges, space_behind])
+def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path, change):
+    """Both readers refuse them, though the vocabulary is the same."""
+    model = tmp_path / "model"
+    tiny_model("llama", 320).save_pretrained(model)
+    shutil.copytree(bpe, model, dirs_exist_ok=True)
+    (tmp_path / "book.txt").write_text(prose(200, 0))
+    prepare = ("--corpus", tmp_path / "book.txt", "--min-tokens", 64, "--boundaries", "none")
+    for name, tokenizer in (("right", model), ("wrong", variant(bpe, tmp_path / "other", change))):
+        given = (*prepare, "--tokenizer", tokenizer, "--out", tmp_path / name)
+        assert call_script("measure_mutual_info/prepare_dataset.py", *given).returncode == 0
+        score = ("--model", model, "--L-max", 16, "--out", tmp_path / f"{name}.csv", "--n-documents", 2)
+        scored = call_script("measure_mutual_info/score_documents.py", "--documents", tmp_path / name, *score)
+        evaluate = ("--models", model, "--L", 16, "--n-documents", 2, "--out", tmp_path / f"{name}_nll")
+        read = call_script("train_on_pg19/evaluate.py", "--documents", tmp_path / name, *evaluate)
+        for done in (scored, read):
+            if name == "right":
+                assert done.returncode == 0, done.stderr
+            else:
+                assert "wrong: tokenised with" in one_line_error(done)
+
+
+def test_a_folder_without_tokenizer_files_has_none(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) < 12, "transformers makes one up"
+    with pytest.raises(UserError, match=r"it has no tokenizer files; the folder needs tokenizer.json"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    with pytest.raises(UserError, match=r"cannot be loaded: .*; the folder needs tokenizer.json"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("tokens", ["bytes", "characters"])
+def test_a_checkpoint_trained_on_bytes_is_scored(tmp_path, tokens):
+    """It knows what its tokens are, and begins a text as it did in training; documents of others are refused."""
+    books = {
+        name: [[ord(c) for c in prose(40, i)[:96] if ord(c) < 128] * 2 for i in range(k, k + 2)]
+        for k, name in ((0, "a"), (2, "b"))
+    }
+    books = {name: [row[:80] for row in rows] for name, rows in books.items()}
+    size = {"bytes": 256, "characters": 0x110000}
+    folder = {name: write_documents(tmp_path / name, books, size[name], name) for name in size}
+    train = ("--model", "tiny", "--L", 64, "--batch-tokens", 64, "--epochs", 2, "--warmup", 0, "--held-out", 0.5)
+    done = call_script("train_on_pg19/train.py", *train, "--documents", folder["bytes"], "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert isinstance(load_tokenizer(str(checkpoint)), ByteTokenizer)
+    score = ("--model", checkpoint, "--documents", folder[tokens], "--L-max", 64, "--out", tmp_path / "scores.csv")
+    done = call_script("measure_mutual_info/score_documents.py", *score)
+    if tokens == "bytes":
+        assert "start token in front of every text: <start> (id 256, its own)" in done.stdout
+    else:
+        assert "which is not the tokenizer of" in one_line_error(done)
+
+
+def test_text_of_ids():
+    for tokenizer in (ByteTokenizer(), CharacterTokenizer()):
+        assert tokenizer.text(tokenizer.ids(PROBE)) == PROBE
