@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from common.cli import UserError
 
 COLUMNS = ("document", "book", "input_ids")
 FACTS = ("source", "tokenizer", "tokenizer_vocab_size")
+REPEAT_TOKENS = 32  # two documents of so many tokens are not the same by chance
 
 
 def open_documents(folder: Path) -> tuple[Dataset, dict]:
@@ -51,3 +53,24 @@ def document_lengths(documents: Dataset) -> np.ndarray:
     # Chunk by chunk: one Arrow list array ends at 2^31 tokens, and a large corpus has more.
     chunks = documents.data.column("input_ids").chunks
     return np.concatenate([np.asarray(chunk.value_lengths()) for chunk in chunks])
+
+
+def first_of_equal(documents: Dataset, tokens: int) -> np.ndarray:
+    """For each document the number of the first that begins with the same tokens, its own if there is none before it.
+
+    tokens: how many are compared, at least REPEAT_TOKENS; a document of fewer than these repeats none, as it may be
+    equal to another by chance. Returns shape (documents,) int64.
+    """
+    lengths, compared = document_lengths(documents), max(tokens, REPEAT_TOKENS)
+    hashes = np.empty(len(lengths), np.uint64)  # not the tokens, which of millions of documents do not fit memory
+    ends, number = np.minimum(lengths, compared).astype(np.int64), 0
+    for chunk in documents.data.column("input_ids").chunks:
+        ids, start = chunk.flatten().to_numpy(zero_copy_only=False), 0
+        for length in np.asarray(chunk.value_lengths()).tolist():
+            digest = hashlib.blake2b(ids[start : start + ends[number]], digest_size=8).digest()
+            hashes[number] = int.from_bytes(digest, "big")
+            start, number = start + length, number + 1
+    first, long_enough = np.arange(len(lengths)), np.flatnonzero(lengths >= REPEAT_TOKENS)
+    _, before, same = np.unique(hashes[long_enough], return_index=True, return_inverse=True)
+    first[long_enough] = long_enough[before[same]]
+    return first

@@ -1,7 +1,7 @@
 """Corpora as streams of books: local text, JSONL and parquet files, and datasets of the Hugging Face hub.
 
-A row of a corpus is (name of the book, its text or None). Nothing here holds more than one book in memory. The settings
-are those of prepare_dataset.py.
+A row of a corpus is (name of the book, its text or None). Nothing here holds more than one book in memory, and of the
+others their names and hashes. The settings are those of prepare_dataset.py.
 """
 
 from __future__ import annotations
@@ -246,8 +246,12 @@ def first_line(error: Exception) -> str:
 
 
 def books(rows: Rows, cfg: Settings, skipped: Counter[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each book that is not left out, names made distinct; the others are counted in `skipped`."""
+    """(name, text) of each book that is not left out, names made distinct; the others are counted in `skipped`.
+
+    A text that repeats an earlier one is left out: copies would pass for books that are independent of each other.
+    """
     times: Counter[str] = Counter()
+    seen: set[bytes] = set()
     given = 0
     for plain, text in rows:
         skipped["rows"] += 1
@@ -257,6 +261,11 @@ def books(rows: Rows, cfg: Settings, skipped: Counter[str]) -> Iterator[tuple[st
         if cfg.min_book_words and len(text.split()) < cfg.min_book_words:
             skipped["few words"] += 1
             continue
+        digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest in seen:
+            skipped["repeated"] += 1
+            continue
+        seen.add(digest)
         name = plain
         while times[name]:  # a title that came before, or looks like one told apart: "Poems", "Poems (2)"
             times[plain] += 1

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common.cli import UserError
+from common.documents import REPEAT_TOKENS
 from common.record import numbers, read_csv
 from measure_mutual_info.entropy import grassberger_entropy, sample_size
 
@@ -18,7 +19,6 @@ KEY = ["document", "ell_tokens", "L_tokens"]
 SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
 BOOK_COUNTS = ["source", "tokenizer", "kind", "n_or_d", "book", "ngrams", "entropy_nats"]
-REPEAT_TOKENS = 32  # two documents of so many tokens do not have the same scores by chance
 SCORE_AGAIN = "score the documents again with score_documents.py"
 COUNT_AGAIN = "run count_ngrams.py on the documents that were scored"
 

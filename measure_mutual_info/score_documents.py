@@ -27,7 +27,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.documents import document_lengths, open_documents
+from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
 from measure_mutual_info import schedule, score_store
 
@@ -129,6 +129,7 @@ class Sample:
 def draw_sample(cfg: Settings) -> Sample:
     """Documents that reach the longest L of the grid, cut to it, n_documents of them drawn by seed; their partners.
 
+    A document that repeats an earlier one is left out: as its partner it would be no other document.
     UserError if the folder is not one of prepare_dataset.py, or holds fewer than two long enough documents.
     """
     table, facts = open_documents(cfg.documents)
@@ -141,10 +142,21 @@ def draw_sample(cfg: Settings) -> Sample:
         )
     if len(long_enough) < len(lengths):
         print(f"{len(lengths) - len(long_enough)} documents are shorter than {longest} tokens and left out")
+    first = first_of_equal(table, longest)[long_enough]
+    repeats = int((first != long_enough).sum())
+    if repeats:
+        long_enough = long_enough[first == long_enough]
+        print(f"{repeats} documents repeat another's first {longest} tokens and are left out")
+    if len(long_enough) < 2:
+        raise UserError(
+            f"{cfg.documents}: all {repeats + 1} documents of {longest} tokens begin with the same ones, and 2 that "
+            "differ are needed: give documents of other texts"
+        )
     if cfg.n_documents is not None:
         if cfg.n_documents > len(long_enough):
             raise UserError(
                 f"--n-documents {cfg.n_documents}: {cfg.documents} has {len(long_enough)} that are long enough"
+                + (" and repeat no other" if repeats else "")
             )
         drawn = np.random.default_rng(cfg.seed).choice(long_enough, cfg.n_documents, replace=False)
         long_enough = np.sort(drawn)

@@ -112,7 +112,8 @@ def main(cfg: Settings) -> None:
     record |= {"settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)}, "seconds": round(time.time() - started, 1)}
     replace_text(parts / "train_bpe.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     os.rename(parts, cfg.out)
-    print(f"{cfg.out}: {size} tokens from {characters:,} characters")
+    left_out = f"; left out: {skipped['repeated']:,} texts that repeat another" if skipped["repeated"] else ""
+    print(f"{cfg.out}: {size} tokens from {characters:,} characters{left_out}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     documents, facts = open_books(Path("data/documents/pg19_4096"), 4096)
     held_out = held_out_books(documents, share=0.03, seed=0)
-    training, evaluation = split(documents, held_out)              # numbers of documents
+    training, evaluation = split(documents, held_out, 4096)        # numbers of documents
     sequences = Sequences(documents, training, 4096, vocabulary=facts["tokenizer_vocab_size"], start=50_277)
 
 A sequence is the first L tokens of a document, which begins at a sentence start; with documents of 1.2 L tokens or
@@ -30,7 +30,7 @@ import torch
 from datasets import Dataset
 
 from common.cli import UserError
-from common.documents import document_lengths, open_documents
+from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import file_hash
 
 
@@ -80,11 +80,27 @@ def held_out_books(documents: Dataset, share: float, seed: int) -> list[str]:
     return sorted(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:number])
 
 
-def split(documents: Dataset, held_out: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the documents of all other books, and of those of the held-out ones, in their order."""
+def split(documents: Dataset, held_out: Sequence[str], L: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the documents of all other books, and of those of the held-out ones, in their order.
+
+    Of documents with the same first L tokens (`first_of_equal`) one stays, of another book where there is one: what a
+    model was trained on is not held out. UserError: that leaves none of the held-out documents.
+    """
     names, chosen = book_of_each(documents), set(held_out)
     out = np.fromiter((name in chosen for name in names), bool, len(names))
-    return np.flatnonzero(~out), np.flatnonzero(out)
+    first = first_of_equal(documents, L)
+
+    def distinct(rows: np.ndarray) -> np.ndarray:
+        return rows[np.sort(np.unique(first[rows], return_index=True)[1])]
+
+    training = distinct(np.flatnonzero(~out))
+    evaluation = distinct(np.flatnonzero(out & ~np.isin(first, first[training])))
+    if out.any() and not len(evaluation):
+        raise UserError(
+            f"all {out.sum():,} documents of the held-out books repeat documents of others: hold out other books "
+            "(--split-seed of train.py), or give documents of other texts"
+        )
+    return training, evaluation
 
 
 class Sequences(torch.utils.data.Dataset):

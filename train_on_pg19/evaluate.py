@@ -136,8 +136,11 @@ def same_training(subjects: Sequence[Subject]) -> None:
             )
 
 
-def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Dataset) -> np.ndarray:
-    """Numbers of the documents, ascending. UserError: runs that held out different books, or none of these."""
+def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Dataset, L: int) -> np.ndarray:
+    """Numbers of the documents, ascending, none of which repeats another or one that the runs were trained on.
+
+    UserError: runs that held out different books, or none of these.
+    """
     names = books.book_of_each(documents)
     held_out = {tuple(subject.run["held_out_books"]) for subject in subjects if subject.run}
     if len(held_out) > 1 and cfg.books != "all":
@@ -148,12 +151,18 @@ def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Data
     if not held_out or cfg.books == "all":
         if cfg.books != "all":
             print("no folder of train.py among the models, so no book is held out: all are taken")
-        rows = np.arange(len(names))
+        rows, _ = books.split(documents, [], L)
+        repeats = len(names) - len(rows)
     else:
-        training, evaluation = books.split(documents, held_out.pop())
+        # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
+        L = min(L, *(subject.run["identity"]["settings"]["L"] for subject in subjects if subject.run))
+        training, evaluation = books.split(documents, held_out.pop(), L)
+        repeats = len(names) - len(training) - len(evaluation)
         if not len(evaluation):
             raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
         rows = evaluation if cfg.books == "held_out" else training
+    if repeats:
+        print(f"{repeats:,} documents of {cfg.documents} repeat another's first {L:,} tokens and are left out")
     if cfg.n_documents is not None and cfg.n_documents < len(rows):
         rows = np.sort(np.random.default_rng(cfg.seed).choice(rows, cfg.n_documents, replace=False))
     return rows
@@ -327,7 +336,7 @@ def main(cfg: Settings) -> None:
     if L is None:
         raise UserError("--L: say how many tokens of each document, as no model is a folder of train.py")
     documents, facts = books.open_books(cfg.documents, L)
-    rows = choose_documents(cfg, subjects, documents)
+    rows = choose_documents(cfg, subjects, documents, L)
     starts = [start_of(cfg, subject, L, documents, facts) for subject in subjects]
     chosen = documents.select(rows)
     names = books.book_of_each(documents)[rows]

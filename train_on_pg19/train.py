@@ -390,7 +390,8 @@ def main(cfg: Settings) -> None:
     logging.disable_progress_bar()  # of the single file that a checkpoint writes
     documents, facts = books.open_books(cfg.documents, cfg.L)
     held_out = books.held_out_books(documents, cfg.held_out, cfg.split_seed)
-    rows, others = books.split(documents, held_out)
+    rows, others = books.split(documents, held_out, cfg.L)
+    repeats = len(documents) - len(rows) - len(others)
     steps = number_of_steps(cfg, len(rows))
     micro_batch(cfg)
     set_seed(cfg.seed)
@@ -415,8 +416,10 @@ def main(cfg: Settings) -> None:
             work = f"{cfg.batch_tokens:,} tokens a step, {left:,} of {steps:,} steps to do"
             print(f"{cfg.model}: {size:.3g} million parameters, {work}, {world()} × {given.device}")
             trained = f"{len(rows):,} sequences of {len(set(books.book_of_each(documents)[rows])):,} books to train on"
-            kept = f"{len(others):,} sequences of {len(held_out):,} books held out"
+            kept = f"{len(others):,} sequences of {len(set(books.book_of_each(documents)[others])):,} books held out"
             print(f"{len(rows) * cfg.L:,} tokens in {trained}, {kept}", flush=True)
+            if repeats:
+                print(f"{repeats:,} documents repeat another's first {cfg.L:,} tokens and are left out", flush=True)
         history = optimize(cfg, model, given, sequences, checkpoint, started)
         if given.process_index == 0:
             nll = log_table(history, cfg)["nll_nats"].iloc[-1]

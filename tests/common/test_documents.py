@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from common.cli import UserError
-from common.documents import document_lengths, open_documents
+from common.documents import document_lengths, first_of_equal, open_documents
 from tests.conftest import write_documents
 
 BOOKS = {"one": [[1, 2, 3], [4]], "two": [[5, 6]]}
@@ -35,6 +35,23 @@ def test_lengths_of_several_chunks(folder):
     many = Dataset.from_dict({"input_ids": [[0] * n for n in range(50)]})
     halves = many.select(range(20)), many.select(range(20, 50))
     np.testing.assert_array_equal(document_lengths(concatenate_datasets(halves)), np.arange(50))
+
+
+def test_first_of_equal():
+    """Against a comparison of all pairs; documents of 1 to 80 tokens in several chunks, many of them equal."""
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 9, 80) for _ in range(4)]
+    rows = [texts[rng.integers(4)][: rng.choice([1, 31, 32, 40, 60, 80])].tolist() for _ in range(60)]
+    for i in range(0, 60, 7):
+        rows[i][-1] += 1
+    parts = [Dataset.from_dict({"input_ids": rows[i:j]}) for i, j in ((0, 1), (1, 25), (25, 60))]
+    documents = concatenate_datasets(parts)
+    assert len(documents.data.column("input_ids").chunks) == 3
+    for tokens in (1, 40, 60, 1000):
+        cut = [row[: max(tokens, 32)] for row in rows]
+        wanted = [cut.index(one) if len(one) >= 32 else i for i, one in enumerate(cut)]
+        assert first_of_equal(documents, tokens).tolist() == wanted
+        assert 0 < sum(i != first for i, first in enumerate(wanted)) < 55
 
 
 def no_folder(folder):

@@ -67,7 +67,7 @@ def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
     assert rows == expected
     record = json.loads((out / "prepare.json").read_text())
     counts = {"documents": len(rows), "books": 3, "tokens": sum(len(row["input_ids"]) for row in rows)}
-    counts |= {"rows": 5, "skipped_empty": 1, "skipped_few_words": 0, "skipped_too_short": 1}
+    counts |= {"rows": 5, "skipped_empty": 1, "skipped_few_words": 0, "skipped_repeated": 0, "skipped_too_short": 1}
     counts |= {"source": "ours", "tokenizer": str(bpe), "tokenizer_vocab_size": 320, "min_tokens": 300}
     counts |= {"tokenizer_hash": load_tokenizer(str(bpe)).hash}
     assert {key: record[key] for key in counts} == counts
@@ -213,6 +213,25 @@ def test_limits_on_books_and_documents(library: Path, tmp_path: Path):
     assert (record["books"], record["skipped_few_words"]) == (3, 1)
 
 
+@pytest.mark.parametrize("flags", [(), ("--processes", 2), ("--max-books", 3)])
+def test_a_text_that_comes_again_is_one_book(flags: tuple, tmp_path: Path):
+    """Four equal rows, their ends of white space aside, among three others and a repeat of one of these."""
+    one, *others = (prose(40, i) for i in range(4))
+    texts = [others[0], one, one, f" \n{one}", others[1], f"{one}\n", others[0], others[2]]
+    rows = [{"title": f"{i}", "text": text} for i, text in enumerate(texts)]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    given = ["--corpus", tmp_path / "c.jsonl", "--tokenizer", "bytes", "--min-tokens", 300, "--shard-megabytes", 0.003]
+    result = call_script(SCRIPT, *given, *flags, "--out", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    books = ["0", "1", "4"] if "--max-books" in flags else ["0", "1", "4", "7"]
+    repeated = 2 if "--max-books" in flags else 4
+    assert list(dict.fromkeys(row["book"] for row in table(tmp_path / "out"))) == books
+    assert (record["books"], record["skipped_repeated"]) == (len(books), repeated)
+    assert f"of {len(books)} books" in result.stdout
+    assert f"{repeated} that repeat another" in result.stdout
+    assert len({tuple(row["input_ids"]) for row in table(tmp_path / "out")}) == record["documents"]
+
+
 def test_shuffled_documents_keep_their_tokens_and_lose_their_order(library, tmp_path: Path):
     flags = {"corpus": library, "boundaries": "book", "min_tokens": 100, "tokenizer": "bytes"}
     main(settings(out=tmp_path / "text", **flags))
@@ -267,7 +286,7 @@ def test_whole_books(tokenizer: str, library: Path, bpe: Path, tmp_path: Path):
 
 def test_long_books_are_written_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(prepare_dataset, "BATCH", 2500)
-    rows = [{"title": f"{i}", "text": "x" * 1000} for i in range(8)]
+    rows = [{"title": f"{i}", "text": f"{i}" * 1000} for i in range(8)]
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     main(settings(tmp_path / "c.jsonl", tmp_path / "out", boundaries="book"))
     with pa.ipc.open_stream(tmp_path / "out" / "data-00000.arrow") as stream:

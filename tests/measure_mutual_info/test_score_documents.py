@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from common.tokenizer import load_tokenizer
-from measure_mutual_info import schedule
+from measure_mutual_info import schedule, score_documents
 from tests.conftest import ROOT, call_script, one_line_error, run_script, tiny_model, write_documents
 from tests.measure_mutual_info.test_backend_transformers import BOS, slow_reference
 
@@ -165,6 +166,40 @@ def test_a_document_that_fails_is_recorded_and_the_run_goes_on(inputs, tmp_path)
     assert json.loads(out.with_suffix(".json").read_text())["failed_documents"] == len(failed)
 
 
+@pytest.fixture
+def with_repeats(tmp_path):
+    """Twelve documents of eight contents: one of each of two books in three more, another twice in its own book."""
+    rng = np.random.default_rng(4)
+    books = {book: [rng.integers(0, 255, 70).tolist() for _ in range(2)] for book in "abcd"}
+    for book in "bcd":
+        books[book][0] = books["a"][0]
+    books["d"] += [[*books["d"][1][:64], 1, 2, 3]] + [rng.integers(0, 255, 70).tolist() for _ in range(3)]
+    return write_documents(tmp_path / "documents", books)
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_documents": 7}, {"L_max": 16, "ell_max": 8}])
+def test_documents_that_repeat_others_are_no_partners(inputs, with_repeats, tmp_path, capsys, changes):
+    """Compared are the tokens up to the longest L, or 32 of them."""
+    given = {"documents": with_repeats, "model": "none", "out": tmp_path / "scores.csv", "L_max": 64} | changes
+    sample = score_documents.draw_sample(score_documents.Settings(**given))
+    assert (sample.ids != sample.ids[sample.partner]).any(axis=1).all()
+    assert len(np.unique(sample.ids, axis=0)) == len(sample.ids) == changes.get("n_documents", 8)
+    assert not {"b#0000", "c#0000", "d#0000", "d#0002"} & set(sample.names)
+    assert f"4 documents repeat another's first {score_documents.Settings(**given).longest}" in capsys.readouterr().out
+    for seed in range(20):
+        again = score_documents.draw_sample(score_documents.Settings(**given | {"seed": seed}))
+        assert (again.ids != again.ids[again.partner]).any(axis=1).all()
+
+
+def test_without_repeats_the_sample_is_what_it_was(inputs, tmp_path, capsys):
+    for n_documents, digest in ((None, "697cb329bf3f21b8"), (6, "f5dd7bad21c15425")):
+        cfg = score_documents.Settings(inputs / "documents", "none", tmp_path / "s.csv", 64, n_documents=n_documents)
+        sample = score_documents.draw_sample(cfg)
+        held = sample.ids.tobytes() + sample.partner.tobytes() + "\n".join(sample.names).encode()
+        assert hashlib.sha256(held).hexdigest()[:16] == digest
+    assert capsys.readouterr().out == ""
+
+
 class TestBadInput:
     """Each is refused with one line that names the culprit and the remedy."""
 
@@ -207,6 +242,18 @@ class TestBadInput:
         documents = write_documents(tmp_path / "documents", {})
         done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", documents=documents))
         assert "give a folder written by prepare_dataset.py" in one_line_error(done)
+
+    def test_nothing_but_repeats(self, inputs, tmp_path):
+        row = list(range(64))
+        documents = write_documents(tmp_path / "documents", {"a": [row, [*row, 1]], "b": [row], "c": [[1, 2]]})
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", documents=documents))
+        said = "all 3 documents of 64 tokens begin with the same ones, and 2 that differ are needed: give documents of"
+        assert said in one_line_error(done)
+
+    def test_more_documents_than_differ(self, inputs, with_repeats, tmp_path):
+        changes = {"documents": with_repeats, "n-documents": 9}
+        done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", **changes))
+        assert "has 8 that are long enough and repeat no other" in one_line_error(done)
 
     def test_truncated_weights(self, inputs, tmp_path):
         shutil.copytree(inputs / "model", tmp_path / "model")

@@ -107,6 +107,16 @@ def test_texts_that_are_left_out(library: Path, tmp_path: Path):
     assert read == [sum(lengths) + 250, sum(lengths), lengths[0]]
 
 
+def test_a_text_that_comes_again_is_read_once(library: Path, tmp_path: Path):
+    call_script(SCRIPT, "--corpus", library, "--vocab-size", 300, "--out", tmp_path / "once")
+    for name in ("c", "d"):
+        (library / f"{name}.txt").write_text((library / "a.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    done = call_script(SCRIPT, "--corpus", library, "--vocab-size", 300, "--out", tmp_path / "again")
+    assert "left out: 2 texts that repeat another" in done.stdout
+    once, again = ((tmp_path / name / "tokenizer.json").read_bytes() for name in ("once", "again"))
+    assert once == again
+
+
 def test_bad_input_is_one_line(library: Path, tmp_path: Path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("dear")

@@ -115,7 +115,7 @@ def test_it_begins_at_the_logarithm_of_the_vocabulary_and_learns(documents, whol
     assert log["nll_nats"].iloc[-1] < 3.6
     # And not the books alone: on those held out it is better than their tokens' own frequencies.
     shelf, _ = books.open_books(documents, L)
-    _, held_out = books.split(shelf, train.read_run(whole)["held_out_books"])
+    _, held_out = books.split(shelf, train.read_run(whole)["held_out_books"], L)
     sequences = books.Sequences(shelf, held_out, L, IDS, start=IDS)
     batch = torch.utils.data.default_collate([sequences[i] for i in range(len(sequences))])
     model = models.build("tiny", IDS, L)
@@ -128,7 +128,7 @@ def test_the_first_row_is_the_mean_loss_of_the_first_steps(documents, tmp_path):
     cfg = settings(documents, tmp_path, learning_rate=1e-12, epochs=1, warmup=0, log_every=6, checkpoint_every=6)
     train.main(cfg)
     shelf, _ = books.open_books(documents, L)
-    rows, _ = books.split(shelf, train.read_run(tmp_path)["held_out_books"])
+    rows, _ = books.split(shelf, train.read_run(tmp_path)["held_out_books"], L)
     sequences = books.Sequences(shelf, rows, L, IDS, start=IDS)
     batch = torch.utils.data.default_collate([sequences[i] for i in range(len(sequences))])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-6").eval()
@@ -143,12 +143,38 @@ def test_every_epoch_sees_every_sequence_once_in_another_order(documents, tmp_pa
     monkeypatch.setattr(books.Sequences, "__getitem__", lambda self, i: seen.append(int(self.rows[i])) or get(self, i))
     train.main(settings(documents, tmp_path, epochs=2, batch_tokens=5 * L, warmup=1))
     shelf, _ = books.open_books(documents, L)
-    rows, held_out = books.split(shelf, train.read_run(tmp_path)["held_out_books"])
+    rows, held_out = books.split(shelf, train.read_run(tmp_path)["held_out_books"], L)
     assert len(seen) == 40  # 2 epochs of 4 whole steps
     first, second = seen[:20], seen[20:]
     assert sorted(first) == sorted(second) == rows[:20].tolist()
     assert first != second
     assert not set(seen) & set(held_out)
+
+
+def test_repeats_are_trained_on_once_and_not_held_out(documents, tmp_path, monkeypatch):
+    """Beside the ten books, four copies of one of them: no sequence of a step equals another or a held-out one."""
+    shelf, _ = books.open_books(documents, L)
+    ids: dict[str, list] = {}
+    for row in shelf:
+        ids.setdefault(row["book"], []).append(row["input_ids"])
+    again = write_documents(tmp_path / "again", ids | {f"copy {i}": ids["book 3"] for i in range(4)}, IDS)
+    seen, get = [], books.Sequences.__getitem__
+
+    def noted(self, i: int) -> dict[str, torch.Tensor]:
+        seen.append(tuple(get(self, i)["targets"].tolist()))
+        return get(self, i)
+
+    monkeypatch.setattr(books.Sequences, "__getitem__", noted)
+    done = call(again, tmp_path / "run", "--held-out", 0.4, "--batch-tokens", L, "--epochs", 1, "--split-seed", 3)
+    assert "12 documents repeat another's first 32 tokens and are left out" in done.stdout, done.stderr
+    assert len(seen) == len(set(seen))
+    held_out = train.read_run(tmp_path / "run")["held_out_books"]
+    names = ["book 3", *(f"copy {i}" for i in range(4))]
+    assert 0 < sum(name in held_out for name in names) < 5
+    kept = [name for name in held_out if name not in names]
+    assert f"{3 * len(kept)} sequences of {len(kept)} books held out" in done.stdout
+    assert not set(seen) & {tuple(one[:L]) for name in kept for one in ids[name]}
+    assert set(seen) >= {tuple(one[:L]) for one in ids["book 3"]}
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(documents, whole, tmp_path):
@@ -294,7 +320,7 @@ def test_bad_settings(documents, tmp_path, changes, said):
 
 
 def test_documents_with_ids_that_the_tokenizer_lacks_are_refused(tmp_path):
-    folder = write_documents(tmp_path / "words", {f"book {i}": [[1] * L, [IDS] * L] for i in range(4)}, IDS)
+    folder = write_documents(tmp_path / "words", {f"book {i}": [[i] * L, [i, *[IDS] * L]] for i in range(4)}, IDS)
     said = one_line_error(call(folder, tmp_path / "new", "--held-out", 0.25))
     assert re.search(r"document book \d#0001 holds the id 60, but its tokenizer has 60: prepare", said)
 
@@ -305,7 +331,8 @@ def test_a_folder_with_another_run_is_refused(documents, whole, tmp_path):
     assert "holds another run (epochs 10.0, here 5.0; seed 0, here 1): give another --out" in said
     said = one_line_error(call(documents, whole, "--model", "gpt2-desk-small"))
     assert "holds another run (model tiny, here gpt2-desk-small): give another --out" in said
-    others = write_documents(tmp_path / "others", {f"book {i}": [[1] * 40] * 3 for i in range(10)}, IDS)
+    ids = {f"book {i}": [[i, j] * 20 for j in range(3)] for i in range(10)}
+    others = write_documents(tmp_path / "others", ids, IDS)
     said = one_line_error(call(others, whole))
     assert "holds another set of documents (fingerprint" in said
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before

@@ -68,7 +68,7 @@ def test_no_book_is_in_both_parts(tmp_path):
     documents, _ = open_books(library(tmp_path / "books"), L)
     for seed in range(5):
         held_out = held_out_books(documents, 0.25, seed)
-        training, evaluation = split(documents, held_out)
+        training, evaluation = split(documents, held_out, L)
         books = book_of_each(documents)
         assert set(books[evaluation]) == set(held_out)
         assert len(held_out) == 5
@@ -76,11 +76,52 @@ def test_no_book_is_in_both_parts(tmp_path):
         assert sorted([*training, *evaluation]) == list(range(60))
 
 
+def equal_pairs(documents, some: np.ndarray, others: np.ndarray, length: int) -> list[tuple[int, int]]:
+    ids = documents["input_ids"]
+    return [(i, j) for i in some.tolist() for j in others.tolist() if i != j and ids[i][:length] == ids[j][:length]]
+
+
+def copies(folder: Path) -> Path:
+    """Twelve books of two documents of 60 tokens: four are copies, and two more share the first 40 of a document."""
+    random = np.random.default_rng(0)
+    ids = {f"book {i}": [random.integers(0, 256, 60).tolist() for _ in range(2)] for i in range(12)}
+    for i in (5, 8, 11):
+        ids[f"book {i}"] = ids["book 2"]
+    ids["book 9"][0][:40] = ids["book 0"][1][:40]
+    return write_documents(folder, ids)
+
+
+@pytest.mark.parametrize(("length", "left_out"), [(60, 6), (40, 7), (16, 7)])
+def test_no_document_repeats_another_of_either_part(tmp_path, length, left_out):
+    documents, _ = open_books(copies(tmp_path / "books"), length)
+    kept = []
+    for seed in range(20):
+        held_out = held_out_books(documents, 0.4, seed)
+        training, evaluation = split(documents, held_out, length)
+        assert len(training) + len(evaluation) == 24 - left_out
+        both = np.concatenate([training, evaluation])
+        assert not equal_pairs(documents, both, both, max(length, 32))
+        assert set(book_of_each(documents)[evaluation]) <= set(held_out)
+        of_copies = {"book 2", "book 5", "book 8", "book 11"}
+        kept.append(bool(of_copies & set(book_of_each(documents)[evaluation])))
+        assert kept[-1] == (of_copies <= set(held_out))  # where a copy is trained on, none is held out
+        assert training.tolist() == sorted(training)
+        assert evaluation.tolist() == sorted(evaluation)
+
+
+def test_held_out_books_that_are_copies_are_refused(tmp_path):
+    documents, _ = open_books(copies(tmp_path / "books"), L)
+    with pytest.raises(UserError, match="all 4 documents of the held-out books repeat documents of others: hold out"):
+        split(documents, ["book 2", "book 8"], L)
+    _, evaluation = split(documents, ["book 2", "book 5", "book 8", "book 11"], L)
+    assert evaluation.tolist() == [4, 5]
+
+
 def test_books_whose_names_begin_alike_are_told_apart(tmp_path):
     ids = {name: [[1] * L] for name in ("Poems", "Poems (2)", "Poems (2) ", "Poem", "1e5", "NA")}
     documents, _ = open_books(write_documents(tmp_path / "books", ids), L)
     for name in ids:
-        _, evaluation = split(documents, [name])
+        _, evaluation = split(documents, [name], L)
         assert [documents[int(row)]["book"] for row in evaluation] == [name]
 
 

@@ -202,6 +202,33 @@ def test_books_of_the_runs(documents, runs, tmp_path):
     assert not held_out & set(pd.read_csv(tmp_path / "training" / "nll" / "documents.csv")["book"])
 
 
+@pytest.mark.parametrize("length", [32, 40, 44])
+def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path, length):
+    """Documents of 48 tokens; one held-out document shares 32 with one trained on, others 40 or all."""
+    ids: dict[str, list] = {}
+    for row in books.open_books(documents, L)[0]:
+        ids.setdefault(row["book"], []).append([*row["input_ids"], *row["input_ids"][:8]])
+    folder = write_documents(tmp_path / "plain", ids, IDS)
+    run = trained(folder, tmp_path / "run", "--model", "mamba2-desk-small", "--L", 40, "--batch-tokens", 160)
+    held_out = train.read_run(run)["held_out_books"]
+    one, other, third = held_out
+    trained_on = next(rows for name, rows in ids.items() if name not in held_out)
+    ids[one][0] = trained_on[0][:32] + ids[one][0][32:]
+    ids[one][1] = trained_on[1][:40] + ids[one][1][40:]
+    ids[third] = ids[other]  # and a copy among those held out
+    folder = write_documents(tmp_path / "repeats", ids, IDS)
+    done = call(folder, tmp_path / "out", [run], "--L", length)
+    kept = 6 if length == 32 else 7
+    said = f"{12 - kept} documents of {folder} repeat another's first {min(length, 40)} tokens and are left out"
+    assert said in done.stdout, done.stderr
+    assert f"{kept} documents of 2 books, {length} tokens each" in done.stdout
+    chosen = pd.read_csv(tmp_path / "out" / "nll" / "documents.csv")["document"]
+    assert set(chosen) >= {f"{one}#0002", f"{one}#0003", f"{other}#0000"}
+    assert (f"{one}#0000" in set(chosen)) == (length > 32)
+    whole = call(folder, tmp_path / "all", [run], "--books", "all", "--L", 32)
+    assert "34 documents of 9 books" in whole.stdout
+
+
 def test_neither_the_batch_nor_the_order_changes_a_number(documents, runs, evaluated, tmp_path):
     done = call(documents, tmp_path, runs[::-1], "--batch-tokens", 5 * L)
     assert done.returncode == 0, done.stderr
