@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -21,26 +23,70 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
 
     Anything unexpected keeps its traceback: a bug should look like one.
     """
+    if getattr(sys.stdout, "errors", None) == "strict":  # printing a file name that is not UTF-8 must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
     cfg = tyro.cli(settings, description=description)
     try:
+        _same_checkout(getattr(sys.modules["__main__"], "__file__", None))
         main(cfg)
     except UserError as error:
         sys.exit(_say(f"error: {error}"))
-    except PermissionError as error:
-        sys.exit(_say(f"error: no permission for {error.filename}: give a place that you may write to"))
     except BrokenPipeError:  # `… | head` has seen enough
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        sys.exit(
-            _say(f"error: disk full{where}: free some space, then run the same command again (nothing written is lost)")
-        )
     except KeyboardInterrupt:
         _say("interrupted: the same command again goes on from what has been saved")
         sys.exit(130)
+    except Exception as error:
+        line = _of_the_place(error)
+        if line is None:
+            raise
+        sys.exit(_say(f"error: {line}"))
+
+
+# What the system says of a place where nothing can be written (or read), and what to do.
+PLACES = {
+    errno.EACCES: "no permission for {}: give a place that you may write to",
+    errno.EPERM: "no permission for {}: give a place that you may write to",
+    errno.EROFS: "{} lies on a disk that is read-only: give a place that you may write to",
+    errno.ENAMETOOLONG: "the name {} is too long: give a shorter one",
+    errno.ENOTDIR: "{} would lie in a file, not in a folder: give another place, or move that file away",
+    errno.EEXIST: "{} is there and is no folder: give another place, or move it away",
+    errno.EISDIR: "{} is a folder where a file should be: give another name, or move it away",
+    errno.ENOENT: "{} is not there and cannot be made: check the name",
+    errno.ELOOP: "{} is a symbolic link that leads to itself: give another place, or mend the link",
+    errno.ENXIO: "{} is no ordinary file: give another place",
+}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of libraries in Rust, and of torch, which does not give the number.
+FULL_IN_WORDS = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|unexpected pos \d+ vs|StreamWriter failed")
+
+
+def _of_the_place(error: BaseException) -> str | None:
+    """The line for an error that a file's place explains; None for any other."""
+    full = "disk full{}: free some space, then run the same command again (nothing written is lost)"
+    if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
+        return PLACES[error.errno].format(error.filename)
+    # A library's own error can hide the system's behind it, or tell it in words alone.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return full.format(f" while writing {cause.filename}" if cause.filename else "")
+        if FULL_IN_WORDS.search(str(cause)):
+            return full.format("")
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _same_checkout(script: str | None) -> None:
+    """UserError: the script is of another checkout than this module, whose commit the records would give."""
+    here = Path(__file__).resolve().parents[1]
+    there = Path(script or __file__).resolve().parent.parent
+    if there != here and (there / "common" / "cli.py").is_file():
+        raise UserError(
+            f"{script} would run with the modules of {here}: activate the environment of {there}, or there run "
+            "pip install --no-deps -e ."
+        )
 
 
 def _say(line: str) -> int:

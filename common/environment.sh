@@ -1,12 +1,18 @@
-# Sourced by the shell files: their --help, the settings they take, the Python they use, and virtual environments, made
-# where they are missing.
+# Sourced by the shell files, which have gone to the project's root: their --help, the settings they take, the Python they
+# use, and virtual environments, made where they are missing.
 
-# environment FOLDER REQUIREMENTS: afterwards FOLDER/bin/python has everything that REQUIREMENTS names. A folder that is
-# half made, or was made from other requirements, is brought up to date.
+here=${OLDPWD:-$PWD} # where the person stands; the root, where a shell file calls another
+case ${PYTHON:-} in
+    /*) ;;
+    */*) if [ -x "$here/$PYTHON" ]; then PYTHON=$here/$PYTHON; fi ;;
+esac
+
+# environment FOLDER REQUIREMENTS: afterwards FOLDER/bin/python has everything that REQUIREMENTS names, and the modules of
+# this checkout. A folder that is half made, copied, or was made from other requirements, is brought up to date.
 environment() {
     local folder=$1 requirements=$2 wanted python
     wanted=$(cat "$requirements" pyproject.toml | cksum)
-    if [ "$(cat "$folder/requirements.cksum" 2>/dev/null)" = "$wanted" ] && [ -x "$folder/bin/python" ]; then
+    if [ "$(cat "$folder/requirements.cksum" 2>/dev/null)" = "$wanted" ] && fits "$folder/bin/python" > /dev/null; then
         return
     fi
     echo "== installing $requirements into $folder (minutes)"
@@ -36,11 +42,28 @@ new_enough_python() {
     return 1
 }
 
+# fits PYTHON [PACKAGE …]: whether it has these packages and finds the modules of this checkout, whichever script it runs.
+# Otherwise says why, if it can.
+fits() {
+    local python=$1
+    shift
+    "$python" -P -c '
+import importlib.util, os, sys
+if not all(importlib.util.find_spec(name) for name in sys.argv[1:]):
+    sys.exit(1)
+common = importlib.util.find_spec("common")
+folder = os.path.dirname(os.path.realpath(common.origin)) if common and common.origin else None
+if folder != os.path.realpath("common"):
+    print("has the modules of " + os.path.dirname(folder) if folder else "has not the modules of this checkout")
+    sys.exit(1)' "$@" 2> /dev/null
+}
+
 # begin SETTING …: refuses the settings that the figure does not read, because a result that silently is of something
 # else is worse than none; then sets $python to PYTHON or to the environment that is active, if all that is needed is
-# there, else to that of .venv, made where it is missing.
+# there, else to that of .venv, made where it is missing. Paths in settings are from where the person stands, see
+# from_here; those in flags and PREPARE_FLAGS stay what they are, and so are from the root.
 begin() {
-    local setting
+    local setting reason value
     for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS STEPS FIT RUNS WORKERS OUT; do
         case " $* " in *" $setting "*) continue ;; esac
         if [ -n "${!setting:-}" ]; then
@@ -52,16 +75,48 @@ begin() {
     python=.venv/bin/python
     if [ -n "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         python=${PYTHON:-python}
-        if "$python" -P -c "$packages_are_there" 2> /dev/null; then return; fi
-        echo "== $python has not all that requirements.txt names: taking .venv instead"
-        python=.venv/bin/python
+        if ! reason=$(fits "$python" datasets matplotlib pandas torch transformers tyro); then
+            echo "== $python ${reason:-has not all that requirements.txt names}: taking .venv instead"
+            python=.venv/bin/python
+        fi
     fi
-    environment .venv requirements.txt
+    if [ "$python" = .venv/bin/python ]; then environment .venv requirements.txt; fi
+    if [ "$here" = "$PWD" ]; then return; fi
+    for setting in MODEL CORPUS TOKENIZER FIT RUNS OUT; do
+        if [ -z "${!setting:-}" ]; then continue; fi
+        value=$(from_here "$setting") # by itself, so that a failure ends the figure
+        printf -v "$setting" %s "$value"
+    done
 }
-packages_are_there='
-import importlib.util, sys
-needed = ("datasets", "matplotlib", "pandas", "torch", "transformers", "tyro")
-sys.exit(not all(importlib.util.find_spec(name) for name in needed))'
+
+# from_here SETTING: its value as the root sees it. OUT and RUNS are paths from where the person stands, and so is what
+# exists there; all else is a name, or lies in the root.
+from_here() {
+    "$python" -P -c '
+import glob, os, re, sys
+setting, value, here = sys.argv[1:]
+root = os.getcwd()
+
+def there(path):
+    return os.path.exists(os.path.join(here, path))
+
+def placed(path):
+    path = os.path.realpath(os.path.join(here, path))
+    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+
+to_be_made = setting in ("OUT", "RUNS")
+if setting == "TOKENIZER":  # one of these is trained where there is none, see measure_mutual_info/two_point.sh
+    to_be_made = bool(re.search("_bpe[1-9][^/]*$", value)) and not os.path.exists(value)
+if os.path.isabs(value) or setting == "TOKENIZER" and value in ("bytes", "characters"):
+    pass
+elif to_be_made or there(value):
+    value = placed(value)
+elif setting == "CORPUS" and any(glob.iglob(os.path.join(glob.escape(here), value), recursive=True)):
+    value = os.path.join(glob.escape(placed(".")), value)
+elif setting == "MODEL":
+    value = " ".join(placed(word) if there(word) else word for word in value.split())
+sys.stdout.buffer.write(os.fsencode(value))' "$1" "${!1}" "$here"
+}
 
 # at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time; on
 # a machine with several GPUs each worker has one to itself. Ends when a call returns 255.

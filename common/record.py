@@ -116,6 +116,7 @@ def whole_numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write ("w": UTF-8, or "wb") that becomes `path` in one step, on the disk, when the block ends.
 
+    Text is made `printable`; in JSON that loses nothing, as \\udce9 is JSON's own way to write it.
     Whatever ends the block early (a crash, a full disk) leaves an older file whole and no partial new one. An OSError
     of the writing names `path`. What killed runs left half written of this file is removed first.
     """
@@ -125,7 +126,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             if not psutil.pid_exists(int(leftover.suffixes[-2][1:])) and time.time() - leftover.stat().st_mtime > 60:
                 leftover.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
         with open(temporary, mode, **text) as file:
             yield file
@@ -146,6 +147,11 @@ def replace_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold written out (\\udce9): bytes of file names, halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def file_hash(path: Path | str) -> str:
     """SHA-256 of a file; of a folder, over the lines "<SHA-256 of a file>  <its name>", sorted by name."""
     path = Path(path)
@@ -153,7 +159,7 @@ def file_hash(path: Path | str) -> str:
     if path.is_dir():
         names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         for name in names:
-            digest.update(f"{file_hash(path / name)}  {name}\n".encode())
+            digest.update(f"{file_hash(path / name)}  {name}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

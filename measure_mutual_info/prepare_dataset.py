@@ -49,7 +49,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.record import ROOT, atomic_file, replace_text, versions
+from common.record import ROOT, atomic_file, printable, replace_text, versions
 from common.tokenizer import Tokenizer, load_tokenizer
 from measure_mutual_info.cut_documents import piece_documents, sentence_documents, whole_book
 from measure_mutual_info.read_corpus import Corpus, books, open_corpus
@@ -96,7 +96,7 @@ class Settings:
         parts = [
             part for part in Path(self.corpus).parts if not set(part) & set("*?[") and part not in ("/", ".", "..")
         ]
-        return self.source or (Path(parts[-1]).stem if parts else "corpus")
+        return printable(self.source or (Path(parts[-1]).stem if parts else "corpus"))
 
 
 def documents(text: str, tokenizer: Tokenizer, cfg: Settings) -> Iterator[list[int]]:
@@ -271,6 +271,8 @@ def same_run(folder: Path, key: dict[str, Any], made_by: str = "prepare.json", w
     made_by: its file that says how. what: it should hold. UserError: it holds something else, or was made with other
     settings.
     """
+    if printable(str(folder)) != str(folder):
+        raise UserError(f"{printable(str(folder))} is no UTF-8, so no library would open it: choose another --out")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder with --out")
     if not folder.exists() or not any(folder.iterdir()):

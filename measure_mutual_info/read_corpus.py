@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from common.cli import UserError
+from common.record import printable
 
 if TYPE_CHECKING:
     from measure_mutual_info.prepare_dataset import Settings
@@ -65,8 +66,8 @@ def open_corpus(cfg: Settings) -> Corpus:
     readers: list[Callable[[], Rows]] = []
     hashes, totals = {}, []
     for file in tqdm(files, desc="checking files", unit="file", disable=len(files) < 1000):
-        name = file.relative_to(root).with_suffix("").as_posix()
-        hashes[file.relative_to(root).as_posix()] = check_file(file)
+        name = printable(file.relative_to(root).with_suffix("").as_posix())
+        hashes[printable(file.relative_to(root).as_posix())] = check_file(file)
         opener = {".parquet": open_parquet, ".jsonl": open_jsonl}.get(suffix(file), open_text)
         reader, total = opener(file, name, cfg)
         readers.append(reader)
@@ -172,7 +173,7 @@ def open_parquet(file: Path, name: str, cfg: Settings) -> tuple[Callable[[], Row
     @contextlib.contextmanager
     def opened() -> Iterator[pq.ParquetFile]:
         try:
-            with pq.ParquetFile(file) as parquet:
+            with open(file, "rb") as stream, pq.ParquetFile(stream) as parquet:  # pyarrow takes names in UTF-8 alone
                 yield parquet
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             what = f"{file} is not a whole parquet file ({first_line(error)})"
@@ -237,8 +238,8 @@ def pick_columns(columns: list[str], where: str, cfg: Settings) -> str | None:
 
 
 def named(name: Any, otherwise: str) -> str:
-    """The name of a book on one line, or `otherwise` if it has none."""
-    return " ".join(str(name).split()) or otherwise if name is not None else otherwise
+    """The name of a book, printable and on one line, or `otherwise` if it has none."""
+    return printable(" ".join(str(name).split())) or otherwise if name is not None else otherwise
 
 
 def first_line(error: Exception) -> str:

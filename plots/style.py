@@ -467,10 +467,7 @@ def save(fig: Figure, out: Path) -> None:
     # Neither file tells when it was drawn.
     for kind, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
         path = out.with_name(f"{out.name}.{kind}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path, "wb") as file:
-                fig.savefig(file, format=kind, **options)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-            raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, "wb") as file:
+            fig.savefig(file, format=kind, **options)
     print(f"wrote {out}.png and {out}.pdf")

@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common import pretrained
 from common.cli import UserError, run
-from common.record import write_csv
+from common.record import printable, write_csv
 from common.tokenizer import load_tokenizer
 from train_on_pg19 import books, curves, nll_store, train
 from train_on_pg19.loss import ROWS
@@ -107,7 +107,7 @@ def find_subject(model: str) -> Subject:
     """UserError: a folder of train.py without a checkpoint, a damaged one, or a model that cannot be had."""
     folder = Path(model)
     if not (folder / train.RUN).is_file():
-        name = folder.name if folder.exists() else model
+        name = printable(folder.name) if folder.exists() else model
         return Subject(name, 0, model, pretrained.load_config(model), None, None)
     record = train.read_run(folder)
     checkpoint, state = train.last_checkpoint(folder)

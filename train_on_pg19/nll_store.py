@@ -1,13 +1,15 @@
 """−ln q of every token of every document, on disk: what evaluate.py measures, and what compare.py reads.
 
 `<folder>/documents.csv` names the documents, one a row, and the book of each. `<folder>/<model>_<seed>.npy` holds the
-NLL of one model, (documents, L) float32 in nats, and `<model>_<seed>.json` what it was made from. A row of NaN is a
-document that is still to do, so that a killed evaluation goes on where it stopped. `<folder>/models.csv` names the
-models of the last evaluation that came to its end, which alone are read: others may lie beside them.
+NLL of one model, (documents, L) float32 in nats, and `<model>_<seed>.json` what it was made from; a name that makes no
+plain file name is cleaned, and digits of its hash follow. A row of NaN is a document that is still to do, so that a
+killed evaluation goes on where it stopped. `<folder>/models.csv` names the models of the last evaluation that came to
+its end, which alone are read: others may lie beside them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -18,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
+from numpy.lib.format import open_memmap, write_array_header_1_0
 
 from common.cli import UserError
-from common.record import read_csv, replace_text, whole_numbers
+from common.record import atomic_file, read_csv, replace_text, whole_numbers
 
 DOCUMENTS, MODELS = "documents.csv", "models.csv"
 DAMAGED = (OSError, ValueError, EOFError, SyntaxError, TokenError)  # what NumPy raises for a file that is none of its
@@ -55,8 +57,8 @@ def begin(folder: Path, names: Sequence[str], books: Sequence[str]) -> None:
 def open_to_write(folder: Path, model: str, seed: int, shape: tuple[int, int], manifest: dict[str, Any]) -> np.ndarray:
     """The array of one model, memory-mapped, NaN where there is nothing yet.
 
-    What was made from other weights, other documents or with other settings is begun anew. UserError: the file is of a
-    model whose name differs in signs alone.
+    What was made from other weights, other documents or with other settings is begun anew. UserError: the file is of
+    another model (where a disk does not tell "A" from "a").
     """
     path = _path(folder, model, seed)
     manifest = {"model": model, "seed": seed, **manifest}
@@ -75,9 +77,12 @@ def open_to_write(folder: Path, model: str, seed: int, shape: tuple[int, int], m
     if found is not None:
         print(f"{path} was made from something else, and is begun anew")
     path.with_suffix(".json").unlink(missing_ok=True)
-    array = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    array[:] = np.nan
-    array.flush()
+    # Written, not mapped: a map onto a full disk ends the process (SIGBUS), without a word.
+    with atomic_file(path, "wb") as file:
+        write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        row = np.full(shape[1], np.nan, dtype="<f4").tobytes()
+        file.writelines(row for _ in range(shape[0]))
+    array = open_memmap(path, mode="r+")
     replace_text(path.with_suffix(".json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return array
 
@@ -118,4 +123,7 @@ def read(folder: Path) -> list[Measured]:
 
 
 def _path(folder: Path, model: str, seed: int) -> Path:
-    return folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', model)}_{seed}.npy"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", model)[:100]
+    if plain != model:  # others become the same: "a/b" and "a b", all names without a Latin letter
+        plain += f"-{hashlib.sha256(model.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return folder / f"{plain}_{seed}.npy"

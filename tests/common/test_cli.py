@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT, call_script, one_line_error
 
 SCRIPT = '''"""Says what it is for."""
 import errno
@@ -37,8 +41,17 @@ def main(cfg):
             raise OSError(errno.EDQUOT, "Quota exceeded", "x.csv")
         case "nameless disk":
             raise OSError(errno.ENOSPC, "No space left on device")
-        case "permission":
-            raise OSError(errno.EACCES, "Permission denied", "x.csv")
+        case "tokenizers":
+            raise Exception("No space left on device (os error 28)")
+        case "torch":
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+        case "behind":
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device", "x.pt")
+            except OSError:
+                raise RuntimeError("iostream error")
+        case "nameless":
+            raise OSError(errno.EACCES, "Permission denied")
         case "pipe":
             raise BrokenPipeError
         case "other":
@@ -47,6 +60,8 @@ def main(cfg):
             raise KeyboardInterrupt
         case "bug":
             raise ValueError("a bug")
+        case name if name:
+            raise OSError(getattr(errno, name), "What the system says", "x.csv")
 
 if __name__ == "__main__":
     run(main, Settings, __doc__)
@@ -119,7 +134,19 @@ def test_help(run):
         ("disk", 2, f"error: disk full while writing x.csv: {FREE}"),
         ("full quota", 2, f"error: disk full while writing x.csv: {FREE}"),
         ("nameless disk", 2, f"error: disk full: {FREE}"),
-        ("permission", 2, "error: no permission for x.csv: give a place that you may write to"),
+        ("tokenizers", 2, f"error: disk full: {FREE}"),
+        ("torch", 2, f"error: disk full: {FREE}"),
+        ("behind", 2, f"error: disk full while writing x.pt: {FREE}"),
+        ("EACCES", 2, "error: no permission for x.csv: give a place that you may write to"),
+        ("EPERM", 2, "error: no permission for x.csv: give a place that you may write to"),
+        ("EROFS", 2, "error: x.csv lies on a disk that is read-only: give a place that you may write to"),
+        ("ENAMETOOLONG", 2, "error: the name x.csv is too long: give a shorter one"),
+        ("ENOTDIR", 2, "error: x.csv would lie in a file, not in a folder: give another place, or move that file away"),
+        ("EEXIST", 2, "error: x.csv is there and is no folder: give another place, or move it away"),
+        ("EISDIR", 2, "error: x.csv is a folder where a file should be: give another name, or move it away"),
+        ("ENOENT", 2, "error: x.csv is not there and cannot be made: check the name"),
+        ("ELOOP", 2, "error: x.csv is a symbolic link that leads to itself: give another place, or mend the link"),
+        ("ENXIO", 2, "error: x.csv is no ordinary file: give another place"),
         ("interrupt", 130, "interrupted: the same command again goes on from what has been saved"),
     ],
 )
@@ -129,7 +156,9 @@ def test_expected_failures_are_one_line(run, fail, code, line):
     assert done.stderr == line + "\n"
 
 
-@pytest.mark.parametrize(("fail", "line"), [("bug", "ValueError: a bug"), ("other", "OSError")])
+@pytest.mark.parametrize(
+    ("fail", "line"), [("bug", "ValueError: a bug"), ("other", "OSError"), ("nameless", "PermissionError")]
+)
 def test_bugs_keep_their_traceback(run, fail, line):
     done = run("--fail", fail)
     assert done.returncode == 1
@@ -149,3 +178,53 @@ def test_bad_flags(run, arguments):
     assert done.returncode == 2
     assert arguments[0 if "such" in arguments[0] else 1] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("out", ["file/out", "loop/out", "x" * 300, "/proc/no/out", "/sys/out"])
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        ("measure_mutual_info/prepare_dataset.py", ("--corpus", "book.txt", "--tokenizer", "bytes", "--min-tokens", 9)),
+        ("measure_mutual_info/train_bpe.py", ("--corpus", "book.txt", "--vocab-size", 258)),
+        ("measure_mutual_info/fetch_sample.py", ("--parts", "books")),
+        ("gaussian_synthetic/exact_mi.py", ("--layers", 1, 2, "--rank-layers", 1)),
+        ("measure_mutual_info/calibrate_two_point.py", ("--replications", 2, "--books", 4, "--d-max", 4)),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_one_line(program, flags, out, tmp_path, monkeypatch):
+    if out.startswith("/") and not Path(out).parent.parent.is_dir():
+        pytest.skip(f"no {Path(out).parent.parent} here")
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("Call me Ishmael. " * 9, encoding="utf-8")
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    assert out.strip("/").split("/")[0] in one_line_error(call_script(program, *flags, "--out", out))
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path):
+    program = tmp_path / "says.py"
+    program.write_text(SCRIPT.replace('"ell_max", ', r'"\udce9", '), encoding="utf-8")
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
+    done = subprocess.run([sys.executable, program], capture_output=True, env=strict)
+    assert done.stdout.startswith(rb"\udce9 1024"), done.stderr
+
+
+def test_a_script_of_another_checkout_is_refused(tmp_path):
+    """The record would name the commit of the modules, not that of the script."""
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "common", other / "common", ignore=shutil.ignore_patterns("__pycache__"))
+    program = other / "folder" / "program.py"
+    program.parent.mkdir()
+    program.write_text(SCRIPT, encoding="utf-8")
+
+    def call(modules: Path) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(modules)}
+        return subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment)
+
+    assert call(other).stdout == "ell_max 1024 L_max 2048\n"
+    said = one_line_error(refused := call(ROOT))
+    assert refused.stdout == ""
+    assert said == (
+        f"error: {program} would run with the modules of {ROOT}: activate the environment of {other}, or there run "
+        "pip install --no-deps -e ."
+    )

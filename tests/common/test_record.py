@@ -217,6 +217,18 @@ def test_what_json_refuses_leaves_no_table(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_names_that_are_not_utf8(tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / os.fsdecode(b"\xff.txt")).write_text("x")
+    table = pd.DataFrame({"book": [record.printable(odd.name)]})
+    write_csv(odd / "x.csv", table, {"corpus": odd.name}, inputs=[odd / os.fsdecode(b"\xff.txt")])
+    assert (odd / "x.csv").read_text(encoding="utf-8") == "book\ncaf\\udce9\n"
+    assert json.loads((odd / "x.json").read_text(encoding="utf-8"))["settings"] == {"corpus": odd.name}
+    lines = b"".join(f"{file_hash(file)}  ".encode() + os.fsencode(file.name) + b"\n" for file in sorted(odd.iterdir()))
+    assert file_hash(odd) == hashlib.sha256(lines).hexdigest()
+
+
 def test_hash_of_a_file_and_a_folder(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(bytes(3 << 20))

@@ -298,7 +298,7 @@ def test_a_killed_run_goes_on(tmp_path, corpus, processes, stall_at, finished):
     run = subprocess.Popen(
         [sys.executable, ROOT / SCRIPT, *map(str, flags)],
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )
     stalled = [parts, tmp_path][stall_at == "counts.csv"]
     while not list(stalled.glob(f".{stall_at}.*.tmp")) or not all((parts / name).exists() for name in finished):
@@ -311,7 +311,7 @@ def test_a_killed_run_goes_on(tmp_path, corpus, processes, stall_at, finished):
     # Another number of processes, another memory: the runs that are there fix their size.
     flags[-1] = 3 - processes
     again = [*flags, "--chunk-tokens", 500]
-    run_script(SCRIPT, *again, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    run_script(SCRIPT, *again, env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert both(out) == both(expected)
     assert not parts.exists()
 

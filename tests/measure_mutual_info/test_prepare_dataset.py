@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on(processes: int, tmp_path: Path):
     run = subprocess.Popen(
         [sys.executable, ROOT / SCRIPT, *map(str, flags + killed)],
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )
     before = [parts / f"data-0000{i}.json" for i in range(5)]  # the fourth may come after the fifth
     while not all(path.exists() for path in before) or not list(parts.glob(".data-00005.arrow.*.tmp")):
@@ -203,6 +203,40 @@ def test_books_are_named_by_the_column_asked_for(tmp_path: Path):
     main(settings(tmp_path / "c.jsonl", tmp_path / "by_author", book_column="author"))
     names = list(dict.fromkeys(row["book"] for row in table(tmp_path / "by_author")))
     assert names == ["A", "B", "B (2)", "c row 4", "C"]
+
+
+def test_names_that_are_no_text_are_written_out(tmp_path: Path):
+    """Files whose names are not UTF-8, and titles with half a surrogate pair: distinct, all the way to the counts."""
+    library = tmp_path / os.fsdecode(b"b\xfccher")
+    inner = library / os.fsdecode(b"\xe9")
+    inner.mkdir(parents=True)
+    for number, name in enumerate((b"caf\xe8.txt", b"caf\xe9.txt")):
+        (library / os.fsdecode(name)).write_text(prose(20, number), encoding="utf-8")
+    rows = [{"title": title, "text": prose(20, 2)} for title in ("half \ud800", "half \udc00", None)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (inner / os.fsdecode(b"rows\xff.jsonl")).write_text(lines, encoding="utf-8")
+    with open(inner / os.fsdecode(b"z\xfe.parquet"), "wb") as file:
+        pq.write_table(pa.Table.from_pylist([{"id": "1", "text": prose(20, 3)}]), file)
+
+    out = tmp_path / "documents"
+    flags = ["--corpus", library, "--tokenizer", "bytes", "--min-tokens", 50, "--out", out]
+    made = run_script(SCRIPT, *flags)
+    names = [r"caf\udce8", r"caf\udce9", r"half \ud800", r"half \udc00", r"\udce9/rows\udcff row 3", "1"]
+    assert list(dict.fromkeys(row["book"] for row in table(out))) == names
+    record = json.loads((out / "prepare.json").read_text(encoding="utf-8"))
+    assert record["source"] == r"b\udcfccher"
+    assert len(record["identity"]["files"]) == 4
+    assert not list(tmp_path.glob("*.parts")), made.stderr
+    assert "there already" in run_script(SCRIPT, *flags).stdout
+    run_script("measure_mutual_info/count_ngrams.py", "--documents", out, "--out", tmp_path / "counts.csv")
+    counted = (tmp_path / "counts_by_book.csv").read_text(encoding="utf-8")
+    assert all(name in counted for name in names)
+
+
+def test_a_folder_that_no_library_would_open_is_refused(library: Path, tmp_path: Path):
+    out = tmp_path / os.fsdecode(b"\xfc")
+    line = one_line_error(call_script(SCRIPT, "--corpus", library, "--tokenizer", "bytes", "--out", out))
+    assert line == rf"error: {tmp_path}/\udcfc is no UTF-8, so no library would open it: choose another --out"
 
 
 def test_limits_on_books_and_documents(library: Path, tmp_path: Path):

@@ -172,9 +172,8 @@ def make_all(root: Path) -> subprocess.CompletedProcess:
     """plots/make_all.sh of a checkout that holds the results in root and nothing else but what it needs."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PLOTS, root / "plots", ignore=ignored, dirs_exist_ok=True)
-    (root / "common").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "common" / "environment.sh", root / "common")
-    return call_shell(root / "plots" / "make_all.sh")
+    shutil.copytree(ROOT / "common", root / "common", ignore=ignored, dirs_exist_ok=True)
+    return call_shell(root / "plots" / "make_all.sh", PYTHONPATH=str(root))
 
 
 def fails(monkeypatch, capsys, script, *arguments: object) -> str:

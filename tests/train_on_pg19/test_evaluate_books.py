@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -89,6 +91,10 @@ def test_a_model_that_cannot_go_in_pieces_is_found_out(capsys):
         assert f"{type(model).__name__}: all logits of a batch are held at once" in capsys.readouterr().out
         found = evaluate.nll_at_once(model, given, targets).numpy()
         np.testing.assert_allclose(found, plain_nll(model, targets, 5), atol=2e-5)
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture(scope="module")
@@ -480,11 +486,35 @@ class TestCompare:
         assert call_script(COMPARE, "--store", tmp_path / "nll", "--out", tmp_path).returncode == 0
         assert set(pd.read_csv(tmp_path / "gap.csv")["seeds_b"]) == {1}
 
-    def test_two_names_of_one_file(self, documents, runs, tmp_path):
+    def test_each_name_has_a_file_of_its_own(self, tmp_path):
+        names = ["gpt2", "x_y", "x/y", "x y", "x//y", "鯨", "кит", "x" * 300, "x" * 301]
         nll_store.begin(tmp_path / "s", ["d"], ["b"])
-        nll_store.open_to_write(tmp_path / "s", "x/y", 0, (1, 2), {})
-        with pytest.raises(UserError, match="holds the NLL of x/y, not of x_y"):
-            nll_store.open_to_write(tmp_path / "s", "x_y", 0, (1, 2), {})
+        for number, name in enumerate(names):
+            array = nll_store.open_to_write(tmp_path / "s", name, 0, (1, 2), {})
+            assert np.isnan(array).all()
+            array[:] = number
+        nll_store.finish(tmp_path / "s", [(name, 0) for name in names])
+        found = {one.model: (one.path.name, one.nll[0, 0]) for one in nll_store.read(tmp_path / "s")}
+        assert [found[name][1] for name in names] == list(range(len(names)))
+        assert [found[name][0] for name in ("gpt2", "x_y")] == ["gpt2_0.npy", "x_y_0.npy"]
+        assert re.fullmatch(r"x_y-[0-9a-f]{8}_0\.npy", found["x/y"][0])
+
+    def test_a_file_of_another_model(self, tmp_path, monkeypatch):
+        """As on a disk that does not tell A from a."""
+        nll_store.begin(tmp_path / "s", ["d"], ["b"])
+        monkeypatch.setattr(nll_store, "_path", lambda folder, model, seed: folder / "a_0.npy")
+        nll_store.open_to_write(tmp_path / "s", "A", 0, (1, 2), {})
+        with pytest.raises(UserError, match="holds the NLL of A, not of a"):
+            nll_store.open_to_write(tmp_path / "s", "a", 0, (1, 2), {})
+
+    def test_a_full_disk_is_an_error_that_names_the_file(self, tmp_path, monkeypatch):
+        """And no signal, as it is where what is mapped finds no room."""
+        nll_store.begin(tmp_path / "s", ["d"], ["b"])
+        monkeypatch.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space") as stopped:
+            nll_store.open_to_write(tmp_path / "s", "a", 0, (1, 2), {})
+        assert stopped.value.filename == str(tmp_path / "s" / "a_0.npy")
+        assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["documents.csv"]
 
     def test_refused(self, documents, runs, tmp_path):
         assert "no file" in one_line_error(call_script(COMPARE, "--store", tmp_path / "no", "--out", tmp_path))
