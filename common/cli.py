@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import tyro
 
 Settings = TypeVar("Settings")
+UNCHECKED = {"unchecked": True}  # metadata of a setting that `check_settings` lets through
+SEEDS = 2**32  # transformers.set_seed takes no larger one, torch on a CPU leaves further bits out
 
 
 class UserError(Exception):
@@ -23,6 +27,7 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
     """
     cfg = tyro.cli(settings, description=description)
     try:
+        check_settings(cfg)
         main(cfg)
     except UserError as error:
         sys.exit(_say(f"error: {error}"))
@@ -41,6 +46,26 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
     except KeyboardInterrupt:
         _say("interrupted: the same command again goes on from what has been saved")
         sys.exit(130)
+
+
+def check_settings(cfg: Any) -> None:
+    """What no program can use, whatever it does: a seed out of range, a number that is not finite, a value given twice.
+
+    UserError names the first of them. A field with the metadata UNCHECKED is not looked at.
+    """
+    for one in fields(cfg):
+        value, flag = getattr(cfg, one.name), f"--{one.name.replace('_', '-')}"
+        if value is None or one.metadata.get("unchecked"):
+            continue
+        if one.name.endswith("seed") and not 0 <= value < SEEDS:
+            raise UserError(f"{flag} {value}: give a whole number from 0 to {SEEDS - 1}")
+        values = value if isinstance(value, tuple) else (value,)
+        for i, item in enumerate(values):
+            if isinstance(item, float) and not math.isfinite(item):
+                raise UserError(f"{flag} {item}: give a finite number")
+            if item in values[:i]:
+                shown = " ".join(map(str, item)) if isinstance(item, tuple) else item
+                raise UserError(f"{flag} {shown} is given twice: give each once")
 
 
 def _say(line: str) -> int:
