@@ -71,7 +71,7 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if len(self.sizes) < 2 or list(self.sizes) != sorted(set(self.sizes)):
+        if len(self.sizes) < 2 or list(self.sizes) != sorted(self.sizes):
             raise UserError(f"--sizes {' '.join(map(str, self.sizes))}: give two or more, ascending")
         if min(self.rounds, self.run_tokens, self.vocabulary) < 1 or self.document_tokens < 2:
             raise UserError("--rounds, --run-tokens and --vocabulary need at least 1, --document-tokens at least 2")

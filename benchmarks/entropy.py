@@ -47,8 +47,6 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: give 0 or more")
         if not self.vocabularies or min(self.vocabularies) < 2:
             raise UserError(f"--vocabularies {self.vocabularies}: give one or more of at least 2 outcomes")
         if not self.exponents or min(self.exponents) < 0:

@@ -64,7 +64,7 @@ class Settings:
             raise UserError(f"--out {self.out}: give the name of a .csv file")
         if self.rounds < 1:
             raise UserError(f"--rounds {self.rounds}: give at least 1")
-        if len(self.layers) < 2 or list(self.layers) != sorted(set(self.layers)):
+        if len(self.layers) < 2 or list(self.layers) != sorted(self.layers):
             raise UserError(f"--layers {' '.join(map(str, self.layers))}: give two or more, ascending")
         if min(self.layers + self.dense_layers + self.error_layers) < 1:
             raise UserError("--layers, --dense-layers and --error-layers: give at least 1")

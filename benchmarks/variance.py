@@ -90,8 +90,6 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: give 0 or more")
         if self.negatives < 2:
             raise UserError(f"--negatives {self.negatives}: a variance over X' needs at least 2")
         if self.L_max < 4 * FROM_L:

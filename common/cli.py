@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 Settings = TypeVar("Settings")
+UNCHECKED = {"unchecked": True}  # metadata of a setting that `check_settings` lets through
+SEEDS = 2**32  # transformers.set_seed takes no larger one, torch on a CPU leaves further bits out
 
 
 class UserError(Exception):
@@ -28,6 +32,7 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
     cfg = tyro.cli(settings, description=description)
     try:
         _same_checkout(getattr(sys.modules["__main__"], "__file__", None))
+        check_settings(cfg)
         main(cfg)
     except UserError as error:
         sys.exit(_say(f"error: {error}"))
@@ -87,6 +92,26 @@ def _same_checkout(script: str | None) -> None:
             f"{script} would run with the modules of {here}: activate the environment of {there}, or there run "
             "pip install --no-deps -e ."
         )
+
+
+def check_settings(cfg: Any) -> None:
+    """What no program can use, whatever it does: a seed out of range, a number that is not finite, a value given twice.
+
+    UserError names the first of them. A field with the metadata UNCHECKED is not looked at.
+    """
+    for one in fields(cfg):
+        value, flag = getattr(cfg, one.name), f"--{one.name.replace('_', '-')}"
+        if value is None or one.metadata.get("unchecked"):
+            continue
+        if one.name.endswith("seed") and not 0 <= value < SEEDS:
+            raise UserError(f"{flag} {value}: give a whole number from 0 to {SEEDS - 1}")
+        values = value if isinstance(value, tuple) else (value,)
+        for i, item in enumerate(values):
+            if isinstance(item, float) and not math.isfinite(item):
+                raise UserError(f"{flag} {item}: give a finite number")
+            if item in values[:i]:
+                shown = " ".join(map(str, item)) if isinstance(item, tuple) else item
+                raise UserError(f"{flag} {shown} is given twice: give each once")
 
 
 def _say(line: str) -> int:

@@ -23,14 +23,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UNCHECKED, UserError, run
 from common.powerlaw import MIN_POINTS, Fit, fit_power_ols
 from common.record import write_csv
 from gaussian_synthetic import dense, families
@@ -66,9 +66,9 @@ class Settings:
     """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
     fit_layers: int = 3
     """the lines of fit.csv begin at this many layers"""
-    k: tuple[int, ...] = ()
+    k: tuple[int, ...] = field(default=(), metadata=UNCHECKED)
     """not in the paper: copied columns, one number or one for each layer above the first; β = log_n k"""
-    n: tuple[int, ...] = (families.PAPER_N,)
+    n: tuple[int, ...] = field(default=(families.PAPER_N,), metadata=UNCHECKED)
     """not in the paper: branching, one number or one a layer"""
     coupling: float | None = None
     """not in the paper: correlation of two values of a row; −1/n if not given, the paper's −1/4"""
@@ -85,7 +85,7 @@ class Settings:
                 f"--family {self.family} is the paper's, with k, n and coupling of its own: "
                 "give a family with --k, --n or --coupling another name, e.g. --family mine"
             )
-        if (len(self.k) > 1 or len(self.n) > 1) and len(set(self.layers)) > 1:
+        if (len(self.k) > 1 or len(self.n) > 1) and len(self.layers) > 1:
             raise UserError(
                 f"--layers {' '.join(map(str, self.layers))}: give one number where --k or --n has one a layer"
             )
@@ -109,7 +109,7 @@ class Settings:
         """Of each number of layers, ascending. UserError as families.family."""
         k = self.k or (families.NAMED[self.family],)
         n = self.n[0] if len(self.n) == 1 else self.n
-        return [families.family(i, k[0] if len(k) == 1 else k, n, self.coupling) for i in sorted(set(layers))]
+        return [families.family(i, k[0] if len(k) == 1 else k, n, self.coupling) for i in sorted(layers)]
 
 
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:
@@ -245,7 +245,7 @@ def main(cfg: Settings) -> None:
         cuts = sorted({L // 2, *(ell for ell in cfg.ell if ell < L)})
         found = cfg.copies * bipartite_information(log_std, cuts)
         rows["gaussian_mi"] += zip([L] * len(cuts), cuts, found, strict=True)
-        pairs = [(1, L), *((i, j) for i, j in cfg.pairs if max(i, j) <= L)]
+        pairs = list(dict.fromkeys([(1, L), *(pair for pair in cfg.pairs if max(pair) <= L)]))
         first, second = np.array(pairs).T
         found = cfg.copies * two_point_information(of, first - 1, second - 1)
         rows["two_point"] += zip([L] * len(pairs), first, second, found, strict=True)

@@ -95,9 +95,9 @@ class Settings:
             raise UserError(f"--L-over-ell {self.L_over_ell}: the paper's laws are of L/2: give --law without a name")
         if self.L_over_ell < 2:
             raise UserError(f"--L-over-ell {self.L_over_ell}: give 2 or more")
-        if not (self.bits_per_element > 0 and math.isfinite(self.bits_per_element)):
+        if self.bits_per_element <= 0:
             raise UserError(f"--bits-per-element {self.bits_per_element:g}: give a number above 0")
-        if not all(c > 0 and math.isfinite(c) for c in self.nats_per_element):
+        if not all(c > 0 for c in self.nats_per_element):
             raise UserError(f"--nats-per-element {' '.join(f'{c:g}' for c in self.nats_per_element)}: all above 0")
         if self.vocabulary < 1:
             raise UserError(f"--vocabulary {self.vocabulary}: give the number of tokens, 1 or more")

@@ -65,10 +65,6 @@ class Settings:
             raise UserError(f"--out {self.out}: give a file that ends in .csv")
         if not self.context:
             raise UserError("--context names no length: give one or more, e.g. --context 1024 131072")
-        for name, values in (("--model", self.model), ("--context", self.context)):
-            twice = [value for value in values if values.count(value) > 1]
-            if twice:
-                raise UserError(f"{name} {twice[0]} is given twice: give each once")
         for context in self.context:
             if context < 1:
                 raise UserError(f"--context {context}: give at least 1 token")

@@ -124,7 +124,7 @@ class Settings:
             "markov": [MarkovChain()],
             "bernoulli": [BernoulliUniform()],
         }
-        return list(dict.fromkeys(process for kind in self.processes for process in made[kind]))
+        return [process for kind in self.processes for process in made[kind]]
 
     def validate(self) -> None:
         if self.out.exists() and not self.out.is_dir():
@@ -158,7 +158,7 @@ class Settings:
         for name in ("pool_documents", "replications", "block", "workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
-        for name in ("replications_spoiled", "replications_all_laws", "seed"):
+        for name in ("replications_spoiled", "replications_all_laws"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
         if all(job.predictor == "pool" for job in jobs(self)):
@@ -182,9 +182,9 @@ def jobs(cfg: Settings) -> list[Job]:
             yield Job(predictor, n_documents, first, min(cfg.block, replications - first))
 
     found = list(blocks("pool", POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE)))
-    for predictor in dict.fromkeys(cfg.predictors):
+    for predictor in cfg.predictors:
         if predictor == "exact":
-            for n in dict.fromkeys(cfg.n_documents):
+            for n in cfg.n_documents:
                 found += blocks(predictor, n, cfg.replications)
         else:
             found += blocks(predictor, max(cfg.n_documents), cfg.replications_spoiled)

@@ -98,9 +98,9 @@ class Settings:
             raise UserError(f"--out {self.out} is a file: give a folder")
         if not self.processes:
             raise UserError(f"nothing to do: give --processes, some of {', '.join(get_args(ProcessName))}")
-        for name, least in (("books", 2), ("replications", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)}: give at least {least}")
+        for name in ("books", "replications"):
+            if getattr(self, name) < 2:
+                raise UserError(f"--{name} {getattr(self, name)}: give at least 2")
         if self.d_max < 1 or len(self.distances) < MIN_POINTS:
             raise UserError(f"--d-max {self.d_max}: a fit needs {MIN_POINTS} distances, so at least 4")
         if self.tokens <= self.d_max:
@@ -262,7 +262,7 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     tables = []
-    for name in dict.fromkeys(cfg.processes):
+    for name in cfg.processes:
         numbers = tqdm(range(cfg.replications), desc=name, unit="replication")
         tables.append(summary(cfg, name, [replicate(cfg, name, number) for number in numbers]))
     table = pd.concat(tables, ignore_index=True)

@@ -39,7 +39,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -47,7 +47,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UNCHECKED, UserError, run
 from common.record import file_hash, replace_text, write_csv
 from measure_mutual_info.count_windows import Job, Measure, count_measure, window_keys
 from measure_mutual_info.document_stream import DocumentStream, open_stream
@@ -71,7 +71,7 @@ class Settings:
     equal_pairs: bool = False
     """not in the paper: the same left tokens at every distance, those with the longest --d still inside their document:
     as many pairs at every distance, so the plateau of Î(d), a bias, has the same height at all of them"""
-    memory_gb: float = 2.0
+    memory_gb: float = field(default=2.0, metadata=UNCHECKED)
     """not in the paper: 10^9 bytes, for all processes together"""
     processes: int = 1
     """each counts a length or a distance at a time"""
@@ -97,8 +97,8 @@ class Settings:
     def measures(self) -> list[Measure]:
         """What to count, in the order of the results."""
         at_least = max(self.d, default=0) if self.equal_pairs else 0
-        pairs = [Measure("pair", d, at_least) for d in sorted(set(self.d))]
-        return [Measure("ngram", n) for n in sorted(set(self.n))] + pairs
+        pairs = [Measure("pair", d, at_least) for d in sorted(self.d)]
+        return [Measure("ngram", n) for n in sorted(self.n)] + pairs
 
     def validate(self) -> None:
         if not self.n and not self.d:
@@ -306,7 +306,7 @@ def main(cfg: Settings) -> None:
     vocab_size = int(prepared["tokenizer_vocab_size"])
     for measure in cfg.measures:
         check_fit(measure, vocab_size, stream, cfg.documents)
-    manifest = {"documents": file_hash(cfg.documents), "n": sorted(set(cfg.n)), "d": sorted(set(cfg.d))}
+    manifest = {"documents": file_hash(cfg.documents), "n": sorted(cfg.n), "d": sorted(cfg.d)}
     manifest["equal_pairs"] = cfg.equal_pairs
     if cfg.merge:
         check_shards(cfg.merge, manifest)

@@ -101,8 +101,6 @@ class Settings:
             raise UserError(f"--ngram-weight {self.ngram_weight:g}: give a weight from 0 to 1")
         if self.L_max is not None and self.L_max <= self.L_min:
             raise UserError(f"--L-min {self.L_min} --L-max {self.L_max}: the fits would have no length between them")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: give 0 or more")
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
         if self.out.exists() and not self.out.is_dir():
@@ -305,7 +303,7 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataF
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    estimators = list(dict.fromkeys(cfg.estimators)) or ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub"]
+    estimators = list(cfg.estimators) or ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub"]
     if cfg.unpaired and "direct_unpaired" not in estimators:
         estimators.append("direct_unpaired")
     scores, documents_line = read_scores(cfg.scores)

@@ -94,8 +94,6 @@ class Settings:
             raise UserError(f"--d-min {self.d_min} --d-max {self.d_max}: give distances d_min < d_max from 1 on")
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: give 0 or more")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file: give a folder")
 

@@ -69,14 +69,12 @@ class Settings:
     """of the resamplings"""
 
     def validate(self) -> None:
-        if not 1e-4 <= self.half_width < math.inf:
+        if self.half_width < 1e-4:
             raise UserError(f"--half-width {self.half_width:g}: give a half-width of at least 0.0001, such as 0.02")
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
         if not self.estimators or not self.L_min:
             raise UserError("--estimators and --L-min: give at least one each")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: give 0 or more")
         if self.resamplings < 2:
             raise UserError(f"--resamplings {self.resamplings}: give at least 2")
 

@@ -85,8 +85,6 @@ class Settings:
         for name, least in (("min_tokens", 1), ("min_book_words", 0), ("max_documents_per_book", 0), ("max_books", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
-        if self.shuffle_seed is not None and self.shuffle_seed < 0:
-            raise UserError(f"--shuffle-seed is {self.shuffle_seed}: give 0 or more")
         if not self.shard_megabytes > 0:
             raise UserError(f"--shard-megabytes is {self.shard_megabytes}: give more than 0")
 

@@ -23,7 +23,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from style import GREY, LOOKS, Look, length_axis, mark_below, new_figure, plain_ticks, put_legend, read_table, save
+from style import (
+    GREY,
+    LOOKS,
+    Look,
+    above_zero,
+    length_axis,
+    mark_below,
+    new_figure,
+    plain_ticks,
+    put_legend,
+    read_table,
+    save,
+)
 
 from common.cli import UserError, run
 
@@ -144,9 +156,8 @@ def draw_overshoot(processes: list[Process]) -> Figure:
     shown = {(one.name, *key[:2]): one.rows(*key[:2], "mi") for one in processes for key in series}
     exact = pd.concat([rows for (_, predictor, _), rows in shown.items() if predictor == "exact"])
     values = pd.concat([exact["truth"], exact["mean"]])
-    if not (values > 0).any():
-        raise UserError(f"{first.path}: no I above 0, which a logarithmic axis could show: {REMEDY}")
-    low, high = values[values > 0].min() / 2, max(values.max(), *(rows["mean"].max() for rows in shown.values())) * 1.5
+    low = above_zero(values, first.path, "I", REMEDY).min() / 2
+    high = max(values.max(), *(rows["mean"].max() for rows in shown.values())) * 1.5
 
     n_documents = sorted({f"{n:,.0f}" for n in exact["n_documents"]})
     caption = [

@@ -31,6 +31,7 @@ from style import (
     RIGHT_IN,
     SMALL,
     Look,
+    above_zero,
     mark_below,
     new_figure,
     plain_ticks,
@@ -89,8 +90,12 @@ def read_condition(folder: Path) -> Condition:
     """UserError: a file or column is missing, a number is none, nothing to draw, or an unknown group."""
     states = read_table(folder / "capacity.csv", CAPACITY, REMEDY, ["model", "group"]).drop_duplicates()
     required = read_table(folder / "required.csv", REQUIRED, REMEDY, ["law", "capacity"], MAY_LACK)
+    required = required[required["L_tokens"].between(states["L_tokens"].min(), states["L_tokens"].max())]
     if states.empty or required.empty:
-        raise UserError(f"{folder}: capacity.csv or required.csv has no rows, so nothing to draw: {REMEDY}")
+        raise UserError(f"{folder}: capacity.csv and required.csv share no L, so nothing to draw: {REMEDY}")
+    if states["L_tokens"].nunique() < 2:
+        raise UserError(f"{folder}: one L makes no lines: give required_state.py two or more --lengths")
+    above_zero(states["state_elements"], folder / "capacity.csv", "state_elements", REMEDY)
     if unknown := set(states["group"]) - set(GROUPS):
         raise UserError(f"{folder / 'capacity.csv'}: unknown group {unknown.pop()!r}; known: {', '.join(GROUPS)}")
     carried = None
@@ -98,6 +103,7 @@ def read_condition(folder: Path) -> Condition:
         carried = read_table(folder / "carried.csv", CARRIED, REMEDY, ["model"])
         if carried.empty:
             raise UserError(f"{folder / 'carried.csv'} has no rows: make it again with carried.py, or delete it")
+        above_zero(carried["state_size"], folder / "carried.csv", "state_size", REMEDY)
         if carried["L"].nunique() > len(LENGTHS):
             raise UserError(f"{folder / 'carried.csv'} has more than {len(LENGTHS)} lengths L: keep fewer")
     return Condition(states.sort_values("L_tokens"), required.sort_values("L_tokens"), carried)
@@ -114,7 +120,7 @@ def draw(found: Condition) -> Figure:
     fig, axes = new_figure(1 + two, y_labels, entries, caption(found), x_labels=x_labels)
     _place(axes)
     names = draw_states(axes[0], found, groups)
-    put_names(axes[0], names)
+    put_names(axes[0], [name for name in names if name[0] > 0])
     for name in groups:
         color, dash = GROUPS[name]
         handles.append(Line2D([], [], color=color, linestyle=dash))
@@ -146,7 +152,6 @@ def draw_states(ax: Axes, found: Condition, groups: list[str]) -> list[tuple[flo
     """Lines and bands; returns what stands at the right edge: y, name, colour."""
     states, required = found.states, found.required
     low, high = states["L_tokens"].min(), states["L_tokens"].max()
-    required = required[required["L_tokens"].between(low, high)]
     names = []
     paper = required["law"].str.startswith("paper-")
     for capacity, rows in required[paper].groupby("capacity", sort=False):
@@ -176,13 +181,13 @@ def draw_states(ax: Axes, found: Condition, groups: list[str]) -> list[tuple[flo
             names += [(last[model], model, color) for model in chosen]
     ax.set_xscale("log")
     ax.set_xlim(low, high)
-    plain_ticks(ax.xaxis, low, high, base=10, room=ax.get_position().width * ax.figure.get_figwidth() / 0.35)
-    ax.xaxis.set_major_formatter(lambda value, _: readable(value))
+    room = ax.get_position().width * ax.figure.get_figwidth() / 0.35
+    plain_ticks(ax.xaxis, low, high, base=10, room=room, label=readable)
     drawn = pd.concat([states["state_elements"], required["required_elements"]])
     bottom, top = drawn[drawn > 0].min() / 2, drawn.max() * 2
     ax.set_yscale("log")
     ax.set_ylim(bottom, top)
-    _powers(ax)
+    plain_ticks(ax.yaxis, bottom, top, base=10, room=8, label=power)
     return names
 
 
@@ -251,24 +256,28 @@ def draw_carried(ax: Axes, carried: pd.DataFrame, lengths: list[float]) -> tuple
         labels.append(f"L = {L:,.0f}")
     positive = carried.loc[carried["carried_nats_per_element"] > 0, "carried_nats_per_element"]
     ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlim(carried["state_size"].min() / 2, carried["state_size"].max() * 2)
-    plain_ticks(ax.xaxis, *ax.get_xlim(), base=10, room=4)
-    ax.xaxis.set_major_formatter(lambda value, _: readable(value))
+    sizes = carried.loc[carried["state_size"] > 0, "state_size"]
+    ax.set_xlim(sizes.min() / 2, sizes.max() * 2)
+    plain_ticks(ax.xaxis, *ax.get_xlim(), base=10, room=4, label=readable)
     if len(positive):
-        best = positive.max()
+        best, low = positive.max(), positive.min() / 4
+        ax.set_yscale("log")
         ax.axhline(best, color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
-        ax.set_ylim(positive.min() / 4, best * 2)
+        ax.set_ylim(low, best * 2)
         ax.text(0.98, best, f"{best:.2g}", transform=ax.get_yaxis_transform(), ha="right", va="bottom", color=GREY)
-        _powers(ax)
+        plain_ticks(ax.yaxis, low, best * 2, base=10, room=8, label=power)
+    else:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no run carried anything", color=GREY, ha="center", transform=ax.transAxes)
     return handles, labels
 
 
-def _powers(ax: Axes) -> None:
-    low, high = ax.get_ylim()
-    plain_ticks(ax.yaxis, low, high, base=10, room=8)
-    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    ax.yaxis.set_major_formatter(lambda value, _: "10" + str(round(np.log10(value))).translate(raised))
+def power(value: float) -> str:
+    """10⁷; what is no power of ten as `readable`."""
+    exponent = round(np.log10(value))
+    if not np.isclose(value, 10.0**exponent, rtol=1e-9):
+        return readable(value)
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def readable(value: float) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 from gaussian_models import (
     INDEPENDENT,
+    REMEDY,
     Models,
     draw_by_length,
     draw_independent,
@@ -28,7 +29,7 @@ from gaussian_models import (
     read_models,
 )
 from matplotlib.figure import Figure
-from style import GREY, L_AXIS, new_figure, plain_ticks, put_legend, read_table, save
+from style import GREY, L_AXIS, above_zero, new_figure, plain_ticks, put_legend, read_table, save
 
 from common.cli import UserError, run
 
@@ -93,9 +94,10 @@ def draw(models: Models, collapse: pd.DataFrame | None) -> Figure:
         bars = [by_ratio["mean"] - by_ratio["min"], by_ratio["max"] - by_ratio["mean"]]
         axes[2].errorbar(by_ratio.index, by_ratio["mean"], bars, **looks[name].marks())
     for ax in axes:
-        log_y(ax, values)
+        log_y(ax, values, models.folder / "summary.csv", "mean_kl_nats")
     if fixed:
         found = ratio[models.summary["model"].isin(fixed)]
+        found = above_zero(found, models.folder / "summary.csv", "mi_nats / state_size", REMEDY)
         axes[2].set_xscale("log")
         axes[2].set_xlim(found.min() / 1.6, found.max() * 1.6)
         plain_ticks(axes[2].xaxis, *axes[2].get_xlim(), base=10, room=5)

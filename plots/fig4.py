@@ -40,6 +40,10 @@ class Settings:
     from_position: int = 8
     """the first positions, where all models are as bad, are left out on the left"""
 
+    def validate(self) -> None:
+        if self.from_position < 1:
+            raise UserError(f"--from-position {self.from_position}: give 1 or more")
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -142,6 +146,7 @@ def draw(curves: Curves, cfg: Settings) -> Figure:
 
 
 def main(cfg: Settings) -> None:
+    cfg.validate()
     save(draw(read_curves(cfg.results), cfg), cfg.out)
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from style import Look, new_figure, plain_ticks, put_legend, read_table, save
+from style import GREY, Look, mark_below, new_figure, plain_ticks, put_legend, read_table, save
 
 from common.cli import UserError, run
 
@@ -114,13 +115,15 @@ def draw(results: list[Exact]) -> Figure:
     if with_rank:
         y_labels.append("Rank of Cov(X, Y) at L/2")
         caption.append("Rank: elements of the smallest linear history state (not in the paper).")
+    if any((values <= 0).any() for one in results for values in (one.bipartite["mi_nats"], one.two_point["mi_nats"])):
+        caption.append("▾\u00a0no information.")
     fig, axes = new_figure(len(y_labels), y_labels, len(results), caption, one_legend=True, columns=len(y_labels))
     handles, labels = [], []
-    for look, one in zip(LOOKS, results, strict=False):
-        handle = axes[0].errorbar(one.bipartite["L"], one.bipartite["mi_nats"], **look.marks())
-        axes[1].errorbar(one.two_point["L"], one.two_point["mi_nats"], **look.marks())
+    for index, (look, one) in enumerate(zip(LOOKS, results, strict=False)):
+        handle = _points(axes[0], one.bipartite, look, index)
+        _points(axes[1], one.two_point, look, index)
         if one.rank is not None:
-            axes[2].errorbar(one.rank["L"], one.rank["rank"], **look.marks())
+            _points(axes[2], one.rank, look, index)
         label, line = NAMES.get(one.family, one.family), one.line
         if line is not None:
             L = np.geomspace(line["L_min"], line["L_max"], 100)
@@ -138,17 +141,32 @@ def draw(results: list[Exact]) -> Figure:
     return fig
 
 
+def _points(ax: Axes, points: pd.DataFrame, look: Look, index: int) -> ErrorbarContainer:
+    """The last column against L; what is 0, as of two positions that are independent, at the bottom edge."""
+    shown = points[points[points.columns[-1]] > 0]
+    mark_below(ax, points.loc[points.index.difference(shown.index), "L"], index, look.color)
+    return ax.errorbar(shown["L"], shown[shown.columns[-1]], **look.marks())
+
+
 def _axes(ax: Axes, points: pd.DataFrame) -> None:
     values = points[points.columns[-1]]
-    low, high = values.min() / 2, values.max() * 2
     ax.set_xscale("log", base=2)
     ax.set_xlim(points["L"].min() / 2, points["L"].max() * 2)
     plain_ticks(ax.xaxis, *ax.get_xlim(), base=4, room=4)
+    values = values[values > 0]
+    if values.empty:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "all 0", color=GREY, ha="center", transform=ax.transAxes)
+        return
+    low, high = values.min() / 2, values.max() * 2
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    plain_ticks(ax.yaxis, low, high, base=10, room=8)
-    if low < 1e-4:
-        ax.yaxis.set_major_formatter(lambda value, _: f"1e{np.log10(value):.0f}")
+    plain_ticks(ax.yaxis, low, high, base=10, room=8, label=_exponent if low < 1e-4 else "{:.10g}".format)
+
+
+def _exponent(value: float) -> str:
+    """1e-5, 2.5e-5."""
+    return np.format_float_scientific(value, precision=4, trim="-", exp_digits=1).replace("+", "")
 
 
 def main(cfg: Settings) -> None:

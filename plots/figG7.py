@@ -90,7 +90,7 @@ def draw(models: Models, cfg: Settings) -> Figure:
     every = np.concatenate(values)
     for ax in axes:
         if cfg.quantity == "kl":
-            log_y(ax, every)
+            log_y(ax, every, models.folder / "kl.csv", column)
         else:
             ax.set_ylim(every.min() - 0.03 * np.ptp(every), every.max() + 0.03 * np.ptp(every))
     put_legend(axes[0], list(drawn.values()), list(drawn), columns=columns)

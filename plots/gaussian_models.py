@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from style import GREY, Look, plain_ticks, read_table
+from style import GREY, Look, above_zero, plain_ticks, read_table
 
 from common.cli import UserError
 
@@ -112,15 +112,18 @@ def length_ticks(ax: Axes, lengths: Sequence[int]) -> None:
     plain_ticks(ax.xaxis, min(lengths), max(lengths), base=4, room=6)
 
 
-def log_y(ax: Axes, values: np.ndarray) -> None:
-    """Logarithmic, around all values above 0."""
-    values = values[values > 0]
+def log_y(ax: Axes, values: np.ndarray, path: Path, column: str) -> None:
+    """Logarithmic, around all values above 0. UserError: there is none, and path and column say of what."""
+    values = above_zero(values, path, column, REMEDY)
     low, high = values.min() / 1.3, values.max() * 1.3
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    plain_ticks(ax.yaxis, low, high, base=10 if high / low > 30 else 2, room=8)
-    # 1/32 in full would reach into the label of the axis.
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}" if value < 1 else f"{value:g}")
+    plain_ticks(ax.yaxis, low, high, base=10 if high / low > 30 else 2, room=8, label=_short)
+
+
+def _short(value: float) -> str:
+    """1/32 in full would reach into the label of the axis."""
+    return f"{value:.2g}" if value < 1 else f"{value:g}"
 
 
 def draw_independent(ax: Axes, models: Models, column: str, scale: float = 1.0) -> list:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
@@ -49,6 +51,8 @@ RC = {
 }
 
 L_AXIS = "Sequence length L (tokens)"
+# Columns of lengths: they stand on logarithmic axes.
+LENGTHS = ("L", "L_tokens", "ell_tokens", "d_tokens", "L_min", "L_max", "position", "step")
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,8 @@ def read_table(
 ) -> pd.DataFrame:
     """These columns of a CSV, all but those of `text` as finite numbers, or any numbers and NaN in those of `may_lack`.
 
-    remedy: what to do about a bad file. UserError: no such file, no table, columns missing, a number is none.
+    Text is `drawable`. remedy: what to do about a bad file. UserError: no such file, no table, columns missing, a
+    number is none, a length is not above 0.
     """
     table = read_csv(path, columns, remedy)
     found = {column: numbers(table[column], path, remedy) for column in columns if column not in text}
@@ -169,7 +174,24 @@ def read_table(
         if len(bad) and column not in may_lack:
             value = table[column].iloc[bad[0]]
             raise UserError(f"{path}, line {bad[0] + 2}: {column} is {value!r}, not a finite number: {remedy}")
-    return table.assign(**found)
+        bad = np.flatnonzero(values <= 0)
+        if len(bad) and column in LENGTHS:
+            raise UserError(f"{path}, line {bad[0] + 2}: {column} is {values.iloc[bad[0]]:g}, not above 0: {remedy}")
+    return table.assign(**found, **{column: table[column].map(drawable) for column in columns if column in text})
+
+
+@cache
+def drawable(name: str) -> str:
+    """The name of a corpus or model, with \\uXXXX in place of what the font of the figures cannot draw."""
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(sign if ord(sign) in known else sign.encode("unicode_escape").decode() for sign in name)
+
+
+def above_zero(values: pd.Series, path: Path, column: str, remedy: str) -> pd.Series:
+    """Those that a logarithmic axis can show. UserError: there is none."""
+    if not (values > 0).any():
+        raise UserError(f"{path}: no {column} above 0, which a logarithmic axis could show: {remedy}")
+    return values[values > 0]
 
 
 def remedy(folder: Path) -> str:
@@ -449,15 +471,23 @@ def length_axis(ax: Axes, L: pd.Series) -> None:
     plain_ticks(ax.xaxis, *ax.get_xlim(), base=2, room=ax.get_position().width * ax.figure.get_figwidth() / 0.27)
 
 
-def plain_ticks(axis: Axis, low: float, high: float, base: int, room: float) -> None:
-    """Ticks at powers of the base, labelled with plain numbers: all, or every so many that there is room for."""
+def plain_ticks(
+    axis: Axis, low: float, high: float, base: int, room: float, label: Callable[[float], str] = "{:.10g}".format
+) -> None:
+    """Ticks at powers of the base, labelled with plain numbers: all, or every so many that there is room for.
+
+    Where fewer than two powers lie between low and high: at 1, 2 and 5 times powers of ten, or else in even steps.
+    """
     exponents = range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)
     step = max(1, math.ceil(len(exponents) / room))
     axis.set_major_locator(FixedLocator([float(base) ** k for k in exponents if k % step == 0]))
     axis.set_minor_locator(FixedLocator([float(base) ** k for k in exponents]))
-    if len(exponents) < 2:  # too small a range for powers
-        axis.set_major_locator(MaxNLocator(4))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    if len(exponents) < 2:
+        tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [tick for k in tens for tick in (10.0**k, 2 * 10.0**k, 5 * 10.0**k) if low <= tick <= high]
+        axis.set_major_locator(FixedLocator(ticks) if len(ticks) > 1 else MaxNLocator(4, steps=[1, 2, 5, 10]))
+    # Even steps are asked for labels outside the axis too, at 0 and below.
+    axis.set_major_formatter(FuncFormatter(lambda value, _: label(value) if value > 0 else ""))
     axis.set_minor_formatter(NullFormatter())
 
 

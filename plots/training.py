@@ -72,8 +72,9 @@ def draw(models: Models, training: pd.DataFrame, short: pd.DataFrame | None) -> 
         ax.set_xscale("log")
         ax.set_xlim(steps.min() / 1.2, steps.max() * 1.2)
         plain_ticks(ax.xaxis, *ax.get_xlim(), base=10, room=4)
+    every = np.concatenate([table["kl_nats"] for table in (training, short) if table is not None])
     for ax in axes:
-        log_y(ax, np.concatenate([table["kl_nats"] for table in (training, short) if table is not None]))
+        log_y(ax, every, models.folder / "training.csv", "kl_nats")
     put_legend(axes[0], list(drawn.values()), list(drawn), columns=4)
     return fig
 

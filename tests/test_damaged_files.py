@@ -233,7 +233,7 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("l2m_condition/required_state.py", required),
     ("l2m_condition/carried.py", carried),
     *((f"plots/{name}.py", drawn(*FIG2B)) for name in ("fig2b", "figB1", "figB2", "figB3")),
-    ("plots/sweep.py", drawn("fig2b/sweep.csv")),
+    ("plots/sweep.py", drawn(*FIG2B, "fig2b/sweep.csv")),
     *((f"plots/{name}.py", drawn(*FIG2C)) for name in ("fig2c", "figB4", "figB5")),
     *((f"plots/{name}.py", drawn(*FIG3)) for name in ("fig3", "utilisation", "training", "figG7")),
     ("plots/fig4.py", drawn(*FIG4)),

@@ -106,7 +106,7 @@ class Settings:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         for name in ("epochs", "learning_rate", "weight_decay", "clip"):
             value = getattr(self, name)
-            if value is not None and not (value >= 0 if name == "weight_decay" else 0 < value < math.inf):
+            if value is not None and not (value >= 0 if name == "weight_decay" else value > 0):
                 raise UserError(f"--{name.replace('_', '-')} {value}: above 0")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out {self.held_out}: a share of the books between 0 and 1")

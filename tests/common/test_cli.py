@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import runpy
@@ -10,6 +11,9 @@ import shutil
 import subprocess
 import sys
 import traceback
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -67,6 +71,9 @@ if __name__ == "__main__":
     run(main, Settings, __doc__)
 '''
 FREE = "free some space, then run the same command again (nothing written is lost)"
+PROGRAMS = sorted(
+    path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/*.py") if "    run(main, Settings" in path.read_text()
+)
 
 
 @pytest.fixture
@@ -228,3 +235,48 @@ def test_a_script_of_another_checkout_is_refused(tmp_path):
         f"error: {program} would run with the modules of {ROOT}: activate the environment of {other}, or there run "
         "pip install --no-deps -e ."
     )
+
+
+def impossible(settings: type) -> Iterator[tuple[list[object], str]]:
+    """Flags that no program can use, one in each, and what is to be said of it."""
+    hints = typing.get_type_hints(settings)
+    needed = [one for one in fields(settings) if one.default is MISSING]
+    for one in fields(settings):
+        flag, hint = f"--{one.name.replace('_', '-')}", hints[one.name]
+        needs = [word for other in needed if other is not one for word in (f"--{other.name.replace('_', '-')}", "x")]
+        wrong = []
+        if one.name.endswith("seed"):
+            wrong += [([seed], f"{seed}: give a whole number from 0 to 4294967295") for seed in (-1, 2**32)]
+        if float in (hint, *typing.get_args(hint)):
+            wrong += [([number], f"{number}: give a finite number") for number in ("nan", "inf")]
+        if typing.get_origin(hint) is tuple:
+            of = typing.get_args(hint)[0]
+            choice = typing.get_args(of)[:1] if typing.get_origin(of) is typing.Literal else ("x",)
+            value = {int: (1,), float: (1.0,), tuple[int, int]: (1, 2)}.get(of, choice)
+            wrong.append(([*value, *value], f"{' '.join(map(str, value))} is given twice: give each once"))
+        if not one.metadata.get("unchecked"):
+            yield from (([*needs, flag, *values], f"error: {flag} {said}") for values, said in wrong)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_settings_that_no_program_can_use(program, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "plots")  # as when a script runs: its own folder comes first
+    settings = importlib.import_module(program.removesuffix(".py").replace("/", ".")).Settings
+    for flags, said in impossible(settings):
+        assert one_line_error(call_script(program, *flags)) == said
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "said"),
+    [
+        (
+            "gaussian_synthetic/exact_mi.py",
+            ["--family", "mine", "--k", 3, 3, "--layers", 3, "--ell", 0],
+            "--ell 0: cuts",
+        ),
+        ("measure_mutual_info/count_ngrams.py", ["--documents", "x", "--memory-gb", "inf"], "no folder x"),
+    ],
+)
+def test_a_value_that_may_come_twice_and_a_number_without_end(program, flags, said, tmp_path):
+    """Columns a layer, and memory without a bound, go on to what is refused of other settings."""
+    assert said in one_line_error(call_script(program, "--out", tmp_path / "x.csv", *flags))

@@ -92,8 +92,8 @@ def test_a_state_of_the_rank_predicts_as_well_as_all_of_the_past():
 
 
 def test_every_csv_of_a_run(tmp_path):
-    flags = ["--layers", 1, 2, 3, 4, "--ell", 1, 5, 100, "--pairs", 1, 3, 64, 2, "--position-layers", 2, "--copies", 2]
-    done = call_script(SCRIPT, "--out", tmp_path, *flags)
+    flags = ["--layers", 1, 2, 3, 4, "--ell", 1, 5, 100, "--pairs", 1, 3, 64, 2, 1, 256, "--position-layers", 2]
+    done = call_script(SCRIPT, "--out", tmp_path, *flags, "--copies", 2)
     assert done.returncode == 0, done.stderr
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
     assert set(tables) == {"gaussian_mi", "two_point", "by_position", "rank", "fit"}

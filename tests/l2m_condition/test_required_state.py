@@ -407,7 +407,7 @@ def test_carried_refuses(tmp_path):
         (["--law", "--fit", "FIT", "--L-over-ell", 1], "--L-over-ell 1: give 2 or more"),
         (["--fit", "FIT", "--estimator", "guess"], "but power of direct at L = 2 ell"),
         (["--fit", "FIT", "--fit-law", "power_ols"], "has not one A and one beta of the law power_ols of direct"),
-        (["--fit", "FIT", "FIT"], "two laws are called books-direct"),
+        (["--fit", "FIT", "SAME"], "two laws are called books-direct"),
         (["--fit", "nowhere.csv"], "no file nowhere.csv"),
         (["--fit", "STATE"], "lacks the columns source, estimator"),
         (["--carried", "STATE"], "lacks the column carried_nats_per_element"),
@@ -416,6 +416,7 @@ def test_carried_refuses(tmp_path):
 )
 def test_bad_settings(tmp_path, flags, said):
     files = {"FIT": save(fit_table(), tmp_path / "fit.csv"), "STATE": save(state_table(), tmp_path / "state.csv")}
+    files["SAME"] = save(fit_table(), tmp_path / "same.csv")
     flags = [files.get(flag, flag) for flag in flags]
     done = call_script(SCRIPT, "--state", files["STATE"], "--out", tmp_path / "out", *flags)
     assert said in one_line_error(done)

@@ -298,7 +298,6 @@ def test_estimators_find_what_they_should():
         ({"workers": 0}, "--workers 0"),
         ({"pool_documents": 0}, "--pool-documents 0"),
         ({"replications_spoiled": -1}, "--replications-spoiled -1: give 0 or more"),
-        ({"seed": -1}, "--seed -1: give 0 or more"),
     ],
 )
 def test_bad_settings(tmp_path, changes, message):

@@ -663,8 +663,8 @@ def spoil_a_manifest(folder: Path) -> None:
     ("merge", "flags", "spoil", "message"),
     [
         (["0-of-2"], [], nothing, "shard 1/2 is missing: count it with --shard, and give its folder too"),
-        (["0-of-2", "0-of-2"], [], nothing, "shard 0/2 is given twice"),
-        (["0-of-2", "1-of-2", "0-of-2"], [], nothing, "shard 0/2 is given twice"),
+        (["0-of-2", "copy"], [], nothing, "shard 0/2 is given twice"),
+        (["0-of-2", "1-of-2", "copy"], [], nothing, "shard 0/2 is given twice"),
         (["0-of-2", "0-of-3"], [], nothing, "shards of different splits (0/2, 0/3): give all shards of one split"),
         (["0-of-3"], [], nothing, "shard 1/3, 2/3 is missing"),
         (["0-of-2", "nowhere"], [], nothing, "is no shard: give the folders that count_ngrams.py --shard left"),
@@ -682,6 +682,7 @@ def spoil_a_manifest(folder: Path) -> None:
 def test_bad_shards(tmp_path, corpus, shards, merge, flags, spoil: Callable[[Path], None], message):
     for i in ("0-of-2", "1-of-2", "0-of-3"):
         subprocess.run(["cp", "-r", shards / f"counts.csv.{i}.parts", tmp_path], check=True)
+    subprocess.run(["cp", "-r", shards / "counts.csv.0-of-2.parts", tmp_path / "counts.csv.copy.parts"], check=True)
     spoil(tmp_path)
     folders = [tmp_path / f"counts.csv.{i}.parts" for i in merge]
     flags = ["--documents", corpus[0], "--out", tmp_path / "merged.csv", "--merge", *folders, *(flags or ["--d", 4])]

@@ -293,8 +293,6 @@ def all_alike(scores: Path) -> None:
     [
         (None, ["--half-width", 0], "--half-width 0: give a half-width of at least 0.0001"),
         (None, ["--half-width", -0.1], "--half-width -0.1: give"),
-        (None, ["--half-width", "nan"], "--half-width nan: give"),
-        (None, ["--half-width", "inf"], "--half-width inf: give"),
         (None, ["--out", "plan.txt"], "--out plan.txt: give the name of a .csv file"),
         (None, ["--ratio", 3], "has 0 lengths with L = 3 ell, and a fit needs 3: choose another --ratio"),
         (None, ["--L-min", 256], "--L-min 256: "),

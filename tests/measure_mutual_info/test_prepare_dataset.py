@@ -443,7 +443,6 @@ def test_bad_input_is_one_line_naming_culprit_and_remedy(tmp_path: Path):
         ('numbers.parquet: column "text" holds int64, no strings', {"corpus": numbers}),
         ("none of 1 books has a document of 100,000 tokens, the longest (good) has", {"min_tokens": 100_000}),
         ("all 1 books have fewer than 10,000 words: lower --min-book-words", {"min_book_words": 10_000}),
-        ("--shuffle-seed is -1: give 0 or more", {"shuffle_seed": -1}),
         ('unknown --boundaries "word": give "sentence", "none" or "book"', {"boundaries": "word"}),
         ("none of 1 books has a document of 100,000 tokens", {"min_tokens": 100_000, "boundaries": "book"}),
         ("--min-tokens is 0: give 1 or more", {"min_tokens": 0}),

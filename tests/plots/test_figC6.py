@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,8 @@ def test_bad_folders(folders, monkeypatch, capsys, tmp_path):
         if path.stem != "fit":
             spoil(path, lambda t: t.assign(copies=2))
     assert "different numbers of copies" in fails(monkeypatch, capsys, figC6, "--results", *folders, *out)
-    assert "give 1 to 4" in fails(monkeypatch, capsys, figC6, "--results", *folders[:1] * 5, *out)
+    many = [shutil.copytree(folders[0], tmp_path / f"copy {i}") for i in range(5)]
+    assert "give 1 to 4" in fails(monkeypatch, capsys, figC6, "--results", *many, *out)
 
 
 def test_the_figure_from_one_command(tmp_path):

@@ -265,7 +265,7 @@ def test_no_text_covers_a_panel_or_leaves_the_figure(tmp_path, name):
 @pytest.mark.parametrize("name", PANELS)
 def test_writes_png_and_pdf(folder, tmp_path, name):
     out = tmp_path / "new folder" / "v1.5"
-    folders = [folder, folder] if name == "figB1" else [folder]
+    folders = [folder, save(tmp_path / "other", *tables())] if name == "figB1" else [folder]
     done = subprocess.run(
         [sys.executable, PLOTS / f"{name}.py", "--results", *folders, "--out", out], capture_output=True, text=True
     )

@@ -261,7 +261,7 @@ def test_large_numbers(n, told):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_writes_png_and_pdf(folder, tmp_path, script):
     out = tmp_path / "new folder" / "picture"
-    folders = [folder] if script is fig2c else [folder, folder]
+    folders = [folder] if script is fig2c else [folder, save(tmp_path / "other", *tables())]
     done = subprocess.run(
         [sys.executable, PLOTS / f"{script.__name__}.py", "--results", *folders, "--out", out],
         capture_output=True,

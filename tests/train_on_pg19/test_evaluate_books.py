@@ -389,7 +389,7 @@ def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
     assert "tokenised with bytes, and tiny was trained on tokens of bytes" in one_line_error(
         call(wider, tmp_path / "out", [runs[0]])
     )
-    assert "is there twice" in one_line_error(call(documents, tmp_path / "out", [runs[0], runs[0]]))
+    assert "is there twice" in one_line_error(call(documents, tmp_path / "out", [runs[0], f"{runs[0]}/"]))
     (tmp_path / "file").write_text("")
     assert "is a file: give a folder" in one_line_error(call(documents, tmp_path / "file", [runs[0]]))
 
