@@ -117,10 +117,10 @@ def model_scorer(cfg: Settings) -> tuple[score_documents.Sample, np.ndarray, Cal
     asked = score_documents.Settings(**asked)
     sample = score_documents.draw_sample(asked)
     partner = several_partners(sample.books, cfg.negatives, cfg.seed)
-    bos, revision = score_documents.check_model(asked, sample)
-    store = score_store.ScoreStore(cfg.store, score_documents.manifest(asked, sample, bos, revision))
+    start, revision = score_documents.check_model(asked, sample)
+    store = score_store.ScoreStore(cfg.store, score_documents.manifest(asked, sample, start.id, revision))
     store.begin()
-    load = functools.cache(lambda: score_documents.load_backend(asked, sample, bos))
+    load = functools.cache(lambda: score_documents.load_backend(asked, sample, start.id))
     split = schedule.branches(cfg.points)
     cuts = np.cumsum([end - ell for ell, end in split])
 

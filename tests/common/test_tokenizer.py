@@ -76,7 +76,7 @@ def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path, change):
 
 
 def test_a_folder_without_tokenizer_files_has_none(tmp_path):
-    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_model("gpt2").save_pretrained(tmp_path)
     assert len(AutoTokenizer.from_pretrained(tmp_path)) < 12, "transformers makes one up"
     with pytest.raises(UserError, match=r"it has no tokenizer files; the folder needs tokenizer.json"):
         load_tokenizer(str(tmp_path))

@@ -224,7 +224,7 @@ def test_markov_chain_from_end_to_end(tmp_path):
     # 3·ell reaches 32 at three points, 4·ell at three: both have a fit.
     assert set(fits["L_over_ell"]) == {2, 3, 4}
     for text in (
-        "source toy, model tiny-model, 400 documents; books: 1\n",
+        "source toy, model tiny-model, 400 documents; books: 1; start token (BOS): unknown\n",
         "L = 2 ell",
         "beta, direct, power,",
         "topic switch",

@@ -212,7 +212,8 @@ def test_names_that_are_no_text_are_written_out(tmp_path: Path):
     inner.mkdir(parents=True)
     for number, name in enumerate((b"caf\xe8.txt", b"caf\xe9.txt")):
         (library / os.fsdecode(name)).write_text(prose(20, number), encoding="utf-8")
-    rows = [{"title": title, "text": prose(20, 2)} for title in ("half \ud800", "half \udc00", None)]
+    titles = ("half \ud800", "half \udc00", None)
+    rows = [{"title": title, "text": prose(20, 4 + number)} for number, title in enumerate(titles)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (inner / os.fsdecode(b"rows\xff.jsonl")).write_text(lines, encoding="utf-8")
     with open(inner / os.fsdecode(b"z\xfe.parquet"), "wb") as file:

@@ -1,0 +1,95 @@
+r"""What the token in front of a text does to I(ell; L): scores of one model with several start tokens → start_token.csv.
+
+    python measure_mutual_info/compare_start_tokens.py --scores results/start_token/tokenizer/scores.csv \
+        results/start_token/other/scores.csv --out results/start_token
+
+Reads scores.csv (score_documents.py, the same documents, model and partners, another --bos). Writes a row an estimator,
+start token and (ell, L):
+    mi_nats, stderr_nats             the estimate and its error, by book
+    difference_nats, …_stderr_nats   against the first file, paired by document, the error by book
+
+Hardware: one CPU core, seconds. Expect differences of 1 to 2 nats in `direct` at small L: log q(Y) begins with the
+start token, and log q(Y|X) hardly sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.cli import UserError, run
+from common.record import write_csv
+from measure_mutual_info.estimate_bipartite import per_document_terms
+from measure_mutual_info.read_scores import last_part, read_provenance, read_scores
+
+ESTIMATORS = ("direct", "vclub")
+
+
+@dataclass(frozen=True)
+class Settings:
+    scores: tuple[Path, ...]
+    """scores.csv of several start tokens; the differences are against the first"""
+    out: Path
+    """folder for start_token.csv"""
+
+    def validate(self) -> None:
+        if len(self.scores) < 2:
+            raise UserError("--scores: give the scores of two start tokens or more")
+
+
+def mean_by_book(terms: pd.DataFrame, book: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Mean over documents, and its standard error where documents of one book are not independent; NaN for one book.
+
+    terms: documents × (ell, L), nats. book: of each document.
+    """
+    mean, books = terms.mean(), book[terms.index].nunique()
+    sums = (terms - mean).groupby(book[terms.index]).sum()
+    if books < 2:
+        return mean, mean * np.nan
+    return mean, np.sqrt((sums**2).sum() * books / (books - 1)) / len(terms)
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    tables, first, same = [], {}, None
+    for path in cfg.scores:
+        scores, _ = read_scores(path)
+        record = read_provenance(path)
+        if "start_token" not in record:
+            raise UserError(f"{path.with_suffix('.json')} names no start token: score the documents again")
+        asked = {key: value for key, value in record["manifest"].items() if key != "bos"}
+        if same not in (None, asked):
+            differing = next(key for key in asked if asked[key] != same.get(key))
+            raise UserError(
+                f"{path} and {cfg.scores[0]} differ in more than the start token ({differing}): score the same "
+                "documents with the same settings but --bos"
+            )
+        same = asked
+        book = scores.drop_duplicates("document").set_index("document")["book"]
+        model = last_part(str(record["settings"]["model"]))
+        names = {"source": record["source"], "model": model, "start_token": record["start_token"]}
+        for estimator in ESTIMATORS:
+            terms = per_document_terms(scores, estimator)
+            mean, error = mean_by_book(terms, book)
+            off, off_error = mean_by_book(terms - first.setdefault(estimator, terms), book)
+            columns = {"mi_nats": mean, "stderr_nats": error, "difference_nats": off}
+            columns |= {"difference_stderr_nats": off_error, "n_documents": len(terms), "n_books": book.nunique()}
+            tables.append(pd.DataFrame(columns).reset_index().assign(**names, estimator=estimator))
+    table = pd.concat(tables, ignore_index=True)
+    table = table[[*names, "estimator", *[column for column in table if column not in (*names, "estimator")]]]
+    write_csv(cfg.out / "start_token.csv", table, cfg, cfg.scores, started)
+    shown = table[(table["L_tokens"] == 2 * table["ell_tokens"]) & (table["start_token"] != table["start_token"][0])]
+    for row in shown.itertuples():
+        print(
+            f"{row.start_token}, {row.estimator}, L = {row.L_tokens}: {row.mi_nats:.2f} nats, "
+            f"{row.difference_nats:+.2f} ± {row.difference_stderr_nats:.2f} against {table['start_token'][0]}"
+        )
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

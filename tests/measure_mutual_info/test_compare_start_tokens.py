@@ -1,0 +1,65 @@
+"""The difference that another start token makes: paired by document, its error by book."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import call_script, one_line_error
+from tests.measure_mutual_info.test_estimate_bipartite import power_scores
+
+SCRIPT = "measure_mutual_info/compare_start_tokens.py"
+
+
+def save(folder: Path, scores: pd.DataFrame, token: str | None, **manifest: object) -> Path:
+    folder.mkdir()
+    scores.to_csv(folder / "scores.csv", index=False)
+    record = {
+        "source": "toy",
+        "settings": {"model": "org/tiny"},
+        "manifest": {"bos": hash(token), "seed": 0} | manifest,
+    }
+    (folder / "scores.json").write_text(json.dumps(record | ({"start_token": token} if token else {})))
+    return folder / "scores.csv"
+
+
+def test_paired_by_document_with_errors_by_book(tmp_path):
+    """log q(Y) falls by an amount of each book: the difference is its mean, the error that of a mean over books."""
+    scores = power_scores(books=4, documents=40)
+    fall = scores["book"].map({book: 1.0 + i for i, book in enumerate(scores["book"].unique())})
+    other = scores.assign(logq_y_nats=scores["logq_y_nats"] - fall)
+    files = save(tmp_path / "a", scores, "<s>"), save(tmp_path / "b", other, "</s>")
+    done = call_script(SCRIPT, "--scores", *files, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "start_token.csv").set_index(["start_token", "estimator"])
+    of_book = fall.groupby(scores["book"]).first().to_numpy()
+    direct = table.loc[("</s>", "direct")]
+    assert direct["difference_nats"].to_numpy() == pytest.approx(of_book.mean())
+    assert direct["difference_stderr_nats"].to_numpy() == pytest.approx(of_book.std(ddof=1) / np.sqrt(4))
+    assert (table.loc[("</s>", "vclub"), "difference_nats"] == 0).all()
+    assert (table.loc["<s>"][["difference_nats", "difference_stderr_nats"]] == 0).all(axis=None)
+    assert set(table["n_books"]) == {4}
+    assert "</s>, direct, L = 4: " in done.stdout
+    assert (tmp_path / "start_token.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("token", "manifest", "said"),
+    [
+        (None, {}, "b/scores.json names no start token: score the documents again"),
+        ("</s>", {"seed": 1}, "differ in more than the start token (seed): score the same documents"),
+    ],
+)
+def test_scores_that_cannot_be_compared(tmp_path, token, manifest, said):
+    scores = power_scores(books=2, documents=8)
+    files = save(tmp_path / "a", scores, "<s>"), save(tmp_path / "b", scores, token, **manifest)
+    assert said in one_line_error(call_script(SCRIPT, "--scores", *files, "--out", tmp_path))
+
+
+def test_one_start_token_is_none_to_compare(tmp_path):
+    line = one_line_error(call_script(SCRIPT, "--scores", tmp_path / "scores.csv", "--out", tmp_path))
+    assert "--scores: give the scores of two start tokens or more" in line
