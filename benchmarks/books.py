@@ -34,7 +34,7 @@ from benchmarks.gaussian import median_seconds
 from benchmarks.publish import publish
 from common.cli import UserError, run
 from common.flops import flops_a_token, peak_flops
-from train_on_pg19 import loss, models
+from train_on_pg19.training import loss, models
 
 IDS = 50_277  # of the GPT-NeoX tokenizer, and 50,432 rows
 AIM = 0.5
@@ -43,7 +43,7 @@ AIM = 0.5
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("results/benchmarks/books.csv")
-    model: str = "gpt2-desk-small"
+    model: str = "gpt2-mini-small"
     """of the step on a CPU; its width is 64, so that the logits are what takes memory"""
     L: int = 8192
     """tokens"""

@@ -43,8 +43,8 @@ from benchmarks.fresh_process import in_a_process, peak_bytes
 from common.cli import UserError, run
 from common.record import write_csv
 from measure_mutual_info.count_ngrams import count_all
-from measure_mutual_info.count_windows import Job, Measure, count_measure
-from measure_mutual_info.document_stream import open_stream
+from measure_mutual_info.counting.document_stream import open_stream
+from measure_mutual_info.counting.windows import Job, Measure, count_measure
 from measure_mutual_info.prepare_dataset import SCHEMA, write_folder_files
 
 BOOK_DOCUMENTS = 250  # also what is drawn and written at a time

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common.cli import UserError, run
 from common.record import write_csv
-from measure_mutual_info.entropy import grassberger_entropy, miller_madow_entropy, naive_entropy
+from measure_mutual_info.counting.entropy import grassberger_entropy, miller_madow_entropy, naive_entropy
 
 ESTIMATORS = {"grassberger": grassberger_entropy, "naive": naive_entropy, "miller_madow": miller_madow_entropy}
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from benchmarks.fresh_process import in_a_process, peak_bytes
 from benchmarks.publish import publish
 from common.cli import UserError, run
-from gaussian_synthetic import dense, families
+from gaussian_synthetic.exact import dense, families
 
 DRAWS, COPIES = 4, 64
 GPU_BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.04e12}  # bytes a second, NVIDIA's data sheets, SXM

@@ -7,7 +7,7 @@ r"""What the scoring schedule and the paired estimators save, against the paper'
 Writes results/benchmarks/scoring.csv: a row a measure, ratio above 1 means ours is better.
 
 The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
-one marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: schedule.py. Both go
+one marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: passes.py. Both go
 through the same model, the same log-softmax and batches of equally many documents, in turn, after one warm-up.
 
 "Compute for equal error bars" multiplies the time of a document by the variance of one document's term. In the paper's
@@ -32,9 +32,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from common.cli import UserError, run
 from common.record import write_csv
-from measure_mutual_info import schedule
-from measure_mutual_info.backend_transformers import TransformersBackend
 from measure_mutual_info.estimate_bipartite import read_scores
+from measure_mutual_info.scoring import passes
+from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 
 # Llama-type models with random weights, for machines without a hub: hidden, MLP, layers, heads, key-value heads.
 RANDOM_MODELS = {
@@ -88,7 +88,7 @@ def paper_schedule(backend: TransformersBackend, documents: np.ndarray, follower
 
 
 def packed_schedule(
-    backend: TransformersBackend, documents: np.ndarray, followers: np.ndarray, split: list[schedule.Branch]
+    backend: TransformersBackend, documents: np.ndarray, followers: np.ndarray, split: list[passes.Branch]
 ) -> np.ndarray:
     """Our passes for a batch as one sequence: the document, then every branch, kept apart by a 4D attention mask.
 
@@ -221,10 +221,10 @@ def main(cfg: Settings) -> None:
     backend = load(cfg)
     vocabulary = backend.model.config.get_text_config().vocab_size
     batches = read_ids(cfg, vocabulary)
-    points = schedule.grid(cfg.L_max)
+    points = passes.grid(cfg.L_max)
     double = [(ell, L) for ell, L in points if L == 2 * ell]
     ells = [ell for ell, _ in double]
-    every, only_double = schedule.branches(points), schedule.branches(double)
+    every, only_double = passes.branches(points), passes.branches(double)
 
     plain = TransformersBackend.from_model(backend.model, cfg.bos, backend.batch_tokens, "plain")
     ways = {
@@ -258,10 +258,10 @@ def main(cfg: Settings) -> None:
 
     tokens = {
         "paper": sum([cfg.L_max, *(cfg.L_max - ell for ell in ells), cfg.L_max * len(ells)]),
-        "shared, L = 2ℓ": schedule.tokens_a_document(double),
-        "shared, L = 2ℓ, 3ℓ, 4ℓ": schedule.tokens_a_document(points),
-        "plain, L = 2ℓ, 3ℓ, 4ℓ": schedule.tokens_a_document(points) + sum(ell for ell, _ in every),
-        "packed, L = 2ℓ, 3ℓ, 4ℓ": schedule.tokens_a_document(points),
+        "shared, L = 2ℓ": passes.tokens_a_document(double),
+        "shared, L = 2ℓ, 3ℓ, 4ℓ": passes.tokens_a_document(points),
+        "plain, L = 2ℓ, 3ℓ, 4ℓ": passes.tokens_a_document(points) + sum(ell for ell, _ in every),
+        "packed, L = 2ℓ, 3ℓ, 4ℓ": passes.tokens_a_document(points),
     }
     for way in ways:
         if way == "paper":

@@ -7,7 +7,7 @@ Writes results/benchmarks/training.csv: a row a measure, ratio above 1 means our
   drawing, share of a step      samples with their exact conditionals, of a whole step of GPT2 (124 million parameters
                                 with a vocabulary), 64 copies, L = 4,096; beside the 5% that it may cost. On a CPU one
                                 sequence a step, on a GPU the paper's four
-  tokens/s                      of each desk model at L = 256, 4 copies, 1,024 tokens a step, one thread (CPU)
+  tokens/s                      of each mini model at L = 256, 4 copies, 1,024 tokens a step, one thread (CPU)
   model FLOPs utilisation       GPU: GPT2-medium at L = 4,096, bf16 with torch.compile, beside the 50% aimed at
   tokens/s                      GPU: the same, beside a plain loop: float32 (no TF32), attention with explicit matrices,
                                 one sequence at a time (those of four take 100 GB), AdamW that is not fused, nothing
@@ -32,9 +32,11 @@ from benchmarks.gaussian import median_seconds
 from benchmarks.publish import publish
 from common.cli import UserError, run
 from common.flops import flops_a_token, peak_flops
-from gaussian_synthetic import families, models, train
+from gaussian_synthetic import train
+from gaussian_synthetic.exact import families
+from gaussian_synthetic.training import models
 
-DESK = [name for name in models.MODELS if "-desk" in name]
+DESK = [name for name in models.MODELS if "-mini" in name]
 MOST, AIM = 0.05, 0.5
 
 
@@ -47,9 +49,9 @@ class Settings:
     """of the GPU's utilisation"""
     L: int = 4096
     """tokens, of both"""
-    desk_models: tuple[str, ...] = tuple(DESK)
+    mini_models: tuple[str, ...] = tuple(DESK)
     rounds: int = 5
-    """of the desk models, and on a GPU of all; the large step on a CPU is timed once"""
+    """of the mini models, and on a GPU of all; the large step on a CPU is timed once"""
     device: str = "cpu"
     """cpu, or cuda for the GPU's rows alone"""
 
@@ -58,7 +60,7 @@ class Settings:
             raise UserError(f"--out {self.out}: give the name of a .csv file")
         if self.rounds < 1:
             raise UserError(f"--rounds {self.rounds}: give at least 1")
-        if unknown := {self.model, self.large_model, *self.desk_models} - set(models.MODELS):
+        if unknown := {self.model, self.large_model, *self.mini_models} - set(models.MODELS):
             raise UserError(f"no model {min(unknown)!r}: choose {', '.join(models.MODELS)}")
         families.layers_of_length(self.L)
         if self.device not in ("cpu", "cuda"):
@@ -105,7 +107,7 @@ def measure(cfg: Settings) -> pd.DataFrame:
         gpu_rows(cfg, place, row)
         return pd.DataFrame(rows)
     torch.set_num_threads(1)
-    for name in tqdm(cfg.desk_models, desc="desk models"):
+    for name in tqdm(cfg.mini_models, desc="mini models"):
         whole, _ = step(name, 256, place, batch=4, copies=4)
         seconds = median_seconds(whole, cfg.rounds)
         row(f"{name}, 4 × 256 tokens of 4 copies, one thread", "tokens/s", "1/s", "", *_nan(1024 / seconds))

@@ -42,11 +42,12 @@ from common.documents import open_documents
 from common.powerlaw import NoFitError, covariance_of_mean, fit_law
 from common.record import write_csv
 from common.tokenizer import load_tokenizer
-from measure_mutual_info import schedule, score_documents, score_store
+from measure_mutual_info import score_documents
+from measure_mutual_info.calibration.processes import PREDICTORS, ExactBackend, NoisySantaFe
 from measure_mutual_info.count_ngrams import counts_of_counts, ngram_keys
-from measure_mutual_info.entropy import grassberger_entropy
-from measure_mutual_info.processes import PREDICTORS, ExactBackend, NoisySantaFe
-from measure_mutual_info.read_scores import read_scores
+from measure_mutual_info.counting.entropy import grassberger_entropy
+from measure_mutual_info.scoring import passes, score_store
+from measure_mutual_info.scoring.tables import read_scores
 
 FROM_L = 32  # tokens: below it no error bar is decided
 AT_DOCUMENTS = 1000  # at which bias and spread are added up to one error
@@ -85,7 +86,7 @@ class Settings:
 
     @property
     def points(self) -> list[tuple[int, int]]:
-        return schedule.grid(self.L_max, self.L_max, ratios=(2,))
+        return passes.grid(self.L_max, self.L_max, ratios=(2,))
 
     def validate(self) -> None:
         if self.out.suffix != ".csv":
@@ -99,10 +100,10 @@ class Settings:
 
 
 def several_partners(books: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(count, n) partners as of `schedule.partners`, no document twice the partner of another. UserError: too many."""
+    """(count, n) partners as of `passes.partners`, no document twice the partner of another. UserError: too many."""
     found: list[np.ndarray] = []
     for attempt in range(1000 * count):
-        candidate = schedule.partners(books, seed + attempt)
+        candidate = passes.partners(books, seed + attempt)
         if all((candidate != other).all() for other in found):
             found.append(candidate)
         if len(found) == count:
@@ -121,10 +122,10 @@ def model_scorer(cfg: Settings) -> tuple[score_documents.Sample, np.ndarray, Cal
     store = score_store.ScoreStore(cfg.store, score_documents.manifest(asked, sample, start.id, revision))
     store.begin()
     load = functools.cache(lambda: score_documents.load_backend(asked, sample, start.id))
-    split = schedule.branches(cfg.points)
+    split = passes.branches(cfg.points)
     cuts = np.cumsum([end - ell for ell, end in split])
 
-    def token_logprobs(r: int, documents: np.ndarray, followers: np.ndarray) -> schedule.TokenLogprobs:
+    def token_logprobs(r: int, documents: np.ndarray, followers: np.ndarray) -> passes.TokenLogprobs:
         starts, parts = range(0, len(documents), asked.group_size), []
         for number, start in enumerate(tqdm(starts, desc=f"X' {r + 1} of {len(partner)}", unit="group")):
             rows, number = slice(start, start + asked.group_size), number + r * len(starts)
@@ -136,18 +137,18 @@ def model_scorer(cfg: Settings) -> tuple[score_documents.Sample, np.ndarray, Cal
             shapes = {"own": (count, cfg.L_max), "marginal": (count, cuts[-1]), "other": (count, cuts[-1])}
             parts.append(store.read(number, shapes))
         own, *branches = (np.concatenate([part[name] for part in parts]) for name in ("own", "marginal", "other"))
-        return schedule.TokenLogprobs(own, *(np.split(some, cuts[:-1], axis=1) for some in branches))
+        return passes.TokenLogprobs(own, *(np.split(some, cuts[:-1], axis=1) for some in branches))
 
     return sample, partner, token_logprobs
 
 
-def score(ids: np.ndarray, partner: np.ndarray, token_logprobs: Callable) -> list[schedule.TokenLogprobs]:
+def score(ids: np.ndarray, partner: np.ndarray, token_logprobs: Callable) -> list[passes.TokenLogprobs]:
     """Log-probabilities of the documents behind each of their k partners, every row in the order of the Ys."""
     scored = [token_logprobs(r, ids, ids[follower]) for r, follower in enumerate(np.argsort(partner, axis=1))]
     return [got._replace(other=[rows[p] for rows in got.other]) for got, p in zip(scored, partner, strict=True)]
 
 
-def direct_without(scored: schedule.TokenLogprobs, points: list[tuple[int, int]], drop: int) -> np.ndarray:
+def direct_without(scored: passes.TokenLogprobs, points: list[tuple[int, int]], drop: int) -> np.ndarray:
     """The documents' terms of direct without the first `drop` tokens of Y, (n, points with L >= FROM_L), nats."""
     kept = [(i, ell, L) for i, (ell, L) in enumerate(points) if L >= FROM_L]
     given = [scored.own[:, ell + drop : L].sum(axis=1) for _, ell, L in kept]
@@ -198,9 +199,9 @@ def vclub_variances(vclub: np.ndarray, partner: np.ndarray, weights: np.ndarray)
     return {"V_b": V_b, "V_w": V_w, "V_d": V_b + V_x + 2 * covariance, "V_e": V_w - V_x}
 
 
-def rows_of_negatives(cfg: Settings, scored: list[schedule.TokenLogprobs], partner: np.ndarray) -> Iterator[dict]:
+def rows_of_negatives(cfg: Settings, scored: list[passes.TokenLogprobs], partner: np.ndarray) -> Iterator[dict]:
     L = np.array(cfg.points)[:, 1]
-    terms = [schedule.terms(some, cfg.points) for some in scored]
+    terms = [passes.terms(some, cfg.points) for some in scored]
     vclub = np.stack([some["logq_y_given_x"] - some["logq_y_given_other_x"] for some in terms])
     V = vclub_variances(vclub, partner, resamples(partner.shape[1], cfg))
     what = {"option": "negatives", "estimator": "vclub", "unit": "nats²"}
@@ -212,7 +213,7 @@ def rows_of_negatives(cfg: Settings, scored: list[schedule.TokenLogprobs], partn
     measure = {"measure": "variance of the mean × documents", "baseline": "as quoted, V_b + V_w"}
     yield from compare(what | measure, L, quoted, now, None)
     for k in K_NEGATIVES:
-        cost = 1 + (k - 1) * sum(L - ell for ell, L in cfg.points) / schedule.tokens_a_document(cfg.points)
+        cost = 1 + (k - 1) * sum(L - ell for ell, L in cfg.points) / passes.tokens_a_document(cfg.points)
         what |= {"option": f"{k} negatives", "baseline": "1 negative"}
         ours = V["V_d"] + V["V_e"] / k
         yield from compare(what | {"measure": EQUAL}, L, now, ours, None)
@@ -252,7 +253,7 @@ def free_covariates(ids: np.ndarray, others: np.ndarray, points, log_f: np.ndarr
 
 
 def rows_of_covariates(cfg: Settings, points: list, terms: dict, known: dict, books: np.ndarray) -> Iterator[dict]:
-    """terms as of schedule.terms, known as of `free_covariates`; books: the book of each document."""
+    """terms as of passes.terms, known as of `free_covariates`; books: the book of each document."""
     L, n = np.array(points)[:, 1], len(books)
     weights = resamples(n, cfg)
     free = [name for name in known if not name.startswith("overlap")]
@@ -273,13 +274,13 @@ def rows_of_covariates(cfg: Settings, points: list, terms: dict, known: dict, bo
                 yield from compare(what, L, spread, spread * rest, BREAK_EVEN.get(chosen[0], 1))
 
 
-def rows_of_drops(cfg: Settings, scored: schedule.TokenLogprobs, head2_nats: float, process=None) -> Iterator[dict]:
+def rows_of_drops(cfg: Settings, scored: passes.TokenLogprobs, head2_nats: float, process=None) -> Iterator[dict]:
     """Direct with tokens dropped, and with the 2-gram blend, beside direct as it is; against the truth if known."""
     points = [(ell, L) for ell, L in cfg.points if L >= FROM_L]
     L, n = np.array(points)[:, 1], len(scored.own)
     weights = resamples(n, cfg)
     ways = {f"drop {drop}": direct_without(scored, cfg.points, drop) for drop in (0, *DROPS)}
-    head2 = schedule.terms(scored, cfg.points)["logq_y_head2"][:, -len(points) :]
+    head2 = passes.terms(scored, cfg.points)["logq_y_head2"][:, -len(points) :]
     ways["2-gram blend"] = ways["drop 0"] + NGRAM_WEIGHT * (head2 + head2_nats)
     aim, name = ways["drop 0"].mean(axis=0), "drop 0"
     if process is not None:
@@ -333,11 +334,11 @@ def rows_of_model(cfg: Settings) -> Iterator[dict]:
     scored = score(sample.ids, partner, token_logprobs)
     yield from rows_of_negatives(cfg, scored, partner)
     yield from rows_of_drops(cfg, scored[0], head2_nats)
-    points, terms = cfg.points, schedule.terms(scored[0], cfg.points)
+    points, terms = cfg.points, passes.terms(scored[0], cfg.points)
     ids, others, books = sample.ids, sample.ids[partner[0]], sample.books
     if cfg.scores is not None:
         wide = scores.pivot(index="document", columns=["ell_tokens", "L_tokens"]).sort_index(axis=1)
-        terms = {name: wide[f"{name}_nats"].to_numpy() for name in schedule.TERMS}
+        terms = {name: wide[f"{name}_nats"].to_numpy() for name in passes.TERMS}
         points = list(wide["logq_y_nats"].columns)
         ids, others = (np.array([rows[name][: points[-1][1]] for name in some]) for some in (lender.index, lender))
         books = wide["book"].iloc[:, 0].to_numpy()
@@ -352,12 +353,12 @@ def rows_of_model(cfg: Settings) -> Iterator[dict]:
 def rows_of_process(cfg: Settings, process: NoisySantaFe) -> Iterator[dict]:
     ids = process.sample(np.random.default_rng(cfg.seed), cfg.process_documents, cfg.L_max)
     partner = several_partners(np.arange(len(ids)), cfg.negatives, cfg.seed)
-    backend, split = ExactBackend(process, PREDICTORS["wrong_bos"]), schedule.branches(cfg.points)
+    backend, split = ExactBackend(process, PREDICTORS["wrong_bos"]), passes.branches(cfg.points)
     scored = score(ids, partner, lambda _, *texts: backend.token_logprobs(*texts, split))
     log_f, head2_nats = corpus_counts(list(ids), 2 * process.n_keys)
     known = free_covariates(ids, ids[partner[0]], cfg.points, log_f, None)
     yield from rows_of_negatives(cfg, scored, partner)
-    yield from rows_of_covariates(cfg, cfg.points, schedule.terms(scored[0], cfg.points), known, np.arange(len(ids)))
+    yield from rows_of_covariates(cfg, cfg.points, passes.terms(scored[0], cfg.points), known, np.arange(len(ids)))
     yield from rows_of_drops(cfg, scored[0], head2_nats, process)
 
 

@@ -105,7 +105,7 @@ def placed(path):
     return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
 
 to_be_made = setting in ("OUT", "RUNS")
-if setting == "TOKENIZER":  # one of these is trained where there is none, see measure_mutual_info/two_point.sh
+if setting == "TOKENIZER":  # one of these is trained where there is none, see measure_mutual_info/_two_point.sh
     to_be_made = bool(re.search("_bpe[1-9][^/]*$", value)) and not os.path.exists(value)
 if os.path.isabs(value) or setting == "TOKENIZER" and value in ("bytes", "characters"):
     pass

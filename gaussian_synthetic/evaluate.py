@@ -38,8 +38,10 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.history_state import history_state
 from common.record import file_hash, numbers, read_csv, whole_numbers, write_csv
-from gaussian_synthetic import families, models, train
+from gaussian_synthetic import train
+from gaussian_synthetic.exact import families
 from gaussian_synthetic.exact_mi import bipartite_information
+from gaussian_synthetic.training import models
 
 KEY = ["model", "L", "seed"]
 POSITION_COLUMNS = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"]

@@ -33,8 +33,8 @@ from tqdm import tqdm
 from common.cli import UNCHECKED, UserError, run
 from common.powerlaw import MIN_POINTS, Fit, fit_power_ols
 from common.record import write_csv
-from gaussian_synthetic import dense, families
-from gaussian_synthetic.families import Family
+from gaussian_synthetic.exact import dense, families
+from gaussian_synthetic.exact.families import Family
 
 COLUMNS = {  # of each CSV, behind family and copies
     "gaussian_mi": ["L", "ell", "mi_nats"],

@@ -2,13 +2,13 @@
 # Fig. 3 (a, b, c): models trained on the sub-volume family: average KL against L, and against I(L/2; L) / dim(z), with
 # how well one curve explains it (collapse.csv), and beside it how much of I(L/2; L) they use (utilisation).
 #   PRESET=smoke  five small models to L = 16, 30 steps, which teach them nothing             2 CPU cores, 1 minute
-#   PRESET=desk   six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 74 minutes
+#   PRESET=cpu    six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 74 minutes
 #                 two of these lengths again with fewer steps (committed; default)
-#   PRESET=gpu    the desk's models to L = 1,024, more tokens a step, eight runs at a time    one GPU
+#   PRESET=gpu    the mini models to L = 1,024, more tokens a step, eight runs at a time    one GPU
 #   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU of 80 GB, months; days a run
 # A part of it, or a model of your own (a line in models.py), and other lengths or families:
-#     MODELS="gpt2-desk mamba-desk" LENGTHS="16 64" SEEDS="0 1" STEPS=2000 OUT=results/mine bash gaussian_synthetic/fig3.sh
-# where what is left out is the desk's six models, 16 64 256, seed 0 and 2,000 steps, whatever the preset.
+#     MODELS="gpt2-mini mamba-mini" LENGTHS="16 64" SEEDS="0 1" STEPS=2000 OUT=results/mine bash gaussian_synthetic/fig3.sh
+# where what is left out is the six mini models, 16 64 256, seed 0 and 2,000 steps, whatever the preset.
 # Flags go to train.py, e.g. --family logarithmic, and alone leave the runs those of the preset; they too want an OUT.
 # WORKERS=4 trains four runs at a time, RUNS=folder puts the checkpoints there. A killed run goes on.
 set -euo pipefail
@@ -29,32 +29,32 @@ jobs() {
 
 # Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. A high learning rate and
 # few copies for the same reason. tokens: of a step; the paper's batch is 4 sequences at every length.
-desk="gpt2-desk window-desk mamba2-desk-256 mamba2-desk-512 mamba2-desk-2048 mamba2-desk-8192"
+mini="gpt2-mini window-mini mamba2-mini-256 mamba2-mini-512 mamba2-mini-2048 mamba2-mini-8192"
 flags=(--copies 4 --learning-rate 4e-3) tokens=1024 workers=2 threads=1 draws=256
-case ${PRESET:-desk} in
+case ${PRESET:-mini} in
     smoke)
         out=results/smoke/fig3 draws=16 flags=(--copies 2 --learning-rate 4e-3 --log-every 10 --checkpoint-every 10)
-        list=$(jobs full 30 5 "16 4" 0 gpt2-desk mamba2-desk-256 mamba2-desk-512 mamba2-desk-2048 mamba2-desk-8192)
+        list=$(jobs full 30 5 "16 4" 0 gpt2-mini mamba2-mini-256 mamba2-mini-512 mamba2-mini-2048 mamba2-mini-8192)
         ;;
-    desk)
+    cpu)
         out=results/fig3
         # shellcheck disable=SC2086  # models are words
         list=$(
-            jobs full 4000 200 256 "0 1 2" $desk
-            jobs full 2000 100 64 "0 1 2" $desk
-            jobs full 1000 100 16 "0 1 2" $desk
-            jobs short 2000 200 256 0 $desk
-            jobs short 500 50 64 0 $desk
-            jobs without_positions 2000 100 64 0 mamba2-desk-2048-uncounted
+            jobs full 4000 200 256 "0 1 2" $mini
+            jobs full 2000 100 64 "0 1 2" $mini
+            jobs full 1000 100 16 "0 1 2" $mini
+            jobs short 2000 200 256 0 $mini
+            jobs short 500 50 64 0 $mini
+            jobs without_positions 2000 100 64 0 mamba2-mini-2048-no-pos
         )
         ;;
     gpu)
         out=results/gpu/fig3 tokens=8192 workers=8
         # shellcheck disable=SC2086
         list=$(
-            jobs full 8000 400 "1024 256" "0 1 2" $desk
-            jobs full 4000 200 64 "0 1 2" $desk
-            jobs short 4000 200 "1024 256" 0 $desk
+            jobs full 8000 400 "1024 256" "0 1 2" $mini
+            jobs full 4000 200 64 "0 1 2" $mini
+            jobs short 4000 200 "1024 256" 0 $mini
         )
         ;;
     paper)
@@ -66,9 +66,9 @@ case ${PRESET:-desk} in
             jobs full 500000 2000 "256 1024 4096" 0 mamba2-130m mamba2-370m mamba2-790m
         )
         ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, desk, gpu or paper" >&2 && exit 2 ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
 esac
-runs=data/gaussian_runs/${PRESET:-desk}
+runs=data/gaussian_runs/${PRESET:-mini}
 mine=${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}
 if [ -n "$mine" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS, STEPS or flags of your own results go there"}
@@ -77,9 +77,9 @@ fi
 if [ -n "$mine" ]; then
     steps=${STEPS:-2000}
     # shellcheck disable=SC2086
-    list=$(jobs full "$steps" $((steps / 20)) "${LENGTHS:-16 64 256}" "${SEEDS:-0}" ${MODELS:-$desk})
+    list=$(jobs full "$steps" $((steps / 20)) "${LENGTHS:-16 64 256}" "${SEEDS:-0}" ${MODELS:-$mini})
 fi
-if [ "${PRESET:-desk}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
+if [ "${PRESET:-mini}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
 out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers}
 settings="${flags[*]} $*"
 

@@ -37,7 +37,8 @@ from transformers import get_cosine_schedule_with_warmup
 from common.cli import UserError, run
 from common.flops import flops_a_token, peak_flops
 from common.record import atomic_file, write_csv
-from gaussian_synthetic import families, models
+from gaussian_synthetic.exact import families
+from gaussian_synthetic.training import models
 
 CHECKPOINT = "checkpoint.pt"
 LOG = ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]

@@ -2,7 +2,7 @@
 # The L²M condition (Sec. 5; not a figure of the paper): history states of published models against the laws of I(L/2; L),
 # and how many nats an element of state really carried in the models of Fig. 3.
 #   PRESET=smoke  three models to 65,536 tokens, the paper's laws                           1 CPU core, 10 seconds
-#   PRESET=desk   all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
+#   PRESET=cpu    all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
 #                 was measured on books (committed; default)
 #   PRESET=paper  the same with the laws of PRESET=paper, once fig2b.sh has measured them   1 CPU core, half a minute
 # Models of your own, and a law:
@@ -16,11 +16,11 @@ begin MODEL FIT OUT
 contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
 more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
 models=() fit= summary=results/fig3/summary.csv
-case ${PRESET:-desk} in
+case ${PRESET:-mini} in
     smoke) out=results/smoke/condition models=(Llama-3.1-8B Gemma-3-27B Mamba-130M) ;;
-    desk) out=results/condition contexts+=("${more[@]}") fit=results/fig2b/fit.csv ;;
+    cpu) out=results/condition contexts+=("${more[@]}") fit=results/fig2b/fit.csv ;;
     paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, desk or paper" >&2 && exit 2 ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
 if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # one's own
     out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL, FIT or flags of your own results go there"}

@@ -45,7 +45,7 @@ from scipy.optimize import brentq
 
 from common.cli import UserError, run
 from common.record import numbers, read_csv, write_csv
-from l2m_condition.states import State, read_states
+from l2m_condition.tables.states import State, read_states
 
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "boot_lo95", "boot_hi95"]
 FIT += ["L_min", "L_max", "p_value"]

@@ -49,9 +49,9 @@ from tqdm import tqdm
 
 from common.cli import UNCHECKED, UserError, run
 from common.record import file_hash, replace_text, write_csv
-from measure_mutual_info.count_windows import Job, Measure, count_measure, window_keys
-from measure_mutual_info.document_stream import DocumentStream, open_stream
-from measure_mutual_info.sorted_runs import run_is_whole
+from measure_mutual_info.counting.document_stream import DocumentStream, open_stream
+from measure_mutual_info.counting.sorted_runs import run_is_whole
+from measure_mutual_info.counting.windows import Job, Measure, count_measure, window_keys
 
 BASE_BYTES = 240e6  # of a process that has counted nothing yet: Python and the packages
 BYTES_PER_TOKEN = 16  # of a run: a word of 8 bytes, and at most as much for its marginals

@@ -50,7 +50,7 @@ from common.powerlaw import (
     sweep,
 )
 from common.record import write_csv
-from measure_mutual_info.read_scores import (
+from measure_mutual_info.scoring.tables import (
     LOGQ,
     last_part,
     read_head2_by_book,

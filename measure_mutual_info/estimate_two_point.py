@@ -48,9 +48,9 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.powerlaw import MIN_POINTS, Fit, NoFitError, bootstrap_errors, covariance_of_mean, fit_law
 from common.record import numbers, read_csv, write_csv
-from measure_mutual_info import entropy
+from measure_mutual_info.counting import entropy
 from measure_mutual_info.estimate_bipartite import FIT_COLUMNS as BIPARTITE_FIT_COLUMNS
-from measure_mutual_info.read_scores import BOOK_COUNTS, COUNTS, last_part
+from measure_mutual_info.scoring.tables import BOOK_COUNTS, COUNTS, last_part
 
 ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "grassberger": entropy.grassberger_entropy,

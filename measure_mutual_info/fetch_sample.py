@@ -44,7 +44,7 @@ from typing import IO
 
 from common.cli import UserError, run
 from common.record import ROOT, atomic_file, file_hash, replace_text
-from measure_mutual_info.wikitext import articles
+from measure_mutual_info.corpus.wikitext import articles
 
 PARTS = ("model", "books", "wikipedia", "more_books")
 RECIPE = 1  # raise it when the cleaning of the texts changes, so that older files are made again

@@ -3,29 +3,29 @@
 # and sweep.png, how far to trust these: β in every window of lengths, the local slopes, the laws that fit better.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of the sample books to L = 128                    2 CPU cores, 1 minute
 #   PRESET=demo   the same, 32 documents to L = 1024                                          2 CPU cores, 5 to 8 minutes
-#   PRESET=desk   the same, all 126 documents to L = 2048 (the committed results; default)    2 CPU cores, 1 hour
+#   PRESET=cpu    the same, all 126 documents to L = 2048 (the committed results; default)    2 CPU cores, 1 hour
 #   PRESET=paper  Llama 3.1 405B in FP8, 1,024 documents of PG19 to L = 2048                  8 × H100 80 GB, hours
 # The paper's numbers: direct 2.27 · L^0.76, vCLUB 3.26 · L^0.71.
 # Your own: MODEL=… CORPUS=… OUT=results/mine bash measure_mutual_info/fig2b.sh [flags of score_documents.py], and
 # PREPARE_FLAGS="--boundaries none …" for prepare_dataset.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. measure_mutual_info/bipartite.sh
+. measure_mutual_info/_bipartite.sh
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
-PRESET=${PRESET:-desk}
+PRESET=${PRESET:-mini}
 corpus=data/sample/books model=$sample_model prepare_flags="--source books" score_flags=()
 case $PRESET in
     smoke) out=results/smoke/fig2b L_max=128 n_documents=8 ;;
     demo) out=results/demo L_max=1024 n_documents=32 ;;
-    desk) out=results/fig2b L_max=2048 n_documents=all ;;
+    cpu) out=results/fig2b L_max=2048 n_documents=all ;;
     paper)
         out=results/paper/fig2b L_max=2048 n_documents=1024
         corpus=emozilla/pg19 model=meta-llama/Llama-3.1-405B-FP8
         prepare_flags="--source pg19 --streaming --min-book-words 5000"
         score_flags=(--backend vllm --dtype bfloat16 --tensor-parallel 8 --batch-tokens 65536)
         ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, demo, desk or paper" >&2 && exit 2 ;;
+    *) echo "error: PRESET=$PRESET: choose smoke, demo, cpu or paper" >&2 && exit 2 ;;
 esac
 documents=data/documents/$(basename "$corpus")_$L_max
 if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own

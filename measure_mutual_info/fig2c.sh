@@ -2,10 +2,10 @@
 # Fig. 2c: two-point mutual information I(W_i; W_{i+d}) of books against the distance d, less its plateau C, with the
 # fitted exponent α.
 #   PRESET=smoke  two of the sample books, d = 1 … 256                                        1 CPU core, half a minute
-#   PRESET=desk   twelve books (1667 to 1919), d = 1 … 8192, fitted to 4096 (the committed    1 CPU core, two minutes
+#   PRESET=cpu    twelve books (1667 to 1919), d = 1 … 8192, fitted to 4096 (the committed    1 CPU core, two minutes
 #                 results; default), and beside it the null and a tokenizer of 1,024 tokens
 #   PRESET=paper  PG19 with the tokens of Llama 3.1, d = 1 … 8192, fitted to 4096             16 CPU cores, hours
-# The paper's number: 1.10 · d^−0.91. At the desk the tokens are parts of words: expect a steeper fall within words, up to
+# The paper's number: 1.10 · d^−0.91. With PRESET=cpu the tokens are parts of words: expect a steeper fall within words, up to
 # d = 8, and a slower one beyond, which no single power law describes.
 # Eight of the twelve books come from packages of npm and Debian, see fetch_sample.py; without these tools give it the
 # packages, or take the other four: CORPUS=data/sample/books OUT=results/four_books bash measure_mutual_info/fig2c.sh
@@ -13,13 +13,13 @@
 # PREPARE_FLAGS="--min-tokens 1000 …" for prepare_dataset.py. Without a TOKENIZER one is trained on CORPUS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. measure_mutual_info/two_point.sh
+. measure_mutual_info/_two_point.sh
 begin CORPUS TOKENIZER PREPARE_FLAGS OUT
 
 runs
 corpus=$twelve_books tokenizer=data/tokenizers/twelve_books_bpe384 prepare_flags="--source books" d_max=8192 d_fit=4096
 documents=data/documents/twelve_books_bpe384 flags=()
-case ${PRESET:-desk} in
+case ${PRESET:-mini} in
     smoke)
         corpus=data/sample/books tokenizer=data/tokenizers/four_books_bpe384 d_max=256 d_fit=256
         documents=data/documents/two_books_bpe384 prepare_flags="--source books --max-books 2"
@@ -39,7 +39,7 @@ if [ -n "${CORPUS:-}" ]; then tokenizer=$out/own_bpe384 prepare_flags=""; fi
 corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
 
 # The same left tokens at every d, so that the plateau has one height; the paper's counts take all pairs there are.
-if [ -z "${CORPUS:-}" ] && [ "${PRESET:-desk}" != paper ]; then flags=(--equal-pairs); fi
+if [ -z "${CORPUS:-}" ] && [ "${PRESET:-mini}" != paper ]; then flags=(--equal-pairs); fi
 flags=(${flags[@]+"${flags[@]}"} "$@")
 
 two_point() { # OUT DOCUMENTS TOKENIZER [more of the flags of prepare_dataset.py]
@@ -47,10 +47,10 @@ two_point() { # OUT DOCUMENTS TOKENIZER [more of the flags of prepare_dataset.py
 }
 
 two_point "$out" "$documents" "$tokenizer"
-if [ "${PRESET:-desk}" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
+if [ "${PRESET:-mini}" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
     two_point "$out/shuffled" "${documents}_shuffled" "$tokenizer" "--shuffle-seed 0"
 fi
-if [ "${PRESET:-desk}" = desk ] && [ "$out" = "$books" ]; then
+if [ "${PRESET:-mini}" = cpu ] && [ "$out" = "$books" ]; then
     two_point "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024"
 fi
 "$python" plots/fig2c.py --results "$out" --out "$out/fig2c"

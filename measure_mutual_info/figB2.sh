@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Fig. B.2: bipartite mutual information at L/ℓ = 2, 3 and 4.
-# Another picture of the run of Fig. 2b: seconds where fig2b.sh has run with the same PRESET (smoke, demo, desk, paper),
+# Another picture of the run of Fig. 2b: seconds where fig2b.sh has run with the same PRESET (smoke, demo, cpu, paper),
 # else as long as that takes. Flags go to score_documents.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. measure_mutual_info/bipartite.sh
+. measure_mutual_info/_bipartite.sh
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
 draw_from_fig2b figB2 "$@"

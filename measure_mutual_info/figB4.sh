@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # Fig. B.4: two-point mutual information of books (the run of Fig. 2c) and of Wikipedia, side by side.
 #   PRESET=smoke  20 articles of the Wikipedia excerpt, d = 1 … 256                           1 CPU core, half a minute
-#   PRESET=desk   the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, half a minute
+#   PRESET=cpu    the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, half a minute
 #                 (the committed results; default)
 #   PRESET=paper  all of Wikipedia, tokens of Llama 3.1, d = 1 … 256                          16 CPU cores, hours
 # The run of fig2c.sh with the same PRESET is reused, or made. Flags go to count_ngrams.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. measure_mutual_info/two_point.sh
+. measure_mutual_info/_two_point.sh
 begin
 
 runs
 if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
 sample=(data/sample/wikipedia.jsonl data/tokenizers/wikipedia_bpe384)
-case ${PRESET:-desk} in
+case ${PRESET:-mini} in
     smoke)
         measure "$wikipedia" data/documents/wikipedia_bpe384_20 "${sample[@]}" 256 256 \
             "--source wikipedia --max-books 20" --equal-pairs "$@"
         ;;
-    desk)
+    cpu)
         measure "$wikipedia" data/documents/wikipedia_bpe384 "${sample[@]}" 1024 256 "--source wikipedia" \
             --equal-pairs "$@"
         ;;

@@ -17,7 +17,7 @@ where the points are no power law. `spread_of_beta` has V and δ² from the pilo
 at least 8 books in the pilot, h grows by the root of the design effect, for as many documents a book as there (known to
 a third from 12 books, to a sixth from 40, which the interval of n leaves out); with fewer books it is taken as 1.
 
-Hardware: one CPU core, seconds. Expect from the desk's 126 documents, L = 4 to 2048: direct to ±0.02 needs 217, vclub
+Hardware: one CPU core, seconds. Expect from the 126 documents, L = 4 to 2048: direct to ±0.02 needs 217, vclub
 162.
 """
 
@@ -37,9 +37,9 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.powerlaw import MIN_POINTS, NoFitError, covariance_of_mean, fit_law
 from common.record import write_csv
-from measure_mutual_info import schedule
 from measure_mutual_info.estimate_bipartite import at_ratio, per_document_terms
-from measure_mutual_info.read_scores import last_part, read_provenance, read_scores
+from measure_mutual_info.scoring import passes
+from measure_mutual_info.scoring.tables import last_part, read_provenance, read_scores
 
 MIN_BOOKS = 8  # fewer tell nothing about how books differ
 COLUMNS = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "n_documents_pilot", "beta_pilot"]
@@ -197,7 +197,7 @@ def seconds_a_token(provenance: dict, scores: pd.DataFrame) -> float:
     rows, seconds = provenance.get("rows"), provenance.get("scoring_seconds")
     if not all(isinstance(number, int | float) and number > 0 for number in (rows, seconds)):
         return math.nan
-    return seconds / (rows / len(points) * schedule.tokens_a_document(points))
+    return seconds / (rows / len(points) * passes.tokens_a_document(points))
 
 
 def main(cfg: Settings) -> None:
@@ -235,7 +235,7 @@ def main(cfg: Settings) -> None:
             notes.append(f"{estimator}, L = {L_min} to {L_max}: {error}")
             continue
         scored = [(round(length / cfg.ratio), int(length)) for length in L_all if length <= L_max]
-        tokens = schedule.tokens_a_document(scored)
+        tokens = passes.tokens_a_document(scored)
         total = tokens * row["n_documents"]
         row |= {"source": provenance.get("source", ""), "model": model, "estimator": estimator}
         row |= {"tokens_a_document": tokens, "tokens_total": total, "hours": total * seconds / 3600}

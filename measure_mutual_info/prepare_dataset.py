@@ -49,10 +49,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.record import ROOT, atomic_file, printable, replace_text, versions
+from common.record import ROOT, atomic_file, printable, replace_text, same_run, versions
 from common.tokenizer import Tokenizer, load_tokenizer
-from measure_mutual_info.cut_documents import piece_documents, sentence_documents, whole_book
-from measure_mutual_info.read_corpus import Corpus, books, open_corpus
+from measure_mutual_info.corpus.chunking import piece_documents, sentence_documents, whole_book
+from measure_mutual_info.corpus.reading import Corpus, books, open_corpus
 
 BATCH = 1 << 20  # tokens held before they are written, a document more at most
 UNKNOWN_MOST = 0.03  # share of tokens that the tokenizer does not know, above which they are no measurement of the text
@@ -261,30 +261,6 @@ def identity(cfg: Settings, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, A
         path = Path(cfg.tokenizer).resolve()
         key["tokenizer"] = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     return key | {"files": corpus.files, "tokenizer_hash": tokenizer.hash}
-
-
-def same_run(folder: Path, key: dict[str, Any], made_by: str = "prepare.json", what: str = "documents") -> bool:
-    """Whether `folder` was made, or begun, with this `key`; False if it is empty or not there.
-
-    made_by: its file that says how. what: it should hold. UserError: it holds something else, or was made with other
-    settings.
-    """
-    if printable(str(folder)) != str(folder):
-        raise UserError(f"{printable(str(folder))} is no UTF-8, so no library would open it: choose another --out")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder with --out")
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    try:
-        made = json.loads((folder / made_by).read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} holds something else than {what}: choose another --out, or empty it") from None
-    other = [name for name in key if made.get(name) != key[name]]
-    if other:
-        name = other[0]
-        change = "other files" if name == "files" else f"{name} = {made.get(name)!r}, now {key[name]!r}"
-        raise UserError(f"{folder} was made with other settings ({change}): choose another --out, or delete it")
-    return True
 
 
 def write_folder_files(folder: Path, shards: list[Path], key: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
-from measure_mutual_info import schedule, score_store
+from measure_mutual_info.scoring import passes, score_store
 
 if TYPE_CHECKING:
     from common.pretrained import StartToken
@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def points(self) -> list[tuple[int, int]]:
-        return schedule.grid(self.L_max, self.ell_max, self.ratios)
+        return passes.grid(self.L_max, self.ell_max, self.ratios)
 
     @property
     def longest(self) -> int:
@@ -163,7 +163,7 @@ def draw_sample(cfg: Settings) -> Sample:
     chosen = table.select(long_enough)
     ids = np.array([row[:longest] for row in chosen["input_ids"]], dtype=np.int32)
     names, books = np.asarray(list(chosen["document"])), np.asarray(list(chosen["book"]))
-    return Sample(names, books, ids, schedule.partners(books, cfg.seed), facts)
+    return Sample(names, books, ids, passes.partners(books, cfg.seed), facts)
 
 
 def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
@@ -183,9 +183,9 @@ def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
     return start, getattr(config, "_commit_hash", None)
 
 
-def load_backend(cfg: Settings, sample: Sample, bos: int) -> schedule.Backend:
+def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
     if cfg.backend == "vllm":
-        from measure_mutual_info.backend_vllm import VllmBackend
+        from measure_mutual_info.scoring.backend_vllm import VllmBackend
 
         return VllmBackend(
             model=cfg.model,
@@ -198,7 +198,7 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> schedule.Backend:
             gpu_memory=cfg.gpu_memory,
             vllm_args=cfg.vllm_args,
         )
-    from measure_mutual_info.backend_transformers import TransformersBackend
+    from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 
     backend = TransformersBackend(cfg.model, bos, cfg.dtype, cfg.device, cfg.batch_tokens, cfg.schedule)
     backend.check_schedule(sample.ids[:1], sample.ids[sample.partner[:1]])
@@ -226,14 +226,14 @@ def manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> d
 
 
 def score_groups(
-    cfg: Settings, sample: Sample, backend: schedule.Backend, store: score_store.ScoreStore, progress: bool = True
+    cfg: Settings, sample: Sample, backend: passes.Backend, store: score_store.ScoreStore, progress: bool = True
 ) -> None:
     """Score every group of this shard that is not in the store yet."""
     follower = np.argsort(sample.partner)  # follower[i] is the document that gets i's X
-    split = schedule.branches(cfg.points)
+    split = passes.branches(cfg.points)
     i, n = cfg.shard_of
     mine = [group for group in range(_groups(cfg, sample)) if group % n == i]
-    tokens = schedule.tokens_a_document(cfg.points)
+    tokens = passes.tokens_a_document(cfg.points)
     documents = sum(len(_rows(cfg, sample, group)) for group in mine)
     with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05, disable=not progress) as bar:
         for group in mine:
@@ -242,7 +242,7 @@ def score_groups(
                 began = time.time()
                 scored = backend.token_logprobs(sample.ids[rows], sample.ids[follower[rows]], split)
                 seconds = time.time() - began
-                store.write(group, schedule.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
+                store.write(group, passes.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
                 bar.set_postfix_str(f"{tokens * len(rows) / seconds:.0f} tokens/s")
             bar.update(len(rows))
 
@@ -260,7 +260,7 @@ def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tu
 
     A document with a log-probability that is not finite has failed: its terms are left empty.
     """
-    points, names = cfg.points, list(schedule.TERMS)
+    points, names = cfg.points, list(passes.TERMS)
     values = {name: np.full((len(sample.names), len(points)), np.nan) for name in names}
     follower, seconds = np.argsort(sample.partner), 0.0
     for group in range(_groups(cfg, sample)):
@@ -268,7 +268,7 @@ def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tu
         part = store.read(group, {name: (len(rows), len(points)) for name in names} | {"seconds": ()})
         seconds += float(part["seconds"])
         for name in names:
-            values[name][follower[rows] if name == schedule.TERM_OF_FOLLOWER else rows] = part[name]
+            values[name][follower[rows] if name == passes.TERM_OF_FOLLOWER else rows] = part[name]
     failed = ~np.all([np.isfinite(value).all(axis=1) for value in values.values()], axis=0)
     columns = {f"{name}_nats": np.where(failed[:, None], np.nan, values[name]).round(6).ravel() for name in names}
     ells, Ls = np.array(points).T

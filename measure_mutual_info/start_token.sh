@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # What the token in front of every text does to I(L/2; L): SmolLM2-135M with its tokenizer's BOS and with <|endoftext|>.
 #   PRESET=smoke  8 documents of the sample books to L = 16                                   2 CPU cores, 1 minute
-#   PRESET=desk   all 126 documents of the sample books to L = 64 (committed; default)        2 CPU cores, 4 minutes
+#   PRESET=cpu    all 126 documents of the sample books to L = 64 (committed; default)        2 CPU cores, 4 minutes
 # Your own: MODEL=… CORPUS=… OTHER_START=<token> OUT=results/mine bash measure_mutual_info/start_token.sh [flags of
 # score_documents.py], and PREPARE_FLAGS for prepare_dataset.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. measure_mutual_info/bipartite.sh
+. measure_mutual_info/_bipartite.sh
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
 corpus=data/sample/books model=$sample_model prepare_flags="--source books" other=${OTHER_START:-"<|endoftext|>"}
-case ${PRESET:-desk} in
+case ${PRESET:-mini} in
     smoke) out=results/smoke/start_token L_max=16 n_documents=(--n-documents 8) length=128 ;;
-    desk) out=results/start_token L_max=64 n_documents=() length=2048 ;; # the documents of Fig. 2b, their first 64 tokens
-    *) echo "error: PRESET=$PRESET: choose smoke or desk" >&2 && exit 2 ;;
+    cpu) out=results/start_token L_max=64 n_documents=() length=2048 ;; # the documents of Fig. 2b, their first 64 tokens
+    *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
 documents=data/documents/$(basename "$corpus")_$length
 if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own

@@ -31,9 +31,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from common.cli import UserError, run
-from common.record import replace_text, versions
-from measure_mutual_info import prepare_dataset
-from measure_mutual_info.read_corpus import books, open_corpus
+from common.record import replace_text, same_run, versions
+from measure_mutual_info.corpus.reading import books, open_corpus
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ class Settings:
     text_column: str = "text"
     min_book_words: int = 0  # texts with fewer are left out
     max_books: int = 0  # stop after so many texts that are not left out; 0: all of them
+
+    @property
+    def book_column(self) -> str:
+        """Names do not matter here; see corpus/reading.py."""
+        return ""
 
     def validate(self) -> None:
         if self.vocab_size <= 256:
@@ -73,18 +77,16 @@ def train(texts: Any, vocab_size: int) -> Tokenizer:
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    shared = {field.name for field in dataclasses.fields(cfg)} - {"vocab_size"}
-    reading = prepare_dataset.Settings(tokenizer="", **{name: getattr(cfg, name) for name in shared})
-    corpus = open_corpus(reading)
+    corpus = open_corpus(cfg)
     key = dataclasses.asdict(cfg) | {"files": corpus.files}
     for irrelevant in ("out", "streaming", *(["corpus"] if corpus.files else [])):
         del key[irrelevant]
-    if prepare_dataset.same_run(cfg.out, key, "train_bpe.json", "a tokenizer of this script"):
+    if same_run(cfg.out, key, "train_bpe.json", "a tokenizer of this script"):
         print(f"{cfg.out}: there already")
         return
 
     skipped: Counter[str] = Counter()
-    found = tqdm((text for _, text in books(corpus.rows(), reading, skipped)), "texts", corpus.total, unit="text")
+    found = tqdm((text for _, text in books(corpus.rows(), cfg, skipped)), "texts", corpus.total, unit="text")
     characters = 0
 
     def texts() -> Any:

@@ -44,7 +44,7 @@ COVERAGE += ["mean_half_width", "coverage", "coverage_lo95", "coverage_hi95", "r
 KEY = ["predictor", "estimator", "n_documents", "quantity", "L_tokens"]
 TEXT = ["process", "predictor", "estimator", "quantity"]
 MAY_LACK = ["L_tokens", "mean", "sd", "mean_half_width"]  # β has no L, one replication no spread
-REMEDY = "make it with python measure_mutual_info/calibrate.py --out results/calibration"
+REMEDY = "make it with python measure_mutual_info/calibration/bipartite.py --out results/calibration"
 
 BAND = (0.93, 0.97)  # where coverage is to lie
 SPOILED = {

@@ -14,7 +14,7 @@ import unittest.mock
 from pathlib import Path
 
 # The tests compare with what a CPU computes, to the byte in places. Those that need a GPU run where one is named:
-# CUDA_VISIBLE_DEVICES=0 python -m pytest tests/gaussian_synthetic/test_models.py
+# CUDA_VISIBLE_DEVICES=0 python -m pytest tests/gaussian_synthetic/training/test_models.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import datasets

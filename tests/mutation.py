@@ -32,7 +32,7 @@ from common.cli import UserError, run
 from common.record import ROOT, write_csv
 
 ESTIMATORS = "tests/measure_mutual_info/test_estimator_properties.py"
-FAMILIES = "tests/gaussian_synthetic/test_family_properties.py"
+FAMILIES = "tests/gaussian_synthetic/exact/test_family_properties.py"
 # Module → the tests that mirror it.
 MODULES = {
     "common/cli.py": ("tests/common/test_cli.py", "tests/gaussian_synthetic/test_exact_mi.py"),
@@ -42,13 +42,13 @@ MODULES = {
     "common/powerlaw.py": ("tests/common/test_powerlaw.py", "tests/common/test_powerlaw_properties.py"),
     "common/pretrained.py": ("tests/common/test_pretrained.py",),
     "common/record.py": ("tests/common/test_record.py",),
-    "measure_mutual_info/entropy.py": ("tests/measure_mutual_info/test_entropy.py", ESTIMATORS),
-    "measure_mutual_info/read_scores.py": ("tests/measure_mutual_info/test_estimate_bipartite.py",),
+    "measure_mutual_info/counting/entropy.py": ("tests/measure_mutual_info/counting/test_entropy.py", ESTIMATORS),
+    "measure_mutual_info/scoring/tables.py": ("tests/measure_mutual_info/test_estimate_bipartite.py",),
     "measure_mutual_info/estimate_bipartite.py": ("tests/measure_mutual_info/test_estimate_bipartite.py", ESTIMATORS),
     "measure_mutual_info/estimate_two_point.py": ("tests/measure_mutual_info/test_estimate_two_point.py", ESTIMATORS),
-    "gaussian_synthetic/families.py": ("tests/gaussian_synthetic/test_families.py", FAMILIES),
+    "gaussian_synthetic/exact/families.py": ("tests/gaussian_synthetic/exact/test_families.py", FAMILIES),
     "gaussian_synthetic/exact_mi.py": ("tests/gaussian_synthetic/test_exact_mi.py", FAMILIES),
-    "gaussian_synthetic/dense.py": ("tests/gaussian_synthetic/test_families.py", FAMILIES),
+    "gaussian_synthetic/exact/dense.py": ("tests/gaussian_synthetic/exact/test_families.py", FAMILIES),
 }
 KILLED, TIMEOUT = (1, 3), (36, 24, -24, 152, 255)  # exit codes of mutmut's workers
 

@@ -109,8 +109,8 @@ CASES: dict[str, Callable[[Path], list[object]]] = {
     "measure_mutual_info/train_bpe.py": learn_tokenizer,
     "measure_mutual_info/count_ngrams.py": count,
     "measure_mutual_info/score_documents.py": score,
-    "measure_mutual_info/calibrate.py": calibrate,
-    "measure_mutual_info/calibrate_two_point.py": calibrate_two_point,
+    "measure_mutual_info/calibration/bipartite.py": calibrate,
+    "measure_mutual_info/calibration/two_point.py": calibrate_two_point,
     "gaussian_synthetic/train.py": gaussian_train,
     "gaussian_synthetic/evaluate.py": gaussian_evaluate,
     "train_on_pg19/train.py": book_train,
@@ -217,7 +217,7 @@ def test_killed_at_random_moments(script, processes, tmp_path):
     [
         ("measure_mutual_info/prepare_dataset.py", "--processes"),
         ("measure_mutual_info/count_ngrams.py", "--processes"),
-        ("measure_mutual_info/calibrate.py", "--workers"),
+        ("measure_mutual_info/calibration/bipartite.py", "--workers"),
     ],
 )
 def test_a_worker_that_the_system_kills(script, flag, tmp_path):

@@ -11,11 +11,13 @@ from tests import mutation
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "tests/mutation.py"
-ENTROPY = "measure_mutual_info/entropy.py"
+ENTROPY = "measure_mutual_info/counting/entropy.py"
 
 
 def test_a_module_through_the_command_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(mutation.MODULES, ENTROPY, ("tests/measure_mutual_info/test_entropy.py",))  # the quick half
+    monkeypatch.setitem(
+        mutation.MODULES, ENTROPY, ("tests/measure_mutual_info/counting/test_entropy.py",)
+    )  # the quick half
     done = call_script(SCRIPT, "--modules", ENTROPY, "--sample", 3, "--seed", 0, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "mutation.csv")

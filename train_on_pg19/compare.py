@@ -25,7 +25,7 @@ import pandas as pd
 
 from common.cli import UserError, run
 from common.record import write_csv
-from train_on_pg19 import curves, nll_store
+from train_on_pg19.nll import curves, nll_store
 
 
 @dataclass(frozen=True)

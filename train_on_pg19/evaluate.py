@@ -39,8 +39,10 @@ from common import pretrained
 from common.cli import UserError, run
 from common.record import printable, write_csv
 from common.tokenizer import load_tokenizer
-from train_on_pg19 import books, curves, nll_store, train
-from train_on_pg19.loss import ROWS
+from train_on_pg19 import train
+from train_on_pg19.nll import curves, nll_store
+from train_on_pg19.training import books
+from train_on_pg19.training.loss import ROWS
 
 LN2 = float(np.log(2))
 NLL = ["model", "L", "position", "nll_nats", "stderr_nats", "n_documents", "seed"]

@@ -47,7 +47,7 @@ from transformers.utils import logging
 from common.cli import UserError, run
 from common.record import replace_text, versions, write_csv
 from common.tokenizer import NAMED
-from train_on_pg19 import books, models
+from train_on_pg19.training import books, models
 
 RUN, STATE = "run.json", "trainer_state.json"
 LOG = ["step", "tokens", "nll_nats", "learning_rate", "tokens_per_second"]

@@ -12,7 +12,7 @@ from benchmarks import books
 SCRIPT = "benchmarks/books.py"
 
 
-@pytest.mark.parametrize("model", ["gpt2-desk-small", "mamba2-desk-small"])
+@pytest.mark.parametrize("model", ["gpt2-mini-small", "mamba2-mini-small"])
 def test_both_sides_make_the_same_step(model, monkeypatch):
     monkeypatch.setattr(books, "IDS", 300)
     (ours, our_step), (plain, plain_step) = (books.make_step(model, 32, one) for one in (True, False))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import counting, fresh_process
-from measure_mutual_info.document_stream import open_stream
+from measure_mutual_info.counting.document_stream import open_stream
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "benchmarks/counting.py"

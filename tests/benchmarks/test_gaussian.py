@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import fresh_process, gaussian
-from gaussian_synthetic import dense, families
+from gaussian_synthetic.exact import dense, families
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "benchmarks/gaussian.py"

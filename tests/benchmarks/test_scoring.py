@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import scoring
-from measure_mutual_info import schedule
-from measure_mutual_info.backend_transformers import TransformersBackend
+from measure_mutual_info.scoring import passes
+from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 from tests.conftest import call_script, one_line_error, tiny_model, write_documents
 
 COLUMNS = ["benchmark", "setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
@@ -21,7 +21,7 @@ def backend():
 def test_packed_branches_equal_shared_prefixes(backend):
     """The rival that is timed beside ours computes the same numbers, or the timing would mean nothing."""
     documents, followers = np.random.default_rng(0).integers(0, 256, (2, 2, 64))
-    split = schedule.branches(schedule.grid(64))
+    split = passes.branches(passes.grid(64))
     shared = backend.token_logprobs(documents, followers, split)
     in_order = [shared.own]
     for marginal, other in zip(shared.marginal, shared.other, strict=True):
@@ -73,7 +73,7 @@ def test_command(tmp_path):
     assert list(table.columns) == COLUMNS
     assert out.with_suffix(".json").exists()
     tokens = table[(table["measure"] == "tokens a document") & table["setting"].str.contains("shared, L = 2ℓ, 3ℓ")]
-    wanted = 32 + sum(32 - ell + 32 for ell in (2, 4, 8, 16)), schedule.tokens_a_document(schedule.grid(32))
+    wanted = 32 + sum(32 - ell + 32 for ell in (2, 4, 8, 16)), passes.tokens_a_document(passes.grid(32))
     assert (tokens["baseline_value"].item(), tokens["our_value"].item()) == wanted
     given, other = scores["logq_y_given_x_nats"], scores["logq_y_given_other_x_nats"]
     for estimator, subtracted in (("direct", scores["logq_y_nats"]), ("vclub", other)):

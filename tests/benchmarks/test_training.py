@@ -9,7 +9,7 @@ from gaussian_synthetic import train
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "benchmarks/training.py"
-SMALL = ["--model", "tiny", "--large-model", "tiny", "--L", 16, "--desk-models", "tiny", "gpt2-desk", "--rounds", 1]
+SMALL = ["--model", "tiny", "--large-model", "tiny", "--L", 16, "--mini-models", "tiny", "gpt2-mini", "--rounds", 1]
 
 
 @pytest.fixture(autouse=True)

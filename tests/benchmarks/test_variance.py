@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import variance
-from measure_mutual_info import schedule, score_documents
+from measure_mutual_info import score_documents
+from measure_mutual_info.calibration.processes import PREDICTORS, ExactBackend, NoisySantaFe
 from measure_mutual_info.estimate_bipartite import per_document_terms
-from measure_mutual_info.processes import PREDICTORS, ExactBackend, NoisySantaFe
+from measure_mutual_info.scoring import passes
 from tests.conftest import call_script, one_line_error, tiny_model, write_documents
 
 SCRIPT = "benchmarks/variance.py"
@@ -19,7 +20,7 @@ def terms_of_a_process(documents: int = 6, k: int = 2):
     ids = process.sample(np.random.default_rng(0), documents, cfg.L_max)
     partner = variance.several_partners(np.arange(documents), k, 0)
     backend = ExactBackend(process, PREDICTORS["wrong_bos"])
-    split = schedule.branches(cfg.points)
+    split = passes.branches(cfg.points)
     return process, cfg, ids, partner, variance.score(ids, partner, lambda _, *t: backend.token_logprobs(*t, split))
 
 
@@ -35,7 +36,7 @@ def test_rows_are_those_of_the_ys():
 
 def test_dropping_nothing_is_direct():
     _, cfg, ids, partner, scored = terms_of_a_process()
-    values = schedule.terms(scored[0], cfg.points)
+    values = passes.terms(scored[0], cfg.points)
     names = np.array([str(i) for i in range(len(ids))])
     scores = pd.DataFrame({"document": names.repeat(len(cfg.points))})
     scores["other_document"] = names[partner[0]].repeat(len(cfg.points))
@@ -114,7 +115,7 @@ def test_covariates_by_hand():
 def test_what_only_tells_books_apart_is_worth_nothing_within_them():
     rng, books = np.random.default_rng(0), np.repeat(["a", "b"], 200)
     offset = np.where(books == "a", 0.0, 10.0)[:, None]
-    terms = {name: np.zeros((400, 1)) for name in schedule.TERMS}
+    terms = {name: np.zeros((400, 1)) for name in passes.TERMS}
     terms["logq_y_given_x"] = offset + rng.normal(size=(400, 1))
     known = {name: offset + rng.normal(size=(400, 1)) for name in ("unigram", "overlap", "overlap_other")}
     rows = variance.rows_of_covariates(variance.Settings(bootstrap=20), [(16, 32)], terms, known, books)
@@ -190,7 +191,7 @@ def test_model_by_the_command_line(inputs, tmp_path, monkeypatch):
         "2-gram blend",
     }
     assert not table["measure"].str.contains("squared error").any(), "no truth is known"
-    cost = 1 + 126 / schedule.tokens_a_document(schedule.grid(128, 64, (2,)))
+    cost = 1 + 126 / passes.tokens_a_document(passes.grid(128, 64, (2,)))
     same, dearer = (
         table[(table["option"] == "2 negatives") & table["measure"].str.startswith(f"variance, equal {what}")]
         for what in ("documents", "tokens")
@@ -251,7 +252,7 @@ class TestBadInput:
 
     def test_scores_of_other_documents(self, inputs, tmp_path):
         scores = pd.DataFrame({"document": ["z#0", "z#1"], "book": "z", "ell_tokens": 2, "L_tokens": 4})
-        for name in schedule.TERMS:
+        for name in passes.TERMS:
             scores[f"{name}_nats"] = [-9.0, -8.0]
         scores.assign(other_document=["z#1", "z#0"]).to_csv(tmp_path / "scores.csv", index=False)
         done = on_model(inputs, tmp_path, "--scores", tmp_path / "scores.csv")

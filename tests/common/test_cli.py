@@ -195,7 +195,7 @@ def test_bad_flags(run, arguments):
         ("measure_mutual_info/train_bpe.py", ("--corpus", "book.txt", "--vocab-size", 258)),
         ("measure_mutual_info/fetch_sample.py", ("--parts", "books")),
         ("gaussian_synthetic/exact_mi.py", ("--layers", 1, 2, "--rank-layers", 1)),
-        ("measure_mutual_info/calibrate_two_point.py", ("--replications", 2, "--books", 4, "--d-max", 4)),
+        ("measure_mutual_info/calibration/two_point.py", ("--replications", 2, "--books", 4, "--d-max", 4)),
     ],
 )
 def test_a_place_where_nothing_can_be_written_is_one_line(program, flags, out, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.flops import flops_a_token, peak_flops
-from gaussian_synthetic import models as gaussian_models
-from train_on_pg19 import models as book_models
+from gaussian_synthetic.training import models as gaussian_models
+from train_on_pg19.training import models as book_models
 
 
 def counted(step) -> int:
@@ -20,7 +20,7 @@ def counted(step) -> int:
 
 def test_against_a_counter_on_gaussian_sequences():
     torch.manual_seed(0)
-    model = gaussian_models.build("gpt2-desk", 64, 64)
+    model = gaussian_models.build("gpt2-mini", 64, 64)
     z = torch.randn(2, 64, 64)
 
     def step() -> None:
@@ -30,7 +30,7 @@ def test_against_a_counter_on_gaussian_sequences():
     assert flops_a_token(model, 64) * 128 == pytest.approx(counted(step), rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["gpt2-desk-medium", "gpt_neox-desk-medium"])
+@pytest.mark.parametrize("name", ["gpt2-mini-medium", "gpt_neox-mini-medium"])
 def test_against_a_counter_on_books(name):
     """The output layer counts, whether it shares the embedding or not; looking up an embedding does not."""
     model = book_models.build(name, 256, 64)

@@ -13,7 +13,9 @@ from conftest import call_script, one_line_error
 
 from common import history_state
 from common.cli import UserError
-from gaussian_synthetic import dense, evaluate, families, models, train
+from gaussian_synthetic import evaluate, train
+from gaussian_synthetic.exact import dense, families
+from gaussian_synthetic.training import models
 
 SCRIPT = "gaussian_synthetic/evaluate.py"
 COPIES = 3
@@ -257,7 +259,7 @@ def test_what_is_no_run_or_no_table(runs, tmp_path):
 
 
 def test_a_checkpoint_of_other_tensors(runs, tmp_path, monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["gpt2-desk"])
+    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["gpt2-mini"])
     with pytest.raises(UserError, match="holds other tensors than tiny has here: train again"):
         evaluate.load_model(runs[0])
 

@@ -12,9 +12,10 @@ from conftest import call_script, one_line_error
 from test_families import KINDS, each_kind
 
 from common.cli import UserError
-from gaussian_synthetic import dense, exact_mi, families
+from gaussian_synthetic import exact_mi
+from gaussian_synthetic.exact import dense, families
+from gaussian_synthetic.exact.families import Family, named
 from gaussian_synthetic.exact_mi import bipartite_information, correlation, cross_rank
-from gaussian_synthetic.families import Family, named
 
 SCRIPT = "gaussian_synthetic/exact_mi.py"
 

@@ -14,7 +14,7 @@ def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedPr
 
 def test_from_models_to_the_pictures(tmp_path):
     out, runs = tmp_path / "mine", tmp_path / "runs"
-    mine = {"MODELS": "tiny mamba2-desk-256", "LENGTHS": "4", "STEPS": "20", "OUT": str(out), "RUNS": str(runs)}
+    mine = {"MODELS": "tiny mamba2-mini-256", "LENGTHS": "4", "STEPS": "20", "OUT": str(out), "RUNS": str(runs)}
     flags = ["--family", "logarithmic", "--log-every", "10", "--checkpoint-every", "10"]
     done = figure("fig3", *flags, **mine)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -23,7 +23,7 @@ def test_from_models_to_the_pictures(tmp_path):
     for made in ("kl.csv", "summary.csv", "training.csv", "fig3.png", "utilisation.png", "training.png"):
         assert (out / made).stat().st_size > 0
     summary = pd.read_csv(out / "summary.csv")
-    assert set(summary["model"]) == {"independent", "tiny", "mamba2-desk-256"}
+    assert set(summary["model"]) == {"independent", "tiny", "mamba2-mini-256"}
     assert (summary["family"] == "logarithmic").all()
     again = figure("fig3", *flags, **mine)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -53,4 +53,4 @@ def test_bad_calls():
     assert "set OUT" in done.stderr
     for name in ("fig3", "figG7", "figG8"):
         done = figure(name, PRESET="huge")
-        assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk, gpu or paper")
+        assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, cpu, gpu or paper")

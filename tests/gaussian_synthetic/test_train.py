@@ -19,8 +19,10 @@ from transformers import OlmoeConfig, OlmoeModel, PreTrainedConfig
 
 from common import history_state
 from common.cli import UserError
-from gaussian_synthetic import dense, families, models, train
+from gaussian_synthetic import train
+from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.train import Place, Settings, Training
+from gaussian_synthetic.training import models
 
 SCRIPT = "gaussian_synthetic/train.py"
 TINY = "tiny"

@@ -13,10 +13,12 @@ import pytest
 from conftest import ROOT, call_script, one_line_error
 
 from common.powerlaw import fit_law
-from gaussian_synthetic import dense, exact_mi, families
-from l2m_condition import carried, states
+from gaussian_synthetic import exact_mi
+from gaussian_synthetic.exact import dense, families
+from l2m_condition import carried
 from l2m_condition.required_state import Capacity, Law, paper_law, required, verdict
-from l2m_condition.states import State
+from l2m_condition.tables import states
+from l2m_condition.tables.states import State
 
 SCRIPT, CARRIED = "l2m_condition/required_state.py", "l2m_condition/carried.py"
 CONTEXTS = [2**k for k in range(8, 21)]

@@ -20,13 +20,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from measure_mutual_info import count_windows, sorted_runs
 from measure_mutual_info.count_ngrams import Settings, chunk_within, counts_of_counts, ngram_keys
-from measure_mutual_info.count_windows import window_keys
-from measure_mutual_info.document_stream import open_stream
-from measure_mutual_info.entropy import grassberger_entropy, grassberger_g
+from measure_mutual_info.counting import sorted_runs, windows
+from measure_mutual_info.counting.document_stream import open_stream
+from measure_mutual_info.counting.entropy import grassberger_entropy, grassberger_g
+from measure_mutual_info.counting.sorted_runs import Layout, summarise
+from measure_mutual_info.counting.windows import window_keys
 from measure_mutual_info.prepare_dataset import write_folder_files
-from measure_mutual_info.sorted_runs import Layout, summarise
 from tests.conftest import ROOT, call_script, one_line_error, run_script, write_documents
 
 SCRIPT = "measure_mutual_info/count_ngrams.py"
@@ -143,8 +143,8 @@ def small_parts(monkeypatch):
         (sorted_runs, "SLAB", 16),
         (sorted_runs, "INDEX_STRIDE", 4),
         (sorted_runs, "SMALL", 8),
-        (count_windows, "SLAB", 16),
-        (count_windows, "TOKEN_BUFFER", 32),
+        (windows, "SLAB", 16),
+        (windows, "TOKEN_BUFFER", 32),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -320,7 +320,7 @@ def test_a_shard_goes_on(tmp_path, corpus, monkeypatch):
     folder, expected = corpus
     flags = ["--documents", folder, "--out", tmp_path / "counts.csv", *FLAGS]
     assert call_script(SCRIPT, *flags, "--shard", "1/2", "--chunk-tokens", 1000).returncode == 0
-    write_run = count_windows.write_run
+    write_run = windows.write_run
     written = []
 
     def full(path: Path, words: np.ndarray) -> None:
@@ -329,7 +329,7 @@ def test_a_shard_goes_on(tmp_path, corpus, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_run(path, words)
 
-    monkeypatch.setattr(count_windows, "write_run", full)
+    monkeypatch.setattr(windows, "write_run", full)
     first = [*flags, "--shard", "0/2", "--chunk-tokens", 1000]
     message = one_line_error(call_script(SCRIPT, *first))
     assert "disk full while writing" in message
@@ -363,7 +363,7 @@ def test_full_disk_loses_nothing(tmp_path, corpus, monkeypatch):
     assert "disk full while writing" in one_line_error(call_script(SCRIPT, *flags))
     assert out.read_text() == "older\n"
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(count_windows, "count_piece", None)
+    monkeypatch.setattr(windows, "count_piece", None)
     assert call_script(SCRIPT, *flags).returncode == 0
     assert both(out) == both(expected)
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from common.powerlaw import GROWTH_LAWS
-from measure_mutual_info.entropy import grassberger_entropy
+from measure_mutual_info.counting.entropy import grassberger_entropy
 from measure_mutual_info.estimate_bipartite import (
     FIT_COLUMNS,
     SWEEP_COLUMNS,
@@ -22,7 +22,7 @@ from measure_mutual_info.estimate_bipartite import (
     fit_ratio,
     per_document_terms,
 )
-from measure_mutual_info.read_scores import LOGQ, read_scores
+from measure_mutual_info.scoring.tables import LOGQ, read_scores
 from tests.conftest import call_script
 
 COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]

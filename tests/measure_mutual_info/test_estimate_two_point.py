@@ -16,7 +16,8 @@ from scipy.optimize import curve_fit
 from scipy.special import stdtrit
 
 from common.powerlaw import NoFitError, bootstrap_errors, covariance_of_mean
-from measure_mutual_info.entropy import (
+from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain
+from measure_mutual_info.counting.entropy import (
     chao_shen_entropy,
     grassberger_entropy,
     grassberger_g,
@@ -37,7 +38,6 @@ from measure_mutual_info.estimate_two_point import (
     read_shares,
     unit_values,
 )
-from measure_mutual_info.processes import BernoulliUniform, MarkovChain
 from tests.conftest import call_script, one_line_error, run_script
 
 SCRIPT = "measure_mutual_info/estimate_two_point.py"

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from measure_mutual_info import entropy
+from measure_mutual_info.counting import entropy
 from measure_mutual_info.estimate_bipartite import estimate_table, per_document_terms
 from measure_mutual_info.estimate_two_point import ESTIMATORS, fit_eq_b15, mutual_information, unit_values
-from measure_mutual_info.read_scores import LOGQ
+from measure_mutual_info.scoring.tables import LOGQ
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
 some_counts = st.lists(st.integers(1, 30), min_size=1, max_size=12)

@@ -23,7 +23,7 @@ from common.record import file_hash
 from measure_mutual_info import fetch_sample
 from measure_mutual_info.fetch_sample import Settings, clean_book, client_trouble, open_members, r_strings
 from tests.conftest import SAMPLE, call_script, one_line_error, run_script
-from tests.measure_mutual_info.test_wikitext import ARTICLES, XML
+from tests.measure_mutual_info.corpus.test_wikitext import ARTICLES, XML
 
 SCRIPT = "measure_mutual_info/fetch_sample.py"
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from common.powerlaw import NoFitError, covariance_of_mean, fit_law
-from measure_mutual_info import schedule
 from measure_mutual_info.plan_documents import (
     COLUMNS,
     design_effect,
@@ -21,6 +20,7 @@ from measure_mutual_info.plan_documents import (
     spread_of_plan,
     windows,
 )
+from measure_mutual_info.scoring import passes
 from tests.conftest import ROOT, call_script, one_line_error, run_script
 
 SCRIPT = "measure_mutual_info/plan_documents.py"
@@ -200,7 +200,7 @@ def test_command_line(tmp_path):
     rng = np.random.default_rng(7)
     # As scored: 50 documents, 1,000 model tokens a second.
     points = [(int(length) // 2, int(length)) for length in L]
-    seconds = 50 * schedule.tokens_a_document(points) / 1000
+    seconds = 50 * passes.tokens_a_document(points) / 1000
     scores = save_scores(tmp_path, draw(rng, EXACT, 50), books=4, scoring_seconds=seconds)
     out = tmp_path / "results" / "plan.csv"
     done = run_script(SCRIPT, "--scores", scores, "--out", out, "--half-width", 0.05, "--resamplings", 20)
@@ -246,7 +246,7 @@ def test_books_through_the_command_line(tmp_path):
     assert "hours at" not in done.stdout
 
 
-def test_half_the_width_takes_four_times_the_documents_of_the_desk(tmp_path):
+def test_half_the_width_takes_four_times_the_documents_of_the_sample(tmp_path):
     needed = {}
     for wanted in (0.02, 0.01):
         out = tmp_path / "plan.csv"

@@ -27,7 +27,7 @@ from common.tokenizer import load_tokenizer
 from measure_mutual_info import prepare_dataset
 from measure_mutual_info.prepare_dataset import Settings, main
 from tests.conftest import ROOT, call_script, one_line_error, prose, run_script
-from tests.measure_mutual_info.test_cut_documents import plain_documents
+from tests.measure_mutual_info.corpus.test_chunking import plain_documents
 
 SCRIPT = "measure_mutual_info/prepare_dataset.py"
 

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from common.tokenizer import load_tokenizer
-from measure_mutual_info import schedule, score_documents
+from measure_mutual_info import score_documents
+from measure_mutual_info.scoring import passes
 from tests.conftest import ROOT, call_script, one_line_error, run_script, tiny_model, write_documents
-from tests.measure_mutual_info.test_backend_transformers import BOS, slow_reference
+from tests.measure_mutual_info.scoring.test_backend_transformers import BOS, slow_reference
 
 SCRIPT = "measure_mutual_info/score_documents.py"
-LOGQ = [f"{name}_nats" for name in schedule.TERMS]
+LOGQ = [f"{name}_nats" for name in passes.TERMS]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def uninterrupted(inputs, tmp_path_factory):
 def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
     table = pd.read_csv(uninterrupted)
     assert list(table.columns) == ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
-    points = schedule.grid(64)
+    points = passes.grid(64)
     assert len(table) == 11 * len(points)
     import datasets
 
@@ -162,7 +163,7 @@ def test_a_document_that_fails_is_recorded_and_the_run_goes_on(inputs, tmp_path)
     assert failed == {"a#0001"} | got_its_x
     assert f"{len(failed)} of 6 documents failed" in done.stdout
     assert table.groupby("document")[LOGQ].apply(lambda rows: rows.isna().all().all() or rows.notna().all().all()).all()
-    assert len(table) == 6 * len(schedule.grid(32)), "failed documents keep their rows"
+    assert len(table) == 6 * len(passes.grid(32)), "failed documents keep their rows"
     assert json.loads(out.with_suffix(".json").read_text())["failed_documents"] == len(failed)
 
 

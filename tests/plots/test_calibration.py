@@ -206,7 +206,7 @@ def test_files_that_do_not_fit(folder, tmp_path, monkeypatch, capsys):
     record.write_text(json.dumps({"settings": {"ratio": 2}, "window_L_tokens": [64, 2048]}))
     assert f"{folder}: its processes differ in ratio or window: keep one run in a folder" in error(folder)
     record.unlink()
-    assert f"no file {record}: make it with python measure_mutual_info/calibrate.py" in error(folder)
+    assert f"no file {record}: make it with python measure_mutual_info/calibration/bipartite.py" in error(folder)
 
 
 def test_bad_input_on_the_real_command_line(tmp_path):
@@ -215,6 +215,6 @@ def test_bad_input_on_the_real_command_line(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: no file {tmp_path}/*/coverage.csv: make it with python measure_mutual_info/calibrate.py --out "
-        "results/calibration\n"
+        f"error: no file {tmp_path}/*/coverage.csv: make it with python "
+        "measure_mutual_info/calibration/bipartite.py --out results/calibration\n"
     )

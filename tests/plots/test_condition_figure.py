@@ -198,7 +198,7 @@ def test_the_figure_from_one_command(tmp_path):
     verdicts = table.drop_duplicates("model").set_index("model")["verdict"]
     assert verdicts.to_dict() == {"Llama-3.1-8B": "single model", "Gemma-3-27B": "single model", "Mamba-130M": "series"}
     done = call_shell(script, PRESET="huge")
-    assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk or paper")
+    assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, cpu or paper")
     done = call_shell(script, MODEL="x")
     assert done.returncode != 0
     assert "set OUT" in done.stderr

@@ -114,4 +114,4 @@ def test_the_figure_from_one_command(tmp_path):
     assert (tmp_path / "figC6.png").stat().st_size > 0
     assert pd.read_csv(tmp_path / "logarithmic" / "gaussian_mi.csv")["L"].max() == 1024
     done = call_shell("gaussian_synthetic/figC6.sh", PRESET="huge")
-    assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, desk or paper")
+    assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, cpu or paper")

@@ -19,11 +19,11 @@ import training  # isort: skip
 import utilisation  # isort: skip
 
 LENGTHS = (16, 64, 256)
-STATES = {"gpt2-desk": 256, "mamba2-desk-256": 776, "mamba2-desk-2048": 2624}  # the first one's grows: times L/2
+STATES = {"gpt2-mini": 256, "mamba2-mini-256": 776, "mamba2-mini-2048": 2624}  # the first one's grows: times L/2
 
 
 def state(model: str, L: int) -> int:
-    return STATES[model] * (L // 2 if model == "gpt2-desk" else 1)
+    return STATES[model] * (L // 2 if model == "gpt2-mini" else 1)
 
 
 @pytest.fixture
@@ -66,21 +66,21 @@ def means(folder: Path, model: str, column: str) -> pd.DataFrame:
 
 
 def test_models_of_growing_state_come_first(folder):
-    assert models(folder).names == ["gpt2-desk", "mamba2-desk-256", "mamba2-desk-2048"]
+    assert models(folder).names == ["gpt2-mini", "mamba2-mini-256", "mamba2-mini-2048"]
 
 
 def test_fig3_draws_the_csvs(folder):
     fig = fig3.draw(models(folder), fig3.read_collapse(folder))
     assert_texts_fit(fig)
     attention, fixed, against = fig.axes
-    for ax, names in ((attention, ["gpt2-desk"]), (fixed, ["mamba2-desk-256", "mamba2-desk-2048"])):
+    for ax, names in ((attention, ["gpt2-mini"]), (fixed, ["mamba2-mini-256", "mamba2-mini-2048"])):
         for name, container in zip(names, ax.containers, strict=True):
             wanted = means(folder, name, "mean_kl_nats")
             L, mean, low, high = bars_of(container)
             assert L.tolist() == list(LENGTHS)
             for found, column in ((mean, "mean"), (low, "min"), (high, "max")):
                 assert found == pytest.approx(wanted[column].to_numpy())
-    for name, container in zip(["mamba2-desk-256", "mamba2-desk-2048"], against.containers, strict=True):
+    for name, container in zip(["mamba2-mini-256", "mamba2-mini-2048"], against.containers, strict=True):
         x, y, *_ = bars_of(container)
         assert x == pytest.approx([0.1 * L / state(name, L) for L in LENGTHS])
         assert y == pytest.approx(means(folder, name, "mean_kl_nats")["mean"].to_numpy())
@@ -91,10 +91,10 @@ def test_fig3_draws_the_csvs(folder):
 
 def test_fig3_names_windows_that_are_full(folder):
     table = pd.read_csv(folder / "summary.csv")
-    table.loc[(table["model"] == "gpt2-desk") & (table["L"] == 256), "state_size"] = state("gpt2-desk", 64)
+    table.loc[(table["model"] == "gpt2-mini") & (table["L"] == 256), "state_size"] = state("gpt2-mini", 64)
     table.to_csv(folder / "summary.csv", index=False)
     caption = caption_of(fig3.draw(models(folder), None))
-    assert "Grows until its window is full, before the longest L: gpt2-desk." in caption
+    assert "Grows until its window is full, before the longest L: gpt2-mini." in caption
 
 
 def test_fig3_without_a_collapse_and_without_fixed_states(folder):
@@ -108,13 +108,13 @@ def test_fig3_without_a_collapse_and_without_fixed_states(folder):
 
 def test_fig3_says_which_models_have_one_length(folder):
     table = pd.read_csv(folder / "summary.csv")
-    table[(table["model"] != "gpt2-desk") | (table["L"] == 64)].to_csv(folder / "summary.csv", index=False)
-    assert "and so in b: gpt2-desk." in caption_of(fig3.draw(models(folder), None)).replace("\n", " ")
+    table[(table["model"] != "gpt2-mini") | (table["L"] == 64)].to_csv(folder / "summary.csv", index=False)
+    assert "and so in b: gpt2-mini." in caption_of(fig3.draw(models(folder), None)).replace("\n", " ")
 
 
 def test_lines_without_markers_differ(folder):
     table = pd.read_csv(folder / "summary.csv")
-    fixed = table[table["model"] == "mamba2-desk-256"]
+    fixed = table[table["model"] == "mamba2-mini-256"]
     more = [fixed.assign(model=f"mamba-{i}", state_size=10_000 + i) for i in range(9)]
     pd.concat([table, *more]).to_csv(folder / "summary.csv", index=False)
     lines = models(folder).lines()
@@ -162,7 +162,7 @@ def test_training_draws_both_budgets(folder):
     assert_texts_fit(fig)
     for ax, L in zip(fig.axes, LENGTHS, strict=True):
         full, fewer = ax.get_lines()[:2]
-        rows = log[(log["model"] == "gpt2-desk") & (log["L"] == L)].groupby("step")["kl_nats"].mean()
+        rows = log[(log["model"] == "gpt2-mini") & (log["L"] == L)].groupby("step")["kl_nats"].mean()
         assert full.get_ydata() == pytest.approx(rows.to_numpy())
         assert fewer.get_ydata() == pytest.approx(2 * rows[:5].to_numpy())
     assert "Dotted" in caption_of(fig)

@@ -24,17 +24,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_from_a_corpus_to_the_picture(corpus, tmp_path):
     out = tmp_path / "mine"
-    mine = {"PRESET": "smoke", "CORPUS": str(corpus), "MODELS": "tiny gpt_neox-desk-small", "OUT": str(out)}
+    mine = {"PRESET": "smoke", "CORPUS": str(corpus), "MODELS": "tiny gpt_neox-mini-small", "OUT": str(out)}
     done = figure("figG9", "--epochs", "2", **mine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs, 2 at a time" in done.stdout
     assert (out / "figG9.png").stat().st_size > 0
     summary = pd.read_csv(out / "summary.csv")
-    assert set(summary["model"]) == {"tiny", "gpt_neox-desk-small"}
+    assert set(summary["model"]) == {"tiny", "gpt_neox-mini-small"}
     assert (summary["L"] == 128).all()
     assert (summary["n_books"] == 2).all()
     gap = pd.read_csv(out / "gap.csv")
-    assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-desk-small", "tiny"]]
+    assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-mini-small", "tiny"]]
     log = pd.read_csv(out / "runs" / "tiny_0" / "log.csv")
     assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # flags of one's own come after those of the preset
     again = figure("figG9", "--epochs", "2", **mine)
@@ -63,4 +63,4 @@ def test_bad_calls(name):
     assert "error: --seed is set here for every run: use MODELS, SEEDS" in done.stderr
     done = figure(name, PRESET="huge")
     assert done.returncode == 2
-    assert "choose smoke, desk, gpu or paper" in done.stderr
+    assert "choose smoke, cpu, gpu or paper" in done.stderr

@@ -22,8 +22,9 @@ from conftest import ROOT, call_script, one_line_error, write_documents
 from transformers import AutoModelForCausalLM
 
 from common.cli import UserError
-from train_on_pg19 import books, loss, models, train
+from train_on_pg19 import train
 from train_on_pg19.train import Settings
+from train_on_pg19.training import books, loss, models
 
 SCRIPT = "train_on_pg19/train.py"
 L, IDS = 32, 60
@@ -274,7 +275,7 @@ def test_other_settings_train_too(documents, whole, tmp_path, changes):
         np.testing.assert_allclose(other, plain, rtol=0.01)
 
 
-@pytest.mark.parametrize("name", ["mamba-desk-small", "mamba2-desk-small"])
+@pytest.mark.parametrize("name", ["mamba-mini-small", "mamba2-mini-small"])
 def test_recurrent_models_train_too(documents, tmp_path, name):
     train.main(settings(documents, tmp_path, model=name, epochs=2))
     log = read_log(tmp_path)
@@ -329,8 +330,8 @@ def test_a_folder_with_another_run_is_refused(documents, whole, tmp_path):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     said = one_line_error(call(documents, whole, "--seed", 1, "--epochs", 5))
     assert "holds another run (epochs 10.0, here 5.0; seed 0, here 1): give another --out" in said
-    said = one_line_error(call(documents, whole, "--model", "gpt2-desk-small"))
-    assert "holds another run (model tiny, here gpt2-desk-small): give another --out" in said
+    said = one_line_error(call(documents, whole, "--model", "gpt2-mini-small"))
+    assert "holds another run (model tiny, here gpt2-mini-small): give another --out" in said
     ids = {f"book {i}": [[i, j] * 20 for j in range(3)] for i in range(10)}
     others = write_documents(tmp_path / "others", ids, IDS)
     said = one_line_error(call(others, whole))
@@ -339,7 +340,7 @@ def test_a_folder_with_another_run_is_refused(documents, whole, tmp_path):
 
 
 def test_a_model_that_was_changed_is_refused(documents, whole, monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["gpt2-desk-small"])
+    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["gpt2-mini-small"])
     with pytest.raises(UserError, match=r"holds another configuration of the model \(n_embd 32, here 64\)"):
         train.main(settings(documents, whole))
 

@@ -19,8 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import pretrained
 from common.cli import UserError
-from measure_mutual_info import backend_transformers
-from train_on_pg19 import books, curves, evaluate, nll_store, train
+from measure_mutual_info.scoring import backend_transformers
+from train_on_pg19 import evaluate, train
+from train_on_pg19.nll import curves, nll_store
+from train_on_pg19.training import books
 
 SCRIPT, COMPARE = "train_on_pg19/evaluate.py", "train_on_pg19/compare.py"
 L, IDS = 32, 60
@@ -126,7 +128,7 @@ def runs(documents, tmp_path_factory) -> tuple[Path, Path, Path]:
     return (
         trained(documents, folder / "tiny_0"),
         trained(documents, folder / "tiny_1", "--seed", 1),
-        trained(documents, folder / "mamba2_0", "--model", "mamba2-desk-small"),
+        trained(documents, folder / "mamba2_0", "--model", "mamba2-mini-small"),
     )
 
 
@@ -154,7 +156,7 @@ def test_nll_by_position_is_that_of_the_held_out_documents(documents, runs, eval
     assert len(nll) == 3 * L
     ids, names = held_out_ids(documents, runs[0])
     assert len(ids) == 12  # three books of ten
-    for run, model, seed in zip(runs, ["tiny", "tiny", "mamba2-desk-small"], [0, 1, 0], strict=True):
+    for run, model, seed in zip(runs, ["tiny", "tiny", "mamba2-mini-small"], [0, 1, 0], strict=True):
         saved = AutoModelForCausalLM.from_pretrained(train.last_checkpoint(run)[0])
         expected = plain_nll(saved, ids, IDS)
         rows = nll[(nll["model"] == model) & (nll["seed"] == seed)]
@@ -182,7 +184,7 @@ def test_smooth_and_summary(documents, runs, evaluated):
     assert found["parameters"] == saved.num_parameters()
     record = json.loads((evaluated / "nll.json").read_text())
     assert record["settings"]["models"] == [run.name for run in runs]
-    assert set(record["inputs"]) == {"state.json", "tiny_0.npy", "tiny_1.npy", "mamba2-desk-small_0.npy"}
+    assert set(record["inputs"]) == {"state.json", "tiny_0.npy", "tiny_1.npy", "mamba2-mini-small_0.npy"}
     assert record["device"] == "cpu"
 
 
@@ -215,7 +217,7 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     for row in books.open_books(documents, L)[0]:
         ids.setdefault(row["book"], []).append([*row["input_ids"], *row["input_ids"][:8]])
     folder = write_documents(tmp_path / "plain", ids, IDS)
-    run = trained(folder, tmp_path / "run", "--model", "mamba2-desk-small", "--L", 40, "--batch-tokens", 160)
+    run = trained(folder, tmp_path / "run", "--model", "mamba2-mini-small", "--L", 40, "--batch-tokens", 160)
     held_out = train.read_run(run)["held_out_books"]
     one, other, third = held_out
     trained_on = next(rows for name, rows in ids.items() if name not in held_out)
@@ -377,7 +379,7 @@ def test_bad_settings(documents, runs, tmp_path, flags, said):
 
 
 def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
-    other = trained(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-desk-small")
+    other = trained(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
     said = one_line_error(call(documents, tmp_path / "out", [runs[0], other]))
     assert "held out different books" in said
     done = call(documents, tmp_path / "all", [runs[0], other], "--books", "all")
@@ -454,21 +456,21 @@ class TestCompare:
         assert done.returncode == 0, done.stderr
         gap, crossover = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("gap", "crossover"))
         assert gap[["model_a", "model_b", "seeds_a", "seeds_b"]].drop_duplicates().to_numpy().tolist() == [
-            ["mamba2-desk-small", "tiny", 1, 2]
+            ["mamba2-mini-small", "tiny", 1, 2]
         ]
         smooth = pd.read_csv(evaluated / "smooth.csv").groupby(["model", "first"])["nll_nats"].mean()
-        expected = smooth["mamba2-desk-small"] - smooth["tiny"]
+        expected = smooth["mamba2-mini-small"] - smooth["tiny"]
         np.testing.assert_allclose(gap["gap_nats"], expected, atol=2e-6)
         assert (gap["lo95"] < gap["gap_nats"]).all()
         assert (gap["gap_nats"] < gap["hi95"]).all()
-        leader = "tiny" if gap["gap_nats"].iloc[-1] > 0 else "mamba2-desk-small"
+        leader = "tiny" if gap["gap_nats"].iloc[-1] > 0 else "mamba2-mini-small"
         assert crossover["leads_at_the_end"].tolist() == [leader]
         assert f"{leader} leads" in done.stdout
 
     def test_chosen_pairs(self, evaluated, tmp_path):
         flags = ["--store", evaluated / "nll", "--out", tmp_path]
         leaders = []
-        for pair in ("tiny:mamba2-desk-small", "mamba2-desk-small:tiny"):
+        for pair in ("tiny:mamba2-mini-small", "mamba2-mini-small:tiny"):
             assert call_script(COMPARE, *flags, "--pairs", pair).returncode == 0
             gap = pd.read_csv(tmp_path / "gap.csv")
             assert set(gap["model_a"]) == {pair.split(":")[0]}
@@ -477,7 +479,7 @@ class TestCompare:
         assert leaders[0] == leaders[1]
         for bad in ("tiny", "tiny:tiny", "tiny:gpt5", ""):
             said = one_line_error(call_script(COMPARE, *flags, "--pairs", bad))
-            assert f"--pairs {bad}: give model_a:model_b, two of mamba2-desk-small, tiny" in said
+            assert f"--pairs {bad}: give model_a:model_b, two of mamba2-mini-small, tiny" in said
 
     def test_models_of_an_earlier_call_stay_out(self, documents, runs, tmp_path):
         assert call(documents, tmp_path, runs).returncode == 0

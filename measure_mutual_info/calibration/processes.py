@@ -1,0 +1,363 @@
+"""Processes whose bipartite mutual information is known exactly, with predictors: what the pipeline is calibrated on.
+
+Each process samples documents, gives log p(token | all before it in the row) and I(ℓ; L), so that its predictor can
+stand in the place of a language model (`ExactBackend`) and every estimate can be held against the truth. Natural
+logarithms; informations in nats.
+
+    NoisySantaFe        I grows about as ℓ^β                  a power law, the shape claimed for text
+    BernoulliUniform    I = ½ ln ℓ + a constant               a logarithm
+    MarkovChain         I is the same at every ℓ              no growth
+
+Of some the information of two tokens at a distance d is exact as well (`two_point_information`), and Topics is there
+for that alone: it falls as a power of d.
+
+A predictor can be spoiled on purpose (`Predictor`) in the ways in which a language model is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+from scipy.special import gammaln, xlogy
+
+from measure_mutual_info.scoring.passes import Branch, TokenLogprobs
+
+LN2 = math.log(2)
+ROWS = 250  # rows that the Santa Fe predictor takes at a time: their table of sums stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How the predictor differs from the exact one, which is `Predictor()`."""
+
+    temperature: float = 1.0
+    """T: the conditional probabilities that carry the memory are raised to 1/T and renormalised: of the bit given its
+    key (Santa Fe), of the next state (Markov), of the coin (Bernoulli). Above 1: too unsure, below 1: too sure"""
+    context: int | None = None
+    """tokens that it sees, the last ones; None: all"""
+    wrong_start: bool = False
+    """the first token of a row is predicted from the process's wrong `start`, as a language model expects the start of
+    a text behind BOS where Y begins in mid-sentence"""
+
+
+PredictorName = Literal["exact", "tempered", "sharpened", "limited_context", "wrong_bos"]
+PREDICTORS: dict[PredictorName, Predictor] = {
+    "exact": Predictor(),
+    "tempered": Predictor(temperature=2.0),
+    "sharpened": Predictor(temperature=0.5),
+    "limited_context": Predictor(context=64),
+    "wrong_bos": Predictor(wrong_start=True),
+}
+
+
+class Process(Protocol):
+    """A source of documents of which everything is known."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables and of folders, parameters included."""
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        """Independent documents, each with hidden variables of its own: (documents, L) int32 token ids."""
+
+    def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
+        """log q(token | all before it in its row), nats. ids: (rows, n) token ids; returns (rows, n) float64."""
+
+    def mutual_information(self, ell: int, L: int) -> float:
+        """I(first ell tokens; the tokens ell+1 … L) in nats, exact."""
+
+
+@dataclass(frozen=True)
+class NoisySantaFe:
+    """Facts about a world, told over and over: a token is a key and that key's bit, misread with probability epsilon.
+
+    Keys 0 … n_keys−1 are drawn independently with p_k ∝ (k+1)^(−1/beta); every document has a hidden fair bit Z_k for
+    each. Token id = 2·key + bit. The memory that is needed is one log-odds for each key, and I grows about as ℓ^beta.
+    The noise keeps vCLUB finite: without it a wrong X' can make Y impossible. Truth and samples both have n_keys keys.
+    """
+
+    beta: float = 0.75
+    epsilon: float = 0.1
+    n_keys: int = 4096
+
+    @property
+    def name(self) -> str:
+        return f"santa_fe_b{self.beta:g}_e{self.epsilon:g}"
+
+    @cached_property
+    def key_probability(self) -> np.ndarray:
+        """p_k, shape (n_keys,), descending."""
+        weight = np.arange(1, self.n_keys + 1) ** (-1 / self.beta)
+        return weight / weight.sum()
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        """See Process."""
+        keys = rng.choice(self.n_keys, size=(documents, L), p=self.key_probability)
+        truth = rng.integers(0, 2, size=(documents, self.n_keys), dtype=np.int8)
+        bits = np.take_along_axis(truth, keys, axis=1) ^ (rng.random((documents, L)) < self.epsilon)
+        return (2 * keys + bits).astype(np.int32)
+
+    def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
+        """See Process. Wrong start: all 2·n_keys tokens equally likely.
+
+        What a row has told of key k is the number of its ones less the number of its zeros, s_k: the log-odds of
+        Z_k = 1 are s_k ln((1−ε)/ε). By symmetry the probability of a bit depends on ±s_k alone, plus for a one.
+        """
+        rows, n = ids.shape
+        sums = np.concatenate([self._sums(ids[i : i + ROWS], predictor.context) for i in range(0, rows, ROWS)])
+        bit_logprobs = self._bit_logprobs(n, predictor.temperature)
+        logprobs = np.log(self.key_probability)[ids >> 1] + bit_logprobs[sums.astype(np.intp) + n]
+        if predictor.wrong_start:
+            logprobs[:, 0] = -math.log(2 * self.n_keys)
+        return logprobs
+
+    def _bit_logprobs(self, n: int, temperature: float) -> np.ndarray:
+        """log p(bit | s) for s = −n … n, s counted in the direction of the bit; (2n + 1,)."""
+        log_odds = np.arange(-n, n + 1) * math.log((1 - self.epsilon) / self.epsilon)
+        # P(bit) = σ(λ)(1−ε) + σ(−λ)ε
+        right, wrong = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
+        log_p = np.logaddexp(right + math.log1p(-self.epsilon), wrong + math.log(self.epsilon)) / temperature
+        return log_p - np.logaddexp(log_p, log_p[::-1])
+
+    def _sums(self, ids: np.ndarray, context: int | None) -> np.ndarray:
+        """For each token the signed sum over the earlier ones of its key, in the direction of its bit; int16."""
+        rows, n = ids.shape
+        sign = np.ascontiguousarray((2 * (ids & 1) - 1).astype(np.int16).T)
+        place = np.ascontiguousarray((ids >> 1).T + np.arange(rows) * self.n_keys)
+        table = np.zeros(rows * self.n_keys, dtype=np.int16)
+        sums = np.empty((n, rows), dtype=np.int16)
+        for i in range(n):
+            if context is not None and i > context:
+                table[place[i - context - 1]] -= sign[i - context - 1]
+            told = table[place[i]]
+            np.multiply(told, sign[i], out=sums[i])
+            table[place[i]] = told + sign[i]
+        return sums.T
+
+    def mutual_information(self, ell: int, L: int) -> float:
+        """I(n; m) = Σ_k E[g_Bin(n,p_k) + g_Bin(m,p_k) − g_Bin(n+m,p_k)] in nats, n = ell, m = L − ell.
+
+        g_j is the information of j tokens of a key about its bit (`_shortfall`).
+        """
+        X, Y, both = (self._mean_shortfall(n) for n in (ell, L - ell, L))
+        return math.fsum((LN2 - X - Y + both).tolist())
+
+    def _mean_shortfall(self, n: int) -> np.ndarray:
+        """E[ln 2 − g_Bin(n, p_k)] for each key, (n_keys,). That g reaches ln 2 soon cuts the sum over the binomial."""
+        shortfall = _shortfall(n, self.epsilon)
+        j = np.arange(len(shortfall))
+        log_choose = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1)
+        means = []
+        for p in np.split(self.key_probability, range(1024, self.n_keys, 1024)):
+            log_pmf = log_choose + np.outer(np.log(p), j) + np.outer(np.log1p(-p), n - j)
+            means.append(np.exp(log_pmf) @ shortfall)
+        return np.concatenate(means)
+
+
+@lru_cache(maxsize=64)
+def _shortfall(n: int, epsilon: float) -> np.ndarray:
+    """ln 2 − g_j for j = 0, 1, … up to n or until it vanishes: what j noisy readings of a fair bit leave open, nats.
+
+    g_j = −Σ_i C(j,i) P_i ln P_i − j h_b(ε) with P_i = ½[ε^i(1−ε)^(j−i) + (1−ε)^i ε^(j−i)], which is
+    ln 2 − E ln(1 + e^(−λ)): λ = (j − 2i) ln((1−ε)/ε) are the log-odds of the true value after i of j readings were
+    wrong, i binomial. Nothing cancels in this form.
+    """
+    odds = math.log((1 - epsilon) / epsilon)
+    shortfall = [LN2]
+    while len(shortfall) <= n and shortfall[-1] > 1e-18:
+        j = len(shortfall)
+        i = np.arange(j + 1)
+        log_pmf = gammaln(j + 1) - gammaln(i + 1) - gammaln(j - i + 1)
+        log_pmf += i * math.log(epsilon) + (j - i) * math.log1p(-epsilon)
+        shortfall.append(float(np.exp(log_pmf) @ np.logaddexp(0, -(j - 2 * i) * odds)))
+    return np.array(shortfall)
+
+
+@dataclass(frozen=True)
+class MarkovChain:
+    """A stationary Markov chain: I(ℓ; L) = H(π) − h, whatever ℓ and L. P: rows of transition probabilities, all > 0."""
+
+    P: tuple[tuple[float, ...], ...] = ((0.90, 0.07, 0.03), (0.10, 0.85, 0.05), (0.05, 0.15, 0.80))
+
+    @property
+    def name(self) -> str:
+        return "markov"
+
+    @cached_property
+    def stationary(self) -> np.ndarray:
+        """π with π P = π, shape (states,)."""
+        P = np.array(self.P)
+        states = len(P)
+        equations = np.vstack([P.T - np.eye(states), np.ones(states)])
+        return np.linalg.lstsq(equations, np.append(np.zeros(states), 1.0))[0]
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        """See Process."""
+        uniform = rng.random((L, documents))
+        ids = np.empty((L, documents), dtype=np.int32)
+        ids[0] = np.searchsorted(np.cumsum(self.stationary)[:-1], uniform[0], side="right")
+        upper = np.cumsum(self.P, axis=1)[:, :-1]
+        for i in range(1, L):
+            ids[i] = (uniform[i][:, None] >= upper[ids[i - 1]]).sum(axis=1)
+        return np.ascontiguousarray(ids.T)
+
+    def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
+        """See Process. Wrong start: the stationary probabilities in reverse order. A context of one token is enough."""
+        start = self.stationary[::-1] if predictor.wrong_start else self.stationary
+        log_P = np.log(self.P) / predictor.temperature
+        log_P -= np.logaddexp.reduce(log_P, axis=1, keepdims=True)
+        if predictor.context == 0:
+            log_P = np.tile(np.log(self.stationary), (len(log_P), 1))
+        return np.concatenate([np.log(start)[ids[:, :1]], log_P[ids[:, :-1], ids[:, 1:]]], axis=1)
+
+    def mutual_information(self, ell: int, L: int) -> float:
+        """H(π) − h in nats: the last token of X is all that Y depends on."""
+        pi, P = self.stationary, np.array(self.P)
+        return float(-xlogy(pi, pi).sum() + pi @ xlogy(P, P).sum(axis=1))
+
+    def two_point_information(self, d: int) -> float:
+        """I(W_i; W_{i+d}) = Σ_ij π_i (P^d)_ij ln((P^d)_ij / π_j) in nats: it falls as a sum of exponentials.
+
+        With x_ij = (P^d)_ij / π_j − 1 it is Σ_ij π_i π_j ((1 + x) ln(1 + x) − x), and P^d − 1π = (P − 1π)^d: what is
+        left of a large d is not lost in rounding.
+        """
+        pi = self.stationary
+        x = np.linalg.matrix_power(np.array(self.P) - pi, d) / pi
+        return float(pi @ ((1 + x) * np.log1p(x) - x) @ pi)
+
+    def vclub_mean(self) -> float:
+        """Mean of vCLUB with the exact predictor, nats: I + KL(p_X p_Y || p_XY) = I + Σ π_i π_j ln(π_j/P_ij)."""
+        pi = self.stationary
+        return self.mutual_information(1, 2) + float(pi @ np.log(pi / np.array(self.P)) @ pi)
+
+
+@dataclass(frozen=True)
+class BernoulliUniform:
+    """Tosses of a coin of unknown bias θ, uniform on (0, 1) and new for each document: I = ½ ln ℓ + a constant."""
+
+    @property
+    def name(self) -> str:
+        return "bernoulli"
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        """See Process."""
+        theta = rng.random((documents, 1))
+        return (rng.random((documents, L)) < theta).astype(np.int32)
+
+    def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
+        """See Process. Laplace's rule, (seen + 1)/(all + 2). Wrong start: the first toss is 1 with probability 0.1."""
+        n = ids.shape[1]
+        ones = np.concatenate([np.zeros((len(ids), 1)), np.cumsum(ids, axis=1)], axis=1)
+        first = np.maximum(0, np.arange(n) - (predictor.context if predictor.context is not None else n))
+        ones, seen = ones[:, :-1] - ones[:, first], np.arange(n) - first
+        log_one, log_zero = np.log(ones + 1), np.log(seen - ones + 1)
+        if predictor.temperature != 1:
+            log_one, log_zero = log_one / predictor.temperature, log_zero / predictor.temperature
+            norm = np.logaddexp(log_one, log_zero)
+        else:
+            norm = np.log(seen + 2)
+        logprobs = np.where(ids == 1, log_one, log_zero) - norm
+        if predictor.wrong_start:
+            logprobs[:, 0] = np.log(np.where(ids[:, 0] == 1, 0.1, 0.9))
+        return logprobs
+
+    def mutual_information(self, ell: int, L: int) -> float:
+        """H(ell) + H(L − ell) − H(L) in nats, H(n) = ln(n+1) + Σ_k ln C(n,k) / (n+1): every count k is as likely."""
+        return self._entropy(ell) + self._entropy(L - ell) - self._entropy(L)
+
+    def two_point_information(self, d: int) -> float:
+        """I(W_i; W_{i+d}) in nats, the same at every d >= 1: p(1,1) = p(0,0) = 1/3, p(0,1) = p(1,0) = 1/6."""
+        return 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)
+
+    @staticmethod
+    def _entropy(n: int) -> float:
+        k = np.arange(n + 1)
+        log_choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+        return math.log(n + 1) + math.fsum(log_choose.tolist()) / (n + 1)
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Text that stays with a topic for a while, and at times for long: I(W_i; W_{i+d}) falls about as d^(−2·decay).
+
+    A document is cut into segments, each with one of `topics` topics. Its tokens are of the topic's own group of
+    `words` tokens with probability `own`, else of any group, and every token of a group is as likely. Two tokens at a
+    distance d >= 1 lie in one segment with probability ½ d^−decay, and the information is about half its square times
+    a constant. Token id = words · group + word. All tokens are as likely, and the words of a group make an alphabet
+    larger, and its pairs harder to count, without a change of the truth.
+    """
+
+    topics: int = 8
+    words: int = 32
+    own: float = 0.7
+    decay: float = 0.45
+
+    @property
+    def vocab_size(self) -> int:
+        return self.topics * self.words
+
+    def same_segment(self, d: np.ndarray) -> np.ndarray:
+        """Probability that two tokens at distances d (integers from 0 on) lie in one segment."""
+        return np.where(d == 0, 1.0, 0.5 * np.maximum(d, 1.0) ** -self.decay)
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        """See Process. A document begins anywhere in a segment, so that all its tokens are alike.
+
+        The segment that it begins in goes on beyond its first d tokens with a probability that goes as same_segment(d),
+        the later ones beyond their first k with one that goes as same_segment(k) − same_segment(k + 1).
+        """
+        longer = self.same_segment(np.arange(L + 1))
+        begins = longer[:-1] - longer[1:]
+        lengths = np.searchsorted(-begins / begins[0], -rng.random((documents, L)))
+        lengths[:, 0] = np.searchsorted(-longer[:-1], -rng.random(documents))
+        starts = np.zeros((documents, L + 1), bool)
+        np.put_along_axis(starts, np.minimum(np.cumsum(lengths, axis=1), L), True, axis=1)
+        topic_of_segment = rng.integers(0, self.topics, (documents, L))
+        topic = np.take_along_axis(topic_of_segment, np.cumsum(starts[:, :L], axis=1), axis=1)
+        group = np.where(rng.random((documents, L)) < self.own, topic, rng.integers(0, self.topics, (documents, L)))
+        return (self.words * group + rng.integers(0, self.words, (documents, L))).astype(np.int32)
+
+    def information(self, same: float) -> float:
+        """Nats that two tokens tell of each other that lie in one segment with probability `same`.
+
+        It is that of their groups: both are of one with probability r, and ln T + r ln r + (1 − r) ln((1 − r)/(T − 1))
+        is left of it with T topics.
+        """
+        T = self.topics
+        own, other = self.own + (1 - self.own) / T, (1 - self.own) / T
+        r = same * (own**2 + (T - 1) * other**2) + (1 - same) / T
+        return math.log(T) + r * math.log(r) + (1 - r) * math.log((1 - r) / (T - 1))
+
+    def two_point_information(self, d: int) -> float:
+        """I(W_i; W_{i+d}) in nats."""
+        return self.information(float(self.same_segment(np.array(d))))
+
+    def two_point_information_shuffled(self, L: int) -> float:
+        """I(W_i; W_j) in nats of documents of L tokens in random order: two of them came from any two places."""
+        d = np.arange(1, L)
+        return self.information(float((L - d) @ self.same_segment(d)) / (L * (L - 1) / 2))
+
+
+@dataclass(frozen=True)
+class ExactBackend:
+    """A process's predictor in the place of a language model, see schedule.Backend."""
+
+    process: Process
+    predictor: Predictor = PREDICTORS["exact"]
+
+    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+        """See schedule.Backend. A row that begins is a row behind BOS."""
+
+        def logprobs(*parts: np.ndarray) -> np.ndarray:
+            return self.process.logprobs(np.concatenate(parts, axis=1), self.predictor)
+
+        return TokenLogprobs(
+            own=logprobs(documents),
+            marginal=[logprobs(documents[:, ell:end]) for ell, end in branches],
+            other=[logprobs(documents[:, :ell], followers[:, ell:end])[:, ell:] for ell, end in branches],
+        )

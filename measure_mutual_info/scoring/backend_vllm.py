@@ -1,0 +1,195 @@
+"""Scoring with vLLM: large models on GPUs, split over several (tensor and pipeline parallelism) or over machines.
+
+vLLM schedules and batches by itself; it gets self-contained prompts and returns the log-probability of every prompt
+token. Models over several machines are vLLM's own business: start a Ray cluster on them, then
+`--vllm-args '{"distributed_executor_backend": "ray"}'`. GPUs beyond what the model needs: one process each, by --shard.
+Give --batch-tokens 65536 or so: it makes the groups of prompts large, and a step of vLLM is bounded besides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.cli import UserError
+from common.pretrained import context_tokens, load_config
+from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
+
+LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens
+FIXED = ("model", "dtype", "max_model_len", "enable_prefix_caching", "skip_tokenizer_init", "disable_log_stats")
+FIXED += ("logprobs_mode",)
+FLAGS = {  # engine arguments that are flags of their own
+    "tensor_parallel_size": "--tensor-parallel",
+    "pipeline_parallel_size": "--pipeline-parallel",
+    "gpu_memory_utilization": "--gpu-memory",
+    "max_num_batched_tokens": "--batch-tokens",
+}
+
+
+class VllmBackend:
+    """See schedule.Backend. Settings are those of score_documents.py; L_max is the longest document's tokens."""
+
+    def __init__(
+        self,
+        model: str,
+        bos: int,
+        dtype: str,
+        batch_tokens: int,
+        L_max: int,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        gpu_memory: float = 0.9,
+        vllm_args: str = "{}",
+    ) -> None:
+        """Start the engine. UserError for what cannot work, before any weights are loaded as far as it shows there."""
+        extra = parse_vllm_args(vllm_args)
+        if Path(model).suffix == ".gguf":
+            raise UserError(
+                f"{model}: vLLM does not read GGUF files: give the folder or hub name of its safetensors weights, "
+                "or use --backend transformers"
+            )
+        config = load_config(model)
+        # BOS, the document, and one token more, which vLLM generates whether it is wanted or not.
+        max_model_len = L_max + 2
+        context = context_tokens(config)
+        if context is not None and max_model_len > context:
+            raise UserError(
+                f"{model}: its context is {context} tokens, but L = {L_max} takes {max_model_len} with vLLM (a BOS and "
+                f"one generated token): use --L-max {context - 2} or less, or --backend transformers"
+            )
+        vllm, on_cpu = import_vllm()
+        tokens = max_batch_tokens(batch_tokens, config.vocab_size, dtype)
+        arguments = {
+            "model": model,
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_batched_tokens": tokens,
+            "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
+            "tensor_parallel_size": tensor_parallel,
+            "pipeline_parallel_size": pipeline_parallel,
+            "gpu_memory_utilization": gpu_memory,
+            # For a cached position vLLM computes no logits, so it has no log-probability of the token that follows.
+            "enable_prefix_caching": False,
+            "enforce_eager": on_cpu,  # compiling for a CPU takes minutes and needs a C++ compiler
+            "skip_tokenizer_init": True,  # token ids in, log-probabilities out
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        try:
+            self.engine = vllm.LLM(**{**arguments, **extra})
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            raise UserError(_explain(f"{model}: vLLM did not start", error)) from error
+        self.bos = bos
+        self._prompt = vllm.TokensPrompt
+        self._sampling = vllm.SamplingParams(
+            max_tokens=1,
+            temperature=0,
+            prompt_logprobs=0,  # of each prompt token itself, none of its rivals
+            flat_logprobs=True,  # plain lists; a dict for every position costs 25 times the post-processing
+            detokenize=False,
+        )
+
+    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+        """See schedule.Backend. The larger the group, the better vLLM fills its batches. UserError if memory runs out.
+
+        −inf and NaN are returned as they come.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        prompts = [
+            (ids.tolist(), unscored) for ids, unscored in plain_prompts(documents, followers, branches, self.bos)
+        ]
+        try:
+            outputs = self.engine.generate(
+                [self._prompt(prompt_token_ids=ids) for ids, _ in prompts], self._sampling, use_tqdm=False
+            )
+        except (torch.OutOfMemoryError, EngineDeadError) as error:
+            raise UserError(_explain("vLLM stopped while scoring", error)) from error
+        scored = [
+            prompt_logprobs(output, ids)[skip - 1 :] for output, (ids, skip) in zip(outputs, prompts, strict=True)
+        ]
+        return gather_plain(scored, len(documents), branches)
+
+
+def parse_vllm_args(text: str) -> dict:
+    """Further arguments of vLLM's engine from a JSON object. UserError if it is none, or sets what is set elsewhere."""
+    try:
+        extra = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise UserError(f"--vllm-args: not JSON ({error}): give an object such as '{{\"seed\": 1}}'") from error
+    if not isinstance(extra, dict):
+        raise UserError(f"--vllm-args: {text!r} is not a JSON object: give one such as '{{\"seed\": 1}}'")
+    for name in extra:
+        if name in FLAGS:
+            raise UserError(f"--vllm-args: {name} has a flag of its own: use {FLAGS[name]}")
+        if name in FIXED:
+            raise UserError(f"--vllm-args: {name} is set by the scoring itself: leave it out")
+    return extra
+
+
+def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:
+    """`wanted` tokens a step, or as many as keep the logits of a step within LOGITS_BYTES.
+
+    Prompt log-probabilities hold a step's logits in the model's type and their log-softmax in float32: with 16 bits,
+    6 bytes for each token and vocabulary entry. vLLM's memory profile does not count them, so they have to fit into
+    what --gpu-memory leaves free: a tenth of 24 GB is 2.4 GB. With 128,256 entries 8192 tokens would take 8192 ·
+    128256 · 6 bytes = 6.3 GB; 2 GiB allow 2790 tokens, or 7121 with 50,257 entries, enough to keep a GPU busy.
+    """
+    entry = (4 if dtype == "float32" else 2) + 4
+    return max(1, min(wanted, LOGITS_BYTES // (vocabulary * entry)))
+
+
+def prompt_logprobs(output, prompt: Sequence[int]) -> np.ndarray:
+    """Log-probabilities in nats of prompt[1:] from one of vLLM's outputs, shape (len(prompt) − 1,), float64.
+
+    UserError if vLLM took any position from a cache; RuntimeError if the output is not about this prompt.
+    """
+    if output.num_cached_tokens:
+        raise UserError(
+            f"vLLM took {output.num_cached_tokens} positions of a prompt from a cache, where it computes no "
+            "log-probabilities: take what switches a cache on out of --vllm-args"
+        )
+    flat = output.prompt_logprobs
+    # Nothing is known about the first token: its entry is there and empty. Every other position holds one entry, the
+    # prompt's own token, so that the flat lists line up with prompt[1:].
+    if flat is None or len(flat) != len(prompt) or list(flat.token_ids) != list(prompt[1:]):
+        raise RuntimeError(f"vLLM returned log-probabilities of other tokens than the {len(prompt)} of the prompt")
+    return np.array(flat.logprobs, dtype=np.float64)
+
+
+def import_vllm():
+    """The vllm package, and whether it is a CPU build. UserError if there is none, or no GPU for one that needs it."""
+    # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        import vllm
+        from vllm.platforms import current_platform
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise UserError(
+            "--backend vllm: vllm is not installed: pip install -r requirements-gpu.txt, or use --backend transformers"
+        ) from error
+    if current_platform.is_unspecified() or (current_platform.is_cuda_alike() and not torch.cuda.device_count()):
+        raise UserError(
+            "--backend vllm: this build of vLLM needs a GPU and sees none here (check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES): use --backend transformers --device cpu"
+        )
+    return vllm, current_platform.is_cpu()
+
+
+def _explain(what: str, error: Exception) -> str:
+    """One line about an error of the engine. Those in processes of their own print the cause and pass on less."""
+    reason = " ".join(str(error).split())
+    remedy = (
+        "lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), or fit --gpu-memory "
+        "to what is free"
+    )
+    if "memory" not in reason.lower():
+        remedy = f"the cause may stand above; if it is memory, {remedy}; otherwise check the model and --vllm-args"
+    return f"{what}: {remedy} ({type(error).__name__}: {reason[:300]})"

@@ -1,0 +1,241 @@
+"""The families against dense linear algebra, the paper's check values, and what was drawn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from common.cli import UserError
+from gaussian_synthetic.exact import dense, families
+from gaussian_synthetic.exact.families import Family, family, named, prepare
+from gaussian_synthetic.exact_mi import bipartite_information
+
+KINDS = {
+    "one layer": named("subvolume", 1),
+    "subvolume": named("subvolume", 5),
+    "logarithmic": named("logarithmic", 5),
+    "k = 2": family(5, 2),
+    "all columns copied": family(3, 4),
+    "mixed k": family(4, (1, 4, 2)),
+    "n = 3": family(4, 2, n=3),
+    "n = 5, positive coupling": family(3, (2, 5), n=5, coupling=0.4),
+    "mixed n": family(3, (2, 3), n=(3, 4, 5), coupling=-0.2),
+    "no coupling": family(3, 3, coupling=0.0),
+}
+each_kind = pytest.mark.parametrize("of", KINDS.values(), ids=KINDS.keys())
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def middle_information(of: Family) -> float:
+    """I(L/2; L) in nats."""
+    return float(bipartite_information(families.conditional_std(of).log().numpy(), of.L // 2))
+
+
+@each_kind
+def test_conditionals_equal_the_dense_cholesky(of: Family):
+    sigma = dense.covariance(of)
+    z, mean = families.draw(prepare(of, torch.float64), 5, generator())
+    wanted_mean, wanted_std = dense.conditionals(sigma, z.numpy())
+    np.testing.assert_allclose(np.diag(sigma), 1, atol=1e-12)
+    np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(prepare(of, torch.float64).std.numpy(), wanted_std, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, (3, 1, 2, 4, 3)], ids=str)
+def test_conditionals_equal_the_dense_cholesky_at_4096(k):
+    of = family(6, k)
+    sigma = dense.covariance(of)
+    z, mean = families.draw(prepare(of, torch.float64), 2, generator())
+    wanted_mean, wanted_std = dense.conditionals(sigma, z.numpy())
+    np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(families.conditional_std(of).numpy(), wanted_std, rtol=0, atol=1e-10)
+    log_std = families.conditional_std(of).log().numpy()
+    for ell in (7, 3001):
+        assert bipartite_information(log_std, ell) == pytest.approx(dense.mutual_information(sigma, ell), abs=1e-8)
+
+
+@each_kind
+def test_given_values_are_predicted_as_drawn_ones(of: Family):
+    laws = prepare(of, torch.float64)
+    z, mean = families.draw(laws, 3, generator())
+    before = z.clone()
+    np.testing.assert_allclose(families.conditional_mean(laws, z).numpy(), mean.numpy(), rtol=0, atol=1e-10)
+    assert torch.equal(z, before)  # the caller's values are left alone
+    torch.testing.assert_close(families.sample(laws, 3, generator()), z, rtol=0, atol=0)
+
+
+@each_kind
+def test_log_density(of: Family):
+    laws = prepare(of, torch.float64)
+    z = families.sample(laws, 4, generator())
+    wanted = torch.distributions.MultivariateNormal(
+        torch.zeros(of.L, dtype=torch.float64), torch.from_numpy(dense.covariance(of))
+    ).log_prob(z.T)
+    np.testing.assert_allclose(families.log_density(laws, z).numpy(), wanted.numpy(), rtol=0, atol=1e-8)
+
+
+@each_kind
+def test_samples_have_the_covariance(of: Family):
+    """Every entry of the empirical covariance, over its standard error, is a standard normal."""
+    draws = 20_000
+    if of.L > 256:
+        of = Family(of.n[:3], of.k[:3], of.coupling)
+    sigma = dense.covariance(of)
+    z = families.sample(prepare(of, torch.float64), draws, generator(1)).numpy()
+    error = np.sqrt((np.outer(np.diag(sigma), np.diag(sigma)) + sigma**2) / draws)
+    standard = ((z @ z.T / draws - sigma) / error)[np.triu_indices(of.L)]
+    assert np.abs(standard).max() < 5
+    if of.L > 4:  # ten entries would tell nothing about a spread
+        assert abs(standard.mean()) < 0.5
+        assert 0.8 < standard.std() < 1.2
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "wanted"),
+    [
+        ("subvolume", 1, 0.293893),
+        ("subvolume", 2, 0.901313),
+        ("subvolume", 3, 2.730142),
+        ("subvolume", 5, 24.675880),
+        ("logarithmic", 2, 0.317959),
+        ("logarithmic", 3, 0.342234),
+        ("logarithmic", 5, 0.391752),
+    ],
+)
+def test_the_papers_families_have_the_known_information(name, layers, wanted):
+    assert middle_information(named(name, layers)) == pytest.approx(wanted, abs=5e-7)
+
+
+@each_kind
+def test_the_law_is_the_same_backwards(of: Family):
+    sigma = dense.covariance(of)
+    np.testing.assert_allclose(sigma[::-1, ::-1], sigma, rtol=0, atol=1e-12)
+    standard_deviations = dense.conditionals(sigma[::-1, ::-1].copy(), np.zeros((of.L, 1)))[1]
+    np.testing.assert_allclose(families.conditional_std(of).numpy(), standard_deviations, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 7])
+@pytest.mark.parametrize("coupling", [-0.16, 0.0, 0.7])
+def test_rows_have_unit_norm_and_the_coupling(n, coupling):
+    M = families.row_matrix(n, coupling)
+    wanted = np.full((n, n), coupling) + (1 - coupling) * np.eye(n)
+    np.testing.assert_allclose((M @ M.T).numpy(), wanted, rtol=0, atol=1e-12)
+    # What makes a family's law the same backwards: reversed rows are rows with columns of changed sign.
+    sign = (M.flip(0) / M).mean(dim=0).sign()
+    np.testing.assert_allclose(M.flip(0).numpy(), (M * sign).numpy(), rtol=0, atol=1e-12)
+
+
+def test_the_matrix_of_the_paper():
+    gamma, rho = math.sqrt(5) / 4, 1 / 4
+    wanted = [
+        [gamma, gamma, gamma, rho],
+        [-gamma, gamma, -gamma, rho],
+        [-gamma, -gamma, gamma, rho],
+        [gamma, -gamma, -gamma, rho],
+    ]
+    np.testing.assert_allclose(families.row_matrix(4, -0.25).numpy(), wanted, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("n", "k", "layers"), [(4, 2, 6), (4, 3, 6), (4, 4, 6), (6, 4, 5), (8, 3, 4)])
+def test_information_grows_with_the_copies(n, k, layers):
+    """β = log_n k: in the limit each layer multiplies the information between the halves by k."""
+    shorter, longer = family(layers - 1, k, n), family(layers, k, n)
+    before, after = middle_information(shorter), middle_information(longer)
+    assert after / before == pytest.approx(k, rel=0.02)
+    assert longer.beta == pytest.approx(math.log(k) / math.log(n))
+
+
+def test_one_copy_grows_by_a_constant():
+    middle = [middle_information(named("logarithmic", i)) for i in range(2, 9)]
+    np.testing.assert_allclose(np.diff(middle)[2:], 0.0249, atol=1e-4)
+
+
+def test_float32_is_near_float64():
+    of = named("subvolume", 6)
+    z, _ = families.draw(prepare(of, torch.float64), 8, generator())
+    exact, rough = prepare(of, torch.float64), prepare(of, torch.float32)
+    wanted = families.conditional_mean(exact, z)
+    given = families.conditional_mean(rough, z.float()).double()
+    assert ((given - wanted).abs() / exact.std[:, None]).max() < 2e-5
+    torch.testing.assert_close(rough.std.double(), exact.std, rtol=1e-6, atol=0)
+
+
+def test_estimates_of_memory_scale_and_bound():
+    laws = prepare(named("subvolume", 4))
+    assert families.draw_bytes(laws, 64, means=True) == 2 * families.draw_bytes(laws, 32, means=True)
+    assert families.draw_bytes(laws, 64, means=False) < families.draw_bytes(laws, 64, means=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: family(0, 3), "0 layers"),
+        (lambda: named("volume", 3), "no family 'volume': choose subvolume or logarithmic"),
+        (lambda: family(3, 5), "k = 5 copied columns of n = 4: give 1 to n"),
+        (lambda: family(3, 0), "k = 0 copied columns"),
+        (lambda: family(4, (3, 5, 3)), "k = 5 copied columns of n = 4"),
+        (lambda: family(4, (3, 3)), "2 numbers of copies k for 4 layers: give one, or 3"),
+        (lambda: family(2, 3, n=(4, 4, 4)), "3 branchings n for 2 layers"),
+        (lambda: family(3, 1, n=2), "n = 2: give at least 3"),
+        (lambda: family(3, 3, coupling=-1 / 3), "between −1/(n−1) = -0.3333 and 1"),
+        (lambda: family(3, 3, coupling=1.0), "coupling 1"),
+        (lambda: Family((4, 4), (3, 3), -0.25), "bottom layer has nothing to copy"),
+        (lambda: Family((4, 4), (0,), -0.25), "2 branchings n and 1 numbers"),
+        (lambda: families.layers_of_length(1000), "L = 1000 is no power of n = 4: give 1024 or 256"),
+        (lambda: families.layers_of_length(63), "L = 63 is no power of n = 4: give 64 or 16"),
+        (lambda: families.layers_of_length(4, 1), "n = 1: give at least 3"),
+    ],
+)
+def test_bad_families(make, said):
+    with pytest.raises(UserError) as error:
+        make()
+    assert said in str(error.value)
+
+
+def test_below_the_shortest_length_there_is_one_choice():
+    with pytest.raises(UserError, match=r"L = 1 is no power of n = 4: give 4$"):
+        families.layers_of_length(1)
+
+
+def test_lengths():
+    assert [families.layers_of_length(4**i) for i in (1, 2, 10)] == [1, 2, 10]
+    assert families.layers_of_length(243, 3) == 5
+    of = family(3, (2, 3), n=(3, 4, 5))
+    assert (of.lengths, of.sequences, of.L) == ((3, 12, 60), (6, 3, 1), 60)
+
+
+def test_what_cannot_fit_memory_is_said_before(monkeypatch):
+    laws = prepare(named("subvolume", 4))
+    with pytest.raises(UserError, match=r"a batch of 10,000,000,000 sequences of 256 positions need [\d.]+ GB"):
+        families.draw(laws, 10**10)
+    with pytest.raises(UserError, match="sequences of 256 positions"):
+        families.sample(laws, 10**10)
+    with pytest.raises(UserError, match=r"the laws of 1,099,511,627,776 positions need"):
+        prepare(named("logarithmic", 20))
+
+
+def test_other_values_than_the_laws_are_for():
+    laws = prepare(named("subvolume", 2))
+    for z in (torch.zeros(15, 1), torch.zeros(16), torch.zeros(16, 1, dtype=torch.float64)):
+        with pytest.raises(UserError, match=r"these laws want torch.float32 \(16, batch\)"):
+            families.conditional_mean(laws, z)
+
+
+def test_the_worked_example_of_the_readme():
+    (_, _, below), (_, mixing, factors) = families.bottom_up(named("subvolume", 2))
+    two_step = [[1, -0.25, 1], [0.9375, -0.3125, 0.9375], [0.8333, -0.4167, 0.8333], [0.625, 0, 1]]
+    np.testing.assert_allclose(families._next_two(below).numpy(), two_step, atol=5e-5)
+    np.testing.assert_allclose(mixing.own[:3].numpy(), 1.0016, atol=5e-5)
+    np.testing.assert_allclose(mixing.other[:3].numpy(), -0.1318, atol=5e-5)
+    np.testing.assert_allclose(mixing.adjacent[3].numpy(), -0.1844, atol=5e-5)
+    diagonal = [1, 0.9682, 0.9129, 0.7957, 0.9504, 0.9407]
+    np.testing.assert_allclose(factors[0].diagonal().numpy(), diagonal, atol=5e-5)
+    laws = prepare(named("subvolume", 2), torch.float64)
+    weights = families.conditional_mean(laws, torch.eye(16, dtype=torch.float64))[4]
+    np.testing.assert_allclose(weights[:4].numpy(), [-0.2779, -0.0362, -0.0362, -0.2643], atol=5e-5)

@@ -1,0 +1,102 @@
+"""Whatever family is built, the fast recursions give the laws of its dense covariance, and information behaves as such.
+
+The families are random: 1 to 4 layers, each with its own branching and number of copies, any coupling there may be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from gaussian_synthetic.exact import dense, families
+from gaussian_synthetic.exact.families import Family
+from gaussian_synthetic.exact_mi import bipartite_information, cross_rank, position_rows, two_point_information
+
+LONGEST = 320  # positions: the dense truth costs the cube of it
+exact = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+@st.composite
+def any_family(draw: st.DrawFn) -> Family:
+    n = tuple(draw(st.lists(st.integers(3, 6), min_size=1, max_size=4)))
+    assume(np.prod(n) <= LONGEST)
+    k = (0, *(draw(st.integers(1, branching)) for branching in n[1:]))
+    lowest = -1 / (max(n) - 1)
+    # A row whose values all but determine one another leaves the dense truth no digits.
+    share = draw(st.floats(0.05, 0.95))
+    return Family(n, k, lowest + share * (1 - lowest))
+
+
+@exact
+@given(any_family(), st.integers(0, 2**32 - 1))
+def test_every_conditional(of: Family, seed: int):
+    sigma = dense.covariance(of)
+    laws = families.prepare(of, torch.float64)
+    z, mean = families.draw(laws, 3, torch.Generator().manual_seed(seed))
+    wanted_mean, wanted_std = dense.conditionals(sigma, z.numpy())
+    np.testing.assert_allclose(np.diag(sigma), 1, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(families.conditional_mean(laws, z).numpy(), wanted_mean, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(families.conditional_std(of).numpy(), wanted_std, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(laws.std.numpy(), families.conditional_std(of).numpy())
+
+
+@exact
+@given(any_family(), st.integers(0, 2**32 - 1), st.data())
+def test_means_look_at_the_past_alone_and_are_linear(of: Family, seed: int, data: st.DataObject):
+    laws = families.prepare(of, torch.float64)
+    z = families.sample(laws, 2, torch.Generator().manual_seed(seed))
+    mean = families.conditional_mean(laws, z)
+    t = data.draw(st.integers(0, of.L - 1), label="t")
+    later = z.clone()
+    later[t:] += 1
+    np.testing.assert_allclose(families.conditional_mean(laws, later)[: t + 1], mean[: t + 1], rtol=0, atol=1e-12)
+    both = families.conditional_mean(laws, z.sum(dim=1, keepdim=True))
+    np.testing.assert_allclose(both.numpy(), mean.sum(dim=1, keepdim=True).numpy(), rtol=0, atol=1e-10)
+
+
+@exact
+@given(any_family(), st.data())
+def test_information_at_every_cut(of: Family, data: st.DataObject):
+    log_std, sigma = families.conditional_std(of).log().numpy(), dense.covariance(of)
+    cuts = np.arange(1, of.L)
+    information = bipartite_information(log_std, cuts)
+    assert information.min() > -1e-12
+    np.testing.assert_allclose(information, information[::-1], rtol=0, atol=1e-12)  # the same law backwards
+    ell = data.draw(st.integers(1, of.L - 1), label="ell")
+    assert abs(information[ell - 1] - dense.mutual_information(sigma, ell)) < 1e-8
+    assert 0 <= cross_rank(sigma, ell) <= min(ell, of.L - ell)
+    # One value more on a side of the cut takes away no more than it had to say.
+    _, _, entropy, past, past_future = np.array(position_rows(log_std, 1)).T
+    np.testing.assert_allclose(past_future[:-1], information, rtol=0, atol=1e-12)
+    assert past.min() >= -1e-12
+    assert (information[1:] >= information[:-1] - past[1:-1] - 1e-9).all()
+    # The chain rule, with the determinant as the witness.
+    whole = np.linalg.slogdet(2 * np.pi * np.e * sigma)[1] / 2
+    np.testing.assert_allclose(entropy.sum(), whole, rtol=1e-10, atol=1e-8)
+
+
+@exact
+@given(any_family(), st.data())
+def test_two_points_know_less_than_two_halves(of: Family, data: st.DataObject):
+    sigma = dense.covariance(of)
+    places = st.integers(0, of.L - 1)
+    first, second = (np.array(data.draw(st.lists(places, min_size=5, max_size=5))) for _ in range(2))
+    assume((first != second).all())
+    found = two_point_information(of, first, second)
+    np.testing.assert_allclose(found, -np.log1p(-(sigma[first, second] ** 2)) / 2, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found, two_point_information(of, second, first), rtol=0, atol=1e-15)
+    log_std = families.conditional_std(of).log().numpy()
+    cut = np.minimum(first, second) + 1  # X ends with the first of the two
+    assert (found <= bipartite_information(log_std, cut) + 1e-10).all()
+
+
+@exact
+@given(any_family(), st.integers(0, 2**32 - 1))
+def test_density_is_the_product_of_the_conditionals(of: Family, seed: int):
+    laws = families.prepare(of, torch.float64)
+    z, mean = families.draw(laws, 2, torch.Generator().manual_seed(seed))
+    terms = torch.distributions.Normal(mean, laws.std[:, None]).log_prob(z).sum(dim=0)
+    np.testing.assert_allclose(families.log_density(laws, z).numpy(), terms.numpy(), rtol=1e-10, atol=1e-8)

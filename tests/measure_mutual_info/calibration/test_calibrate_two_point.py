@@ -1,0 +1,274 @@
+"""What two-point information is held against, by another way to it, and what comes out, row by row."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.integrate import quad
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+from measure_mutual_info.calibration import two_point
+from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
+from measure_mutual_info.calibration.two_point import Replication, Settings, count, exact_exponent, replicate, summary
+from measure_mutual_info.estimate_two_point import KINDS, mutual_information, read_counts, read_shares
+from tests.conftest import call_script, one_line_error, write_documents
+
+SCRIPT = "measure_mutual_info/calibration/two_point.py"
+SMALL = {"books": 12, "tokens": 120, "d_max": 8, "replications": 6}
+COLUMNS = "process quantity d_tokens units tokens pairs truth mean bias sd mean_stderr mean_half_width coverage"
+COLUMNS += " coverage_lo95 coverage_hi95 coverage_of_mean replications failed"
+
+
+def of_joint(joint: np.ndarray) -> float:
+    """Σ p_ab ln(p_ab / p_a p_b), nats."""
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+
+
+# What is known exactly
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 6])
+def test_markov_chain_against_all_rows(d):
+    chain, joint = MarkovChain(), np.zeros((3, 3))
+    rows = np.array(list(itertools.product(range(3), repeat=d + 1)))
+    np.add.at(joint, (rows[:, 0], rows[:, -1]), np.exp(chain.logprobs(rows).sum(axis=1)))
+    assert chain.two_point_information(d) == pytest.approx(of_joint(joint), rel=1e-11)
+
+
+def test_markov_chain_far_away():
+    """½ λ^2d times a constant, λ being the second eigenvalue, where the information itself is below rounding."""
+    chain = MarkovChain()
+    second = np.sort(np.abs(np.linalg.eigvals(np.array(chain.P))))[-2]
+    ratio = chain.two_point_information(104) / chain.two_point_information(100)
+    assert ratio == pytest.approx(second**8, rel=1e-5)
+    assert chain.two_point_information(1) == pytest.approx(chain.mutual_information(1, 2), rel=1e-12)
+
+
+def test_coins_against_the_integral_over_their_bias():
+    both = quad(lambda theta: theta**2, 0, 1)[0]
+    joint = np.array([[quad(lambda theta: (1 - theta) ** 2, 0, 1)[0], 0.5 - both], [0.5 - both, both]])
+    for d in (1, 7):
+        assert BernoulliUniform().two_point_information(d) == pytest.approx(of_joint(joint), rel=1e-12)
+    assert BernoulliUniform().mutual_information(1, 2) == pytest.approx(of_joint(joint), rel=1e-12)
+
+
+def joint_of_topics(process: Topics, same: float) -> np.ndarray:
+    """p(a, b) of two tokens, topic by topic, that lie in one segment with probability `same`."""
+    spread = np.full((process.topics, process.vocab_size), (1 - process.own) / process.vocab_size)
+    for topic in range(process.topics):
+        spread[topic, topic * process.words : (topic + 1) * process.words] += process.own / process.words
+    mean = spread.mean(axis=0)
+    return same * spread.T @ spread / process.topics + (1 - same) * np.outer(mean, mean)
+
+
+@pytest.mark.parametrize("same", [1.0, 0.3, 0.001])
+def test_topics_against_the_joint_of_two_tokens(same):
+    process = Topics(topics=3, words=4, own=0.6)
+    assert process.information(same) == pytest.approx(of_joint(joint_of_topics(process, same)), rel=1e-9)
+
+
+def test_topics_are_drawn_as_they_say():
+    """At any place of a document: how often two tokens at distance d are of one group, and all tokens as frequent."""
+    process, documents = Topics(topics=4, words=2, own=0.9, decay=0.6), 40_000
+    ids = process.sample(np.random.default_rng(0), documents, 60)
+    assert ids.shape == (documents, 60)
+    assert ids.dtype == np.int32
+    for place in (0, 1, 27):
+        for d in (1, 2, 5, 32):
+            joint = joint_of_topics(process, 0.5 * d**-0.6)
+            wanted = sum(joint[2 * g : 2 * g + 2, 2 * g : 2 * g + 2].sum() for g in range(4))
+            found = (ids[:, place] // 2 == ids[:, place + d] // 2).mean()
+            assert found == pytest.approx(wanted, abs=4 * math.sqrt(wanted * (1 - wanted) / documents)), (place, d)
+        frequency = np.bincount(ids[:, place], minlength=8) / documents
+        assert frequency == pytest.approx(np.full(8, 1 / 8), abs=4 * math.sqrt(1 / 8 / documents))
+    exact = Topics()
+    assert [exact.two_point_information(d) for d in (1, 64)] == pytest.approx(
+        [of_joint(joint_of_topics(exact, 0.5 * d**-0.45)) for d in (1, 64)], rel=1e-9
+    )
+    slopes = np.diff(np.log([exact.two_point_information(2**i) for i in range(9)])) / math.log(2)
+    assert ((slopes > -0.9) & (slopes < -0.8)).all(), "about a power law"
+
+
+def test_shuffled_documents_keep_what_they_are_about():
+    """400,000 documents of five tokens in random order, any two places, against the closed form."""
+    process = Topics(topics=2, words=1, own=1.0, decay=0.3)
+    ids = np.random.default_rng(0).permuted(process.sample(np.random.default_rng(1), 400_000, 5), axis=1)
+    for i, j in ((0, 1), (1, 4)):
+        joint = np.bincount(2 * ids[:, i] + ids[:, j], minlength=4).reshape(2, 2) / len(ids)
+        assert process.two_point_information_shuffled(5) == pytest.approx(of_joint(joint), rel=0.03)
+
+
+def test_exponent_of_an_exact_power_law():
+    distances, values = [2**i for i in range(9)], np.random.default_rng(0).standard_normal((50, 9))
+    mi = 0.3 * np.array(distances) ** -0.7 + 0.01
+    for law in two_point.EXPONENTS.values():
+        assert exact_exponent(law, distances, mi, 1e-3 * values) == pytest.approx(0.7, rel=1e-4)
+    assert math.isnan(exact_exponent("power_plus_constant_ols", distances, mi - 1, values))
+
+
+# Counts
+
+
+def test_counts_in_memory_are_those_of_count_ngrams(tmp_path):
+    ids, distances = Topics(topics=3, words=5).sample(np.random.default_rng(0), 9, 150), [1, 2, 4, 8, 16]
+    documents = write_documents(tmp_path / "documents", {f"b{i}": [row.tolist()] for i, row in enumerate(ids)}, 15)
+    out = tmp_path / "counts.csv"
+    flags = ["--documents", documents, "--out", out, "--d", *distances, "--equal-pairs"]
+    done = call_script("measure_mutual_info/count_ngrams.py", *flags)
+    assert done.returncode == 0, done.stderr
+    wanted, source, tokenizer = read_counts(out)
+    wanted_pairs, wanted_information = read_shares(out.with_name("counts_by_book.csv"), wanted, source, tokenizer)
+    counts, pairs, information = count(ids, distances, 15)
+    for kind in KINDS:
+        assert list(counts[kind]) == distances
+        for d in distances:
+            assert np.array_equal(counts[kind][d], wanted[kind][d]), (kind, d)
+    assert np.array_equal(pairs, wanted_pairs)
+    assert information == pytest.approx(wanted_information, abs=1e-12)
+
+
+def test_many_books_are_counted_in_blocks():
+    counts, pairs, information = count(MarkovChain().sample(np.random.default_rng(0), 200, 10), [1, 2], 3)
+    assert pairs.shape == information.shape == (128, 2)
+    assert pairs.sum(axis=0).tolist() == [200 * 8] * 2
+    mean = (pairs * information).sum(axis=0) / pairs.sum(axis=0)
+    assert mean == pytest.approx(mutual_information(counts), abs=1e-12)
+
+
+# Coverage
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [("markov", "mi"), ("bernoulli", "mi"), ("shuffled", "mi_corrected")],
+)
+def test_intervals_hold_the_truth(monkeypatch, name, quantity):
+    """200 replications; if 0.95 of all intervals hold it, fewer than 0.90 of these do once in a thousand times."""
+    cfg = Settings(books=60, tokens=100, d_max=4, replications=200)
+    if quantity == "mi":  # needs no fits, which are slow
+        monkeypatch.setattr(two_point, "fit_some", lambda *_: [])
+    table = summary(cfg, name, [replicate(cfg, name, number) for number in range(200)]).set_index("quantity")
+    rows = table.loc[quantity]
+    assert rows["d_tokens"].tolist() == [1, 2, 4]
+    assert (rows["coverage"] >= 0.9).all(), rows
+    if quantity == "mi":
+        assert (rows["mean_stderr"] / rows["sd"] > 0.85).all(), rows
+
+
+def test_a_plateau_is_seen_and_taken_off():
+    cfg = Settings(books=60, tokens=400, d_max=16, replications=40)
+    table = summary(cfg, "topics", [replicate(cfg, "topics", number) for number in range(40)]).set_index("quantity")
+    raw, corrected = table.loc["mi"], table.loc["mi_corrected"]
+    assert (raw["coverage"] == 0).all()
+    assert (raw["coverage_of_mean"] >= 0.7).all()  # most pairs are seen once, and the errors are short
+    assert (corrected["bias"].abs().to_numpy() < 0.2 * raw["bias"].to_numpy()).all()
+    assert corrected["bias"].to_numpy() == pytest.approx(raw["bias"].to_numpy() - table.loc["C", "mean"], abs=2e-6)
+    assert table.loc["alpha_gls", "coverage"] > 0.8
+
+
+def made_up(mi: np.ndarray, C: float) -> Replication:
+    """Two units that differ by 0.2 at every distance: a standard error of 0.1."""
+    return Replication(mi, np.stack([mi - 0.1, mi + 0.1]), {}, C)
+
+
+def test_a_row_sums_up_its_replications(monkeypatch):
+    cfg = Settings(books=2, tokens=10, d_max=4, replications=4)
+    source = two_point.Source(3, lambda *_: None, lambda d: 1 / d, 0.25)
+    monkeypatch.setattr(two_point, "source", lambda name, tokens: source)
+    half = student.ppf(0.975, 1) * 0.1
+    shifts = np.array([0.0, 0.9, -0.9, 1.2]) * half
+    found = [made_up(1 / np.array([1, 2, 4]) + shift, 0.25) for shift in shifts]
+    found[0] = found[0]._replace(C=math.nan)
+    table = summary(cfg, "markov", found).set_index(["quantity", "d_tokens"])
+    row = table.loc["mi", 2]
+    assert row["truth"] == 0.5
+    assert row["bias"] == pytest.approx(shifts.mean(), rel=1e-5)
+    assert row["sd"] == pytest.approx(shifts.std(ddof=1), rel=1e-5)
+    assert (row["mean_stderr"], row["mean_half_width"]) == pytest.approx((0.1, half), rel=1e-5)
+    assert row["coverage"] == 0.75
+    interval = binomtest(3, 4).proportion_ci()
+    assert (row["coverage_lo95"], row["coverage_hi95"]) == pytest.approx((interval.low, interval.high), rel=1e-5)
+    assert row["coverage_of_mean"] == 0.75  # −0.9 is 1.2 from the mean
+    assert (row["units"], row["tokens"], row["pairs"]) == (2, 20, 12)
+    assert (row["replications"], row["failed"]) == (4, 0)
+    row = table.loc["mi_corrected", 4]
+    assert row["truth"] == 0
+    assert row["bias"] == pytest.approx(0.3 * half + 0.1 * half, rel=1e-5)  # of the three with a plateau
+    assert (row["coverage"], row["failed"]) == (0.5, 1)
+    row = table.xs("C").iloc[0]
+    assert row["mean"] == 0.25
+    assert row[["truth", "coverage"]].isna().all()
+
+
+# Through the command line
+
+
+def arguments(out, **changes) -> list:
+    settings = {"out": out, **SMALL, **changes}
+    return [
+        part
+        for name, value in settings.items()
+        for part in (f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,)))
+    ]
+
+
+def test_whole_run(tmp_path):
+    done = call_script(SCRIPT, *arguments(tmp_path))
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "two_point.csv")
+    assert list(table.columns) == COLUMNS.split()
+    everywhere = [*["mi"] * 4, *["mi_corrected"] * 4, "C"]
+    names = ["markov", "bernoulli", "topics", "shuffled"]
+    exponents = {"topics": ["alpha_gls", "alpha_wls", "alpha_ols"]}
+    for name, rows in table.groupby("process", sort=False):
+        assert name == names.pop(0)
+        assert rows["quantity"].tolist() == everywhere + exponents.get(name, [])
+        assert rows["d_tokens"].tolist()[:8] == [1, 2, 4, 8] * 2
+        assert set(rows["replications"]) == {6}
+        assert set(rows["tokens"]) == {1440}
+        assert set(rows["pairs"]) == {12 * 112}
+    cfg = Settings(**SMALL)
+    mi = np.array([replicate(cfg, "bernoulli", number).mi for number in range(6)])
+    rows = table[(table["process"] == "bernoulli") & (table["quantity"] == "mi")]
+    assert rows["mean"].to_numpy() == pytest.approx(mi.mean(axis=0), rel=1e-5)
+    assert rows["sd"].to_numpy() == pytest.approx(mi.std(axis=0, ddof=1), rel=1e-5)
+    assert (rows["sd"] > 0).all(), "replications differ"
+    assert rows["truth"].to_numpy() == pytest.approx(BernoulliUniform().mutual_information(1, 2), rel=1e-5)
+    assert json.loads((tmp_path / "two_point.json").read_text())["settings"]["books"] == 12
+    assert "bernoulli  mi                8   0.05663" in done.stdout
+
+    again = tmp_path / "again"
+    assert call_script(SCRIPT, *arguments(again, processes="topics", seed=0)).returncode == 0
+    once = pd.read_csv(again / "two_point.csv")
+    pd.testing.assert_frame_equal(once, table[table["process"] == "topics"].reset_index(drop=True))
+    assert call_script(SCRIPT, *arguments(again, processes="topics", seed=1)).returncode == 0
+    assert (pd.read_csv(again / "two_point.csv")["mean"][:8] != once["mean"][:8]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"processes": ()}, "nothing to do: give --processes, some of markov, bernoulli, topics, shuffled"),
+        ({"books": 1}, "--books 1: give at least 2"),
+        ({"replications": 1}, "--replications 1: give at least 2"),
+        ({"d_max": 3}, "--d-max 3: a fit needs 3 distances, so at least 4"),
+        ({"d_max": 0}, "--d-max 0: a fit needs 3 distances"),
+        ({"d_max": 120}, "--tokens 120 --d-max 120: a book must be longer than the distance"),
+    ],
+)
+def test_bad_settings(tmp_path, changes, message):
+    assert message in one_line_error(call_script(SCRIPT, *arguments(tmp_path / "out", **changes)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file: give a folder" in one_line_error(call_script(SCRIPT, *arguments(tmp_path / "file")))

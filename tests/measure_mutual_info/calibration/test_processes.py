@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import beta as beta_function
+from scipy.special import zeta
+from scipy.stats import binom, chisquare
+
+from measure_mutual_info.calibration import processes
+from measure_mutual_info.calibration.processes import (
+    PREDICTORS,
+    BernoulliUniform,
+    ExactBackend,
+    MarkovChain,
+    NoisySantaFe,
+    Predictor,
+)
+from measure_mutual_info.scoring import passes
+from measure_mutual_info.scoring.backend_transformers import TransformersBackend
+
+TINY = [
+    (NoisySantaFe(0.6, 0.2, n_keys=2), 4, 5),
+    (NoisySantaFe(0.4, 0.03, n_keys=3), 6, 3),
+    (MarkovChain(), 3, 6),
+    (BernoulliUniform(), 2, 10),
+]  # process, tokens in its vocabulary, longest row whose possibilities are enumerated
+
+
+def every_row(vocabulary: int, n: int) -> np.ndarray:
+    return np.array(list(itertools.product(range(vocabulary), repeat=n)), dtype=np.int32)
+
+
+def probability_from_hidden(process, row: np.ndarray) -> float:
+    """p(row) from the definition: the hidden variables of the document are summed out, or θ is integrated out."""
+    if isinstance(process, NoisySantaFe):
+        total = 0.0
+        for truth in itertools.product((0, 1), repeat=process.n_keys):
+            told = [1 - process.epsilon if truth[token // 2] == token % 2 else process.epsilon for token in row]
+            total += math.prod(told) / 2**process.n_keys
+        weights = [(k + 1) ** (-1 / process.beta) for k in range(process.n_keys)]
+        return total * math.prod(weights[token // 2] / sum(weights) for token in row)
+    if isinstance(process, MarkovChain):
+        states = np.linalg.matrix_power(np.array(process.P), 200)[0]
+        return states[row[0]] * math.prod(process.P[a][b] for a, b in itertools.pairwise(row))
+    ones = int(row.sum())
+    return beta_function(ones + 1, len(row) - ones + 1)
+
+
+@pytest.mark.parametrize(("process", "vocabulary", "n"), TINY)
+def test_rows_have_the_probability_of_the_definition(process, vocabulary, n):
+    rows = every_row(vocabulary, n)
+    logprobs = process.logprobs(rows)
+    assert logprobs.shape == rows.shape
+    wanted = np.array([probability_from_hidden(process, row) for row in rows])
+    assert wanted.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(np.exp(logprobs.sum(axis=1)), wanted, rtol=1e-11)
+    # Each token by itself: the first k tokens of a row are a row.
+    shorter = every_row(vocabulary, n - 1)
+    np.testing.assert_allclose(
+        process.logprobs(rows)[:, :-1].reshape(len(shorter), vocabulary, n - 1)[:, 0],
+        process.logprobs(shorter),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize(("process", "vocabulary", "n"), TINY)
+def test_mutual_information_is_that_of_all_rows(process, vocabulary, n):
+    p = np.exp(process.logprobs(every_row(vocabulary, n)).sum(axis=1))
+    for ell in range(1, n):
+        joint = p.reshape(vocabulary**ell, -1)
+        X, Y = joint.sum(axis=1, keepdims=True), joint.sum(axis=0)
+        wanted = float((joint * np.log(joint / (X * Y))).sum())
+        assert process.mutual_information(ell, n) == pytest.approx(wanted, abs=1e-10)
+
+
+def test_vclub_mean_of_the_markov_chain():
+    process, n, ell = MarkovChain(), 6, 3
+    p = np.exp(process.logprobs(every_row(3, n)).sum(axis=1)).reshape(3**ell, -1)
+    given_x = np.log(p / p.sum(axis=1, keepdims=True))
+    vclub = (p * given_x).sum() - (np.outer(p.sum(axis=1), p.sum(axis=0)) * given_x).sum()
+    assert process.vclub_mean() == pytest.approx(vclub, abs=1e-10)
+    assert vclub > process.mutual_information(ell, n) + 0.1
+
+
+@pytest.mark.parametrize(("process", "vocabulary"), [(process, vocabulary) for process, vocabulary, _ in TINY])
+def test_samples_follow_the_probabilities(process, vocabulary):
+    n = 3
+    ids = process.sample(np.random.default_rng(1), 50_000, n)
+    assert ids.shape == (50_000, n)
+    assert ids.dtype == np.int32
+    seen = np.bincount(ids @ vocabulary ** np.arange(n)[::-1], minlength=vocabulary**n)
+    expected = np.exp(process.logprobs(every_row(vocabulary, n)).sum(axis=1)) * len(ids)
+    keep = expected > 5
+    observed, expected = np.append(seen[keep], seen[~keep].sum()), np.append(expected[keep], expected[~keep].sum())
+    if expected[-1] < 5:
+        observed, expected = observed[:-1], expected[:-1] * observed[:-1].sum() / expected[:-1].sum()
+    assert chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_samples_are_those_of_their_seed():
+    for process, _, _ in TINY:
+        one, same, other = (process.sample(np.random.default_rng(seed), 5, 40) for seed in (3, 3, 4))
+        assert (one == same).all()
+        assert (one != other).any()
+
+
+@pytest.mark.parametrize("epsilon", [0.2, 0.4])
+def test_santa_fe_sums_the_binomial_exactly(epsilon):
+    """The cut sums against all terms of each binomial, with the textbook's form of what a key's tokens tell."""
+    process = NoisySantaFe(0.7, epsilon, n_keys=40)
+
+    def g(j: int) -> float:
+        i, e = np.arange(j + 1), process.epsilon
+        P = 0.5 * (e**i * (1 - e) ** (j - i) + (1 - e) ** i * e ** (j - i))
+        choose = np.array([float(math.comb(j, k)) for k in i])
+        return float(-(choose * P * np.log(P)).sum() + j * (e * math.log(e) + (1 - e) * math.log(1 - e)))
+
+    table = np.array([g(j) for j in range(301)])
+
+    def told(n: int) -> float:
+        return sum(float(binom.pmf(range(n + 1), n, p) @ table[: n + 1]) for p in process.key_probability)
+
+    assert process.mutual_information(120, 300) == pytest.approx(told(120) + told(180) - told(300), abs=1e-9)
+    assert process.mutual_information(180, 300) == pytest.approx(process.mutual_information(120, 300), abs=1e-12)
+
+
+def test_santa_fe_without_noise_and_with_ever_more_keys():
+    """Without noise I(n; m) = ln 2 Σ_k [1 − (1−p_k)^n][1 − (1−p_k)^m], whose sum over all k is had with a tail."""
+
+    def sure(keys: int) -> float:
+        return NoisySantaFe(0.75, 1e-13, keys).mutual_information(2048, 4096)
+
+    # The keys that are left out hold a share 3/ζ(4/3) K^(−1/3) of the probability, so 8 times the keys halve the error.
+    few, many = sure(2**15), sure(2**18)
+    k = np.arange(1, 2**20 + 1.0)
+    p = k ** (-4 / 3) / zeta(4 / 3)
+    tail = 2048**2 * k[-1] ** (-5 / 3) / (5 / 3) / zeta(4 / 3) ** 2
+    endless = math.log(2) * (((1 - (1 - p) ** 2048) ** 2).sum() + tail)
+    assert endless == pytest.approx(92.8017, abs=1e-4)
+    assert few - endless > many - endless > 0
+    assert 2 * many - few == pytest.approx(endless, abs=0.03)
+    p = NoisySantaFe(0.75, 1e-13, 2**15).key_probability
+    assert few == pytest.approx(math.log(2) * ((1 - (1 - p) ** 2048) ** 2).sum(), abs=1e-8)
+
+
+def test_known_growth():
+    """The local slope log2 I(2ℓ)/I(ℓ) tends to β, that of the coin's I to ½ ln 2 in nats; the chain's stands still."""
+    for beta in (0.5, 0.75):
+        process = NoisySantaFe(beta, 0.1, n_keys=30_000)
+        small, large = (process.mutual_information(n, 2 * n) for n in (8192, 16_384))
+        assert math.log2(large / small) == pytest.approx(beta, abs=0.01)
+    small, large = (BernoulliUniform().mutual_information(n, 2 * n) for n in (4096, 8192))
+    assert large - small == pytest.approx(0.5 * math.log(2), abs=1e-3)
+    assert MarkovChain().mutual_information(1, 2) == MarkovChain().mutual_information(500, 700)
+
+
+@pytest.mark.parametrize(("process", "vocabulary"), [(process, vocabulary) for process, vocabulary, _ in TINY])
+@pytest.mark.parametrize("predictor", [*PREDICTORS.values(), Predictor(context=2), Predictor(0.5, 1, True)])
+def test_spoiled_predictors_are_predictors(process, vocabulary, predictor):
+    """Whatever the past, the probabilities of the next token sum to 1 and are above 0."""
+    past = process.sample(np.random.default_rng(0), 20, 6)
+    for length in (0, 1, 6):
+        next_token = np.tile(np.arange(vocabulary, dtype=np.int32), 20)[:, None]
+        rows = np.concatenate([past[:, :length].repeat(vocabulary, axis=0), next_token], axis=1)
+        p = np.exp(process.logprobs(rows, predictor)[:, -1]).reshape(20, vocabulary)
+        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+        assert (p > 0).all()
+
+
+@pytest.mark.parametrize("process", [NoisySantaFe(0.6, 0.1, n_keys=3), BernoulliUniform()])
+@pytest.mark.parametrize("context", [1, 3, 8])
+def test_a_limited_context_forgets_what_came_before(process, context):
+    rows = process.sample(np.random.default_rng(0), 10, 20)
+    seen = process.logprobs(rows, Predictor(context=context))
+    for i in range(20):
+        fresh = process.logprobs(rows[:, max(0, i - context) : i + 1])[:, -1]
+        np.testing.assert_allclose(seen[:, i], fresh, rtol=1e-12)
+
+
+def test_temperature():
+    """Of two tokens with the same key the ratio of probabilities is that of the exact predictor, to the power 1/T."""
+    for process, pair in (
+        (NoisySantaFe(0.6, 0.1, n_keys=3), (2, 3)),
+        (MarkovChain(), (0, 2)),
+        (BernoulliUniform(), (0, 1)),
+    ):
+        past = process.sample(np.random.default_rng(0), 30, 12)
+        gap = {}
+        for temperature in (1.0, 2.0, 0.5):
+            one, other = (
+                process.logprobs(
+                    np.concatenate([past, np.full((30, 1), token, dtype=np.int32)], axis=1), Predictor(temperature)
+                )[:, -1]
+                for token in pair
+            )
+            gap[temperature] = one - other
+        np.testing.assert_allclose(gap[2.0], gap[1.0] / 2, atol=1e-12)
+        np.testing.assert_allclose(gap[0.5], gap[1.0] * 2, atol=1e-12)
+        assert np.abs(gap[1.0]).max() > 0.5
+
+
+def test_a_wrong_start_costs_at_the_first_token_alone():
+    for process in (NoisySantaFe(), MarkovChain(), BernoulliUniform()):
+        rows = process.sample(np.random.default_rng(0), 4000, 5)
+        cost = process.logprobs(rows) - process.logprobs(rows, PREDICTORS["wrong_bos"])
+        assert (cost[:, 1:] == 0).all()
+        assert 0.2 < cost[:, 0].mean() < 10
+
+
+def test_rows_do_not_depend_on_their_neighbours():
+    process = NoisySantaFe(0.7, 0.2, n_keys=50)
+    rows = process.sample(np.random.default_rng(0), processes.ROWS + 7, 30)
+    for predictor in PREDICTORS.values():
+        together = process.logprobs(rows, predictor)
+        alone = np.concatenate([process.logprobs(row[None], predictor) for row in rows])
+        assert (together == alone).all()
+
+
+class AsModel(torch.nn.Module):
+    """A process's exact predictor as a causal model: input ids behind a BOS in, logits of the next token out."""
+
+    def __init__(self, process, vocabulary: int) -> None:
+        super().__init__()
+        self.process, self.vocabulary, self.device = process, vocabulary, torch.device("cpu")
+
+    def forward(self, input_ids, past_key_values=None, use_cache=False):
+        # The backend tries a row of BOS alone before any scoring.
+        past = input_ids[:, 1:].numpy().astype(np.int32) % self.vocabulary
+        logits = torch.full((*input_ids.shape, self.vocabulary + 1), -50.0)  # BOS never comes again
+        for i, token in itertools.product(range(input_ids.shape[1]), range(self.vocabulary)):
+            row = np.concatenate([past[:, :i], np.full((len(past), 1), token, dtype=np.int32)], axis=1)
+            logits[:, i, token] = torch.tensor(self.process.logprobs(row)[:, -1])
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize(("process", "vocabulary", "n"), TINY)
+def test_the_same_scores_as_a_torch_model_of_the_process(process, vocabulary, n):
+    documents = process.sample(np.random.default_rng(0), 6, 16)
+    followers = documents[[3, 0, 1, 2, 5, 4]]
+    points = passes.grid(16)
+    split = passes.branches(points)
+    model = TransformersBackend.from_model(AsModel(process, vocabulary), bos=vocabulary, schedule="plain")
+    ours, theirs = (
+        passes.terms(backend.token_logprobs(documents, followers, split), points)
+        for backend in (ExactBackend(process), model)
+    )
+    for name in passes.TERMS:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
+    assert np.abs(ours["logq_y_given_other_x"] - ours["logq_y_given_x"]).max() > 0.1
+
+
+def test_long_rows_do_not_overflow():
+    """After 20,000 readings of the same bit it is certain: p(token) = p_k (1 − ε), on either side of 16,384 tokens."""
+    process = NoisySantaFe(0.5, 0.1, n_keys=4)
+    ids = np.ones((1, 20_000), dtype=np.int32)
+    expected = math.log(process.key_probability[0]) + math.log(0.9)
+    assert process.logprobs(ids)[0, [100, 16_383, 16_384, 16_385, 19_999]] == pytest.approx(expected, abs=1e-12)

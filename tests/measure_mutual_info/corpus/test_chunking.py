@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.tokenizer import ByteTokenizer, CharacterTokenizer, HubTokenizer, load_tokenizer
+from measure_mutual_info.corpus import chunking
+from measure_mutual_info.corpus.chunking import piece_documents, sentence_documents, sentence_spans, whole_book
+from tests.conftest import prose
+
+
+def plain_documents(text: str, ids: Any, least: int) -> list[tuple[int, int, list[int]]]:
+    """The definition, word for word and slowly: add sentence after sentence until there are enough tokens."""
+    found, spans, first = [], sentence_spans(text), 0
+    while first < len(spans):
+        for last in range(first, len(spans)):
+            start, end = spans[first][0], spans[last][1]
+            if len(ids(text[start:end])) >= least:
+                found.append((start, end, ids(text[start:end])))
+                break
+        else:
+            return found
+        first = last + 1
+    return found
+
+
+class NoOffsets(HubTokenizer):
+    """A tokenizer that does not tell where its tokens lie, as the slow ones of transformers."""
+
+    def starts(self, text: str) -> None:
+        return None
+
+
+class Undercounting(HubTokenizer):
+    """A tokenizer that makes a few tokens fewer of a book than of its documents."""
+
+    def starts(self, text: str) -> np.ndarray:
+        starts = super().starts(text)
+        return starts[np.arange(len(starts)) % 40 > 0]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "characters", "no offsets", "undercounting"])
+@pytest.mark.parametrize("least", [1, 60, 400])
+def test_documents_are_the_fewest_sentences_that_suffice(
+    kind: str, least: int, bpe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer = load_tokenizer(kind if kind in ("bytes", "characters") else str(bpe))
+    if kind in ("no offsets", "undercounting"):
+        tokenizer = (NoOffsets if kind == "no offsets" else Undercounting)(tokenizer.tokenizer)
+    text = prose(150, seed=least)
+    slow = plain_documents(text, tokenizer.ids, least)
+    assert len(slow) > 3
+    assert list(sentence_documents(text, tokenizer, least)) == slow
+    monkeypatch.setattr(chunking, "BLOCK", 300)  # a book that needs many blocks to be tokenised
+    assert list(sentence_documents(text, tokenizer, least)) == slow
+
+
+def test_documents_hold_the_text_from_sentence_to_sentence(bpe: Path):
+    tokenizer = load_tokenizer(str(bpe))
+    text = "\n\n  " + prose(200, seed=5)
+    found = list(sentence_documents(text, tokenizer, 200))
+    starts = {start for start, _ in sentence_spans(text)}
+    assert all(start in starts and not text[start].isspace() for start, _, _ in found)
+    assert all(tokenizer.tokenizer.decode(ids) == text[start:end] for start, end, ids in found)
+    for (_, end, _), (start, _, _) in itertools.pairwise(found):
+        assert not text[end:start].strip()
+    assert len(tokenizer.ids(text[found[-1][1] :].strip())) < 200
+
+
+def test_the_last_piece_is_kept_when_long_enough():
+    text = "One two three. Four five six. Seven eight nine."
+    assert [text[s:e] for s, e, _ in sentence_documents(text, ByteTokenizer(), 14)] == text.replace(". ", ".|").split(
+        "|"
+    )
+    assert [text[s:e] for s, e, _ in sentence_documents(text, ByteTokenizer(), 15)] == [text[:29], text[30:]]
+
+
+def test_special_tokens_in_a_text_are_characters(bpe: Path):
+    tokenizer = load_tokenizer(str(bpe))
+    special = tokenizer.tokenizer.eos_token_id
+    assert tokenizer.tokenizer("<|end|>").input_ids == [special]
+    assert special not in tokenizer.ids("a <|end|> b")
+    assert tokenizer.tokenizer.decode(tokenizer.ids("a <|end|> b")) == "a <|end|> b"
+
+
+def test_bytes_start_where_their_characters_do():
+    text = "aé鯨𝄞\n" * 3
+    slow = [i for i, character in enumerate(text) for _ in character.encode()]
+    assert ByteTokenizer().starts(text).tolist() == slow
+    assert ByteTokenizer().ids(text) == list(text.encode())
+
+
+def test_characters_are_code_points():
+    tokenizer = CharacterTokenizer()
+    text = "aé鯨𝄞\n\ufeff\U0010ffff"
+    assert tokenizer.ids(text) == [ord(character) for character in text]
+    assert max(tokenizer.ids(text)) == tokenizer.size - 1
+    assert tokenizer.ids("") == []
+    assert tokenizer.starts(text).tolist() == list(range(len(text)))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "characters"])
+def test_a_whole_book_is_the_tokens_of_its_text(kind: str, bpe: Path, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = load_tokenizer(kind if kind in ("bytes", "characters") else str(bpe))
+    words = " ".join(prose(80, 1).split())
+    for text in (words, "\n " + prose(80, 1) + "\n\n", "x" * 700, "鯨 " * 400 + " " * 300, "a", ""):
+        whole = tokenizer.ids(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(chunking, "BLOCK", 100)
+            longest, ids = 0, tokenizer.ids
+
+            def noted(part: str, ids=ids) -> list[int]:
+                nonlocal longest
+                longest = max(longest, len(part))
+                return ids(part)
+
+            patch.setattr(tokenizer, "ids", noted)
+            parts = whole_book(text, tokenizer)
+        assert longest <= 100
+        if kind == "bpe":
+            assert tokenizer.tokenizer.decode(parts) == text
+            # A run of spaces or a long word may be cut in another place.
+            assert parts == whole or text != words
+            assert len(whole) <= len(parts) <= len(whole) + 2 * (len(text) // 50)
+        else:
+            assert parts == whole
+    assert whole_book(prose(80, 1), tokenizer) == tokenizer.ids(prose(80, 1))
+
+
+@pytest.mark.parametrize("text", ["第一句。「第二句！」 第三句", "पहला। दूसरा।"])
+def test_sentences_of_other_scripts_end_too(text: str):
+    spans = sentence_spans(text)
+    assert len(spans) == len(text.replace("」", "").rstrip("।").split("।" if "।" in text else " ")) + ("。" in text)
+    assert "".join(text[s:e] for s, e in spans) == text.replace(" ", "")
+
+
+def test_pieces_follow_one_another(monkeypatch: pytest.MonkeyPatch):
+    text = "ACGT" * 1000 + "鯨"
+    whole = list(text.encode())
+    for block in (1_000_000, 37):
+        monkeypatch.setattr(chunking, "BLOCK", block)
+        pieces = list(piece_documents(text, ByteTokenizer(), 64))
+        assert {len(piece) for piece in pieces} == {64}
+        assert list(itertools.chain(*pieces)) == whole[: len(whole) - len(whole) % 64]

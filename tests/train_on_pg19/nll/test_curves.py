@@ -1,0 +1,176 @@
+"""Windows, errors by book, gaps and crossovers: against plain sums, a bootstrap, and effects that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from train_on_pg19.nll import curves
+
+
+@pytest.mark.parametrize("L", [1, 2, 3, 7, 64, 100, 1000, 8192])
+@pytest.mark.parametrize("per_doubling", [1, 3, 8, 64])
+def test_windows_hold_every_position_once(L, per_doubling):
+    of = curves.windows(L, per_doubling)
+    assert of[0, 0] == 1
+    assert of[-1, 1] == L
+    assert (of[1:, 0] == of[:-1, 1] + 1).all()
+    widths = of[:, 1] - of[:, 0] + 1
+    assert (widths[:-1] <= np.maximum(1, of[:-1, 0] * (2 ** (1 / per_doubling) - 1) + 1)).all()
+    assert widths[-1] >= widths[-2:][0] / 2  # nothing is left over that is mere noise
+
+
+def test_over_windows_is_the_mean_of_each():
+    values = np.random.default_rng(0).normal(size=(3, 100))
+    of = curves.windows(100, 2)
+    expected = np.stack([values[:, first - 1 : last].mean(axis=1) for first, last in of], axis=1)
+    np.testing.assert_allclose(curves.over_windows(values, of), expected, rtol=1e-12)
+
+
+def test_book_sums_and_counts_are_plain_sums():
+    random = np.random.default_rng(0)
+    nll = random.normal(size=(7, 5)).astype(np.float32)
+    books = np.array(["b", "a", "b", "c", "a", "b", "NA"])
+    sums = curves.book_sums(nll, books)
+    assert sums.dtype == np.float64
+    for row, (book, count) in enumerate(zip(["NA", "a", "b", "c"], [1, 2, 3, 1], strict=True)):
+        np.testing.assert_allclose(sums[row], nll[books == book].astype(np.float64).sum(axis=0), rtol=1e-12)
+        assert curves.counts(books)[row] == count
+
+
+def test_sums_are_kept_in_double_precision():
+    """Ten thousand times 1 + 1e-7 in float32 is off by a hundredth."""
+    nll = np.full((10_000, 1), np.float32(1.1))
+    assert curves.book_sums(nll, np.repeat("book", 10_000))[0, 0] == pytest.approx(
+        10_000 * float(np.float32(1.1)), rel=1e-12
+    )
+
+
+def test_the_error_by_book_is_that_of_a_bootstrap():
+    random = np.random.default_rng(0)
+    weights = random.integers(1, 20, 60)
+    sums = weights[:, None] * (2 + random.normal(0, 0.3, (60, 1))) + random.normal(0, 0.5, (60, 1))
+    mean, error = curves.mean_by_book(sums, weights)
+    drawn = random.integers(60, size=(20_000, 60))
+    again = sums[drawn, 0].sum(axis=1) / weights[drawn].sum(axis=1)
+    assert mean[0] == pytest.approx(sums.sum() / weights.sum())
+    assert error[0] == pytest.approx(again.std(), rel=0.05)
+
+
+def test_with_books_of_one_size_it_is_that_of_their_means():
+    sums = np.random.default_rng(0).normal(size=(5, 3))
+    _, error = curves.mean_by_book(sums, np.full(5, 4))
+    np.testing.assert_allclose(error, (sums / 4).std(axis=0, ddof=1) / np.sqrt(5), rtol=1e-12)
+
+
+def test_one_book_has_a_mean_and_no_error():
+    mean, error = curves.mean_by_book(np.array([[2.0, 4.0]]), np.array([2]))
+    assert mean.tolist() == [1.0, 2.0]
+    assert np.isnan(error).all()
+    found = curves.gap([np.array([[2.0, 4.0]])], [np.array([[1.0, 1.0]])], np.array([2]))
+    assert found.gap.tolist() == [0.5, 1.5]
+    assert np.isnan(found.lo95).all()
+
+
+@pytest.mark.parametrize(("of_books", "of_seeds"), [(0.3, 0.0), (0.3, 0.2), (0.1, 0.4)])
+def test_the_interval_of_a_gap_holds_the_truth(of_books, of_seeds):
+    """1,000 draws of 8 books of unequal size and 3 seeds a model: 95%, within what is said of so few seeds."""
+    random, held = np.random.default_rng(1), 0
+    weights = np.array([10, 20, 30, 20, 15, 25, 12, 18])
+    for _ in range(1000):
+        books = random.normal(0, of_books, (8, 1))  # how much better b is on each book
+        common = random.normal(0, 2, (8, 1))  # a hard book is hard for both
+        a = [weights[:, None] * (3 + common + random.normal(0, of_seeds)) for _ in range(3)]
+        b = [weights[:, None] * (2.5 + common + books + random.normal(0, of_seeds)) for _ in range(3)]
+        found = curves.gap(a, b, weights)
+        held += found.lo95[0] <= 0.5 <= found.hi95[0]
+    assert 0.92 <= held / 1000 <= 0.985
+
+
+def test_pairing_takes_out_what_is_hard_for_both():
+    random = np.random.default_rng(0)
+    weights = np.full(8, 10)
+    common = random.normal(0, 2, (8, 4))
+    a, b = 10 * (3 + common), 10 * (2.9 + common + random.normal(0, 0.01, (8, 4)))
+    found = curves.gap([a], [b], weights)
+    _, alone = curves.mean_by_book(a, weights)
+    assert (found.error < alone / 50).all()
+    assert (found.lo95 > 0).all()
+
+
+def test_a_model_ties_with_itself():
+    sums = np.random.default_rng(0).normal(size=(5, 6))
+    found = curves.gap([sums], [sums], np.full(5, 2))
+    assert not found.gap.any()
+    assert (found.lo95 == 0).all()
+    assert (found.hi95 == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-1.0, -1.0, 1.0, 1.0], (1, np.sqrt(8))),
+        ([1.0, 1.0, -1.0, -1.0], (-1, np.sqrt(8))),
+        ([1.0, -1.0, 1.0, 3.0], (1, np.sqrt(8))),  # the last of several
+        ([-3.0, -3.0, -3.0, 1.0], (1, 4 * 2**0.75)),
+        ([1.0, 1.0, 1.0, 2.0], (0, np.nan)),
+        ([1.0, 0.0, 1.0, 2.0], (0, np.nan)),  # 0 is of no sign
+        ([-1.0, 0.0, 1.0, 0.0], (1, 2.0)),
+        ([0.0, 0.0, 0.0, 0.0], (0, np.nan)),
+    ],
+)
+def test_crossover(values, expected):
+    direction, position = curves.crossover(np.array(values), np.array([1.0, 2.0, 4.0, 8.0]))
+    assert direction == expected[0]
+    np.testing.assert_allclose(position, expected[1])
+
+
+def made_up_pair(of_books: float, of_seeds: float, random: np.random.Generator):
+    """b is worse than a by 0.2 at position 1 and better by 0.1 a doubling: it overtakes at position 4."""
+    positions = 2 ** np.arange(0, 10, 1 / 16)
+    weights = np.array([10, 20, 30, 20, 15, 25, 12, 18])
+    gap = -0.2 + 0.1 * np.log2(positions)
+    better = random.normal(0, of_books, (8, 1))
+    a = [weights[:, None] * (3 + random.normal(0, of_seeds) + better + gap) for _ in range(3)]
+    b = [weights[:, None] * (3 + random.normal(0, of_seeds) + 0 * gap) for _ in range(3)]
+    return curves.gap(a, b, weights), positions
+
+
+def test_a_crossover_without_noise_is_exact():
+    found = curves.crossover_interval(*made_up_pair(0, 0, np.random.default_rng(0)))
+    assert found.direction == 1
+    assert found.position == pytest.approx(4)
+    below, above = 2 ** (2 - 1 / 16), 2 ** (2 + 1 / 16)  # the positions beside it, where the sign is sure
+    assert found.lo95 == pytest.approx(below)
+    assert found.hi95 == pytest.approx(above)
+
+
+@pytest.mark.parametrize(("of_books", "of_seeds"), [(0.2, 0.0), (0.1, 0.05)])
+def test_the_interval_of_a_crossover_holds_the_truth(of_books, of_seeds):
+    """95%, and a little more as its ends are positions of the curve; a missing end is no bound."""
+    random, held, crossed = np.random.default_rng(1), 0, 0
+    for _ in range(600):
+        found = curves.crossover_interval(*made_up_pair(of_books, of_seeds, random))
+        if found.direction == 1:
+            crossed += 1
+            held += not found.lo95 > 4 and not found.hi95 < 4
+            assert not found.lo95 > found.position
+            assert not found.hi95 < found.position
+    assert crossed > 400
+    assert 0.93 <= held / crossed <= 0.995
+
+
+def test_the_other_direction_is_the_mirror():
+    found, positions = made_up_pair(0.1, 0.05, np.random.default_rng(2))
+    mirrored = curves.Gap(-found.gap, found.error, -found.hi95, -found.lo95)
+    one, other = (curves.crossover_interval(gap, positions) for gap in (found, mirrored))
+    assert (one.direction, other.direction) == (1, -1)
+    np.testing.assert_equal((one.position, one.lo95, one.hi95), (other.position, other.lo95, other.hi95))
+
+
+def test_no_crossover():
+    found, positions = made_up_pair(0, 0, np.random.default_rng(0))
+    above = curves.Gap(found.gap + 1, found.error, found.lo95 + 1, found.hi95 + 1)
+    never = curves.crossover_interval(above, positions)
+    assert never.direction == 0
+    assert np.isnan([never.position, never.lo95, never.hi95]).all()

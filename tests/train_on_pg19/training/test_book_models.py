@@ -1,0 +1,228 @@
+"""Sizes against published counts, the loss against transformers' own, causality, dropout, memory, saving."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
+
+from common.cli import UserError
+from common.history_state import history_state
+from train_on_pg19.training import loss, models
+
+VOCAB, L = 300, 24
+KINDS = ["tiny", "gpt_neox-mini-small", "mamba-mini-small", "mamba2-mini-small"]  # one of each
+NEOX = 50_277  # ids of the GPT-NeoX tokenizer
+
+
+def built(name: str, length: int = L) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return models.build(name, VOCAB, length)
+
+
+def on_meta(name: str, length: int = 4096) -> torch.nn.Module:
+    with torch.device("meta"):
+        return models.build(name, NEOX, length)
+
+
+def size(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def text(batch: int = 2, length: int = L) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random targets, and what is before them."""
+    targets = torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(1))
+    return torch.cat([torch.full((batch, 1), VOCAB), targets[:, :-1]], dim=1), targets
+
+
+# Published checkpoints: parameters, rows of the vocabulary and positions in them, width.
+PUBLISHED = {
+    "gpt2": (124_439_808, 50_257, 1024, 768),
+    "gpt2-medium": (354_823_168, 50_257, 1024, 1024),
+    "gpt2-large": (774_030_080, 50_257, 1024, 1280),
+    "mamba-130m": (129_135_360, 50_280, 0, 768),
+    "mamba-370m": (371_516_416, 50_280, 0, 1024),
+    "mamba-790m": (793_204_224, 50_280, 0, 1536),
+}
+
+
+@pytest.mark.parametrize("length", [4096, 8192])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_models_of_table_f2_have_their_published_sizes(name, length):
+    whole, rows, positions, width = PUBLISHED[name]
+    more = (50_432 - rows) * width + ((length - positions) * width if positions else 0)
+    model = on_meta(name, length)
+    assert size(model) == whole + more
+    assert model.config.vocab_size == 50_432  # the paper's padding
+    assert model.config.hidden_size == width
+
+
+def test_the_mini_series_is_alike_in_size():
+    for step, wanted in (("small", 0.1e6), ("medium", 0.336e6), ("large", 1.8e6)):
+        sizes = []
+        for kind in ("gpt2", "gpt_neox", "mamba", "mamba2"):
+            model = on_meta(f"{kind}-mini-{step}", 1024)
+            table = {model.get_input_embeddings().weight, getattr(model.base_model, "wpe", model.lm_head).weight}
+            table.discard(None)
+            sizes.append(size(model) - sum(weight.numel() for weight in table))
+        assert sizes[0] == pytest.approx(wanted, rel=0.05)
+        assert max(sizes) < 1.4 * sizes[0]
+        assert min(sizes) >= 0.95 * sizes[0]
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model(name):
+    model = on_meta(name)
+    dropped = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert not any(dropped)
+    assert not getattr(model.config, "attn_pdrop", 0.0)
+    assert not model.config.use_cache
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert model.lm_head.bias is None  # the loss takes no bias
+    assert model.config.bos_token_id == NEOX < model.config.vocab_size
+    assert history_state(model.config, 2048) > 0
+
+
+def test_padding_of_the_vocabulary():
+    assert models.padded(NEOX) == 50_432
+    assert [models.padded(ids) for ids in (1, 255, 256, 511, 512)] == [256, 256, 512, 512, 768]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_loss_is_that_of_the_logits(name, monkeypatch):
+    """Value and gradients of every parameter, float32 within 1e-5; transformers' own labels are one further on."""
+    monkeypatch.setattr(loss.cross_entropy, "__defaults__", ("mean", 20))
+    model, (inputs, targets) = built(name), text()
+    ours = model(inputs, targets=targets).loss
+    logits = model(inputs).logits
+    assert logits.shape == (2, L, 512)
+    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    parameters = list(model.parameters())
+    for one, other in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item()))
+    shifted = model(inputs, labels=inputs).loss
+    part = model.nll(inputs, targets)[:, :-1].mean()
+    torch.testing.assert_close(shifted, part, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nll_of_each_position(name):
+    model, (inputs, targets) = built(name).eval(), text()
+    nats = model.nll(inputs, targets)
+    assert nats.shape == (2, L)
+    assert not nats.requires_grad
+    torch.testing.assert_close(nats.mean(), model(inputs, targets=targets).loss, rtol=1e-6, atol=1e-6)
+    logits = model(inputs[:1]).logits[0, 5]
+    torch.testing.assert_close(nats[0, 5], -logits.log_softmax(0)[targets[0, 5]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_prediction_rests_on_the_tokens_before_it(name):
+    """Another token at t changes the predictions of t + 1 on, and none up to t."""
+    model, (inputs, targets) = built(name).train(), text(1)
+    before = model.nll(inputs, targets)
+    for position in (0, 9, L - 2):
+        changed = inputs.clone()
+        changed[0, position + 1] = (targets[0, position] + 1) % VOCAB
+        same = model.nll(changed, targets)[0] == before[0]
+        assert same[: position + 1].all()
+        assert not same[position + 1 :].any()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_training_mode_draws_nothing(name):
+    model, (inputs, targets) = built(name), text()
+    first, second = (model.train(mode)(inputs, targets=targets).loss for mode in (True, False))
+    assert first == second
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_parameter_takes_part(name):
+    """Processes that share a step wait for every gradient."""
+    model, (inputs, targets) = built(name), text()
+    model(inputs, targets=targets).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradient_checkpointing_changes_no_gradient(name):
+    inputs, targets = text()
+    found = []
+    for checkpointing in (False, True):
+        model = built(name).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(inputs, targets=targets).loss.backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any result of an operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        sizes = [value.numel() for value in tree_leaves(made) if isinstance(value, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return made
+
+
+def largest(length: int) -> int:
+    model, (inputs, targets) = built("tiny", length), text(1, length)
+    with Largest() as seen, sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # not the one that makes L × L scores
+        model(inputs, targets=targets).loss.backward()
+    return seen.elements
+
+
+def test_attention_takes_memory_linear_in_the_length():
+    """In float32, forward and backward: nothing made is longer than a few widths a token, and no mask is of L × L."""
+    short, long = largest(512), largest(2048)
+    assert long <= 4.1 * short
+    assert long < 2048 * 2048 / 8
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_saved_model_is_one_of_transformers(name, tmp_path):
+    model, (inputs, _) = built(name).eval(), text()
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(opened).__module__.startswith("transformers.")
+    assert opened.config.architectures == [type(opened).__name__]
+    assert opened.config.bos_token_id == VOCAB
+    with torch.inference_mode():
+        torch.testing.assert_close(opened(inputs).logits, model(inputs).logits, rtol=0, atol=0)
+
+
+def test_seeds_give_the_weights():
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        weights.append(models.build("tiny", VOCAB, L).lm_head.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert weights[0].std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_other_names_and_too_small_vocabularies_are_refused():
+    with pytest.raises(UserError, match=r"no model 'gpt5': choose gpt2, .* or add a line to MODELS of models.py"):
+        models.build("gpt5", VOCAB, L)
+    for rows in (VOCAB, 10):
+        with pytest.raises(
+            UserError, match=rf"--vocab {rows}: the tokenizer has 300 ids, .* give 301 or more, or .* 512"
+        ):
+            models.build("tiny", VOCAB, L, rows)
+    assert models.build("tiny", VOCAB, L, VOCAB + 1).config.vocab_size == 301
+
+
+def test_names_are_told_apart():
+    shapes = [(model.kind, *sorted(map(str, model.settings.items()))) for model in models.MODELS.values()]
+    assert all(one != other for one, other in itertools.combinations(shapes, 2))

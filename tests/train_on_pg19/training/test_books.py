@@ -1,0 +1,263 @@
+"""Sequences against the documents that they were cut from, the split by book, and folders that are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import call_script, prose, write_documents
+
+from common.cli import UserError
+from train_on_pg19.training.books import Sequences, book_of_each, fingerprint, held_out_books, open_books, split
+
+L = 16
+
+
+def library(folder: Path, books: int = 20, documents: int = 3, vocabulary: int = 256) -> Path:
+    """Books of random documents of L to 2 L tokens."""
+    random = np.random.default_rng(0)
+    ids = {
+        f"book {book}": [random.integers(0, vocabulary, random.integers(L, 2 * L)).tolist() for _ in range(documents)]
+        for book in range(books)
+    }
+    return write_documents(folder, ids, vocabulary)
+
+
+def sequences(folder: Path, **changes) -> Sequences:
+    documents, facts = open_books(folder, L)
+    settings = {"vocabulary": facts["tokenizer_vocab_size"], "start": 256, "rows": np.arange(len(documents))}
+    return Sequences(documents, L=L, **{**settings, **changes})
+
+
+def test_a_sequence_is_the_first_tokens_behind_a_start_token(tmp_path):
+    folder = library(tmp_path / "books")
+    found = sequences(folder)
+    documents, _ = open_books(folder, L)
+    assert len(found) == 60
+    for i in range(60):
+        tokens = documents[i]["input_ids"][:L]
+        assert found[i]["targets"].tolist() == tokens
+        assert found[i]["input_ids"].tolist() == [256, *tokens[:-1]]
+
+
+def test_every_position_counts_and_none_is_padding(tmp_path):
+    """All L of them in all sequences, and the start token is never what is predicted."""
+    found = sequences(library(tmp_path / "books"))
+    batch = torch.utils.data.default_collate([found[i] for i in range(len(found))])
+    for name, values in batch.items():
+        assert values.shape == (60, L), name
+        assert values.dtype == torch.int64
+    assert (batch["targets"] >= 0).all()  # no −100, which losses skip
+    assert (batch["targets"] < 256).all()
+    assert (batch["input_ids"][:, 0] == 256).all()
+    assert (batch["input_ids"][:, 1:] < 256).all()
+
+
+def test_rows_choose_documents(tmp_path):
+    folder = library(tmp_path / "books")
+    whole, some = sequences(folder), sequences(folder, rows=np.array([41, 2]))
+    assert len(some) == 2
+    for i, row in enumerate([41, 2]):
+        assert torch.equal(some[i]["targets"], whole[row]["targets"])
+
+
+def test_no_book_is_in_both_parts(tmp_path):
+    documents, _ = open_books(library(tmp_path / "books"), L)
+    for seed in range(5):
+        held_out = held_out_books(documents, 0.25, seed)
+        training, evaluation = split(documents, held_out, L)
+        books = book_of_each(documents)
+        assert set(books[evaluation]) == set(held_out)
+        assert len(held_out) == 5
+        assert not set(books[training]) & set(books[evaluation])
+        assert sorted([*training, *evaluation]) == list(range(60))
+
+
+def equal_pairs(documents, some: np.ndarray, others: np.ndarray, length: int) -> list[tuple[int, int]]:
+    ids = documents["input_ids"]
+    return [(i, j) for i in some.tolist() for j in others.tolist() if i != j and ids[i][:length] == ids[j][:length]]
+
+
+def copies(folder: Path) -> Path:
+    """Twelve books of two documents of 60 tokens: four are copies, and two more share the first 40 of a document."""
+    random = np.random.default_rng(0)
+    ids = {f"book {i}": [random.integers(0, 256, 60).tolist() for _ in range(2)] for i in range(12)}
+    for i in (5, 8, 11):
+        ids[f"book {i}"] = ids["book 2"]
+    ids["book 9"][0][:40] = ids["book 0"][1][:40]
+    return write_documents(folder, ids)
+
+
+@pytest.mark.parametrize(("length", "left_out"), [(60, 6), (40, 7), (16, 7)])
+def test_no_document_repeats_another_of_either_part(tmp_path, length, left_out):
+    documents, _ = open_books(copies(tmp_path / "books"), length)
+    kept = []
+    for seed in range(20):
+        held_out = held_out_books(documents, 0.4, seed)
+        training, evaluation = split(documents, held_out, length)
+        assert len(training) + len(evaluation) == 24 - left_out
+        both = np.concatenate([training, evaluation])
+        assert not equal_pairs(documents, both, both, max(length, 32))
+        assert set(book_of_each(documents)[evaluation]) <= set(held_out)
+        of_copies = {"book 2", "book 5", "book 8", "book 11"}
+        kept.append(bool(of_copies & set(book_of_each(documents)[evaluation])))
+        assert kept[-1] == (of_copies <= set(held_out))  # where a copy is trained on, none is held out
+        assert training.tolist() == sorted(training)
+        assert evaluation.tolist() == sorted(evaluation)
+
+
+def test_held_out_books_that_are_copies_are_refused(tmp_path):
+    documents, _ = open_books(copies(tmp_path / "books"), L)
+    with pytest.raises(UserError, match="all 4 documents of the held-out books repeat documents of others: hold out"):
+        split(documents, ["book 2", "book 8"], L)
+    _, evaluation = split(documents, ["book 2", "book 5", "book 8", "book 11"], L)
+    assert evaluation.tolist() == [4, 5]
+
+
+def test_books_whose_names_begin_alike_are_told_apart(tmp_path):
+    ids = {name: [[1] * L] for name in ("Poems", "Poems (2)", "Poems (2) ", "Poem", "1e5", "NA")}
+    documents, _ = open_books(write_documents(tmp_path / "books", ids), L)
+    for name in ids:
+        _, evaluation = split(documents, [name], L)
+        assert [documents[int(row)]["book"] for row in evaluation] == [name]
+
+
+def test_the_split_follows_from_seed_and_names(tmp_path):
+    documents, _ = open_books(library(tmp_path / "one"), L)
+    again, _ = open_books(library(tmp_path / "two", documents=1), L)
+    assert held_out_books(documents, 0.25, 0) == held_out_books(again, 0.25, 0)
+    assert held_out_books(documents.select(range(59, -1, -1)).flatten_indices(), 0.25, 0) == held_out_books(
+        documents, 0.25, 0
+    )
+    choices = [tuple(held_out_books(documents, 0.25, seed)) for seed in range(20)]
+    assert len(set(choices)) > 15
+    assert {name for choice in choices for name in choice} == {f"book {i}" for i in range(20)}
+    assert set(held_out_books(documents, 0.1, 0)) < set(held_out_books(documents, 0.5, 0))
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.02, r"--held-out 0.02 of 20 books leaves no held-out book: give 0.05 to 0.95"),
+        (0.0, r"--held-out 0.0 of 20 books leaves no held-out book"),
+        (0.99, r"--held-out 0.99 of 20 books leaves no book to train on: give 0.05 to 0.95"),
+    ],
+)
+def test_a_split_without_a_book_in_one_part_is_refused(tmp_path, share, said):
+    documents, _ = open_books(library(tmp_path / "books"), L)
+    with pytest.raises(UserError, match=said):
+        held_out_books(documents, share, 0)
+    for mended in (0.05, 0.95):
+        assert 0 < len(held_out_books(documents, mended, 0)) < 20
+
+
+@pytest.mark.parametrize("books", [2, 3, 7, 12, 1500])
+def test_the_share_that_a_refusal_proposes_will_do(tmp_path, books):
+    ids = {f"book {i}": [[1] * L] for i in range(books)}
+    documents, _ = open_books(write_documents(tmp_path / "books", ids), L)
+    for share in (0.0, 1.0):
+        with pytest.raises(UserError) as refused:
+            held_out_books(documents, share, 0)
+        for proposed in str(refused.value).split("give ")[1].split(" to "):
+            assert 0 < len(held_out_books(documents, float(proposed), 0)) < books
+
+
+def test_a_single_book_is_refused(tmp_path):
+    documents, _ = open_books(library(tmp_path / "books", books=1), L)
+    with pytest.raises(UserError, match="one book cannot be split by book: give documents of at least 2 books"):
+        held_out_books(documents, 0.5, 0)
+
+
+def test_documents_shorter_than_the_length_are_refused(tmp_path):
+    ids = {"long": [[1] * 20, [2] * 30], "short": [[3] * 15, [4] * 12, [5] * 16]}
+    folder = write_documents(tmp_path / "books", ids)
+    said = (
+        r"2 of 5 documents have fewer than L = 16 tokens, the shortest 12: "
+        r"prepare it with --min-tokens 20, or give --L 12 or less"
+    )
+    with pytest.raises(UserError, match=said):
+        open_books(folder, L)
+    assert len(open_books(folder, 12)[0]) == 5
+
+
+def test_ids_that_the_tokenizer_lacks_are_refused(tmp_path):
+    folder = write_documents(tmp_path / "books", {"one": [[1] * L, [*[1] * 7, 256, *[1] * 20]], "two": [[1] * L]})
+    found = sequences(folder)
+    found[0]
+    with pytest.raises(UserError, match="document one#0001 holds the id 256, but its tokenizer has 256: prepare"):
+        found[1]
+
+
+def no_folder(folder):
+    return folder.with_name("nothing")
+
+
+def not_prepared(folder):
+    (folder / "prepare.json").unlink()
+    return folder
+
+
+def no_json(folder):
+    (folder / "prepare.json").write_text("{")
+    return folder
+
+
+def no_facts(folder):
+    (folder / "prepare.json").write_text(json.dumps({"source": "toy"}))
+    return folder
+
+
+def no_arrow(folder):
+    for file in folder.glob("data-*.arrow"):
+        file.write_bytes(b"nothing")
+    return folder
+
+
+def no_column(folder):
+    documents, facts = open_books(folder, L)
+    other = folder.with_name("other")
+    documents.remove_columns("book").save_to_disk(str(other))
+    (other / "prepare.json").write_text(json.dumps(facts))
+    return other
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_folder, "no folder .*nothing: give a folder written by prepare_dataset.py"),
+        (not_prepared, "no prepare.json in"),
+        (no_json, "cannot read the documents in"),
+        (no_facts, "prepare.json lacks tokenizer, tokenizer_vocab_size"),
+        (no_arrow, "cannot read the documents in"),
+        (no_column, "have no column book"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_other_folders_are_refused(tmp_path, spoil, said):
+    folder = spoil(library(tmp_path / "books"))
+    with pytest.raises(UserError, match=said):
+        open_books(folder, L)
+
+
+def test_what_prepare_dataset_writes_can_be_read(tmp_path):
+    """Bytes of two texts: documents begin at sentences, and a sequence ends within one."""
+    for number in (1, 2):
+        (tmp_path / f"{number}.txt").write_text(prose(200, number), encoding="utf-8")
+    made = ["--corpus", tmp_path, "--tokenizer", "bytes", "--min-tokens", 300, "--processes", 1]
+    done = call_script("measure_mutual_info/prepare_dataset.py", *made, "--out", tmp_path / "documents")
+    assert done.returncode == 0, done.stderr
+    documents, facts = open_books(tmp_path / "documents", 250)
+    assert facts["tokenizer"] == "bytes"
+    found = Sequences(documents, np.arange(len(documents)), 250, facts["tokenizer_vocab_size"], start=256)
+    assert len(found) > 20
+    text = bytes(found[0]["targets"].tolist()).decode("utf-8", "ignore")
+    assert (tmp_path / "1.txt").read_text(encoding="utf-8").startswith(text)
+    assert set(held_out_books(documents, 0.5, 0)) < {"1", "2"}
+    assert fingerprint(tmp_path / "documents") == fingerprint(tmp_path / "documents")
+    again = call_script("measure_mutual_info/prepare_dataset.py", *made, "--out", tmp_path / "moved")
+    assert again.returncode == 0, again.stderr
+    assert fingerprint(tmp_path / "moved") == fingerprint(tmp_path / "documents")
+    assert fingerprint(library(tmp_path / "other")) != fingerprint(tmp_path / "documents")

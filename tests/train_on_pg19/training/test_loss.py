@@ -1,0 +1,154 @@
+"""The memory-saving loss against the plain one: values, gradients, precision, and what it holds in memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from train_on_pg19.training.loss import cross_entropy
+
+BATCH, L, WIDTH, VOCABULARY = 3, 50, 24, 700
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, weights of the head and targets; logits of a spread that makes some tokens nearly certain."""
+    random = torch.Generator().manual_seed(0)
+    hidden = torch.randn(BATCH, L, WIDTH, generator=random, dtype=dtype).requires_grad_()
+    weight = torch.randn(VOCABULARY, WIDTH, generator=random, dtype=dtype).requires_grad_()
+    return hidden, weight, torch.randint(VOCABULARY, (BATCH, L), generator=random)
+
+
+def plain(hidden, weight, targets, reduction="mean"):
+    logits = (hidden @ weight.T).flatten(0, -2)
+    nats = functional.cross_entropy(logits, targets.flatten(), reduction=reduction)
+    return nats.view(targets.shape) if reduction == "none" else nats
+
+
+def gradients(loss, hidden, weight):
+    return torch.autograd.grad(loss, (hidden, weight))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 150, 512])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_it_equals_the_plain_loss_in_value_and_gradient(reduction, rows):
+    """float32 within 1e-5 of the largest; 7 and 64 do not divide the 150 positions."""
+    hidden, weight, targets = inputs()
+    random = torch.Generator().manual_seed(1)
+    ours, theirs = cross_entropy(hidden, weight, targets, reduction, rows), plain(hidden, weight, targets, reduction)
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn(ours.shape, generator=random)  # not all ones: a mean over some positions only
+    found = gradients((ours * upstream).sum(), hidden, weight)
+    wanted = gradients((theirs * upstream).sum(), hidden, weight)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
+
+
+def test_it_equals_the_loss_of_torch():
+    """torch's own chunked loss, an outside reference; from torch 2.13."""
+    if not hasattr(functional, "linear_cross_entropy"):
+        pytest.skip("this torch has no linear_cross_entropy")
+    hidden, weight, targets = inputs()
+    theirs = functional.linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
+    ours = cross_entropy(hidden, weight, targets, rows=64)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    for one, other in zip(gradients(ours, hidden, weight), gradients(theirs, hidden, weight), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
+
+
+def test_gradients_by_finite_differences():
+    hidden, weight, targets = inputs(torch.float64)
+    hidden, weight, targets = hidden[0, :5].detach(), weight[:11].detach(), targets[0, :5] % 11
+    hidden.requires_grad_()
+    weight.requires_grad_()
+
+    def loss(h, w):
+        return cross_entropy(h, w, targets, rows=2)
+
+    # The loss itself is float32, so the steps are wide and the agreement rough.
+    assert torch.autograd.gradcheck(loss, (hidden, weight), eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+def test_positions_and_reductions_belong_together():
+    hidden, weight, targets = inputs()
+    each = cross_entropy(hidden, weight, targets, "none", rows=64)
+    assert each.dtype == torch.float32
+    torch.testing.assert_close(each.sum(), cross_entropy(hidden, weight, targets, "sum", rows=7))
+    torch.testing.assert_close(each.mean(), cross_entropy(hidden, weight, targets, "mean", rows=7))
+    wanted = -torch.log_softmax(hidden[1, 17] @ weight.T, dim=0)[targets[1, 17]]
+    torch.testing.assert_close(each[1, 17], wanted, rtol=1e-5, atol=1e-5)
+    # Uniform over the vocabulary where the hidden state says nothing.
+    nothing = cross_entropy(torch.zeros(1, 2, WIDTH), weight, targets[:1, :2], "none")
+    torch.testing.assert_close(nothing, torch.full((1, 2), VOCABULARY, dtype=torch.float32).log())
+
+
+def test_a_slice_of_positions_can_be_scored():
+    hidden, weight, targets = inputs()
+    part = cross_entropy(hidden[:, 10:20], weight, targets[:, 10:20], "none", rows=7)
+    whole = cross_entropy(hidden, weight, targets, "none")
+    torch.testing.assert_close(part, whole[:, 10:20], rtol=1e-5, atol=1e-5)
+
+
+def test_without_gradients_it_keeps_nothing():
+    hidden, weight, targets = inputs()
+    with torch.inference_mode():
+        assert not cross_entropy(hidden, weight, targets, rows=64).requires_grad
+    torch.testing.assert_close(cross_entropy(hidden.detach(), weight.detach(), targets), plain(hidden, weight, targets))
+
+
+def test_bf16_loses_nothing_by_chunks():
+    """Products in bfloat16; the loss is not rounded to it, and the head's gradient adds up in float32.
+
+    Of 2,000 equal tokens, the gradient of bfloat16 sums would stop growing at 256 times that of one.
+    """
+    hidden, weight, _ = inputs()
+    targets = torch.zeros(2000, dtype=torch.long)
+    same = hidden[0, :1].detach().expand(2000, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = cross_entropy(same, weight, targets, "sum", rows=1)
+        one = cross_entropy(same[:1], weight, targets[:1], "sum", rows=1)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(2000 * one.item(), rel=1e-5)
+    (many,), (single,) = torch.autograd.grad(loss, weight), torch.autograd.grad(one, weight)
+    assert many.dtype == torch.float32
+    torch.testing.assert_close(many, 2000 * single, rtol=1e-4, atol=1e-4)
+    rounded = plain(same[:1].bfloat16().float(), weight.bfloat16().float(), targets[:1])
+    assert one.item() == pytest.approx(rounded.item(), abs=0.05)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any result of an operation has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        sizes = [value.numel() for value in tree_leaves(made) if isinstance(value, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return made
+
+
+def held_for_backward(loss) -> int:
+    """Elements of the tensors that a loss keeps between forward and backward, each counted once."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        loss()
+    return sum(value.numel() for value in kept.values())
+
+
+def test_no_operation_makes_more_logits_than_rows():
+    hidden, weight, targets = inputs()
+    with Largest() as largest:
+        cross_entropy(hidden, weight, targets, rows=16).backward()
+    assert largest.elements <= max(16 * VOCABULARY, VOCABULARY * WIDTH)
+    with Largest() as largest:
+        plain(hidden, weight, targets).backward()
+    assert largest.elements == BATCH * L * VOCABULARY
+    assert held_for_backward(lambda: plain(hidden, weight, targets)) > BATCH * L * VOCABULARY
+    given = sum(value.numel() for value in (hidden, weight, targets))
+    assert held_for_backward(lambda: cross_entropy(hidden, weight, targets, rows=16)) <= given
