@@ -87,12 +87,12 @@ def median_seconds(work: Callable[[], object], rounds: int, device: str = "cpu")
 
 
 def ours(layers: int, batch: int, rounds: int) -> dict:
-    """Seconds of a draw with conditionals, seconds of the laws before it, and the peak of memory."""
+    """Seconds of a draw with conditionals, seconds of the conditionals before it, and the peak of memory."""
     started = time.perf_counter()
-    laws = families.prepare(families.named("subvolume", layers))
+    conditionals = families.prepare(families.named("subvolume", layers))
     prepared = time.perf_counter() - started
     random = torch.Generator().manual_seed(0)
-    seconds = median_seconds(lambda: families.draw(laws, batch, random), rounds)
+    seconds = median_seconds(lambda: families.draw(conditionals, batch, random), rounds)
     return {"seconds": seconds, "prepared": prepared, "bytes": peak_bytes()}
 
 
@@ -125,11 +125,11 @@ def by_dense(path: Path, batch: int, rounds: int, triangular: bool) -> dict:
 def float32_error(layers: int) -> dict:
     """Errors of the means in conditional standard deviations: root mean square and largest, drawn and given."""
     of = families.named("subvolume", layers)
-    laws, exact = families.prepare(of), families.prepare(of, torch.float64)
-    z, drawn = families.draw(laws, 4, torch.Generator().manual_seed(0))
+    conditionals, exact = families.prepare(of), families.prepare(of, torch.float64)
+    z, drawn = families.draw(conditionals, 4, torch.Generator().manual_seed(0))
     wanted, std = families.conditional_mean(exact, z.double()), exact.std[:, None]
     found = {}
-    for way, mean in (("drawn", drawn), ("given", families.conditional_mean(laws, z))):
+    for way, mean in (("drawn", drawn), ("given", families.conditional_mean(conditionals, z))):
         error = (mean.double() - wanted) / std
         found |= {f"{way}_rms": error.square().mean().sqrt().item(), f"{way}_max": error.abs().max().item()}
     return found
@@ -153,14 +153,18 @@ def gpu_rows(cfg: Settings, row: Callable[..., None]) -> None:
     batch = DRAWS * COPIES
     for layers in tqdm(cfg.layers, desc="lengths"):
         of = families.named("subvolume", layers)
-        laws = families.prepare(of, device="cuda")
+        conditionals = families.prepare(of, device="cuda")
         random = torch.Generator("cuda").manual_seed(0)
-        eager = median_seconds(lambda: families.draw(laws, batch, random), cfg.rounds, "cuda")  # noqa: B023
+        eager = median_seconds(lambda: families.draw(conditionals, batch, random), cfg.rounds, "cuda")  # noqa: B023
         setting = f"{name}, L = {of.L:,}, {DRAWS} draws × {COPIES} copies, float32"
         row(setting, "draws with conditionals", "1/s", "linear in L", DRAWS * 256 / of.L, DRAWS / eager, float("nan"))
         share = least_bytes(of, batch) / eager / peak
         row(setting, "share of the memory bandwidth", "", "all of it", 1.0, share, share)
-        compiled = torch.compile(lambda: families._predict(laws, families._draw_layers(laws, batch, None, True)[1]))  # noqa: B023
+        compiled = torch.compile(
+            lambda of_family=conditionals: families._predict(
+                of_family, families._draw_layers(of_family, batch, None, True)[1]
+            )
+        )
         faster = median_seconds(compiled, cfg.rounds, "cuda")
         row(setting, "seconds, torch.compile", "s", "eager", eager, faster, eager / faster)
 

@@ -72,14 +72,16 @@ class Settings:
     seed: int = 0
 
 
-def paper_schedule(backend: TransformersBackend, documents: np.ndarray, followers: np.ndarray, ells: list[int]) -> int:
+def paper_schedule(
+    backend: TransformersBackend, documents: np.ndarray, y_recipients: np.ndarray, ells: list[int]
+) -> int:
     """The paper's passes for a batch; returns the tokens that went through the model, BOS included."""
     bos = np.full((len(documents), 1), backend.bos)
     tokens = 0
     passes = [documents]
     for ell in ells:
         passes.append(documents[:, ell:])
-        passes.append(np.concatenate([documents[:, :ell], followers[:, ell:]], axis=1))
+        passes.append(np.concatenate([documents[:, :ell], y_recipients[:, ell:]], axis=1))
     for ids in passes:
         ids = torch.as_tensor(np.concatenate([bos, ids], axis=1))
         backend.sequence_logprobs(ids[:, :-1], ids[:, 1:])
@@ -88,7 +90,7 @@ def paper_schedule(backend: TransformersBackend, documents: np.ndarray, follower
 
 
 def packed_schedule(
-    backend: TransformersBackend, documents: np.ndarray, followers: np.ndarray, split: list[passes.Branch]
+    backend: TransformersBackend, documents: np.ndarray, y_recipients: np.ndarray, split: list[passes.Branch]
 ) -> np.ndarray:
     """Our passes for a batch as one sequence: the document, then every branch, kept apart by a 4D attention mask.
 
@@ -100,8 +102,8 @@ def packed_schedule(
     positions, owner, sees = [np.arange(L)], [np.zeros(L, int)], [0]
     for ell, end in split:
         n = end - ell
-        inputs += [bos, documents[:, ell : end - 1], documents[:, ell - 1 : ell], followers[:, ell : end - 1]]
-        targets += [documents[:, ell:end], followers[:, ell:end]]
+        inputs += [bos, documents[:, ell : end - 1], documents[:, ell - 1 : ell], y_recipients[:, ell : end - 1]]
+        targets += [documents[:, ell:end], y_recipients[:, ell:end]]
         positions += [np.arange(n), ell + np.arange(n)]
         owner += [np.full(n, len(sees)), np.full(n, len(sees) + 1)]
         sees += [0, ell]  # how many tokens of the document's own pass the branch may look at
@@ -146,7 +148,7 @@ def load(cfg: Settings) -> TransformersBackend:
 
 
 def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
-    """(batches, 2, batch_documents, L_max): documents and their followers, spread evenly over the corpus."""
+    """(batches, 2, batch_documents, L_max): documents and their y_recipients, spread evenly over the corpus."""
     shape = (cfg.rounds + 1, 2, cfg.batch_documents, cfg.L_max)
     count = int(np.prod(shape[:3]))
     if cfg.documents is None:
@@ -165,13 +167,13 @@ def time_in_turn(ways: dict[str, Callable[[np.ndarray, np.ndarray], object]], ba
     """Seconds and peak GPU bytes of every way on every batch, in turn; the first batch, the warm-up, is not counted."""
     rows = []
     with tqdm(total=len(ways) * len(batches), unit="pass", desc="timing") as bar:
-        for number, (documents, followers) in enumerate(batches):
+        for number, (documents, y_recipients) in enumerate(batches):
             for name, way in ways.items():
                 if torch.cuda.is_available():
                     torch.cuda.reset_peak_memory_stats()
                     torch.cuda.synchronize()
                 began = time.perf_counter()
-                way(documents, followers)  # ends on the CPU, so the device is done
+                way(documents, y_recipients)  # ends on the CPU, so the device is done
                 seconds = time.perf_counter() - began
                 peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
                 rows.append({"way": name, "round": number, "seconds": seconds, "peak_bytes": peak})

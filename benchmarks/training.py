@@ -67,26 +67,28 @@ class Settings:
             raise UserError(f"--device {self.device}: give cpu or cuda")
 
 
-def step(model: str, L: int, place: train.Place, **settings: object) -> tuple[Callable[[], object], train.Training]:
+def step(
+    model: str, L: int, place: train.Distributed, **settings: object
+) -> tuple[Callable[[], object], train.Training]:
     """A function that makes one whole optimizer step, drawing included, and what it works on."""
     with tempfile.TemporaryDirectory() as empty:
-        now = train.Training(train.Settings(model, Path(empty) / "run", L=L, **settings), place)
-    laws = families.prepare(now.of, device=place.device)
-    if now.cfg.compile:
-        now.model.compile()
-    return lambda: train.descend(now, now.model, laws, laws.std[:, None]), now
+        training = train.Training(train.Settings(model, Path(empty) / "run", L=L, **settings), place)
+    conditionals = families.prepare(training.of, device=place.device)
+    if training.cfg.compile:
+        training.model.compile()
+    return lambda: train.train_step(training, training.model, conditionals, conditionals.std[:, None]), training
 
 
-def draw(now: train.Training) -> Callable[[], object]:
+def draw(training: train.Training) -> Callable[[], object]:
     """A function that draws what one step needs."""
-    laws, cfg = families.prepare(now.of, device=now.place.device), now.cfg
-    random = torch.Generator(now.place.device).manual_seed(0)
-    return lambda: train.draw_tokens(laws, cfg.batch, cfg.copies, random)
+    conditionals, cfg = families.prepare(training.of, device=training.place.device), training.cfg
+    random = torch.Generator(training.place.device).manual_seed(0)
+    return lambda: train.draw_tokens(conditionals, cfg.batch, cfg.copies, random)
 
 
 def measure(cfg: Settings) -> pd.DataFrame:
     rows: list[dict] = []
-    place = train.Place(train.find_device(cfg.device))
+    place = train.Distributed(train.torch_device(cfg.device))
     gpu = cfg.device == "cuda"
     where = torch.cuda.get_device_name() if gpu else "CPU"
 
@@ -96,13 +98,13 @@ def measure(cfg: Settings) -> pd.DataFrame:
 
     train.allow_tf32(False)
     batch = 4 if gpu else 1
-    whole, now = step(cfg.model, cfg.L, place, batch=batch)
+    whole, training = step(cfg.model, cfg.L, place, batch=batch)
     setting = f"{cfg.model}, {batch} × {cfg.L:,} tokens of 64 copies, fp32"
-    drawing = median_seconds(draw(now), cfg.rounds, cfg.device)
+    drawing = median_seconds(draw(training), cfg.rounds, cfg.device)
     seconds = median_seconds(whole, cfg.rounds, cfg.device) if gpu else seconds_of_one(whole)
     row(setting, "seconds of a step, drawing included", "s", "", float("nan"), seconds, float("nan"))
     row(setting, "drawing, share of a step", "", "at most", MOST, drawing / seconds, MOST * seconds / drawing)
-    del whole, now
+    del whole, training
     if gpu:
         gpu_rows(cfg, place, row)
         return pd.DataFrame(rows)
@@ -125,17 +127,17 @@ def seconds_of_one(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def gpu_rows(cfg: Settings, place: train.Place, row: Callable[..., None]) -> None:
-    plain, now = step(cfg.large_model, cfg.L, place, accumulate=4)
-    now.model.backbone.set_attn_implementation("eager")
-    now.optimizer = torch.optim.AdamW(now.model.parameters(), foreach=False, fused=False)
+def gpu_rows(cfg: Settings, place: train.Distributed, row: Callable[..., None]) -> None:
+    plain, training = step(cfg.large_model, cfg.L, place, accumulate=4)
+    training.model.backbone.set_attn_implementation("eager")
+    training.optimizer = torch.optim.AdamW(training.model.parameters(), foreach=False, fused=False)
     slow = median_seconds(plain, cfg.rounds, cfg.device)
-    del plain, now
-    fast, now = step(cfg.large_model, cfg.L, place, precision="bf16", compile=True)
+    del plain, training
+    fast, training = step(cfg.large_model, cfg.L, place, precision="bf16", compile=True)
     quick = median_seconds(fast, cfg.rounds, cfg.device)
-    tokens = now.cfg.batch * cfg.L
-    share = flops_a_token(now.model, cfg.L) * tokens / quick / peak_flops("bf16", place.device)
-    setting = f"{cfg.large_model}, {now.cfg.batch} × {cfg.L:,} tokens of 64 copies, bf16, torch.compile"
+    tokens = training.cfg.batch * cfg.L
+    share = flops_a_token(training.model, cfg.L) * tokens / quick / peak_flops("bf16", place.device)
+    setting = f"{cfg.large_model}, {training.cfg.batch} × {cfg.L:,} tokens of 64 copies, bf16, torch.compile"
     row(setting, "model FLOPs utilisation", "", "aim", AIM, share, share / AIM)
     row(setting, "tokens/s", "1/s", "plain fp32 eager loop", tokens / slow, tokens / quick, slow / quick)
 

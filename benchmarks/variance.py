@@ -99,11 +99,11 @@ class Settings:
             raise UserError("nothing to measure: give --documents, or --process-documents of at least 2")
 
 
-def several_partners(books: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(count, n) partners as of `passes.partners`, no document twice the partner of another. UserError: too many."""
+def several_x_donors(books: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """(count, n) x_donors as of `passes.x_donors`, no document twice the x_donor of another. UserError: too many."""
     found: list[np.ndarray] = []
     for attempt in range(1000 * count):
-        candidate = passes.partners(books, seed + attempt)
+        candidate = passes.x_donors(books, seed + attempt)
         if all((candidate != other).all() for other in found):
             found.append(candidate)
         if len(found) == count:
@@ -112,25 +112,25 @@ def several_partners(books: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def model_scorer(cfg: Settings) -> tuple[score_documents.Sample, np.ndarray, Callable]:
-    """The drawn documents, their partners (k, n), and token_logprobs of all with partner r, stored group by group."""
+    """The drawn documents, their x_donors (k, n), and token_logprobs of all with x_donor r, stored group by group."""
     asked = {"documents": cfg.documents, "model": cfg.model, "out": cfg.out, "n_documents": cfg.n_documents}
     asked |= {"L_max": cfg.L_max, "ell_max": cfg.L_max, "ratios": (2,), "seed": cfg.seed, "bos": cfg.bos}
     asked = score_documents.Settings(**asked)
     sample = score_documents.draw_sample(asked)
-    partner = several_partners(sample.books, cfg.negatives, cfg.seed)
+    x_donor = several_x_donors(sample.books, cfg.negatives, cfg.seed)
     start, revision = score_documents.check_model(asked, sample)
-    store = score_store.ScoreStore(cfg.store, score_documents.manifest(asked, sample, start.id, revision))
+    store = score_store.ScoreStore(cfg.store, score_documents.scoring_manifest(asked, sample, start.id, revision))
     store.begin()
     load = functools.cache(lambda: score_documents.load_backend(asked, sample, start.id))
     split = passes.branches(cfg.points)
     cuts = np.cumsum([end - ell for ell, end in split])
 
-    def token_logprobs(r: int, documents: np.ndarray, followers: np.ndarray) -> passes.TokenLogprobs:
+    def token_logprobs(r: int, documents: np.ndarray, y_recipients: np.ndarray) -> passes.TokenLogprobs:
         starts, parts = range(0, len(documents), asked.group_size), []
-        for number, start in enumerate(tqdm(starts, desc=f"X' {r + 1} of {len(partner)}", unit="group")):
+        for number, start in enumerate(tqdm(starts, desc=f"X' {r + 1} of {len(x_donor)}", unit="group")):
             rows, number = slice(start, start + asked.group_size), number + r * len(starts)
             if not store.done(number):
-                got = load().token_logprobs(documents[rows], followers[rows], split)
+                got = load().token_logprobs(documents[rows], y_recipients[rows], split)
                 stacked = {"own": got.own, "marginal": np.hstack(got.marginal), "other": np.hstack(got.other)}
                 store.write(number, stacked)
             count = len(documents[rows])
@@ -139,13 +139,13 @@ def model_scorer(cfg: Settings) -> tuple[score_documents.Sample, np.ndarray, Cal
         own, *branches = (np.concatenate([part[name] for part in parts]) for name in ("own", "marginal", "other"))
         return passes.TokenLogprobs(own, *(np.split(some, cuts[:-1], axis=1) for some in branches))
 
-    return sample, partner, token_logprobs
+    return sample, x_donor, token_logprobs
 
 
-def score(ids: np.ndarray, partner: np.ndarray, token_logprobs: Callable) -> list[passes.TokenLogprobs]:
-    """Log-probabilities of the documents behind each of their k partners, every row in the order of the Ys."""
-    scored = [token_logprobs(r, ids, ids[follower]) for r, follower in enumerate(np.argsort(partner, axis=1))]
-    return [got._replace(other=[rows[p] for rows in got.other]) for got, p in zip(scored, partner, strict=True)]
+def score(ids: np.ndarray, x_donor: np.ndarray, token_logprobs: Callable) -> list[passes.TokenLogprobs]:
+    """Log-probabilities of the documents behind each of their k x_donors, every row in the order of the Ys."""
+    scored = [token_logprobs(r, ids, ids[y_recipient]) for r, y_recipient in enumerate(np.argsort(x_donor, axis=1))]
+    return [got._replace(other=[rows[p] for rows in got.other]) for got, p in zip(scored, x_donor, strict=True)]
 
 
 def direct_without(scored: passes.TokenLogprobs, points: list[tuple[int, int]], drop: int) -> np.ndarray:
@@ -182,8 +182,8 @@ def compare(what: dict, L: np.ndarray, baseline: np.ndarray, ours: np.ndarray, n
         yield what | {"ratio": mean[0], "ratio_lo95": lo, "ratio_hi95": hi, "pays": pays}
 
 
-def vclub_variances(vclub: np.ndarray, partner: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """V_b, V_w, V_d, V_e of the docstring on top, (B, p) nats² each. vclub: (k, n, p) terms, row a Y; partner: (k, n).
+def vclub_variances(vclub: np.ndarray, x_donor: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """V_b, V_w, V_d, V_e of the docstring on top, (B, p) nats² each. vclub: (k, n, p) terms, row a Y; x_donor: (k, n).
 
     A term is μ + y_i + x_j + e_ij: V_w = V_x + V_e, and V_d = Var(y + x) = V_b + V_x + 2 Cov(y, x) of one document.
     """
@@ -191,19 +191,19 @@ def vclub_variances(vclub: np.ndarray, partner: np.ndarray, weights: np.ndarray)
     mean, V_w = vclub.mean(axis=0), weights @ vclub.var(axis=0, ddof=1) / n
     V_b = variance(weights, mean) - V_w / k
     # x shows in how the Ys that had this X' deviate from the means of their k terms, to which it gave 1/k itself.
-    follower = np.argsort(partner, axis=1)
-    deviation = np.stack([(v - mean)[f] for v, f in zip(vclub, follower, strict=True)]) / (1 - 1 / k)
+    y_recipient = np.argsort(x_donor, axis=1)
+    deviation = np.stack([(v - mean)[f] for v, f in zip(vclub, y_recipient, strict=True)]) / (1 - 1 / k)
     products = (deviation.sum(axis=0) ** 2 - (deviation**2).sum(axis=0)) / (k * (k - 1))
     V_x, x = weights @ products / n, deviation.mean(axis=0)
     covariance = (variance(weights, mean + x) - variance(weights, mean - x)) / 4
     return {"V_b": V_b, "V_w": V_w, "V_d": V_b + V_x + 2 * covariance, "V_e": V_w - V_x}
 
 
-def rows_of_negatives(cfg: Settings, scored: list[passes.TokenLogprobs], partner: np.ndarray) -> Iterator[dict]:
+def rows_of_negatives(cfg: Settings, scored: list[passes.TokenLogprobs], x_donor: np.ndarray) -> Iterator[dict]:
     L = np.array(cfg.points)[:, 1]
     terms = [passes.terms(some, cfg.points) for some in scored]
     vclub = np.stack([some["logq_y_given_x"] - some["logq_y_given_other_x"] for some in terms])
-    V = vclub_variances(vclub, partner, resamples(partner.shape[1], cfg))
+    V = vclub_variances(vclub, x_donor, resamples(x_donor.shape[1], cfg))
     what = {"option": "negatives", "estimator": "vclub", "unit": "nats²"}
     now, quoted = V["V_d"] + V["V_e"], V["V_b"] + V["V_w"]
     lo, hi = np.quantile((V["V_w"] / quoted)[1:], [0.025, 0.975], axis=0)
@@ -274,14 +274,14 @@ def rows_of_covariates(cfg: Settings, points: list, terms: dict, known: dict, bo
                 yield from compare(what, L, spread, spread * rest, BREAK_EVEN.get(chosen[0], 1))
 
 
-def rows_of_drops(cfg: Settings, scored: passes.TokenLogprobs, head2_nats: float, process=None) -> Iterator[dict]:
+def rows_of_drops(cfg: Settings, scored: passes.TokenLogprobs, first2_nats: float, process=None) -> Iterator[dict]:
     """Direct with tokens dropped, and with the 2-gram blend, beside direct as it is; against the truth if known."""
     points = [(ell, L) for ell, L in cfg.points if L >= FROM_L]
     L, n = np.array(points)[:, 1], len(scored.own)
     weights = resamples(n, cfg)
     ways = {f"drop {drop}": direct_without(scored, cfg.points, drop) for drop in (0, *DROPS)}
-    head2 = passes.terms(scored, cfg.points)["logq_y_head2"][:, -len(points) :]
-    ways["2-gram blend"] = ways["drop 0"] + NGRAM_WEIGHT * (head2 + head2_nats)
+    first2 = passes.terms(scored, cfg.points)["logq_y_first2"][:, -len(points) :]
+    ways["2-gram blend"] = ways["drop 0"] + NGRAM_WEIGHT * (first2 + first2_nats)
     aim, name = ways["drop 0"].mean(axis=0), "drop 0"
     if process is not None:
         aim, name = np.array([process.mutual_information(ell, length) for ell, length in points]), "truth"
@@ -323,19 +323,19 @@ def corpus_counts(rows: list, vocabulary: int) -> tuple[np.ndarray, float]:
 def rows_of_model(cfg: Settings) -> Iterator[dict]:
     table, facts = open_documents(cfg.documents)
     rows = dict(zip(table["document"], table["input_ids"], strict=True))
-    log_f, head2_nats = corpus_counts(list(rows.values()), facts["tokenizer_vocab_size"])
+    log_f, first2_nats = corpus_counts(list(rows.values()), facts["tokenizer_vocab_size"])
     if cfg.scores is not None:  # before the scoring, which a wrong file should not cost
         scores, _ = read_scores(cfg.scores)
         scores = scores[scores["L_tokens"] == 2 * scores["ell_tokens"]]
-        lender = scores.drop_duplicates("document").set_index("document")["other_document"].sort_index()
+        lender = scores.drop_duplicates("document").set_index("document")["x_donor"].sort_index()
         if unknown := {*lender.index, *lender} - set(rows):
             raise UserError(f"{cfg.scores}: {min(unknown)} is no document of {cfg.documents}: give the scores of these")
-    sample, partner, token_logprobs = model_scorer(cfg)
-    scored = score(sample.ids, partner, token_logprobs)
-    yield from rows_of_negatives(cfg, scored, partner)
-    yield from rows_of_drops(cfg, scored[0], head2_nats)
+    sample, x_donor, token_logprobs = model_scorer(cfg)
+    scored = score(sample.ids, x_donor, token_logprobs)
+    yield from rows_of_negatives(cfg, scored, x_donor)
+    yield from rows_of_drops(cfg, scored[0], first2_nats)
     points, terms = cfg.points, passes.terms(scored[0], cfg.points)
-    ids, others, books = sample.ids, sample.ids[partner[0]], sample.books
+    ids, others, books = sample.ids, sample.ids[x_donor[0]], sample.books
     if cfg.scores is not None:
         wide = scores.pivot(index="document", columns=["ell_tokens", "L_tokens"]).sort_index(axis=1)
         terms = {name: wide[f"{name}_nats"].to_numpy() for name in passes.TERMS}
@@ -352,14 +352,14 @@ def rows_of_model(cfg: Settings) -> Iterator[dict]:
 
 def rows_of_process(cfg: Settings, process: NoisySantaFe) -> Iterator[dict]:
     ids = process.sample(np.random.default_rng(cfg.seed), cfg.process_documents, cfg.L_max)
-    partner = several_partners(np.arange(len(ids)), cfg.negatives, cfg.seed)
+    x_donor = several_x_donors(np.arange(len(ids)), cfg.negatives, cfg.seed)
     backend, split = ExactBackend(process, PREDICTORS["wrong_bos"]), passes.branches(cfg.points)
-    scored = score(ids, partner, lambda _, *texts: backend.token_logprobs(*texts, split))
-    log_f, head2_nats = corpus_counts(list(ids), 2 * process.n_keys)
-    known = free_covariates(ids, ids[partner[0]], cfg.points, log_f, None)
-    yield from rows_of_negatives(cfg, scored, partner)
+    scored = score(ids, x_donor, lambda _, *texts: backend.token_logprobs(*texts, split))
+    log_f, first2_nats = corpus_counts(list(ids), 2 * process.n_keys)
+    known = free_covariates(ids, ids[x_donor[0]], cfg.points, log_f, None)
+    yield from rows_of_negatives(cfg, scored, x_donor)
     yield from rows_of_covariates(cfg, cfg.points, passes.terms(scored[0], cfg.points), known, np.arange(len(ids)))
-    yield from rows_of_drops(cfg, scored[0], head2_nats, process)
+    yield from rows_of_drops(cfg, scored[0], first2_nats, process)
 
 
 def main(cfg: Settings) -> None:

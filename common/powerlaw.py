@@ -28,7 +28,7 @@ class NoFitError(ValueError):
 
 
 @dataclass(frozen=True)
-class Law:
+class FitForm:
     """I(L) as a function of its parameters. θ holds the logarithms of those in `positive`, the others as they are."""
 
     parameters: tuple[str, ...]
@@ -83,51 +83,51 @@ def _exponential_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
 
 LAWS = {
     # A · L^β
-    "power": Law(
+    "power": FitForm(
         ("A", "beta"),
         frozenset({"A"}),
         lambda theta, x: np.exp(theta[0] + theta[1] * x),
         lambda x, mi: [_line(x, np.log(mi))],
     ),
     # A · L^β + C: also the two-point law of Eq. B.15, with β = −α
-    "power_plus_constant": Law(
+    "power_plus_constant": FitForm(
         ("A", "beta", "C"),
         frozenset({"A"}),
         lambda theta, x: np.exp(theta[0] + theta[1] * x) + theta[2],
         _plus_constant_starts,
     ),
     # A + B · ln L
-    "logarithm": Law(
+    "logarithm": FitForm(
         ("A", "B"),
         frozenset(),
         lambda theta, x: theta[0] + theta[1] * x,
         lambda x, mi: [_line(x[[0, -1]], mi[[0, -1]])],
     ),
     # I_inf / (1 + (L_0/L)^β): a power law well below L_0, a constant far above
-    "saturating": Law(
+    "saturating": FitForm(
         ("I_inf", "L_0", "beta"),
         frozenset({"I_inf", "L_0", "beta"}),
         lambda theta, x: np.exp(theta[0] - np.logaddexp(0, math.exp(theta[2]) * (theta[1] - x))),
         _saturating_starts,
     ),
     # A · L^β1 below L_break, slope β2 above
-    "broken_power": Law(("A", "beta_1", "beta_2", "L_break"), frozenset({"A", "L_break"}), _broken, _broken_starts),
+    "broken_power": FitForm(("A", "beta_1", "beta_2", "L_break"), frozenset({"A", "L_break"}), _broken, _broken_starts),
     # A · e^(−L/ξ): information of two points that a finite memory lets go of
-    "exponential": Law(
+    "exponential": FitForm(
         ("A", "xi"),
         frozenset({"A", "xi"}),
         lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])),
         _exponential_starts,
     ),
     # A · e^(−L/ξ) + C: the same above a plateau, the rival of power_plus_constant
-    "exponential_plus_constant": Law(
+    "exponential_plus_constant": FitForm(
         ("A", "xi", "C"),
         frozenset({"A", "xi"}),
         lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])) + theta[2],
         lambda x, mi: [(log_A, log_xi, 0.9 * mi.min()) for log_A, log_xi in _exponential_starts(x, mi)],
     ),
     # C, of either sign, and so never on a log scale: that nothing grows or decays
-    "constant": Law(("C",), frozenset(), lambda theta, x: theta[0] + 0 * x, lambda x, mi: [(float(mi.mean()),)]),
+    "constant": FitForm(("C",), frozenset(), lambda theta, x: theta[0] + 0 * x, lambda x, mi: [(float(mi.mean()),)]),
 }
 LINEAR = (("power", "log"), ("logarithm", "linear"), ("constant", "linear"))  # in θ; solved without a search
 GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # of bipartite information

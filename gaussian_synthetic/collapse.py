@@ -4,8 +4,8 @@
 
 Reads summary.csv (evaluate.py). Takes the models whose history state is the same at every length, as Mamba's in the
 paper. A cell is a model at a length, ln of its mean KL the mean over seeds. For each predictor below a parabola through
-ln KL against ln of the predictor is fitted to all cells but one and foretells that one:
-    explained = 1 − Σ (ln KL − foretold)² / Σ (ln KL − mean of the others)²
+ln KL against ln of the predictor is fitted to all cells but one and predicts that one:
+    explained = 1 − Σ (ln KL − predicted)² / Σ (ln KL − mean of the others)²
 which is 1 where one curve explains all, and 0 or below where the curve is of no use. Predictors:
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size
@@ -101,7 +101,7 @@ def design(cells: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
 
 
 def explained(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Share of the variance of y foretold for cells left out one by one, and the standard deviation of the errors.
+    """Share of the variance of y predicted for cells left out one by one, and the standard deviation of the errors.
 
     X: (cells, parameters), y: (cells,), weight: (cells,) above 0, how much each cell counts.
     """

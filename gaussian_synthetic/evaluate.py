@@ -99,7 +99,7 @@ class Run:
 
     @property
     def of(self) -> families.Family:
-        return train.the_family(*(self.settings[name] for name in ("family", "L", "k", "n")))
+        return train.build_family(*(self.settings[name] for name in ("family", "L", "k", "n")))
 
     @property
     def law(self) -> dict[str, Any]:
@@ -132,18 +132,27 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> models.Gauss
 
 @torch.inference_mode()
 def measure(
-    model: torch.nn.Module, laws: families.Laws, copies: int, draws: int, batch: int, seed: int, progress: bool = True
+    model: torch.nn.Module,
+    conditionals: families.Conditionals,
+    copies: int,
+    draws: int,
+    batch: int,
+    seed: int,
+    progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """D and −log q of every draw and position, (draws, L) float64 each, nats a token (sums over copies).
 
     Each draw has random numbers of its own, so that neither `batch` nor the number of draws changes it.
     """
-    device, std = laws.std.device, laws.std[:, None]
-    kl, nll = np.empty((2, draws, laws.of.L))
+    device, std = conditionals.std.device, conditionals.std[:, None]
+    kl, nll = np.empty((2, draws, conditionals.of.L))
     with tqdm(total=draws, unit="draw", desc=getattr(model, "name", ""), disable=not progress) as bar:
         for first in range(0, draws, batch):
             rows = range(first, min(draws, first + batch))
-            drawn = [train.draw_tokens(laws, 1, copies, train.stream(seed, "evaluate", row, device)) for row in rows]
+            drawn = [
+                train.draw_tokens(conditionals, 1, copies, train.generator(seed, "evaluate", row, device))
+                for row in rows
+            ]
             z, mean_p = (torch.cat(values) for values in zip(*drawn, strict=True))
             mean_q, log_std_q = model(z)
             log_q = torch.distributions.Normal(mean_q, log_std_q.exp(), validate_args=False).log_prob(z)
@@ -213,9 +222,9 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, pd.Dat
     """The rows of one run for each of TABLES. UserError: a KL that is not finite, a batch that does not fit the GPU."""
     settings, of, copies = this.settings, this.of, this.settings["copies"]
     model = load_model(this.folder, device)
-    laws = families.prepare(of, device=device)
+    conditionals = families.prepare(of, device=device)
     try:
-        kl, nll = measure(model, laws, copies, cfg.draws, cfg.batch, cfg.seed)
+        kl, nll = measure(model, conditionals, copies, cfg.draws, cfg.batch, cfg.seed)
     except torch.OutOfMemoryError as error:
         fits = f"give --batch {cfg.batch // 2}" if cfg.batch > 1 else "give --device cpu"
         raise UserError(
@@ -262,7 +271,7 @@ def write_tables(cfg: Settings, tables: dict[str, pd.DataFrame], this: Run, star
     summary = summary[summary["model"] != "independent"]
     copies, rows = this.settings["copies"], []
     for L in sorted(summary["L"].astype(int).unique()):
-        of = train.the_family(this.settings["family"], L, this.settings["k"], this.settings["n"])
+        of = train.build_family(this.settings["family"], L, this.settings["k"], this.settings["n"])
         names = {"model": "independent", "L": L, "seed": 0, "checkpoint": "", "draws": 0, "draw_seed": 0}
         rows.append(independent_row(of, copies) | this.law | names)
     summary = pd.concat([summary, pd.DataFrame(rows)])[SUMMARY_COLUMNS]
@@ -282,7 +291,7 @@ def _digits(values: np.ndarray, digits: int) -> np.ndarray:
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    device = train.find_device(cfg.device)
+    device = train.torch_device(cfg.device)
     train.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]
     tables = read_tables(cfg)
@@ -312,10 +321,10 @@ def check_runs(cfg: Settings, runs: list[Run], summary: pd.DataFrame) -> None:
             model, L, seed = this.key
             raise UserError(f"{seen[this.key]} and {this.folder} are both {model}, L = {L}, seed {seed}: give one")
         seen[this.key] = this.folder
-    laws = {str(this.law): this.folder for this in runs}
-    laws |= {str(row): cfg.out for row in summary[list(runs[0].law)].to_dict("records")}
-    if len(laws) > 1:
-        (one, there), (other, here) = list(laws.items())[:2]
+    conditionals = {str(this.law): this.folder for this in runs}
+    conditionals |= {str(row): cfg.out for row in summary[list(runs[0].law)].to_dict("records")}
+    if len(conditionals) > 1:
+        (one, there), (other, here) = list(conditionals.items())[:2]
         raise UserError(f"{there} is of {one}, {here} of {other}: give each family its own --out")
 
 

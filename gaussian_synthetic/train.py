@@ -42,14 +42,14 @@ from gaussian_synthetic.training import models
 
 CHECKPOINT = "checkpoint.pt"
 LOG = ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]
-FREE = {"free": True}  # a setting that may differ from those of the run that is resumed
+RESUME_OK = {"resume_ok": True}  # a setting that may differ from those of the run that is resumed
 
 
 @dataclass(frozen=True)
 class Settings:
     model: str
     """a name of models.py"""
-    out: Path = field(metadata=FREE)
+    out: Path = field(metadata=RESUME_OK)
     """folder of this run"""
     L: int = 256
     """tokens: a power of n"""
@@ -79,15 +79,15 @@ class Settings:
     """tf32: float32 with faster products on a GPU; bf16: products in bfloat16, weights and loss in float32"""
     log_every: int = 100
     """steps a row of log.csv"""
-    accumulate: int = field(default=1, metadata=FREE)
+    accumulate: int = field(default=1, metadata=RESUME_OK)
     """not in the paper: micro-batches a step and process, so that less has to fit memory; the draws stay the same"""
-    checkpoint_every: int = field(default=2000, metadata=FREE)
+    checkpoint_every: int = field(default=2000, metadata=RESUME_OK)
     """steps, a multiple of log_every"""
-    compile: bool = field(default=False, metadata=FREE)
+    compile: bool = field(default=False, metadata=RESUME_OK)
     """torch.compile"""
-    device: str = field(default="auto", metadata=FREE)
+    device: str = field(default="auto", metadata=RESUME_OK)
     """auto, cpu, cuda or cuda:1; under torchrun each process takes the GPU of its local rank"""
-    peak_tflops: float | None = field(default=None, metadata=FREE)
+    peak_tflops: float | None = field(default=None, metadata=RESUME_OK)
     """of one GPU at this precision, for the utilisation shown; known for a few (common/flops.py)"""
 
     def validate(self) -> None:
@@ -108,7 +108,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Place:
+class Distributed:
     """Where this process computes: `rank` of `world` processes (torchrun), each with one device."""
 
     device: torch.device
@@ -116,18 +116,18 @@ class Place:
     world: int = 1
 
 
-def join(name: str) -> Place:
+def init_distributed(name: str) -> Distributed:
     """This process's place, under torchrun within its group of processes. UserError: no such device, or one for all."""
     rank, world, gpu = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if world > 1 and ":" in name:
         raise UserError(f"--device {name} for {world} processes: give cuda, and each takes the GPU of its local rank")
-    place = Place(find_device(name, gpu), rank, max(world, 1))
+    place = Distributed(torch_device(name, gpu), rank, max(world, 1))
     if world > 1:
         dist.init_process_group("nccl" if place.device.type == "cuda" else "gloo")
     return place
 
 
-def find_device(name: str, gpu: int = 0) -> torch.device:
+def torch_device(name: str, gpu: int = 0) -> torch.device:
     """auto, cpu, cuda (the GPU of number `gpu`) or cuda:1. UserError: no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -150,12 +150,12 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def the_family(name: str, L: int, k: int | None = None, n: int = families.PAPER_N) -> families.Family:
+def build_family(name: str, L: int, k: int | None = None, n: int = families.PAPER_N) -> families.Family:
     """The family of a run's settings. UserError: L no power of n, k outside 1 … n."""
     return families.family(families.layers_of_length(L, n), families.NAMED[name] if k is None else k, n)
 
 
-def stream(seed: int, purpose: str, number: int, device: torch.device | str) -> torch.Generator:
+def generator(seed: int, purpose: str, number: int, device: torch.device | str) -> torch.Generator:
     """The random numbers of one step (purpose "train") or of one draw ("evaluate"), whatever came before them.
 
     So a resumed run needs no random state, and no number of GPUs or micro-batches changes what is drawn.
@@ -166,10 +166,10 @@ def stream(seed: int, purpose: str, number: int, device: torch.device | str) -> 
 
 
 def draw_tokens(
-    laws: families.Laws, draws: int, copies: int, generator: torch.Generator
+    conditionals: families.Conditionals, draws: int, copies: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """z and E[z_t | z_<t], (draws, L, copies) each: `copies` independent sequences side by side make one token."""
-    z, mean = families.draw(laws, draws * copies, generator)
+    z, mean = families.draw(conditionals, draws * copies, generator)
     return tuple(values.view(len(values), draws, copies).transpose(0, 1) for values in (z, mean))
 
 
@@ -190,7 +190,7 @@ def conditional_kl(
 class Training:
     """Model, optimizer and schedule at a step, the rows of the log up to it, and how they come from and go to disk."""
 
-    def __init__(self, cfg: Settings, place: Place) -> None:
+    def __init__(self, cfg: Settings, place: Distributed) -> None:
         """UserError: unknown model or one that the GPU cannot hold, a batch that cannot be split, a folder with another
         run, a damaged checkpoint.
         """
@@ -201,7 +201,7 @@ class Training:
                 f"{cfg.accumulate}): give a multiple of {parts}"
             )
         self.cfg, self.place, self.micro_batch = cfg, place, cfg.batch // parts
-        self.of = the_family(cfg.family, cfg.L, cfg.k, cfg.n)
+        self.of = build_family(cfg.family, cfg.L, cfg.k, cfg.n)
         torch.manual_seed(cfg.seed)
         self.model = models.build(cfg.model, cfg.copies, cfg.L).train()
         try:
@@ -215,7 +215,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, cfg.warmup, cfg.steps)
         self.step, self.saved_step, self.rows = 0, 0, []
-        self.identity = identity(cfg, self.model)
+        self.identity = training_identity(cfg, self.model)
         self._resume()
 
     def _resume(self) -> None:
@@ -225,7 +225,7 @@ class Training:
                 raise UserError(f"{self.cfg.out} holds a log.csv and no checkpoint.pt: give another --out")
             return
         saved = read_checkpoint(path)
-        refuse_other(saved["identity"], self.identity, self.cfg.out)
+        refuse_other_training(saved["identity"], self.identity, self.cfg.out)
         try:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -264,15 +264,15 @@ class Training:
         return f"{what}; {kept}. Start again in another --out, with a lower --learning-rate or with --clip 1"
 
 
-def identity(cfg: Settings, model: models.GaussianModel) -> dict[str, Any]:
+def training_identity(cfg: Settings, model: models.GaussianModel) -> dict[str, Any]:
     """What must be the same for a run to go on: the settings that change its numbers, and the model's configuration."""
-    settings = {key.name: getattr(cfg, key.name) for key in fields(cfg) if "free" not in key.metadata}
+    settings = {key.name: getattr(cfg, key.name) for key in fields(cfg) if "resume_ok" not in key.metadata}
     config = {key: value for key, value in model.config.to_dict().items() if key != "transformers_version"}
     # Through JSON and back, so that it compares equal with what is read from disk.
     return json.loads(json.dumps({"settings": settings, "configuration": config}, default=str))
 
 
-def refuse_other(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+def refuse_other_training(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     """UserError that names what differs between the identity in a folder and the one wanted."""
     for part in ("settings", "configuration"):
         keys = sorted(found[part].keys() | wanted[part].keys())
@@ -300,60 +300,66 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def optimize(now: Training) -> None:
+def optimize(training: Training) -> None:
     """All steps that are left. UserError: loss or weights not finite, a micro-batch that does not fit the GPU."""
-    cfg, place, model, started = now.cfg, now.place, now.model, time.time()
-    laws = families.prepare(now.of, device=place.device)
-    std = laws.std[:, None]
+    cfg, place, model, started = training.cfg, training.place, training.model, time.time()
+    conditionals = families.prepare(training.of, device=place.device)
+    std = conditionals.std[:, None]
     if cfg.compile:
         model.compile()
     forward = DistributedDataParallel(model) if place.world > 1 else model
     amount = flops_a_token(model, cfg.L)
     peak = 1e12 * cfg.peak_tflops if cfg.peak_tflops else peak_flops(cfg.precision, place.device)
     losses = torch.zeros(cfg.log_every, device=place.device)  # read once a row: reading waits for the GPU
-    if now.log_is_behind():
-        now.write_log(started)
-    row_began, foretold, steady = time.perf_counter(), place.rank > 0, None
-    with tqdm(total=cfg.steps, initial=now.step, unit="step", desc=cfg.model, disable=place.rank > 0) as bar:
-        while now.step < cfg.steps:
-            slot = now.step % cfg.log_every
-            losses[slot] = descend(now, forward, laws, std)
-            now.step += 1
+    if training.log_is_behind():
+        training.write_log(started)
+    row_began, predicted, steady = time.perf_counter(), place.rank > 0, None
+    with tqdm(total=cfg.steps, initial=training.step, unit="step", desc=cfg.model, disable=place.rank > 0) as bar:
+        while training.step < cfg.steps:
+            slot = training.step % cfg.log_every
+            losses[slot] = train_step(training, forward, conditionals, std)
+            training.step += 1
             bar.update()
             if steady is None:  # the first step of a process may compile for minutes
-                steady, after_first = time.perf_counter(), now.step
-            elif not foretold and (passed := time.perf_counter() - steady) > 10:
-                hours = (cfg.steps - now.step) * passed / (now.step - after_first) / 3600
-                bar.write(f"about {hours:.2g} hours for the {cfg.steps - now.step:,} steps to come")
-                foretold = True
-            if slot + 1 < cfg.log_every and now.step < cfg.steps:
+                steady, after_first = time.perf_counter(), training.step
+            elif not predicted and (passed := time.perf_counter() - steady) > 10:
+                hours = (cfg.steps - training.step) * passed / (training.step - after_first) / 3600
+                bar.write(f"about {hours:.2g} hours for the {cfg.steps - training.step:,} steps to come")
+                predicted = True
+            if slot + 1 < cfg.log_every and training.step < cfg.steps:
                 continue
             if place.world > 1:
                 dist.all_reduce(losses)
                 losses /= place.world
             row = losses[: slot + 1].double().cpu()
             if not row.isfinite().all():
-                bad = now.step - slot + int(row.isfinite().logical_not().nonzero()[0])
-                raise UserError(now.diverged(f"the loss is not finite at step {bad}"))
+                bad = training.step - slot + int(row.isfinite().logical_not().nonzero()[0])
+                raise UserError(training.diverged(f"the loss is not finite at step {bad}"))
             speed = (slot + 1) * cfg.batch * cfg.L / (time.perf_counter() - row_began)
-            rate = now.schedule.get_last_lr()[0]
-            now.rows.append((now.step, now.step * cfg.batch * cfg.L, row.mean().item(), rate, round(speed, 1)))
+            rate = training.schedule.get_last_lr()[0]
+            training.rows.append(
+                (training.step, training.step * cfg.batch * cfg.L, row.mean().item(), rate, round(speed, 1))
+            )
             share = amount * speed / peak / place.world
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""
             bar.set_postfix_str(f"KL {row.mean():.4g} nats, {speed:,.0f} tokens/s{used}")
-            if now.step % cfg.checkpoint_every == 0 or now.step == cfg.steps:
-                now.save(started)
+            if training.step % cfg.checkpoint_every == 0 or training.step == cfg.steps:
+                training.save(started)
             row_began = time.perf_counter()
 
 
-def descend(now: Training, forward: torch.nn.Module, laws: families.Laws, std: torch.Tensor) -> torch.Tensor:
+def train_step(
+    training: Training, forward: torch.nn.Module, conditionals: families.Conditionals, std: torch.Tensor
+) -> torch.Tensor:
     """One optimizer step on fresh draws; the mean KL of this process's share, nats a variable, still on its device."""
-    cfg, place = now.cfg, now.place
+    cfg, place = training.cfg, training.place
     # Every process draws the whole batch and takes its part: drawing is cheap, and no split changes the draws.
-    z, mean = draw_tokens(laws, cfg.batch, cfg.copies, stream(cfg.seed, "train", now.step, place.device))
+    z, mean = draw_tokens(
+        conditionals, cfg.batch, cfg.copies, generator(cfg.seed, "train", training.step, place.device)
+    )
     total = torch.zeros((), device=place.device)
     for i in range(cfg.accumulate):
-        part = slice(*(now.micro_batch * (i * place.world + place.rank + edge) for edge in (0, 1)))
+        part = slice(*(training.micro_batch * (i * place.world + place.rank + edge) for edge in (0, 1)))
         last = i == cfg.accumulate - 1
         with contextlib.nullcontext() if last or place.world == 1 else forward.no_sync():
             with torch.autocast(place.device.type, torch.bfloat16, enabled=cfg.precision == "bf16"):
@@ -362,39 +368,39 @@ def descend(now: Training, forward: torch.nn.Module, laws: families.Laws, std: t
             loss.backward()
         total += loss.detach()
     if cfg.clip is not None:
-        torch.nn.utils.clip_grad_norm_(now.model.parameters(), cfg.clip)
-    now.optimizer.step()
-    now.schedule.step()
-    now.optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), cfg.clip)
+    training.optimizer.step()
+    training.schedule.step()
+    training.optimizer.zero_grad()
     return total
 
 
-def does_not_fit(now: Training) -> str:
+def does_not_fit(training: Training) -> str:
     """What to do when the memory of a GPU is too small."""
-    cfg, size = now.cfg, now.micro_batch
+    cfg, size = training.cfg, training.micro_batch
     fewer = size if size % 2 else 2
     fits = f"give --accumulate {fewer * cfg.accumulate}, which takes {size // fewer} at a time and draws the same"
     if size == 1:
         fits = "use --precision bf16, a shorter --L or a smaller model, in another --out"
-    return f"{size} sequences of {cfg.L} tokens at a time do not fit the memory of {now.place.device}: {fits}"
+    return f"{size} sequences of {cfg.L} tokens at a time do not fit the memory of {training.place.device}: {fits}"
 
 
 def main(cfg: Settings) -> None:
     cfg.validate()
-    place = join(cfg.device)
+    place = init_distributed(cfg.device)
     allow_tf32(cfg.precision == "tf32")
     try:
-        now = Training(cfg, place)
+        training = Training(cfg, place)
         if not place.rank:
-            size = sum(parameter.numel() for parameter in now.model.parameters()) / 1e6
-            work = f"{cfg.batch * cfg.L:,} tokens a step, {cfg.steps - now.step:,} of {cfg.steps:,} steps to do"
+            size = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
+            work = f"{cfg.batch * cfg.L:,} tokens a step, {cfg.steps - training.step:,} of {cfg.steps:,} steps to do"
             print(f"{cfg.model}: {size:.3g} million parameters, {work}, {place.world} × {place.device}", flush=True)
         try:
-            optimize(now)
+            optimize(training)
         except torch.OutOfMemoryError as error:
-            raise UserError(does_not_fit(now)) from error
+            raise UserError(does_not_fit(training)) from error
         if not place.rank:
-            kl = now.rows[-1][LOG.index("kl_nats")]
+            kl = training.rows[-1][LOG.index("kl_nats")]
             print(f"KL {kl:.4g} nats a variable in the last row of {cfg.out / 'log.csv'}")
     finally:
         if dist.is_initialized():

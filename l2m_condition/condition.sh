@@ -34,8 +34,8 @@ condition=(--state "$out/state.csv" --out "$out")
 if [ -n "$fit" ]; then condition+=(--fit "$fit"); fi
 "$python" l2m_condition/state_size.py "${state[@]}"
 if [ -f "$summary" ]; then
-    "$python" l2m_condition/carried.py --summary "$summary" --out "$out/carried.csv"
-    condition+=(--carried "$out/carried.csv")
+    "$python" l2m_condition/state_information.py --summary "$summary" --out "$out/state_information.csv"
+    condition+=(--state-information "$out/state_information.csv")
 fi
 "$python" l2m_condition/required_state.py "${condition[@]}" "$@"
 "$python" plots/condition.py --results "$out" --out "$out/condition"

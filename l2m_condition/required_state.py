@@ -12,18 +12,19 @@ README.md beside this file derives it. C, in nats an element, is an assumption, 
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     bytes        --follow-bytes, the same from state.csv's state_bytes, 8 bits each
     1 nat        --nats-per-element
-    carried      --carried, the largest of carried.csv: what an element really carried in models that were trained
+    measured     --state-information, the largest of state_information.csv: information per state element of models
+                 trained here
 A context of ℓ tokens in state.csv is the state at the cut of L = L_over_ell · ℓ tokens.
 
 Writes into the folder --out:
-    condition.csv  a row a model, law and capacity: verdict, holds_from_tokens, holds_to_tokens, holds_wanted
+    condition.csv  a row a model, law and capacity: verdict, min_context_tokens, max_context_tokens, satisfies_wanted
     capacity.csv   a row a model, L and capacity: elements of the state of L/2 tokens, and the nats that they hold
     required.csv   a row a law, L and capacity: I(L/2; L), and the smallest state, required_elements
 verdict is of exponents alone, whatever C is:
     single model   the state grows at least as L^β: the model can satisfy the condition at every length
     series         it is bounded, or grows more slowly: only ever larger models can
     undecided      β's interval holds the exponent, or the state's growth is not known
-holds_to_tokens is where I(L/2; L) exceeds what the state holds, `exceeded` says how it was found: "at" this length,
+max_context_tokens is where I(L/2; L) exceeds what the state holds, `exceeded` says how it was found: "at" this length,
 "never" (then it is infinite), "nowhere held" (then it is empty), or "not before": the table or 10^40 tokens end there.
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
@@ -50,7 +51,7 @@ from l2m_condition.tables.states import State, read_states
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "boot_lo95", "boot_hi95"]
 FIT += ["L_min", "L_max", "p_value"]
 FIT_REMEDY = "make it with python measure_mutual_info/estimate_bipartite.py"
-CARRIED_REMEDY = "make it with python l2m_condition/carried.py"
+INFORMATION_REMEDY = "make it with python l2m_condition/state_information.py"
 PAPER = {"paper-direct": (2.27, 0.76), "paper-vclub": (3.26, 0.71)}  # A in nats, β: Fig. 2b, without an interval
 HORIZON = 1e40  # tokens up to which a crossing is looked for where the state's growth is known
 SIDES = (0, -1, 1)  # of a law: its value, and the lower and upper end of its interval
@@ -79,8 +80,8 @@ class Settings:
     """not in the paper: add a capacity of 8 bits for each of the state's bytes"""
     nats_per_element: tuple[float, ...] = (1.0,)
     """not in the paper: further constants C"""
-    carried: Path | None = None
-    """carried.csv of carried.py: its largest nats an element are one more C"""
+    state_information: Path | None = None
+    """state_information.csv of state_information.py: its largest nats an element are one more C"""
     vocabulary: int = 128_256
     """M. Llama 3.1, whose tokens the paper's laws count"""
     wanted: int = 1_000_000
@@ -113,7 +114,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Law:
+class ScalingLaw:
     """I(ℓ; L) = A · L^β in nats, with the 95% interval that the fit claims (NaN: none)."""
 
     name: str
@@ -150,11 +151,11 @@ class Law:
         return self.beta + side * self.half_beta if side else self.beta
 
 
-def paper_law(name: str) -> Law:
-    return Law(name, *PAPER[name])
+def paper_law(name: str) -> ScalingLaw:
+    return ScalingLaw(name, *PAPER[name])
 
 
-def read_law(path: Path, estimator: str, L_over_ell: int, law: str) -> Law:
+def read_law(path: Path, estimator: str, L_over_ell: int, law: str) -> ScalingLaw:
     """One power law of fit.csv; the interval of resampled books where there is one. UserError: not exactly one."""
     table = read_csv(path, FIT, FIT_REMEDY)
     for column in ("L_over_ell", "value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max", "p_value"):
@@ -178,7 +179,7 @@ def read_law(path: Path, estimator: str, L_over_ell: int, law: str) -> Law:
             low, high = scale(rows.loc[name, ["lo95", "hi95"]].to_numpy(float))
         half[name] = (high - low) / 2
     range_ = rows.loc["beta", ["L_min", "L_max", "p_value"]].astype(float)
-    return Law(f"{rows['source']['A']}-{estimator}", A, beta, half["A"], half["beta"], *range_)
+    return ScalingLaw(f"{rows['source']['A']}-{estimator}", A, beta, half["A"], half["beta"], *range_)
 
 
 # ---- the right side --------------------------------------------------------------------------------------------------
@@ -198,12 +199,16 @@ def capacities(cfg: Settings) -> list[Capacity]:
     if cfg.follow_bytes:
         found.append(Capacity("bytes", 8 * math.log(2), "state_bytes"))
     found += [Capacity(f"{nats:g} nat{'s' * (nats != 1)}", nats) for nats in cfg.nats_per_element]
-    if cfg.carried is not None:
-        column = "carried_nats_per_element"
-        best = numbers(read_csv(cfg.carried, [column], CARRIED_REMEDY)[column], cfg.carried, CARRIED_REMEDY).max()
+    if cfg.state_information is not None:
+        column = "nats_per_element"
+        best = numbers(
+            read_csv(cfg.state_information, [column], INFORMATION_REMEDY)[column],
+            cfg.state_information,
+            INFORMATION_REMEDY,
+        ).max()
         if not best > 0:
-            raise UserError(f"{cfg.carried} has no {column} above 0, so no C: {CARRIED_REMEDY}")
-        found.append(Capacity("carried", float(best)))
+            raise UserError(f"{cfg.state_information} has no {column} above 0, so no C: {INFORMATION_REMEDY}")
+        found.append(Capacity("measured", float(best)))
     return found
 
 
@@ -215,8 +220,8 @@ def verdict(exponent: float, beta: float, low: float = math.nan, high: float = m
     if math.isnan(high - low):
         low = high = beta
     if exponent >= high:
-        return "single model"
-    return "series" if exponent < low else "undecided"  # a NaN too
+        return "satisfies"
+    return "violates" if exponent < low else "undecided"  # a NaN too
 
 
 def holding(
@@ -257,7 +262,7 @@ def holding(
     return start, horizon, "not before"
 
 
-def condition(cfg: Settings, laws: Sequence[Law], found: Sequence[Capacity]) -> pd.DataFrame:
+def condition(cfg: Settings, laws: Sequence[ScalingLaw], found: Sequence[Capacity]) -> pd.DataFrame:
     """The rows of condition.csv. UserError: --wanted lies before a table's first context."""
     states = {column: read_states(cfg.state, column) for column in dict.fromkeys(one.column for one in found)}
     rows = []
@@ -272,7 +277,7 @@ def condition(cfg: Settings, laws: Sequence[Law], found: Sequence[Capacity]) -> 
     return pd.DataFrame(rows)
 
 
-def condition_row(cfg: Settings, law: Law, one: Capacity, state: State, sized: State) -> dict[str, object]:
+def condition_row(cfg: Settings, law: ScalingLaw, one: Capacity, state: State, sized: State) -> dict[str, object]:
     """sized: the same model in the capacity's own unit, elements or bytes."""
     ln_M, ratio = math.log(cfg.vocabulary), cfg.L_over_ell
 
@@ -297,16 +302,16 @@ def condition_row(cfg: Settings, law: Law, one: Capacity, state: State, sized: S
         "verdict": verdict(state.exponent, law.beta, law.exponent(-1), law.exponent(1)),
         "capacity": one.name,
         "nats_per_element": (has - ln_M) / size if size else math.nan,
-        "holds_from_tokens": held[0][0],
-        "holds_to_tokens": held[0][1],
+        "min_context_tokens": held[0][0],
+        "max_context_tokens": held[0][1],
         "exceeded": held[0][2],
-        "holds_to_lo95": held[1][1],  # more to carry, a shorter context
-        "holds_to_hi95": held[-1][1],
+        "max_context_lo95": held[1][1],  # more to carry, a shorter context
+        "max_context_hi95": held[-1][1],
         "wanted_tokens": cfg.wanted,
         **dict(zip(("mi_nats", "mi_lo95", "mi_hi95"), needs, strict=True)),
         "state_elements": size,
         "capacity_nats": has,
-        "holds_wanted": _holds(has, *needs),
+        "satisfies_wanted": _holds(has, *needs),
     }
 
 
@@ -332,13 +337,13 @@ def capacity_table(cfg: Settings, found: Sequence[Capacity]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def required(law: Law, L: float, capacity: Capacity, vocabulary: int) -> tuple[float, float, float]:
+def required(law: ScalingLaw, L: float, capacity: Capacity, vocabulary: int) -> tuple[float, float, float]:
     """The smallest dim(z) for C · dim(z) + ln M >= I(L/2; L), and its interval, in elements."""
     ln_M = math.log(vocabulary)
     return tuple(float(np.maximum(law.mi(L, side) - ln_M, 0)) / capacity.nats for side in SIDES)
 
 
-def required_table(cfg: Settings, laws: Sequence[Law], found: Sequence[Capacity]) -> pd.DataFrame:
+def required_table(cfg: Settings, laws: Sequence[ScalingLaw], found: Sequence[Capacity]) -> pd.DataFrame:
     """The rows of required.csv, at --lengths and --wanted; capacities by bytes have no C that is the same for all."""
     rows = []
     for law in laws:
@@ -355,7 +360,7 @@ def required_table(cfg: Settings, laws: Sequence[Law], found: Sequence[Capacity]
     return pd.DataFrame(rows)
 
 
-def read_laws(cfg: Settings) -> list[Law]:
+def read_laws(cfg: Settings) -> list[ScalingLaw]:
     laws = [paper_law(name) for name in cfg.law]
     laws += [read_law(path, cfg.estimator, cfg.L_over_ell, cfg.fit_law) for path in cfg.fit]
     names = [law.name for law in laws]
@@ -364,7 +369,7 @@ def read_laws(cfg: Settings) -> list[Law]:
     return laws
 
 
-def report(cfg: Settings, laws: Sequence[Law], table: pd.DataFrame, needs: pd.DataFrame) -> None:
+def report(cfg: Settings, laws: Sequence[ScalingLaw], table: pd.DataFrame, needs: pd.DataFrame) -> None:
     """What the CSVs say, for a reader of the terminal."""
     for law in laws:
         rows = needs[(needs["law"] == law.name) & (needs["L_tokens"] == cfg.wanted)]
@@ -383,7 +388,7 @@ def report(cfg: Settings, laws: Sequence[Law], table: pd.DataFrame, needs: pd.Da
         print(f"{law.name}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
     rows = table[table["law"] == laws[0].name]
     first = rows.drop_duplicates("model").set_index("model")[["state_elements", "growth_exponent", "verdict"]]
-    held = rows.pivot(index="model", columns="capacity", values="holds_to_tokens").loc[first.index]
+    held = rows.pivot(index="model", columns="capacity", values="max_context_tokens").loc[first.index]
     held = held[list(dict.fromkeys(rows["capacity"]))]
     print(f"\n{laws[0].name}: state at the cut of {cfg.wanted:,} tokens, and to how many tokens the condition holds at")
     print(first.join(held).to_string(float_format=lambda value: f"{value:.4g}"))
@@ -393,7 +398,7 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     laws, found = read_laws(cfg), capacities(cfg)
-    inputs = [path for path in (cfg.state, *cfg.fit, cfg.carried) if path]
+    inputs = [path for path in (cfg.state, *cfg.fit, cfg.state_information) if path]
     facts = {"ln_vocabulary_nats": math.log(cfg.vocabulary), "nats_per_unit": {one.name: one.nats for one in found}}
     table, needs = condition(cfg, laws, found), required_table(cfg, laws, found)
     write_csv(cfg.out / "capacity.csv", capacity_table(cfg, found), cfg, inputs, started, **facts)

@@ -3,7 +3,7 @@ r"""What the token in front of a text does to I(ell; L): scores of a model with 
     python measure_mutual_info/compare_start_tokens.py --scores results/start_token/tokenizer/scores.csv \
         results/start_token/other/scores.csv --out results/start_token
 
-Reads scores.csv (score_documents.py, the same documents, model and partners, another --bos). Writes a row an estimator,
+Reads scores.csv (score_documents.py, the same documents, model and x_donors, another --bos). Writes a row an estimator,
 start token and (ell, L):
     mi_nats, stderr_nats             the estimate and its error, by book
     difference_nats, …_stderr_nats   against the first file, paired by document, the error by book

@@ -215,7 +215,7 @@ def check_shards(folders: tuple[Path, ...], manifest: dict) -> None:
             raise UserError(f"shard {shard} in {folder} is not finished: run it again with --shard {shard}")
         lost = [name for name in found["runs"] if not run_is_whole(folder / name)]
         if lost:
-            raise UserError(f"{folder} lacks {lost[0]}, or it is spoilt: run again with --shard {shard}")
+            raise UserError(f"{folder} lacks {lost[0]}, or it is damaged: run again with --shard {shard}")
     of = {shard.partition("/")[2] for shard in seen}
     if len(of) > 1:
         raise UserError(f"shards of different splits ({', '.join(sorted(seen))}): give all shards of one split")

@@ -15,7 +15,7 @@ Estimators, in the terms q of the model, each a mean over documents:
     vclub             log q(Y|X) − log q(Y|X'), X' of another document (Eq. 7)
     direct_unpaired   (--unpaired) log q(Y|X) − log q(Y'), Y' of another document: the paper's own form of direct
 
-Beside them the topic-switch cost, the mean of log q(Y) − log q(Y|X'): above 0 where a wrong beginning misleads the
+Beside them the context-mismatch cost, the mean of log q(Y) − log q(Y|X'): above 0 where a wrong beginning misleads the
 model more than none.
 
 Two intervals stand beside each exponent: lo95, hi95 take documents as independent, boot_lo95, boot_hi95 resample whole
@@ -53,15 +53,15 @@ from common.record import write_csv
 from measure_mutual_info.scoring.tables import (
     LOGQ,
     last_part,
-    read_head2_by_book,
-    read_head2_entropy,
+    read_first2_by_book,
+    read_first2_entropy,
     read_provenance,
     read_scores,
 )
 
 Estimator = Literal["direct", "direct_corrected", "vclub", "direct_unpaired"]
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
-FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_units", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
+FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
 FIT_COLUMNS += ["heldout_error", "scale"]
 SWEEP_COLUMNS = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "A", "beta", "lo95", "hi95"]
 SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale"]
@@ -110,7 +110,7 @@ class Settings:
 def per_document_terms(
     scores: pd.DataFrame,
     estimator: str,
-    head2_entropy_nats: float | None = None,
+    first2_entropy_nats: float | None = None,
     ngram_weight: float = 0.8,
 ) -> pd.DataFrame:
     """What each document adds to an estimator, in nats: its mean over documents is the estimate of I(ell; L).
@@ -118,45 +118,45 @@ def per_document_terms(
     scores: the columns of scores.csv, finite, each document with the same (ell, L) (`read_scores` sees to both).
     Returns documents × (ell_tokens, L_tokens), ascending.
 
-    direct (Eq. 6), vclub (Eq. 7) and topic_switch are differences of two columns. direct_corrected needs
-    head2_entropy_nats, the counted 2-gram entropy Ĥ: Eq. B.7 puts (1−w)·(−E log q(head2)) + w·Ĥ in the place of
-    −E log q(head2) within −E log q(Y), which adds w·(log q(head2) + Ĥ) to each document's direct term; the error of Ĥ
-    itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `other_document`; a document whose
-    partner has no scores is NaN there. Where the partners are a permutation of the documents its mean is that of
+    direct (Eq. 6), vclub (Eq. 7) and context_mismatch are differences of two columns. direct_corrected needs
+    first2_entropy_nats, the counted 2-gram entropy Ĥ: Eq. B.7 puts (1−w)·(−E log q(first2)) + w·Ĥ in the place of
+    −E log q(first2) within −E log q(Y), which adds w·(log q(first2) + Ĥ) to each document's direct term; the error of Ĥ
+    itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `x_donor`; a document whose
+    x_donor has no scores is NaN there. Where the x_donors are a permutation of the documents its mean is that of
     direct, whatever the pairing: the spread of its terms is the error only of pairs drawn afresh.
     ValueError: unknown estimator.
     """
-    given_x, alone, head2, given_other_x = (
+    given_x, alone, first2, given_other_x = (
         scores.pivot(index="document", columns=["ell_tokens", "L_tokens"], values=column).sort_index(axis=1)
         for column in LOGQ
     )
-    partner = scores.drop_duplicates("document").set_index("document")["other_document"]
+    x_donor = scores.drop_duplicates("document").set_index("document")["x_donor"]
     match estimator:
         case "direct":
             return given_x - alone
         case "direct_corrected":
-            if head2_entropy_nats is None:
-                raise ValueError("direct_corrected needs head2_entropy_nats")
-            return given_x - alone + ngram_weight * (head2 + head2_entropy_nats)
+            if first2_entropy_nats is None:
+                raise ValueError("direct_corrected needs first2_entropy_nats")
+            return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
         case "vclub":
             return given_x - given_other_x
-        case "topic_switch":
+        case "context_mismatch":
             return alone - given_other_x
         case "direct_unpaired":
-            return given_x - alone.reindex(partner[given_x.index]).set_axis(given_x.index)
+            return given_x - alone.reindex(x_donor[given_x.index]).set_axis(given_x.index)
     raise ValueError(f"unknown estimator {estimator!r}")
 
 
-def estimate_table(terms: pd.DataFrame, topic_switch: pd.DataFrame) -> pd.DataFrame:
+def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame) -> pd.DataFrame:
     """Rows of bipartite.csv from the terms of one estimator, documents × (ell, L): mean and standard error, nats."""
-    topic_switch = topic_switch.loc[terms.index]
+    context_mismatch = context_mismatch.loc[terms.index]
     return pd.DataFrame(
         {
             "mi_nats": terms.mean(),
             "stderr_nats": _standard_error(terms),
             "n_documents": len(terms),
-            "topic_switch_nats": topic_switch.mean(),
-            "topic_switch_stderr_nats": _standard_error(topic_switch),
+            "context_mismatch_nats": context_mismatch.mean(),
+            "context_mismatch_stderr_nats": _standard_error(context_mismatch),
         }
     ).reset_index()
 
@@ -269,8 +269,8 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataF
         for name, rows in shown.groupby("estimator", sort=False)
     }
     first = shown[shown["estimator"] == estimators[0]]
-    switch = zip(first["topic_switch_nats"], first["topic_switch_stderr_nats"], strict=True)
-    cells["topic switch"] = [f"{mean:.3f} ± {error:.3f}" for mean, error in switch]
+    switch = zip(first["context_mismatch_nats"], first["context_mismatch_stderr_nats"], strict=True)
+    cells["context mismatch"] = [f"{mean:.3f} ± {error:.3f}" for mean, error in switch]
     print(f"\nI(ell; L) at L = {ratio:g} ell, nats, ± standard error over documents")
     print(f"{'ell':>6}{'L':>7}" + "".join(f"{name:>20}" for name in cells))
     for row, (ell, L) in enumerate(zip(first["ell_tokens"], first["L_tokens"], strict=True)):
@@ -289,7 +289,7 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataF
                     f"{low:.3f} to {high:.3f} by {by}"
                     for low, high, by in (
                         (fit.lo95, fit.hi95, "documents"),
-                        (fit.boot_lo95, fit.boot_hi95, f"resampled {fit.boot_units}"),
+                        (fit.boot_lo95, fit.boot_hi95, f"resampled {fit.boot_clusters}"),
                     )
                     if math.isfinite(low)
                 ]
@@ -312,40 +312,40 @@ def main(cfg: Settings) -> None:
     model = cfg.model or last_part(str(provenance.get("settings", {}).get("model", "")))
     if not source or not model:
         raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: give --source and --model")
-    head2_entropy, shares, inputs = None, None, [cfg.scores]
+    first2_entropy, shares, inputs = None, None, [cfg.scores]
     book = scores.drop_duplicates("document").set_index("document")["book"]
     start = provenance.get("start_token", "unknown")
     print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}; start token (BOS): {start}")
     if "direct_corrected" in estimators:
-        head2_entropy, entropy_line = read_head2_entropy(
+        first2_entropy, entropy_line = read_first2_entropy(
             cfg.counts, provenance.get("source"), provenance.get("tokenizer")
         )
-        shares = read_head2_by_book(cfg.counts, head2_entropy)
+        shares = read_first2_by_book(cfg.counts, first2_entropy)
         print(f"{entropy_line}: the more, the further it is below the truth")
         inputs.append(cfg.counts)
     if book.nunique() == 1:
         print("one book: the resampling is over its documents, and says nothing about other books")
 
-    topic_switch = per_document_terms(scores, "topic_switch")
+    context_mismatch = per_document_terms(scores, "context_mismatch")
     tables, fit_rows, sweep_rows = [], [], []
     for estimator in estimators:
-        terms = per_document_terms(scores, estimator, head2_entropy, cfg.ngram_weight)
-        unpartnered = terms.isna().any(axis=1)
-        if unpartnered.any():
-            print(f"{estimator}: {unpartnered.sum()} documents left out whose partner has no scores")
-            terms = terms[~unpartnered]
+        terms = per_document_terms(scores, estimator, first2_entropy, cfg.ngram_weight)
+        without_donor = terms.isna().any(axis=1)
+        if without_donor.any():
+            print(f"{estimator}: {without_donor.sum()} documents left out whose x_donor has no scores")
+            terms = terms[~without_donor]
         if len(terms) < 2:
-            raise UserError(f"{estimator}: {len(terms)} documents have a partner with scores, and two are needed")
+            raise UserError(f"{estimator}: {len(terms)} documents have a x_donor with scores, and two are needed")
         units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
-        boot_units = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
+        boot_clusters = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
         corrected = estimator == "direct_corrected"
         known = shares is not None and bool(np.isin(units, shares.index).all())
-        shift = _entropy_shift(shares if corrected and known else None, units, head2_entropy, cfg.ngram_weight)
+        shift = _entropy_shift(shares if corrected and known else None, units, first2_entropy, cfg.ngram_weight)
         if corrected and not known:
-            counted = f"{boot_units} have no shares beside {cfg.counts}"
+            counted = f"{boot_clusters} have no shares beside {cfg.counts}"
             print(f"{estimator}: {counted}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
-        tables.append(estimate_table(terms, topic_switch).assign(**names))
+        tables.append(estimate_table(terms, context_mismatch).assign(**names))
         for ratio in _ratios(terms):
             window = ratio, cfg.L_min, math.inf if cfg.L_max is None else cfg.L_max
             fits, notes = fit_ratio(terms, *window)
@@ -358,7 +358,7 @@ def main(cfg: Settings) -> None:
             here = names | {"L_over_ell": ratio}
             for row in (row for fit in fits for row in fit.rows()):
                 low, high = boot.get((row["law"], row["parameter"]), (math.nan, math.nan))
-                resampled = {"boot_lo95": low, "boot_hi95": high, "boot_units": boot_units if low == low else ""}
+                resampled = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": boot_clusters if low == low else ""}
                 fit_rows.append(here | row | resampled)
             for fit in sweep_ratio(terms, ratio):
                 beta, low, high = fit.parameters["beta"]
@@ -374,9 +374,9 @@ def main(cfg: Settings) -> None:
     if shares is not None:
         inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
     for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows)):
-        facts = {"head2_entropy_nats": head2_entropy, "start_token": start}
+        facts = {"first2_entropy_nats": first2_entropy, "start_token": start}
         write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
-    ratios = _ratios(topic_switch)
+    ratios = _ratios(context_mismatch)
     _print_tables(bipartite, fits, windows, 2.0 if 2.0 in ratios else ratios[0])
     print(f"wrote bipartite.csv, fit.csv and sweep.csv in {cfg.out}")
 

@@ -14,12 +14,12 @@ the truth. The laws, for d_min <= d <= d_max; `model` in fit.csv is the tokenize
     exponential_plus_constant A e^(−d/ξ) + C, the rival on equal terms
     constant                  C alone, the same: whether anything decays at all
     power_plus_constant_wls   A d^−α + C weighted by the errors alone, not by how they hang together
-    power_plus_constant_ols   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
+    paper_eq_b15   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
 Compare laws, and judge them, by the first five. Where p says that none is right, quote the wls: generalised least
 squares then follows the small differences between distances and can pass all points by on one side.
 
 mi_corrected_nats is Î less C: that of constant where its p >= 0.05 says that no decay is seen (shuffled tokens), else
-that of power_plus_constant_wls, or of power_plus_constant_ols where there are no weights, or of constant again where Î
+that of power_plus_constant_wls, or of paper_eq_b15 where there are no weights, or of constant again where Î
 does not fall. One C for all d is an approximation: the bias is larger where there are fewer pairs (count with
 --equal-pairs, or documents far longer than d_max) and where they are of more kinds; calibrate_two_point.py says by how
 much on a process that is known.
@@ -255,7 +255,7 @@ def fit_eq_b15(d: np.ndarray, mi_nats: np.ndarray) -> Fit:
         heldout = (A_before * float(d[-1]) ** -alpha_before + C_before) / mi[-1] - 1
     values = {"A": A, "alpha": alpha, "C": C}
     return Fit(
-        law="power_plus_constant_ols",
+        law="paper_eq_b15",
         parameters={name: (value, math.nan, math.nan) for name, value in values.items()},
         L_min=d[0].item(),
         L_max=d[-1].item(),
@@ -327,7 +327,7 @@ def fit_all(
     """
     fits, intervals, failed = [], {}, {}
     weighted = {law: lambda some, law=law: fit_weighted(law, d, some) for law in laws if values is not None}
-    unweighted = {"power_plus_constant_ols": lambda some: fit_eq_b15(d, some.mean(axis=0))}
+    unweighted = {"paper_eq_b15": lambda some: fit_eq_b15(d, some.mean(axis=0))}
     for law, fit in tqdm((weighted | unweighted).items(), desc="laws", disable=not replications or values is None):
         try:
             fits.append(fit(values if values is not None else mi_nats[None]))
@@ -349,7 +349,7 @@ def plateau(fits: list[Fit]) -> Fit | None:
     constant = by_law.get("constant")
     if constant is not None and constant.p_value >= FLAT:
         return constant
-    for law in ("power_plus_constant_wls", "power_plus_constant_ols"):
+    for law in ("power_plus_constant_wls", "paper_eq_b15"):
         if law in by_law and by_law[law].parameters["alpha"][0] >= LEAST_ALPHA:  # what grows has its C at small d
             return by_law[law]
     return constant
@@ -383,7 +383,7 @@ def _print_tables(
                 f"{low:.4g} to {high:.4g} by {by}"
                 for low, high, by in (
                     (row.lo95, row.hi95, "the covariance"),
-                    (row.boot_lo95, row.boot_hi95, f"resampled {row.boot_units}"),
+                    (row.boot_lo95, row.boot_hi95, f"resampled {row.boot_clusters}"),
                 )
                 if math.isfinite(low)
             ]
@@ -435,7 +435,7 @@ def main(cfg: Settings) -> None:
         tables.append(pd.DataFrame(columns).assign(**names, estimator=estimator, n_pairs=n_pairs))
         for row in (row for fit in fits for row in fit.rows()):
             low, high = intervals.get((row["law"], row["parameter"]), (math.nan, math.nan))
-            resampled = {"boot_lo95": low, "boot_hi95": high, "boot_units": unit if low == low else ""}
+            resampled = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": unit if low == low else ""}
             here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
             fit_rows.append(here | row | resampled)
     table = pd.concat(tables, ignore_index=True)[TWO_POINT_COLUMNS]

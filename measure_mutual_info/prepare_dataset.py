@@ -250,7 +250,7 @@ def write_shards(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def identity(cfg: Settings, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Any]:
+def corpus_identity(cfg: Settings, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Any]:
     """All that decides what the documents are: settings, and the hashes of local files in place of their paths."""
     key = dataclasses.asdict(cfg) | {"source": cfg.name}
     for irrelevant in ("out", "processes", "streaming", *(["corpus"] if corpus.files else [])):
@@ -301,7 +301,7 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     corpus = open_corpus(cfg)
     tokenizer = load_tokenizer(cfg.tokenizer)
-    key = identity(cfg, corpus, tokenizer)
+    key = corpus_identity(cfg, corpus, tokenizer)
     if same_run(cfg.out, key):
         remove_notes(cfg.out)  # of a run that was killed at its very end
         made = json.loads((cfg.out / "prepare.json").read_text(encoding="utf-8"))

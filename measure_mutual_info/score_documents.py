@@ -4,7 +4,7 @@ r"""Log-probabilities behind bipartite mutual information (Eq. 6, 7; Fig. 2b, B.
         --out results/mine/scores.csv
 
 For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), its first two tokens' share, and log q(Y|X')
-with the X' of a partner document, where X is the first ℓ tokens and Y the tokens ℓ+1 … L. About 25 s a document for
+with the X' of a x_donor document, where X is the first ℓ tokens and Y the tokens ℓ+1 … L. About 25 s a document for
 SmolLM2-135M at L = 2048 on two CPU cores.
 
 A run that is killed goes on where it stopped: finished groups of documents lie in `<out>.parts/` until scores.csv is
@@ -52,7 +52,7 @@ class Settings:
     n_documents: int | None = None
     """how many documents, drawn at random; all of them if not given. Paper: 1,024"""
     seed: int = 0
-    """of the draw of documents and of the permutation of partners"""
+    """of the draw of documents and of the permutation of x_donors"""
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = 4096
@@ -117,19 +117,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sample:
-    """The documents to score. ids: (documents, longest L) int32; partner[i] lends its X to document i."""
+    """The documents to score. ids: (documents, longest L) int32; x_donor[i] lends its X to document i."""
 
     names: np.ndarray
     books: np.ndarray
     ids: np.ndarray
-    partner: np.ndarray
+    x_donor: np.ndarray
     facts: dict
 
 
 def draw_sample(cfg: Settings) -> Sample:
-    """Documents that reach the longest L of the grid, cut to it, n_documents of them drawn by seed; their partners.
+    """Documents that reach the longest L of the grid, cut to it, n_documents of them drawn by seed; their x_donors.
 
-    A document that repeats an earlier one is left out: as its partner it would be no other document.
+    A document that repeats an earlier one is left out: as its x_donor it would be no other document.
     UserError if the folder is not one of prepare_dataset.py, or holds fewer than two long enough documents.
     """
     table, facts = open_documents(cfg.documents)
@@ -163,7 +163,7 @@ def draw_sample(cfg: Settings) -> Sample:
     chosen = table.select(long_enough)
     ids = np.array([row[:longest] for row in chosen["input_ids"]], dtype=np.int32)
     names, books = np.asarray(list(chosen["document"])), np.asarray(list(chosen["book"]))
-    return Sample(names, books, ids, passes.partners(books, cfg.seed), facts)
+    return Sample(names, books, ids, passes.x_donors(books, cfg.seed), facts)
 
 
 def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
@@ -201,18 +201,18 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
     from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 
     backend = TransformersBackend(cfg.model, bos, cfg.dtype, cfg.device, cfg.batch_tokens, cfg.schedule)
-    backend.check_schedule(sample.ids[:1], sample.ids[sample.partner[:1]])
+    backend.check_schedule(sample.ids[:1], sample.ids[sample.x_donor[:1]])
     return backend
 
 
-def manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
+def scoring_manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
     """What must be the same for two runs to be parts of one, `batch_tokens` included: rounding depends on the batch."""
     from common.pretrained import model_fingerprint
 
     shown = asdict(cfg)
     for free in ("out", "documents", "shard", "device", "tensor_parallel", "pipeline_parallel", "gpu_memory"):
         del shown[free]
-    digest = hashlib.sha256(sample.ids.tobytes() + sample.partner.tobytes() + "\n".join(sample.names).encode())
+    digest = hashlib.sha256(sample.ids.tobytes() + sample.x_donor.tobytes() + "\n".join(sample.names).encode())
     model = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
     files = model_fingerprint(cfg.model)
     # Through JSON and back, so that it compares equal with what is read from disk.
@@ -229,7 +229,7 @@ def score_groups(
     cfg: Settings, sample: Sample, backend: passes.Backend, store: score_store.ScoreStore, progress: bool = True
 ) -> None:
     """Score every group of this shard that is not in the store yet."""
-    follower = np.argsort(sample.partner)  # follower[i] is the document that gets i's X
+    y_recipient = np.argsort(sample.x_donor)  # y_recipient[i] is the document that gets i's X
     split = passes.branches(cfg.points)
     i, n = cfg.shard_of
     mine = [group for group in range(_groups(cfg, sample)) if group % n == i]
@@ -240,7 +240,7 @@ def score_groups(
             rows = _rows(cfg, sample, group)
             if not store.done(group):
                 began = time.time()
-                scored = backend.token_logprobs(sample.ids[rows], sample.ids[follower[rows]], split)
+                scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
                 seconds = time.time() - began
                 store.write(group, passes.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
                 bar.set_postfix_str(f"{tokens * len(rows) / seconds:.0f} tokens/s")
@@ -262,13 +262,13 @@ def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tu
     """
     points, names = cfg.points, list(passes.TERMS)
     values = {name: np.full((len(sample.names), len(points)), np.nan) for name in names}
-    follower, seconds = np.argsort(sample.partner), 0.0
+    y_recipient, seconds = np.argsort(sample.x_donor), 0.0
     for group in range(_groups(cfg, sample)):
         rows = _rows(cfg, sample, group)
         part = store.read(group, {name: (len(rows), len(points)) for name in names} | {"seconds": ()})
         seconds += float(part["seconds"])
         for name in names:
-            values[name][follower[rows] if name == passes.TERM_OF_FOLLOWER else rows] = part[name]
+            values[name][y_recipient[rows] if name == passes.TERM_OF_RECIPIENT else rows] = part[name]
     failed = ~np.all([np.isfinite(value).all(axis=1) for value in values.values()], axis=0)
     columns = {f"{name}_nats": np.where(failed[:, None], np.nan, values[name]).round(6).ravel() for name in names}
     ells, Ls = np.array(points).T
@@ -279,7 +279,7 @@ def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tu
             "ell_tokens": np.tile(ells, len(sample.names)),
             "L_tokens": np.tile(Ls, len(sample.names)),
             **columns,
-            "other_document": sample.names[sample.partner].repeat(len(points)),
+            "x_donor": sample.names[sample.x_donor].repeat(len(points)),
         }
     )
     return table, int(failed.sum()), seconds
@@ -293,7 +293,7 @@ def finished_before(cfg: Settings, wanted: dict, parts: Path) -> bool:
         found = json.loads(cfg.out.with_suffix(".json").read_text(encoding="utf-8"))["manifest"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
-    score_store.refuse_other(found, wanted, cfg.out)
+    score_store.refuse_other_scores(found, wanted, cfg.out)
     shutil.rmtree(parts, ignore_errors=True)  # left behind by a run that was killed right after its last step
     return True
 
@@ -302,13 +302,13 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     sample = draw_sample(cfg)
     start, revision = check_model(cfg, sample)
-    wanted = manifest(cfg, sample, start.id, revision)
+    wanted = scoring_manifest(cfg, sample, start.id, revision)
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     if finished_before(cfg, wanted, parts):
         print(f"{cfg.out} is complete already, with these settings")
         return
-    within = int((sample.books == sample.books[sample.partner]).sum())
-    print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; {within} with a partner of the same")
+    within = int((sample.books == sample.books[sample.x_donor]).sum())
+    print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; {within} with a x_donor of the same")
     started = time.time()
     store = score_store.ScoreStore(parts, wanted)
     i, n = cfg.shard_of

@@ -4,7 +4,7 @@
 
 Reads coverage.csv, and from coverage.json beside it the window of the fits, of each process (calibrate.py), in folders
 of their own. Writes into the folder --out, as PNG and PDF, a panel a process:
-    calibration   exact I(L/2; L) as a line, mean estimates of direct and vCLUB, and direct with spoiled predictors
+    calibration   exact I(L/2; L) as a line, mean estimates of direct and vCLUB, and direct with misspecified predictors
     coverage      how often the 95% intervals of direct hold the truth: of I at each L, and of β by generalised and by
                   ordinary least squares
 
@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from style import (
     GREY,
-    LOOKS,
-    Look,
+    STYLES,
+    SeriesStyle,
     above_zero,
     length_axis,
     mark_below,
@@ -48,16 +48,16 @@ REMEDY = "make it with python measure_mutual_info/calibration/bipartite.py --out
 
 BAND = (0.93, 0.97)  # where coverage is to lie
 SPOILED = {
-    "tempered": Look("tempered", "#5EA3CF", "x", 3.4),
-    "sharpened": Look("sharpened", "#5EA3CF", "+", 4.4),
-    "limited_context": Look("limited context", "#5EA3CF", "d", 3.2, filled=False),
-    "wrong_bos": Look("wrong start", "#5EA3CF", "s", 2.8, filled=False),
+    "tempered": SeriesStyle("tempered", "#5EA3CF", "x", 3.4),
+    "sharpened": SeriesStyle("sharpened", "#5EA3CF", "+", 4.4),
+    "limited_context": SeriesStyle("limited context", "#5EA3CF", "d", 3.2, filled=False),
+    "wrong_bos": SeriesStyle("wrong start", "#5EA3CF", "s", 2.8, filled=False),
 }
 DOCUMENTS = (  # looks of the numbers of documents, ascending
-    Look("", "#0072B2", "o", 3.6, filled=False),
-    Look("", "#D55E00", "D", 2.6),
-    Look("", "#009E73", "^", 3.2),
-    Look("", "#CC79A7", "s", 3.0, filled=False),
+    SeriesStyle("", "#0072B2", "o", 3.6, filled=False),
+    SeriesStyle("", "#D55E00", "D", 2.6),
+    SeriesStyle("", "#009E73", "^", 3.2),
+    SeriesStyle("", "#CC79A7", "s", 3.0, filled=False),
 )
 
 
@@ -150,9 +150,9 @@ def half_widths(process: Process) -> str:
 def draw_overshoot(processes: list[Process]) -> Figure:
     """A panel a process: the exact curve, mean estimates at the largest number of documents."""
     first = processes[0]
-    series = [("exact", "direct", LOOKS["direct"]), ("exact", "vclub", LOOKS["vclub"])]
-    spoiled = [name for name in SPOILED if any(len(one.rows(name, "direct", "mi")) for one in processes)]
-    series = [(name, "direct", SPOILED[name]) for name in spoiled] + series
+    series = [("exact", "direct", STYLES["direct"]), ("exact", "vclub", STYLES["vclub"])]
+    misspecified = [name for name in SPOILED if any(len(one.rows(name, "direct", "mi")) for one in processes)]
+    series = [(name, "direct", SPOILED[name]) for name in misspecified] + series
     shown = {(one.name, *key[:2]): one.rows(*key[:2], "mi") for one in processes for key in series}
     exact = pd.concat([rows for (_, predictor, _), rows in shown.items() if predictor == "exact"])
     values = pd.concat([exact["truth"], exact["mean"]])
@@ -167,9 +167,9 @@ def draw_overshoot(processes: list[Process]) -> Figure:
         "has its β as L → ∞.",
         "vCLUB overshoots even with the exact predictor: its value is I + KL(p(X)p(Y) || p(X,Y)).",
     ]
-    if spoiled:
+    if misspecified:
         caption.append(
-            "Light: direct with a predictor that is spoiled on purpose: too unsure (tempered), too sure (sharpened), "
+            "Light: direct with a predictor that is misspecified: too unsure (tempered), too sure (sharpened), "
             "blind beyond the last tokens (limited context), or expecting a text to begin (wrong start)."
         )
     if any((rows["mean"] <= low).any() for rows in shown.values()):

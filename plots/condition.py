@@ -3,7 +3,7 @@
     python plots/condition.py --results results/condition
 
 Not a figure of the paper. Reads capacity.csv and required.csv (l2m_condition/required_state.py) and, where it is there,
-carried.csv (carried.py) from the folder. Writes results/condition/condition.png and .pdf:
+state_information.csv (state_information.py) from the folder. Writes results/condition/condition.png and .pdf:
     left   elements of the state after L/2 tokens, a line a model, in a colour for each kind of growth; and how many
            elements the laws of I(L/2; L) ask for, at one nat an element and at the other constants of required.csv.
            Of each kind the models of the least and the largest state at the right edge are named.
@@ -30,7 +30,7 @@ from style import (
     PAGE_IN,
     RIGHT_IN,
     SMALL,
-    Look,
+    SeriesStyle,
     above_zero,
     mark_below,
     new_figure,
@@ -46,7 +46,7 @@ CAPACITY = ["model", "group", "L_tokens", "state_elements"]
 REQUIRED = ["law", "L_tokens", "capacity", "nats_per_element", "mi_nats", "mi_lo95", "mi_hi95"]
 REQUIRED += ["required_elements", "required_lo95", "required_hi95"]
 MAY_LACK = ["mi_lo95", "mi_hi95", "required_lo95", "required_hi95"]  # the paper's laws have no interval
-CARRIED = ["model", "L", "state_size", "carried_nats_per_element"]
+INFORMATION = ["model", "L", "state_size", "nats_per_element"]
 REMEDY = "make it with bash l2m_condition/condition.sh"
 GROUPS = {  # colours of Okabe and Ito, and a dash each, so that they differ without colour
     "full attention": ("#0072B2", "-"),
@@ -57,12 +57,12 @@ GROUPS = {  # colours of Okabe and Ito, and a dash each, so that they differ wit
     "unknown": ("0.6", "-"),
 }
 LENGTHS = (
-    Look("", "#0072B2", "o", 3.4, filled=False),
-    Look("", "#D55E00", "D", 2.6),
-    Look("", "#009E73", "^", 3.6),
-    Look("", "#CC79A7", "s", 3.4, filled=False),
-    Look("", "#E69F00", "v", 3.6),
-    Look("", "0.2", "P", 3.8),
+    SeriesStyle("", "#0072B2", "o", 3.4, filled=False),
+    SeriesStyle("", "#D55E00", "D", 2.6),
+    SeriesStyle("", "#009E73", "^", 3.6),
+    SeriesStyle("", "#CC79A7", "s", 3.4, filled=False),
+    SeriesStyle("", "#E69F00", "v", 3.6),
+    SeriesStyle("", "0.2", "P", 3.8),
 )
 NAMED = 10  # models up to which each has its name at the right edge
 LABELS_IN, LINE_IN = 1.35, 0.112  # beside the left panel: the names, and the height of one
@@ -72,7 +72,7 @@ PAPER, MEASURED = "0.15", "#A87400"
 @dataclass(frozen=True)
 class Settings:
     results: Path = Path("results/condition")
-    """folder with capacity.csv, required.csv and perhaps carried.csv"""
+    """folder with capacity.csv, required.csv and perhaps state_information.csv"""
     out: Path = Path("results/condition/condition")
     """where to write, without the suffix"""
 
@@ -83,7 +83,7 @@ class Condition:
 
     states: pd.DataFrame
     required: pd.DataFrame
-    carried: pd.DataFrame | None
+    information: pd.DataFrame | None
 
 
 def read_condition(folder: Path) -> Condition:
@@ -98,23 +98,25 @@ def read_condition(folder: Path) -> Condition:
     above_zero(states["state_elements"], folder / "capacity.csv", "state_elements", REMEDY)
     if unknown := set(states["group"]) - set(GROUPS):
         raise UserError(f"{folder / 'capacity.csv'}: unknown group {unknown.pop()!r}; known: {', '.join(GROUPS)}")
-    carried = None
-    if (folder / "carried.csv").exists():
-        carried = read_table(folder / "carried.csv", CARRIED, REMEDY, ["model"])
-        if carried.empty:
-            raise UserError(f"{folder / 'carried.csv'} has no rows: make it again with carried.py, or delete it")
-        above_zero(carried["state_size"], folder / "carried.csv", "state_size", REMEDY)
-        if carried["L"].nunique() > len(LENGTHS):
-            raise UserError(f"{folder / 'carried.csv'} has more than {len(LENGTHS)} lengths L: keep fewer")
-    return Condition(states.sort_values("L_tokens"), required.sort_values("L_tokens"), carried)
+    information = None
+    if (folder / "state_information.csv").exists():
+        information = read_table(folder / "state_information.csv", INFORMATION, REMEDY, ["model"])
+        if information.empty:
+            raise UserError(
+                f"{folder / 'state_information.csv'} has no rows: make it again with state_information.py, or delete it"
+            )
+        above_zero(information["state_size"], folder / "state_information.csv", "state_size", REMEDY)
+        if information["L"].nunique() > len(LENGTHS):
+            raise UserError(f"{folder / 'state_information.csv'} has more than {len(LENGTHS)} lengths L: keep fewer")
+    return Condition(states.sort_values("L_tokens"), required.sort_values("L_tokens"), information)
 
 
 def draw(found: Condition) -> Figure:
     groups = [name for name in GROUPS if (found.states["group"] == name).any()]
-    two = found.carried is not None
-    y_labels = ["State after L/2 tokens (elements)", "Nats carried by an element"][: 1 + two]
+    two = found.information is not None
+    y_labels = ["State after L/2 tokens (elements)", "Information per state element (nats)"][: 1 + two]
     x_labels = ["Sequence length L (tokens)", "State (elements)"][: 1 + two]
-    lengths = sorted(found.carried["L"].unique()) if two else []
+    lengths = sorted(found.information["L"].unique()) if two else []
     handles, labels = _laws(found.required)
     entries = max(len(groups) + len(labels), len(lengths))
     fig, axes = new_figure(1 + two, y_labels, entries, caption(found), x_labels=x_labels)
@@ -128,7 +130,7 @@ def draw(found: Condition) -> Figure:
         labels.append(f"{name} ({number} model{'s' * (number > 1)})")
     put_legend(axes[0], handles, labels)
     if two:
-        put_legend(axes[1], *draw_carried(axes[1], found.carried, lengths))
+        put_legend(axes[1], *draw_information(axes[1], found.information, lengths))
     return fig
 
 
@@ -159,7 +161,7 @@ def draw_states(ax: Axes, found: Condition, groups: list[str]) -> list[tuple[flo
         least, most = needs.min(axis=1), needs.max(axis=1)
         ax.fill_between(needs.index, least, most, color=PAPER, alpha=0.45, linewidth=0.8, zorder=4, gid="paper")
         nats = rows["nats_per_element"].iloc[0]
-        how = f"{nats:.2g} nats" if capacity == "carried" else capacity
+        how = f"{nats:.2g} nats" if capacity == "measured" else capacity
         names.append((float(np.sqrt(least.iloc[-1] * most.iloc[-1])), f"law at {how}/element", PAPER))
     measured = required[~paper & (required["capacity"] == reference(required))]
     for law, rows in measured.groupby("law", sort=False):
@@ -245,18 +247,18 @@ def spread(wanted: np.ndarray, gap: float, top: float) -> np.ndarray:
     return np.concatenate([y + gap * (np.arange(n) - (n - 1) / 2) for y, n in runs]) if runs else wanted
 
 
-def draw_carried(ax: Axes, carried: pd.DataFrame, lengths: list[float]) -> tuple[list, list[str]]:
+def draw_information(ax: Axes, information: pd.DataFrame, lengths: list[float]) -> tuple[list, list[str]]:
     """Points by L; runs that carried nothing stand as small markers at the bottom edge."""
     handles, labels = [], []
     for index, (L, look) in enumerate(zip(lengths, LENGTHS, strict=False)):
-        rows = carried[carried["L"] == L]
-        shown = rows[rows["carried_nats_per_element"] > 0]
-        handles.append(ax.errorbar(shown["state_size"], shown["carried_nats_per_element"], **look.marks()))
-        mark_below(ax, rows.loc[rows["carried_nats_per_element"] <= 0, "state_size"], index, look.color)
+        rows = information[information["L"] == L]
+        shown = rows[rows["nats_per_element"] > 0]
+        handles.append(ax.errorbar(shown["state_size"], shown["nats_per_element"], **look.marks()))
+        mark_below(ax, rows.loc[rows["nats_per_element"] <= 0, "state_size"], index, look.color)
         labels.append(f"L = {L:,.0f}")
-    positive = carried.loc[carried["carried_nats_per_element"] > 0, "carried_nats_per_element"]
+    positive = information.loc[information["nats_per_element"] > 0, "nats_per_element"]
     ax.set_xscale("log")
-    sizes = carried.loc[carried["state_size"] > 0, "state_size"]
+    sizes = information.loc[information["state_size"] > 0, "state_size"]
     ax.set_xlim(sizes.min() / 2, sizes.max() * 2)
     plain_ticks(ax.xaxis, *ax.get_xlim(), base=10, room=4, label=readable)
     if len(positive):
@@ -268,7 +270,7 @@ def draw_carried(ax: Axes, carried: pd.DataFrame, lengths: list[float]) -> tuple
         plain_ticks(ax.yaxis, low, best * 2, base=10, room=8, label=power)
     else:
         ax.set_yticks([])
-        ax.text(0.5, 0.5, "no run carried anything", color=GREY, ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "no run used any information", color=GREY, ha="center", transform=ax.transAxes)
     return handles, labels
 
 
@@ -296,8 +298,8 @@ def caption(found: Condition) -> list[str]:
     ]
     if not found.required["law"].str.startswith("paper-").all():
         text[0] += " A measured law is extrapolated from the lengths of its fit."
-    if found.carried is not None:
-        values = found.carried["carried_nats_per_element"]
+    if found.information is not None:
+        values = found.information["nats_per_element"]
         text.append(f"Right: {len(values)} runs on Gaussian sequences (Fig. 3), utilisation times I(L/2; L) / state.")
         text[-1] += " Dashed: the most."
         below = int((values <= 0).sum())

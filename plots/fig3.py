@@ -66,7 +66,7 @@ def draw(models: Models, collapse: pd.DataFrame | None) -> Figure:
     if collapse is not None:
         told = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*collapse.loc[name]) for name in collapse.index}
         caption.append(
-            f"c: a parabola in ln I/dim(z), fitted to all points but one, foretells {told['mi_per_state']} of the "
+            f"c: a parabola in ln I/dim(z), fitted to all points but one, predicts {told['mi_per_state']} of the "
             f"variance of ln KL of that one; a parabola in ln L {told['L']}, in ln parameters {told['parameters']} "
             "(95%, cells weighted at random)."
         )

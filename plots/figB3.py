@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fig2b import RATIO, Y_LABEL
 from matplotlib.figure import Figure
-from style import GREY, LOOKS, Results, draw_series, log_axes, new_figure, notes, put_legend, read_results, save
+from style import GREY, STYLES, Results, draw_series, log_axes, new_figure, notes, put_legend, read_results, save
 
 from common.cli import UserError, run
 
@@ -46,7 +46,7 @@ def draw(results: Results) -> Figure:
     legend = draw_series(ax, *panel)
     log_axes([ax], [panel])
     lower.axhline(0, color=GREY, linewidth=0.6, zorder=1)
-    look = LOOKS["direct_corrected"]
+    look = STYLES["direct_corrected"]
     difference = corrected - plain
     lower.plot(difference.index, difference, marker=look.marker, markersize=look.size, color=look.color, linewidth=0.6)
     lower.margins(y=0.15)

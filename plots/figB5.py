@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from style import save
-from two_point import LOOKS, TwoPoint, draw_panels, read_two_point
+from two_point import STYLES, TwoPoint, draw_panels, read_two_point
 
 from common.cli import UserError, run
 
@@ -31,7 +31,7 @@ class Settings:
 
 def draw(results: list[TwoPoint]) -> Figure:
     """A panel for each, of Î alone where nothing was taken off. UserError: one has no point above 0."""
-    panels = [(one, list(LOOKS) if one.corrected else ["mi_nats"]) for one in results]
+    panels = [(one, list(STYLES) if one.corrected else ["mi_nats"]) for one in results]
     return draw_panels(panels, [f"{one.source}, {one.tokenizer}" for one in results])
 
 

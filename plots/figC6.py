@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from style import GREY, Look, mark_below, new_figure, plain_ticks, put_legend, read_table, save
+from style import GREY, SeriesStyle, mark_below, new_figure, plain_ticks, put_legend, read_table, save
 
 from common.cli import UserError, run
 
@@ -31,11 +31,11 @@ NUMBERS = {
     "rank": ["family", "copies", "L", "ell", "rank"],
 }
 FIT = ["source", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
-LOOKS = (
-    Look("", "#0072B2", "o", 3.6),
-    Look("", "#D55E00", "D", 4.2, filled=False),
-    Look("", "#009E73", "^", 3.6),
-    Look("", "#CC79A7", "s", 4.0, filled=False),
+STYLES = (
+    SeriesStyle("", "#0072B2", "o", 3.6),
+    SeriesStyle("", "#D55E00", "D", 4.2, filled=False),
+    SeriesStyle("", "#009E73", "^", 3.6),
+    SeriesStyle("", "#CC79A7", "s", 4.0, filled=False),
 )
 NAMES = {"subvolume": "sub-volume"}
 
@@ -100,8 +100,8 @@ def read_exact(folder: Path) -> Exact:
 
 def draw(results: list[Exact]) -> Figure:
     """The panels. UserError: more families than there are looks, or of different numbers of copies."""
-    if not 1 <= len(results) <= len(LOOKS):
-        raise UserError(f"{len(results)} folders: give 1 to {len(LOOKS)}")
+    if not 1 <= len(results) <= len(STYLES):
+        raise UserError(f"{len(results)} folders: give 1 to {len(STYLES)}")
     if len({one.copies for one in results}) > 1:
         raise UserError("the folders are of different numbers of copies: make them with the same --copies")
     copies = results[0].copies
@@ -119,7 +119,7 @@ def draw(results: list[Exact]) -> Figure:
         caption.append("▾\u00a0no information.")
     fig, axes = new_figure(len(y_labels), y_labels, len(results), caption, one_legend=True, columns=len(y_labels))
     handles, labels = [], []
-    for index, (look, one) in enumerate(zip(LOOKS, results, strict=False)):
+    for index, (look, one) in enumerate(zip(STYLES, results, strict=False)):
         handle = _points(axes[0], one.bipartite, look, index)
         _points(axes[1], one.two_point, look, index)
         if one.rank is not None:
@@ -141,7 +141,7 @@ def draw(results: list[Exact]) -> Figure:
     return fig
 
 
-def _points(ax: Axes, points: pd.DataFrame, look: Look, index: int) -> ErrorbarContainer:
+def _points(ax: Axes, points: pd.DataFrame, look: SeriesStyle, index: int) -> ErrorbarContainer:
     """The last column against L; what is 0, as of two positions that are independent, at the bottom edge."""
     shown = points[points[points.columns[-1]] > 0]
     mark_below(ax, points.loc[points.index.difference(shown.index), "L"], index, look.color)

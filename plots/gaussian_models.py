@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from style import GREY, Look, above_zero, plain_ticks, read_table
+from style import GREY, SeriesStyle, above_zero, plain_ticks, read_table
 
 from common.cli import UserError
 
@@ -51,14 +51,14 @@ class Models:
         """Whether a model's history state is as large at every length, as a recurrent model's is."""
         return self.summary.loc[self.summary["model"] == name, "state_size"].nunique() == 1
 
-    def looks(self) -> dict[str, Look]:
+    def looks(self) -> dict[str, SeriesStyle]:
         """UserError: more models than can be told apart."""
         if len(self.names) > MOST:
             raise UserError(f"{self.folder} has {len(self.names)} models, and at most {MOST} can be told apart")
         both = {}
         for i, name in enumerate(self.names):
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-            both[name] = Look(name, color, marker, 3.6, filled=self.constant(name))
+            both[name] = SeriesStyle(name, color, marker, 3.6, filled=self.constant(name))
         return both
 
     def lines(self) -> dict[str, dict[str, object]]:

@@ -56,7 +56,7 @@ LENGTHS = ("L", "L_tokens", "ell_tokens", "d_tokens", "L_min", "L_max", "positio
 
 
 @dataclass(frozen=True)
-class Look:
+class SeriesStyle:
     """How an estimator is drawn. Colours of Okabe and Ito; shape and filling tell them apart without colour."""
 
     label: str
@@ -77,11 +77,11 @@ class Look:
         }
 
 
-LOOKS = {
-    "direct": Look("direct", "#0072B2", "o", 5.0, filled=False),
-    "direct_corrected": Look("direct, corrected", "#D55E00", "D", 2.6),
-    "vclub": Look("vCLUB", "#009E73", "^", 3.6),
-    "direct_unpaired": Look("direct, unpaired", "#CC79A7", "s", 4.0, filled=False),
+STYLES = {
+    "direct": SeriesStyle("direct", "#0072B2", "o", 5.0, filled=False),
+    "direct_corrected": SeriesStyle("direct, corrected", "#D55E00", "D", 2.6),
+    "vclub": SeriesStyle("vCLUB", "#009E73", "^", 3.6),
+    "direct_unpaired": SeriesStyle("direct, unpaired", "#CC79A7", "s", 4.0, filled=False),
 }
 BARS = "Bars: ±1 standard error over documents."
 NO_POWER_LAW = 0.001  # not in the paper: p-value of a fit below which the caption warns of its line
@@ -90,8 +90,8 @@ CORRECTED = "Corrected: the entropy of Y's first two tokens in part from 2-gram 
 
 BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
 FIT = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "boot_lo95"]
-FIT += ["boot_hi95", "boot_units", "L_min", "L_max", "chi2", "dof", "p_value", "aicc", "scale"]
-TEXT = ["source", "model", "estimator", "law", "parameter", "boot_units", "scale"]
+FIT += ["boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc", "scale"]
+TEXT = ["source", "model", "estimator", "law", "parameter", "boot_clusters", "scale"]
 MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "chi2", "p_value", "aicc"]  # NaN where a fit claims nothing
 
 
@@ -202,15 +202,15 @@ def remedy(folder: Path) -> str:
 
 
 def known_estimators(path: Path, table: pd.DataFrame) -> None:
-    """UserError: the table has an estimator that is not one of LOOKS."""
-    unknown = [name for name in table["estimator"].unique() if name not in LOOKS]
+    """UserError: the table has an estimator that is not one of STYLES."""
+    unknown = [name for name in table["estimator"].unique() if name not in STYLES]
     if unknown:
-        raise UserError(f"{path}: unknown estimator {unknown[0]!r}; known: {', '.join(LOOKS)}")
+        raise UserError(f"{path}: unknown estimator {unknown[0]!r}; known: {', '.join(STYLES)}")
 
 
 def beta_interval(fit: pd.DataFrame) -> tuple[float, float, str]:
     """The 95% interval of β and where it comes from: of resampled books where there is one."""
-    low, high, units = fit.loc["beta", ["boot_lo95", "boot_hi95", "boot_units"]]
+    low, high, units = fit.loc["beta", ["boot_lo95", "boot_hi95", "boot_clusters"]]
     if math.isfinite(low) and math.isfinite(high):
         return low, high, f"from {units.replace(' ', ' resampled ')}"  # "4 books"
     return *fit.loc["beta", ["lo95", "hi95"]], INDEPENDENT
@@ -238,7 +238,7 @@ def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: in
     """
     handles, labels = [], []
     for index, estimator in enumerate(estimators):
-        look, points, fit = LOOKS[estimator], results.points(estimator, ratio), results.fit(estimator, ratio)
+        look, points, fit = STYLES[estimator], results.points(estimator, ratio), results.fit(estimator, ratio)
         shown = points[points["mi_nats"] > 0]
         bar = ax.errorbar(
             shown["L_tokens"],
@@ -299,7 +299,7 @@ def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
     below, linear, intervals, misfit = [], [], {}, False
     for panel, (results, estimators, ratio) in enumerate(panels):
         where = f"{names[panel]}: " if names else ""
-        points = {LOOKS[name].label: results.points(name, ratio) for name in estimators}
+        points = {STYLES[name].label: results.points(name, ratio) for name in estimators}
         counts = [
             f"{(rows['mi_nats'] <= 0).sum()} of {len(rows)} ({label})"
             for label, rows in points.items()
@@ -307,7 +307,7 @@ def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
         ]
         if counts:
             below.append(f"▾\u00a0{where}points at or below 0 nats: {', '.join(counts)}.")
-        fits = {LOOKS[name].label: results.fit(name, ratio) for name in estimators}
+        fits = {STYLES[name].label: results.fit(name, ratio) for name in estimators}
         fits = {label: fit for label, fit in fits.items() if fit is not None}
         misfit |= any(fit["p_value"]["beta"] < NO_POWER_LAW for fit in fits.values())
         labels = [label for label, fit in fits.items() if fit["scale"]["beta"] == "linear"]

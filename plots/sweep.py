@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from style import (
     GREY,
     INDEPENDENT,
-    LOOKS,
+    STYLES,
     TEXT,
     Results,
     known_estimators,
@@ -77,7 +77,7 @@ def best_laws(results: Results, estimators: list[str]) -> list[str]:
             continue
         laws = [f"{LAW_NAMES.get(fit.law, fit.law)} ({p_value(fit.p_value)})" for fit in close.itertuples()]
         span = close.iloc[0]["L_min"], close.iloc[0]["L_max"]
-        found.setdefault(span, []).append(f"{LOOKS[name].label}: {' or '.join(laws)}")
+        found.setdefault(span, []).append(f"{STYLES[name].label}: {' or '.join(laws)}")
     return [
         f"Law with the smallest AICc (or within {CLOSE:g} of it), L = {low:g} to {high:g}: {'; '.join(parts)}."
         for (low, high), parts in found.items()
@@ -95,7 +95,7 @@ def draw_windows(ax: Axes, windows: pd.DataFrame, estimators: list[str], L: pd.S
     """β and its 95% interval of some windows, at their `L`, shifted a little by estimator. Returns the handles."""
     handles = []
     for index, name in enumerate(estimators):
-        look, rows = LOOKS[name], windows[windows["estimator"] == name]
+        look, rows = STYLES[name], windows[windows["estimator"] == name]
         rows = rows.assign(L=L[rows.index]).sort_values("L")
         bars = np.stack([rows["beta"] - rows["lo95"], rows["hi95"] - rows["beta"]])
         handles.append(
@@ -137,7 +137,7 @@ def draw(results: Results, windows: pd.DataFrame) -> Figure:
     ]
     if len(caption) > 1:
         caption[-1] += " p: how often points that follow the law would miss it by more."
-    labels = [LOOKS[name].label for name in estimators]
+    labels = [STYLES[name].label for name in estimators]
     labels += [f"paper, PG19, 405B: {name} {beta}" for name, _, beta, _ in PAPER_FIG_2B]
     fig, axes = new_figure(3, "Exponent β of I(L/2; L)", 1, caption, titles, x_labels=x_labels, one_legend=True)
     for ax, (rows, where) in zip(axes, panels, strict=True):

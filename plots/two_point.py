@@ -21,7 +21,7 @@ from style import (
     MAY_LACK,
     NO_POWER_LAW,
     TEXT,
-    Look,
+    SeriesStyle,
     length_axis,
     mark_below,
     new_figure,
@@ -42,11 +42,11 @@ DECADES = 4  # not in the paper: a point that chance puts that far below the hig
 PAPER_FIG_2C = 1.10, 0.91  # A in nats and α: PG19, tokens of Llama 3.1
 PAPER_LABEL = "paper, PG19: {:.2f}·d^−{:.2f}".format(*PAPER_FIG_2C)
 
-LOOKS = {
-    "mi_nats": Look("Î(d)", "#D55E00", "o", 5.0, filled=False),
-    "mi_corrected_nats": Look("Î(d) − C", "#0072B2", "D", 2.6),
+STYLES = {
+    "mi_nats": SeriesStyle("Î(d)", "#D55E00", "o", 5.0, filled=False),
+    "mi_corrected_nats": SeriesStyle("Î(d) − C", "#0072B2", "D", 2.6),
 }
-UNWEIGHTED = "power_plus_constant_ols"  # the paper's
+UNWEIGHTED = "paper_eq_b15"  # the paper's
 HOW = {  # the laws that C may be of, as estimate_two_point.py calls them; the first where two have the same
     "power_plus_constant_wls": "fitted with the errors as weights",
     "power_plus_constant": "fitted by generalised least squares",
@@ -146,7 +146,7 @@ def alpha_label(fit: pd.DataFrame) -> str:
 
 def interval(fit: pd.DataFrame) -> tuple[float, float, str]:
     """The 95% interval of α and where it comes from: of resampled units where there is one."""
-    low, high, units = fit.loc["alpha", ["boot_lo95", "boot_hi95", "boot_units"]]
+    low, high, units = fit.loc["alpha", ["boot_lo95", "boot_hi95", "boot_clusters"]]
     if math.isfinite(low) and math.isfinite(high):
         return low, high, f"from {units.replace(' ', ' resampled ')}"  # "4 books"
     return *fit.loc["alpha", ["lo95", "hi95"]], "from the books taken as independent"
@@ -160,7 +160,7 @@ def draw_series(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float)
     handles, labels = [], []
     fit = results.fit(results.law)
     for index, column in enumerate(shown):
-        look, points = LOOKS[column], results.points
+        look, points = STYLES[column], results.points
         above = points[points[column] > floor]
         bar = ax.errorbar(
             above["d_tokens"],
@@ -251,7 +251,7 @@ def notes(panels: Sequence[Panel], names: Sequence[str], floor: float) -> list[s
         pairs = " to ".join(dict.fromkeys(compact(n) for n in results.points["n_pairs"].agg(["min", "max"])))
         sources.append(f"{results.source}, tokens of {results.tokenizer}, {pairs} pairs at each d")
         hidden = {column: int((results.points[column] <= floor).sum()) for column in shown}
-        told = [f"{n} of {len(results.points)} ({LOOKS[column].label})" for column, n in hidden.items() if n]
+        told = [f"{n} of {len(results.points)} ({STYLES[column].label})" for column, n in hidden.items() if n]
         if told:
             below.append(f"▾\u00a0{where}points at or below {floor:.1g} nats: {', '.join(told)}.")
         fit = results.fit(results.law)

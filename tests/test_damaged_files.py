@@ -189,15 +189,22 @@ def configuration(folder: Path) -> list[object]:
 
 def required(folder: Path) -> list[object]:
     rows("condition/state.csv", folder, 200)
-    rows("condition/carried.csv", folder, 10**6)
+    rows("condition/state_information.csv", folder, 10**6)
     rows("fig2b/fit.csv", folder, 10**6)
-    flags = ["--state", folder / "state.csv", "--fit", folder / "fit.csv", "--carried", folder / "carried.csv"]
+    flags = [
+        "--state",
+        folder / "state.csv",
+        "--fit",
+        folder / "fit.csv",
+        "--state-information",
+        folder / "state_information.csv",
+    ]
     return [*flags, "--out", folder / "out"]
 
 
-def carried(folder: Path) -> list[object]:
+def state_information(folder: Path) -> list[object]:
     rows("fig3/summary.csv", folder, 10**6)
-    return ["--summary", folder / "summary.csv", "--out", folder / "carried.csv"]
+    return ["--summary", folder / "summary.csv", "--out", folder / "state_information.csv"]
 
 
 def drawn(*tables: str) -> Callable[[Path], list[object]]:
@@ -214,7 +221,7 @@ FIG2C = ("fig2c/two_point.csv", "fig2c/fit.csv")
 FIG3 = ("fig3/kl.csv", "fig3/summary.csv", "fig3/training.csv", "fig3/collapse.csv")
 FIG4 = ("fig4/smooth.csv", "fig4/summary.csv", "fig4/gap.csv", "fig4/crossover.csv")
 FIGC6 = tuple(f"figC6/subvolume/{name}.csv" for name in ("gaussian_mi", "two_point", "rank", "fit"))
-CONDITION = tuple(f"condition/{name}.csv" for name in ("state", "condition", "capacity", "required", "carried"))
+CONDITION = tuple(f"condition/{name}.csv" for name in ("state", "condition", "capacity", "required", "measured"))
 CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/prepare_dataset.py", prepare_json_lines),
     ("measure_mutual_info/prepare_dataset.py", prepare_parquet),
@@ -231,7 +238,7 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("train_on_pg19/compare.py", compare),
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
-    ("l2m_condition/carried.py", carried),
+    ("l2m_condition/state_information.py", state_information),
     *((f"plots/{name}.py", drawn(*FIG2B)) for name in ("fig2b", "figB1", "figB2", "figB3")),
     ("plots/sweep.py", drawn(*FIG2B, "fig2b/sweep.csv")),
     *((f"plots/{name}.py", drawn(*FIG2C)) for name in ("fig2c", "figB4", "figB5")),

@@ -65,7 +65,7 @@ def score(folder: Path) -> list[object]:
 
 
 def calibrate(folder: Path) -> list[object]:
-    flags = ["--processes", "bernoulli", "--n-documents", 60, "--replications", 30, "--replications-spoiled", 3]
+    flags = ["--processes", "bernoulli", "--n-documents", 60, "--replications", 30, "--replications-misspecified", 3]
     flags += ["--replications-all-laws", 3, "--predictors", "exact", "--block", 1, "--L-max", 64, "--L-fit-min", 8]
     return [*flags, "--pool-documents", 500, "--out", "OUT"]
 

@@ -91,7 +91,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model to be evaluated, before its weights are loaded."""
 
     name: str
@@ -105,12 +105,12 @@ class Subject:
     """run.json, of a folder of train.py"""
 
 
-def find_subject(model: str) -> Subject:
+def find_model(model: str) -> EvaluatedModel:
     """UserError: a folder of train.py without a checkpoint, a damaged one, or a model that cannot be had."""
     folder = Path(model)
     if not (folder / train.RUN).is_file():
         name = printable(folder.name) if folder.exists() else model
-        return Subject(name, 0, model, pretrained.load_config(model), None, None)
+        return EvaluatedModel(name, 0, model, pretrained.load_config(model), None, None)
     record = train.read_run(folder)
     checkpoint, state = train.last_checkpoint(folder)
     if checkpoint is None:
@@ -119,32 +119,32 @@ def find_subject(model: str) -> Subject:
     if step < record["steps"]:
         print(f"{folder} stands at step {step:,} of {record['steps']:,}: evaluated as it is")
     config = pretrained.load_config(str(checkpoint))
-    return Subject(settings["model"], settings["seed"], str(checkpoint), config, step, record)
+    return EvaluatedModel(settings["model"], settings["seed"], str(checkpoint), config, step, record)
 
 
-def same_training(subjects: Sequence[Subject]) -> None:
+def same_training(candidates: Sequence[EvaluatedModel]) -> None:
     """UserError: runs of one name that differ in more than their seed, which would pass for seeds of one model."""
-    first: dict[str, Subject] = {}
-    for subject in subjects:
-        if subject.run is None:
+    first: dict[str, EvaluatedModel] = {}
+    for candidate in candidates:
+        if candidate.run is None:
             continue
-        before = first.setdefault(subject.name, subject)
-        one, other = (of.run["identity"]["settings"] | {"seed": 0} for of in (before, subject))
+        before = first.setdefault(candidate.name, candidate)
+        one, other = (of.run["identity"]["settings"] | {"seed": 0} for of in (before, candidate))
         keys = [key for key in one if one[key] != other.get(key)]
-        if keys or before.steps != subject.steps:
+        if keys or before.steps != candidate.steps:
             what = ", ".join(keys) or "the step they stand at"
             raise UserError(
-                f"--models: the runs of {subject.name} differ in {what}, not in the seed alone: evaluate them apart"
+                f"--models: the runs of {candidate.name} differ in {what}, not in the seed alone: evaluate them apart"
             )
 
 
-def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Dataset, L: int) -> np.ndarray:
+def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], documents: Dataset, L: int) -> np.ndarray:
     """Numbers of the documents, ascending, none of which repeats another or one that the runs were trained on.
 
     UserError: runs that held out different books, or none of these.
     """
     names = books.book_of_each(documents)
-    held_out = {tuple(subject.run["held_out_books"]) for subject in subjects if subject.run}
+    held_out = {tuple(candidate.run["held_out_books"]) for candidate in candidates if candidate.run}
     if len(held_out) > 1 and cfg.books != "all":
         raise UserError(
             "--models: these runs held out different books, so no document is new to all of them: evaluate them one by "
@@ -157,7 +157,10 @@ def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Data
         repeats = len(names) - len(rows)
     else:
         # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
-        L = min(L, *(subject.run["identity"]["settings"]["L"] for subject in subjects if subject.run))
+        L = min(
+            L,
+            *(candidate.run["identity"]["settings"]["L"] for candidate in candidates if candidate.run),
+        )
         training, evaluation = books.split(documents, held_out.pop(), L)
         repeats = len(names) - len(training) - len(evaluation)
         if not len(evaluation):
@@ -170,27 +173,30 @@ def choose_documents(cfg: Settings, subjects: Sequence[Subject], documents: Data
     return rows
 
 
-def start_of(cfg: Settings, subject: Subject, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
+def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
     """The id of the model's start token. UserError: documents of another tokenizer, or too long for the model."""
-    config = subject.config
+    config = candidate.config
     context = pretrained.context_tokens(config)
     if context is not None and context < L:
-        raise UserError(f"{subject.name}: its context is {context:,} tokens, shorter than L = {L:,}: lower --L")
-    if subject.run is None:
+        raise UserError(f"{candidate.name}: its context is {context:,} tokens, shorter than L = {L:,}: lower --L")
+    if candidate.run is None:
         column = documents.data.column("input_ids")
         extents = [pc.min_max(chunk.flatten()).as_py() for chunk in column.chunks]
         extent = min(one["min"] for one in extents), max(one["max"] for one in extents)
-        return pretrained.start_token(subject.place, config, cfg.bos, cfg.documents, facts, extent).id
-    theirs = subject.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
+        return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent).id
+    theirs = (
+        candidate.run["tokenizer_hash"],
+        config.bos_token_id,
+    )  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         raise UserError(
-            f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {subject.name} was trained on tokens of "
-            f"{subject.run['tokenizer']}: give --documents of these"
+            f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {candidate.name} was trained on tokens of "
+            f"{candidate.run['tokenizer']}: give --documents of these"
         )
     return config.bos_token_id
 
 
-Way = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
+NllFunction = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @torch.inference_mode()
@@ -227,7 +233,7 @@ def nll_in_pieces(
     return torch.cat(parts, dim=1)
 
 
-def way_to_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> Way:
+def nll_function(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> NllFunction:
     """`nll_in_pieces`, unless it errs on the first 64 tokens of a document: not all models call their layers so."""
     input_ids, targets = input_ids[:1, :64], targets[:1, :64]
     whole = nll_at_once(model, input_ids, targets)
@@ -241,28 +247,28 @@ def way_to_nll(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.T
     return nll_at_once
 
 
-def measure(cfg: Settings, subject: Subject, sequences: books.Sequences, array: np.ndarray) -> None:
+def measure(cfg: Settings, candidate: EvaluatedModel, sequences: books.Sequences, array: np.ndarray) -> None:
     """Fill the rows of `array` that are still to do. UserError: NLL not finite, a batch that does not fit."""
     left = nll_store.missing(array)
     if not len(left):
-        print(f"{subject.name}, seed {subject.seed}: all {len(array):,} documents are there already")
+        print(f"{candidate.name}, seed {candidate.seed}: all {len(array):,} documents are there already")
         return
-    model = pretrained.load_model(subject.place, cfg.dtype, pretrained.find_device(cfg.device))
-    way = way_to_nll(model, *read_batch(sequences, left[:1], model.device))
+    model = pretrained.load_model(candidate.place, cfg.dtype, pretrained.find_device(cfg.device))
+    nll_of = nll_function(model, *read_batch(sequences, left[:1], model.device))
     size = max(1, cfg.batch_tokens // sequences.L)
-    with tqdm(total=len(array), initial=len(array) - len(left), unit="document", desc=subject.name) as bar:
+    with tqdm(total=len(array), initial=len(array) - len(left), unit="document", desc=candidate.name) as bar:
         for rows in np.array_split(left, range(size, len(left), size)):
             try:
-                nll = way(model, *read_batch(sequences, rows, model.device)).cpu().numpy()
+                nll = nll_of(model, *read_batch(sequences, rows, model.device)).cpu().numpy()
             except torch.OutOfMemoryError as error:
                 fewer = f"--batch-tokens {size // 2 * sequences.L}, which changes no number"
                 fits = fewer if size > 1 else "--dtype bfloat16, or --device split"
                 raise UserError(
-                    f"{subject.name}: {size} sequences of {sequences.L:,} tokens at a time do not fit the memory: give "
+                    f"{candidate.name}: {size} sequences of {sequences.L:,} tokens at a time do not fit memory: give "
                     f"{fits}"
                 ) from error
             if not np.isfinite(nll).all():
-                raise UserError(f"{subject.name}: its NLL is not finite: try --dtype float32, or train it again")
+                raise UserError(f"{candidate.name}: its NLL is not finite: try --dtype float32, or train it again")
             array[rows] = nll
             bar.update(len(rows))
     array.flush()
@@ -291,33 +297,39 @@ def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarr
     return np.array([len(tokenizer.text(ids).encode()) for ids in tokens])
 
 
-def position_table(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
+def position_table(candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
     """Rows of nll.csv. sums: (books, L); documents: (books,)."""
     mean, error = curves.mean_by_book(sums, documents)
-    names = {"model": subject.name, "L": L, "seed": subject.seed, "n_documents": documents.sum()}
+    names = {"model": candidate.name, "L": L, "seed": candidate.seed, "n_documents": documents.sum()}
     columns = {"position": np.arange(1, L + 1), "nll_nats": mean.round(5), "stderr_nats": error.round(5)}
     return pd.DataFrame({**columns, **names})[NLL]
 
 
-def smooth_table(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
+def smooth_table(candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
     """Rows of smooth.csv, the same over windows; position is the middle of the window on a logarithmic axis."""
     of = curves.windows(L)
     mean, error = curves.mean_by_book(curves.over_windows(sums, of), documents)
-    names = {"model": subject.name, "L": L, "seed": subject.seed, "n_documents": documents.sum()}
+    names = {"model": candidate.name, "L": L, "seed": candidate.seed, "n_documents": documents.sum()}
     columns = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
     table = pd.DataFrame({**columns, "nll_nats": mean.round(6), "stderr_nats": error.round(6), **names})
     return table[["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"]]
 
 
-def summary_row(subject: Subject, L: int, sums: np.ndarray, documents: np.ndarray, text: np.ndarray | None) -> dict:
+def summary_row(
+    candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray, text: np.ndarray | None
+) -> dict:
     """A row of summary.csv. text: bytes by book, (books,)."""
     totals = sums.sum(axis=1)
     mean, error = curves.mean_by_book(totals / L, documents)
-    row = {"model": subject.name, "L": L, "seed": subject.seed, "nll_nats": round(float(mean), 6)}
+    row = {"model": candidate.name, "L": L, "seed": candidate.seed, "nll_nats": round(float(mean), 6)}
     row |= {"stderr_nats": round(float(error), 6), "n_documents": documents.sum(), "n_books": len(documents)}
     bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / LN2, text)
     row |= {"bits_per_byte": round(float(bits[0]), 6), "bits_per_byte_stderr": round(float(bits[1]), 6)}
-    return row | {"kind": subject.config.model_type, "parameters": parameters(subject.config), "steps": subject.steps}
+    return row | {
+        "kind": candidate.config.model_type,
+        "parameters": parameters(candidate.config),
+        "steps": candidate.steps,
+    }
 
 
 def parameters(config: PreTrainedConfig) -> int:
@@ -329,17 +341,20 @@ def parameters(config: PreTrainedConfig) -> int:
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    subjects = [find_subject(model) for model in cfg.models]
-    keys = [(subject.name, subject.seed) for subject in subjects]
+    candidates = [find_model(model) for model in cfg.models]
+    keys = [(candidate.name, candidate.seed) for candidate in candidates]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UserError(f"--models: {twice[0][0]} with seed {twice[0][1]} is there twice: name each model once")
-    same_training(subjects)
-    L = cfg.L or next((subject.run["identity"]["settings"]["L"] for subject in subjects if subject.run), None)
+    same_training(candidates)
+    L = cfg.L or next(
+        (candidate.run["identity"]["settings"]["L"] for candidate in candidates if candidate.run),
+        None,
+    )
     if L is None:
         raise UserError("--L: say how many tokens of each document, as no model is a folder of train.py")
     documents, facts = books.open_books(cfg.documents, L)
-    rows = choose_documents(cfg, subjects, documents, L)
-    starts = [start_of(cfg, subject, L, documents, facts) for subject in subjects]
+    rows = choose_documents(cfg, candidates, documents, L)
+    starts = [start_of(cfg, candidate, L, documents, facts) for candidate in candidates]
     chosen = documents.select(rows)
     names = books.book_of_each(documents)[rows]
     documents_of_book = curves.counts(names)
@@ -350,19 +365,19 @@ def main(cfg: Settings) -> None:
     text = bytes_of_text(books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], 0), facts)
     of_book = None if text is None else curves.book_sums(text[:, None], names)[:, 0]
     tables: dict[str, list] = {"nll": [], "smooth": [], "summary": []}
-    for subject, start in zip(subjects, starts, strict=True):
-        made_by = {"weights": pretrained.model_fingerprint(subject.place), "start": start, "dtype": cfg.dtype}
-        made_by |= {"revision": getattr(subject.config, "_commit_hash", None)}
-        made_by |= {"documents": books.fingerprint(cfg.documents), "L": L, "steps": subject.steps}
-        array = nll_store.open_to_write(cfg.nll_folder, subject.name, subject.seed, (len(rows), L), made_by)
+    for candidate, start in zip(candidates, starts, strict=True):
+        made_by = {"weights": pretrained.model_fingerprint(candidate.place), "start": start, "dtype": cfg.dtype}
+        made_by |= {"revision": getattr(candidate.config, "_commit_hash", None)}
+        made_by |= {"documents": books.fingerprint(cfg.documents), "L": L, "steps": candidate.steps}
+        array = nll_store.open_to_write(cfg.nll_folder, candidate.name, candidate.seed, (len(rows), L), made_by)
         sequences = books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
-        measure(cfg, subject, sequences, array)
+        measure(cfg, candidate, sequences, array)
         sums = curves.book_sums(array, names)
-        tables["nll"].append(position_table(subject, L, sums, documents_of_book))
-        tables["smooth"].append(smooth_table(subject, L, sums, documents_of_book))
-        row = summary_row(subject, L, sums, documents_of_book, of_book)
+        tables["nll"].append(position_table(candidate, L, sums, documents_of_book))
+        tables["smooth"].append(smooth_table(candidate, L, sums, documents_of_book))
+        row = summary_row(candidate, L, sums, documents_of_book, of_book)
         tables["summary"].append(pd.DataFrame([row | {"dtype": cfg.dtype, "source": facts["source"]}]))
-        print(f"{subject.name}, seed {subject.seed}: {row['nll_nats']:.4g} ± {row['stderr_nats']:.2g} nats a token")
+        print(f"{candidate.name}, seed {candidate.seed}: {row['nll_nats']:.4g} ± {row['stderr_nats']:.2g} nats a token")
     nll_store.finish(cfg.nll_folder, keys)
     of = {"tokenizer": facts["tokenizer"], "source": facts["source"], "device": pretrained.find_device(cfg.device)}
     inputs = [cfg.documents / "state.json", *(one.path for one in nll_store.read(cfg.nll_folder))]

@@ -51,17 +51,17 @@ from train_on_pg19.training import books, models
 
 RUN, STATE = "run.json", "trainer_state.json"
 LOG = ["step", "tokens", "nll_nats", "learning_rate", "tokens_per_second"]
-FORETELL_AFTER = 10.0  # seconds of steps that tell the hours of the others
-FREE = {"free": True}  # a setting that may differ from those of the run that is resumed
+PREDICT_AFTER = 10.0  # seconds of steps that tell the hours of the others
+RESUME_OK = {"resume_ok": True}  # a setting that may differ from those of the run that is resumed
 
 
 @dataclass(frozen=True)
 class Settings:
     model: str
     """a name of models.py"""
-    documents: Path = field(metadata=FREE)
+    documents: Path = field(metadata=RESUME_OK)
     """folder that prepare_dataset.py wrote, its documents of L tokens or more (paper: about 1.2 L)"""
-    out: Path = field(metadata=FREE)
+    out: Path = field(metadata=RESUME_OK)
     """folder of this run"""
     L: int = 4096
     """tokens of a sequence (paper: 4,096 and 8,192)"""
@@ -89,15 +89,15 @@ class Settings:
     """tf32: float32 with faster products on a GPU; bf16: products in bfloat16, weights and loss in float32"""
     log_every: int = 100
     """steps a row of log.csv"""
-    accumulate: int = field(default=1, metadata=FREE)
+    accumulate: int = field(default=1, metadata=RESUME_OK)
     """not in the paper: micro-batches a step and process, so that less has to fit memory; the steps stay the same"""
-    checkpoint_every: int = field(default=2000, metadata=FREE)
+    checkpoint_every: int = field(default=2000, metadata=RESUME_OK)
     """steps, a multiple of log_every"""
-    gradient_checkpointing: bool = field(default=False, metadata=FREE)
+    gradient_checkpointing: bool = field(default=False, metadata=RESUME_OK)
     """make the activations of each layer again on the way back: a third more time, far less memory"""
     fsdp: bool = False
     """under torchrun: shard weights and optimizer over the GPUs (FSDP), for a model that does not fit one"""
-    device: Literal["auto", "cpu"] = field(default="auto", metadata=FREE)
+    device: Literal["auto", "cpu"] = field(default="auto", metadata=RESUME_OK)
     """auto: a GPU if there is one; which one, CUDA_VISIBLE_DEVICES says"""
 
     def validate(self) -> None:
@@ -160,16 +160,16 @@ def number_of_steps(cfg: Settings, sequences: int) -> int:
     return steps
 
 
-def identity(cfg: Settings, model: PreTrainedModel) -> dict[str, Any]:
+def run_identity(cfg: Settings, model: PreTrainedModel) -> dict[str, Any]:
     """What must be the same for a run to go on: settings that change its numbers, the model, the documents."""
-    settings = {key.name: getattr(cfg, key.name) for key in fields(cfg) if "free" not in key.metadata}
+    settings = {key.name: getattr(cfg, key.name) for key in fields(cfg) if "resume_ok" not in key.metadata}
     config = {key: value for key, value in model.config.to_dict().items() if key != "transformers_version"}
     of = {"settings": settings, "configuration": config, "documents": {"fingerprint": books.fingerprint(cfg.documents)}}
     # Through JSON and back, so that it compares equal with what is read from disk.
     return json.loads(json.dumps(of, default=str))
 
 
-def refuse_other(cfg: Settings, wanted: dict[str, Any]) -> None:
+def refuse_other_run(cfg: Settings, wanted: dict[str, Any]) -> None:
     """UserError: --out holds something else than this run, and what differs."""
     if not (cfg.out / RUN).exists():
         if cfg.out.exists() and any(path for path in cfg.out.iterdir() if not path.name.startswith(f".{RUN}.")):
@@ -250,7 +250,7 @@ class Watch(TrainerCallback):
     """Progress, the hours to come, log.csv, and an end to a run that diverges."""
 
     def __init__(self, cfg: Settings, started: float) -> None:
-        self.cfg, self.started, self.foretold = cfg, started, False
+        self.cfg, self.started, self.predicted = cfg, started, False
         self.bar = tqdm(disable=True)  # until the Trainer knows where it begins
         self.stepped = False
 
@@ -266,11 +266,11 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update()
         elapsed = time.perf_counter() - self.began
-        if not self.foretold and not self.bar.disable and elapsed > FORETELL_AFTER:
+        if not self.predicted and not self.bar.disable and elapsed > PREDICT_AFTER:
             left = state.max_steps - state.global_step
             hours = left * elapsed / (state.global_step - self.bar.initial) / 3600
             self.bar.write(f"about {hours:.2g} hours for the {left:,} steps to come")
-            self.foretold = True
+            self.predicted = True
         if state.global_step == state.max_steps:
             control.should_log = True  # steps that make no whole row
 
@@ -399,8 +399,8 @@ def main(cfg: Settings) -> None:
     model = models.build(cfg.model, ids, cfg.L, cfg.vocab)
     if facts["tokenizer"] in NAMED:  # a checkpoint has no tokenizer files that would say it
         model.config.tokenizer = facts["tokenizer"]
-    of = identity(cfg, model)
-    refuse_other(cfg, of)
+    of = run_identity(cfg, model)
+    refuse_other_run(cfg, of)
     checkpoint, state = last_checkpoint(cfg.out)
     # The last documents that fill no whole step stay out, so that every step of every split has the same size.
     rows = rows[: len(rows) // cfg.batch * cfg.batch]

@@ -6,9 +6,9 @@ Z_i = M X_i, the rows are laid end to end, and the last value of a row is mixed 
 The information between the halves grows as k^layers = L^β with β = log_n k: the paper's sub-volume family has n = 4,
 k = 3 (β = 0.79), its logarithmic family n = 4, k = 1 (β = 0: a constant for each layer).
 
-    laws = prepare(named("subvolume", layers=6))         # once for a family: 4^6 = 4,096 positions
-    z, mean = draw(laws, batch=4 * 64, generator=rng)    # (L, batch) each: samples, and E[z_t | z_<t]
-    laws.std                                             # (L,) standard deviation of z_t given z_<t, whatever z is
+    conditionals = prepare(named("subvolume", layers=6))         # once for a family: 4^6 = 4,096 positions
+    z, mean = draw(conditionals, batch=4 * 64, generator=rng)    # (L, batch) each: samples, and E[z_t | z_<t]
+    conditionals.std                                           # (L,) std of z_t given z_<t, whatever z is
 
 Why O(L) is enough, and exact: README.md of this folder. Tensors have the batch last, (positions, batch), so that the
 small matrices of a row meet long contiguous stretches of memory. What does not depend on the data (`Laws`) is computed
@@ -150,7 +150,7 @@ def row_matrix(n: int, coupling: float) -> torch.Tensor:
 class Mixing:
     """What the mixing across rows of one layer does, and what it leaves; float64.
 
-    own, other: (R,) the mixed values of a pair are own·one + other·the other; the last row has no partner: 1 and 0.
+    own, other: (R,) the mixed values of a pair are own·one + other·the other; the last row has no x_donor: 1 and 0.
     adjacent: (L−1,) correlation of neighbours in the layer's output.
     """
 
@@ -271,7 +271,7 @@ class LayerLaws:
 
 
 @dataclass(frozen=True)
-class Laws:
+class Conditionals:
     """All of a family that does not depend on the data, from `prepare`."""
 
     of: Family
@@ -280,16 +280,16 @@ class Laws:
     """(L,) of z_t given z_<t"""
 
 
-def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Laws:
-    """The laws of a family, once for all draws; computed in float64 on the CPU. UserError: they do not fit memory."""
-    check_memory(prepare_bytes(of, dtype), f"the laws of {of.L:,} positions", "cpu")
+def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Conditionals:
+    """The conditionals of a family, once for all draws; in float64 on the CPU. UserError: they do not fit memory."""
+    check_memory(prepare_bytes(of, dtype), f"the conditionals of {of.L:,} positions", "cpu")
     layers = []
     for i, (M, mix, factors) in enumerate(bottom_up(of)):
         ahead = 1 if i == of.layers - 1 else 2
         by_data, by_means = _regressions(M, of.k[i], mix, factors, ahead)
         tensors = (M, torch.linalg.inv(M), mix.own[:, None], mix.other[:, None], by_data, by_means)
         layers.append(LayerLaws(*(tensor.to(device, dtype) for tensor in tensors), k=of.k[i]))
-    return Laws(of, tuple(layers), _next_two(factors)[:, 0].sqrt().to(device, dtype))
+    return Conditionals(of, tuple(layers), _next_two(factors)[:, 0].sqrt().to(device, dtype))
 
 
 def _regressions(
@@ -316,52 +316,55 @@ def _regressions(
     return torch.stack(by_data, 2).flatten(1, 2), torch.stack(by_means, 2).flatten(1, 2)
 
 
-def sample(laws: Laws, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+def sample(conditionals: Conditionals, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """(L, batch) draws. UserError: they do not fit memory."""
-    check_memory(draw_bytes(laws, batch, means=False), _size(laws, batch), laws.std.device)
-    z, _ = _draw_layers(laws, batch, generator, keep=False)
+    check_memory(draw_bytes(conditionals, batch, means=False), _size(conditionals, batch), conditionals.std.device)
+    z, _ = _draw_layers(conditionals, batch, generator, keep=False)
     return z
 
 
-def draw(laws: Laws, batch: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws z and the means of their conditionals, (L, batch) each; the standard deviations are laws.std.
+def draw(
+    conditionals: Conditionals, batch: int, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws z and the means of their conditionals, (L, batch) each; the standard deviations are conditionals.std.
 
     As `sample` and `conditional_mean`, but what lies below z is known from the drawing, so nothing has to be undone:
     faster, and in float32 more accurate. UserError: they do not fit memory.
     """
-    check_memory(draw_bytes(laws, batch, means=True), _size(laws, batch), laws.std.device)
-    z, blocks = _draw_layers(laws, batch, generator, keep=True)
-    return z, _predict(laws, blocks)
+    check_memory(draw_bytes(conditionals, batch, means=True), _size(conditionals, batch), conditionals.std.device)
+    z, blocks = _draw_layers(conditionals, batch, generator, keep=True)
+    return z, _predict(conditionals, blocks)
 
 
-def conditional_mean(laws: Laws, z: torch.Tensor) -> torch.Tensor:
-    """E[z_t | z_1 … z_{t−1}] for every t at once. z: (L, batch), laws.std's dtype and device. Returns (L, batch).
+def conditional_mean(conditionals: Conditionals, z: torch.Tensor) -> torch.Tensor:
+    """E[z_t | z_1 … z_{t−1}] for every t at once. z: (L, batch), dtype and device of conditionals.std. As z.
 
     UserError: another shape, dtype or device, or more than fits memory.
     """
-    wanted = laws.std
-    if z.ndim != 2 or len(z) != laws.of.L or z.dtype != wanted.dtype or z.device.type != wanted.device.type:
+    wanted = conditionals.std
+    if z.ndim != 2 or len(z) != conditionals.of.L or z.dtype != wanted.dtype or z.device.type != wanted.device.type:
         raise UserError(
-            f"z is {z.dtype} {tuple(z.shape)} on {z.device}; these laws want {wanted.dtype} ({laws.of.L}, batch) on "
+            f"z is {z.dtype} {tuple(z.shape)} on {z.device}; these conditionals want {wanted.dtype} "
+            f"({conditionals.of.L}, batch) on "
             f"{wanted.device}"
         )
-    check_memory(draw_bytes(laws, z.shape[1], means=True), _size(laws, z.shape[1]), wanted.device)
-    return _predict(laws, _undo_layers(laws, z))
+    check_memory(draw_bytes(conditionals, z.shape[1], means=True), _size(conditionals, z.shape[1]), wanted.device)
+    return _predict(conditionals, _undo_layers(conditionals, z))
 
 
-def log_density(laws: Laws, z: torch.Tensor) -> torch.Tensor:
+def log_density(conditionals: Conditionals, z: torch.Tensor) -> torch.Tensor:
     """log p(z) of each column of z (L, batch), in nats, (batch,) float64. UserError as `conditional_mean`."""
-    std = laws.std.double()
-    standard = (z - conditional_mean(laws, z)).double() / std[:, None]
-    return -(standard**2).sum(dim=0) / 2 - std.log().sum() - laws.of.L * math.log(2 * math.pi) / 2
+    std = conditionals.std.double()
+    standard = (z - conditional_mean(conditionals, z)).double() / std[:, None]
+    return -(standard**2).sum(dim=0) / 2 - std.log().sum() - conditionals.of.L * math.log(2 * math.pi) / 2
 
 
 def _draw_layers(
-    laws: Laws, batch: int, generator: torch.Generator | None, keep: bool
+    conditionals: Conditionals, batch: int, generator: torch.Generator | None, keep: bool
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """z, and if wanted of every layer the blocks' data (R, n, batch of the layer): its output with Z_{i,1} unmixed."""
     blocks, below = [], None
-    for layer, sequences in zip(laws.layers, laws.of.sequences, strict=True):
+    for layer, sequences in zip(conditionals.layers, conditionals.of.sequences, strict=True):
         rows, n, k = len(layer.own), len(layer.M), layer.k
         fresh = torch.empty(rows, n - k, batch * sequences, dtype=layer.M.dtype, device=layer.M.device)
         Z = torch.matmul(layer.M[:, k:], fresh.normal_(generator=generator))
@@ -381,10 +384,10 @@ def _draw_layers(
     return below, [Z for Z, _ in blocks]
 
 
-def _undo_layers(laws: Laws, z: torch.Tensor) -> list[torch.Tensor]:
+def _undo_layers(conditionals: Conditionals, z: torch.Tensor) -> list[torch.Tensor]:
     """The blocks' data of every layer, bottom first, see `_draw_layers`; M and the mixing are inverted."""
     blocks = []
-    for layer in reversed(laws.layers):
+    for layer in reversed(conditionals.layers):
         rows, n, k = len(layer.own), len(layer.M), layer.k
         data = z.reshape(rows, n, -1).clone()
         raw = data[:, n - 1].clone()
@@ -400,10 +403,10 @@ def _undo_layers(laws: Laws, z: torch.Tensor) -> list[torch.Tensor]:
     return blocks[::-1]
 
 
-def _predict(laws: Laws, blocks: list[torch.Tensor]) -> torch.Tensor:
+def _predict(conditionals: Conditionals, blocks: list[torch.Tensor]) -> torch.Tensor:
     """E[z_t | z_<t], (L, batch), from the blocks' data of every layer; `blocks` is emptied on the way."""
     means = None  # (positions below, 2, batch below): of the next value and of the one behind it
-    for layer in laws.layers:
+    for layer in conditionals.layers:
         data = blocks.pop(0)
         rows, n, width = data.shape
         ahead = layer.by_data.shape[1] // n
@@ -418,7 +421,7 @@ def _predict(laws: Laws, blocks: list[torch.Tensor]) -> torch.Tensor:
 
 
 def prepare_bytes(of: Family, dtype: torch.dtype) -> int:
-    """Memory that `prepare` takes at most: the laws of all layers, and the float64 arrays of the top one in work."""
+    """Memory that `prepare` takes at most: the conditionals of all layers, and the float64 arrays of the top one."""
     item = torch.empty(0, dtype=dtype).element_size()
     kept, working = 0, 0
     for i, (n, k, length) in enumerate(zip(of.n, of.k, of.lengths, strict=True)):
@@ -434,17 +437,17 @@ def factor_bytes(of: Family) -> int:
     return L // n * 8 * 6 * (n + 2) ** 2
 
 
-def draw_bytes(laws: Laws, batch: int, means: bool) -> int:
+def draw_bytes(conditionals: Conditionals, batch: int, means: bool) -> int:
     """Memory that `sample` (means=False), or `draw` or `conditional_mean`, takes at most for `batch` columns."""
-    of = laws.of
+    of = conditionals.of
     sizes = [length * sequences for length, sequences in zip(of.lengths, of.sequences, strict=True)]
     below = sizes[-2] if of.layers > 1 else 0
     values = sum(sizes) + 4 * sizes[-1] + 2 * below if means else 3 * sizes[-1] + below
-    return values * batch * laws.std.element_size()
+    return values * batch * conditionals.std.element_size()
 
 
-def _size(laws: Laws, batch: int) -> str:
-    return f"a batch of {batch:,} sequences of {laws.of.L:,} positions"
+def _size(conditionals: Conditionals, batch: int) -> str:
+    return f"a batch of {batch:,} sequences of {conditionals.of.L:,} positions"
 
 
 def check_memory(needed: int, what: str, device: torch.device | str) -> None:

@@ -3,7 +3,7 @@
     python measure_mutual_info/calibration/bipartite.py --out results/calibration --workers 2
 
 Documents of each process (processes.py) go through the scoring, the estimators and the fits of a real measurement, with
-the process's own predictor in the place of the language model: exact, and spoiled in four ways. The paper has nothing
+the process's own predictor in place of the language model: exact, and misspecified in four ways. The paper has nothing
 of the kind. Each process gets a folder under --out:
 
     calibration.csv      I(L) of each replication with its error, the truth, and whether the 95% interval holds it
@@ -57,7 +57,7 @@ from measure_mutual_info.estimate_bipartite import estimate_table, fit_ratio, pe
 from measure_mutual_info.scoring import score_store
 
 ESTIMATORS = ("direct", "vclub")
-FIT_VALUES = ("beta", "lo95", "hi95", "chi2", "p_value", "called", "called_of_all")  # called: index into GROWTH_LAWS
+FIT_VALUES = ("beta", "lo95", "hi95", "chi2", "p_value", "called", "selected_of_all")  # called: index into GROWTH_LAWS
 ROWS_A_GROUP = 250
 POOL_PIECE = 1000  # documents of the pool that are sampled at a time
 
@@ -80,7 +80,7 @@ class Settings:
     """documents of a replication"""
     replications: int = 800
     """with the exact predictor, for each number of documents"""
-    replications_spoiled: int = 20
+    replications_misspecified: int = 20
     """with each other predictor, at the largest number of documents"""
     replications_all_laws: int = 100
     """of the exact predictor's, how many try all laws, not only power and logarithm: the others are slow to fit"""
@@ -159,7 +159,7 @@ class Settings:
         for name in ("pool_documents", "replications", "block", "workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
-        for name in ("replications_spoiled", "replications_all_laws"):
+        for name in ("replications_misspecified", "replications_all_laws"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
         if all(job.predictor == "pool" for job in jobs(self)):
@@ -188,7 +188,7 @@ def jobs(cfg: Settings) -> list[Job]:
             for n in cfg.n_documents:
                 found += blocks(predictor, n, cfg.replications)
         else:
-            found += blocks(predictor, max(cfg.n_documents), cfg.replications_spoiled)
+            found += blocks(predictor, max(cfg.n_documents), cfg.replications_misspecified)
     return found
 
 
@@ -219,7 +219,7 @@ def replicate(
     names = np.array([f"{i:06d}" for i in range(n_documents)], dtype=object)
     scoring, store = cfg.scoring, _MemoryStore()
     ids = process.sample(rng, n_documents, scoring.longest)
-    sample = score_documents.Sample(names, names, ids, score_documents.passes.partners(names, seed), {})
+    sample = score_documents.Sample(names, names, ids, score_documents.passes.x_donors(names, seed), {})
     score_documents.score_groups(scoring, sample, ExactBackend(process, PREDICTORS[predictor]), store, progress=False)
     scores, failed, _ = score_documents.assemble(scoring, sample, store)
     if failed:
@@ -261,7 +261,7 @@ def shapes(cfg: Settings, job: Job) -> dict[str, tuple[int, ...]]:
 def gls(cfg: Settings, terms: pd.DataFrame, all_laws: bool) -> np.ndarray:
     """FIT_VALUES of the power law over the window by generalised least squares; NaN where nothing could be fitted.
 
-    called: the law of the smaller AICc of power and logarithm; called_of_all: of all laws, where `all_laws`.
+    called: the law of the smaller AICc of power and logarithm; selected_of_all: of all laws, where `all_laws`.
     """
     laws = GROWTH_LAWS if all_laws else ("power", "logarithm")
     fits, _ = fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=laws)
@@ -346,7 +346,7 @@ def tables(
             )
             for method in METHODS:
                 values = dict(zip(FIT_VALUES, part[method][:, e].T, strict=True))
-                for name in ("called", "called_of_all"):
+                for name in ("called", "selected_of_all"):
                     values[name] = laws[np.nan_to_num(values[name], nan=len(GROWTH_LAWS)).astype(int)]
                 fits.append(
                     pd.DataFrame(
@@ -361,11 +361,11 @@ def tables(
     estimates["covered"] = (estimates["mi_nats"] - estimates["mi_true_nats"]).abs() <= half
     fits["covered"] = (fits["lo95"] <= fits["beta_true"]) & (fits["beta_true"] <= fits["hi95"])
     columns = ["process", "predictor", "estimator", "n_documents", "seed", "method", "beta", "lo95", "hi95"]
-    columns += ["beta_true", "covered", "chi2", "p_value", "called", "called_of_all"]
+    columns += ["beta_true", "covered", "chi2", "p_value", "called", "selected_of_all"]
     return estimates, fits[columns], coverage(estimates, fits, exact.beta["ols"])
 
 
-def manifest(cfg: Settings, process: Process) -> dict:
+def calibration_manifest(cfg: Settings, process: Process) -> dict:
     """What must be the same for two runs to be parts of one."""
     shown = asdict(cfg)
     for free in ("out", "workers", "processes", "betas", "epsilons", "n_keys"):
@@ -421,7 +421,7 @@ def _follow_parent() -> None:
 
 def open_store(cfg: Settings, process: Process) -> score_store.ScoreStore | None:
     """The store of one process's parts; None if its results are complete. UserError if they have other settings."""
-    wanted, parts = manifest(cfg, process), cfg.out / process.name / "coverage.csv.parts"
+    wanted, parts = calibration_manifest(cfg, process), cfg.out / process.name / "coverage.csv.parts"
     results = replace(cfg.scoring, out=cfg.out / process.name / "coverage.csv")
     return None if score_documents.finished_before(results, wanted, parts) else score_store.ScoreStore(parts, wanted)
 

@@ -16,7 +16,7 @@ PRESET=${PRESET:-mini} two_point=()
 case $PRESET in
     smoke)
         out=results/smoke/calibration
-        flags=(--replications 20 --replications-spoiled 5 --n-documents 30 100 --L-max 256 --L-fit-min 32 --pool-documents 2000)
+        flags=(--replications 20 --replications-misspecified 5 --n-documents 30 100 --L-max 256 --L-fit-min 32 --pool-documents 2000)
         two_point=(--replications 10 --books 30 --tokens 200 --d-max 16)
         ;;
     cpu) out=results/calibration flags=(--replications 1000) ;;

@@ -17,7 +17,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame, beta_exact_local: floa
     mean_half_width: of the 95% interval, on average. sd: over replications, what mean_stderr (I only) should be.
     coverage with the 95% interval of Clopper and Pearson; a replication without a fit does not cover.
     beta_exact_local: slope of the straight line through the exact curve in log-log; coverage_local: how often the
-    interval of β held that. called_power, called_logarithm: shares of the replications.
+    interval of β held that. selected_power, selected_logarithm: shares of the replications.
     """
     rows = []
     keys = ["process", "predictor", "estimator", "n_documents"]
@@ -46,7 +46,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame, beta_exact_local: floa
             held = (of["lo95"] <= beta_exact_local) & (beta_exact_local <= of["hi95"])
             more = {"beta_exact_local": beta_exact_local, "coverage_local": held.mean()}
             if method == "gls":
-                more |= {f"called_{law}": (of["called"] == law).mean() for law in ("power", "logarithm")}
+                more |= {f"selected_{law}": (of["called"] == law).mean() for law in ("power", "logarithm")}
             half = (of["hi95"] - of["lo95"]) / 2
             rows.append(row(key, f"beta_{method}", math.nan, of, "beta", of["beta_true"].iloc[0], half) | more)
     table = pd.DataFrame(rows).astype({"L_tokens": "Int64"})

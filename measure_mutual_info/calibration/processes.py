@@ -11,7 +11,7 @@ logarithms; informations in nats.
 Of some the information of two tokens at a distance d is exact as well (`two_point_information`), and Topics is there
 for that alone: it falls as a power of d.
 
-A predictor can be spoiled on purpose (`Predictor`) in the ways in which a language model is.
+A predictor can be misspecified on purpose (`Predictor`) in the ways in which a language model is.
 """
 
 from __future__ import annotations
@@ -350,7 +350,9 @@ class ExactBackend:
     process: Process
     predictor: Predictor = PREDICTORS["exact"]
 
-    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+    def token_logprobs(
+        self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
+    ) -> TokenLogprobs:
         """See schedule.Backend. A row that begins is a row behind BOS."""
 
         def logprobs(*parts: np.ndarray) -> np.ndarray:
@@ -359,5 +361,5 @@ class ExactBackend:
         return TokenLogprobs(
             own=logprobs(documents),
             marginal=[logprobs(documents[:, ell:end]) for ell, end in branches],
-            other=[logprobs(documents[:, :ell], followers[:, ell:end])[:, ell:] for ell, end in branches],
+            other=[logprobs(documents[:, :ell], y_recipients[:, ell:end])[:, ell:] for ell, end in branches],
         )

@@ -68,7 +68,7 @@ from measure_mutual_info.estimate_two_point import (
 )
 
 ProcessName = Literal["markov", "bernoulli", "topics", "shuffled"]
-EXPONENTS = {"gls": "power_plus_constant", "wls": "power_plus_constant_wls", "ols": "power_plus_constant_ols"}
+EXPONENTS = {"gls": "power_plus_constant", "wls": "power_plus_constant_wls", "ols": "paper_eq_b15"}
 DIGITS = 6
 
 

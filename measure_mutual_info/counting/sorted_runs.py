@@ -84,7 +84,7 @@ def write_run(path: Path, words: np.ndarray) -> None:
     """Write sorted words to `path` in one step: their number, the words, and every INDEX_STRIDE-th of them again.
 
     Not synced to the disk, which would cost more than all else: a kill leaves whole runs, and a run that a power cut
-    spoilt is known by its size (`run_is_whole`) or its sum. OSError names `path`; nothing partial stays.
+    damaged is known by its size (`run_is_whole`) or its sum. OSError names `path`; nothing partial stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

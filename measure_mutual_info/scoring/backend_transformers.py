@@ -1,7 +1,7 @@
 """Scoring with Hugging Face transformers: any causal model of the hub, a local folder or a GGUF file, on CPU or GPU.
 
 What the branches of a document share is computed once: the document goes through the model in full, and every branch
-that puts a follower's Y behind its X starts from the key-values of that X. Models whose memory is not a plain list of
+that puts another document's Y behind its X starts from the key-values of that X. Models whose memory is no list of
 keys and values (state-space models, sliding windows, hybrids) get self-contained prompts instead.
 """
 
@@ -66,7 +66,7 @@ class TransformersBackend:
         except Exception:  # models of the hub raise almost anything
             return False
 
-    def check_schedule(self, documents: np.ndarray, followers: np.ndarray, tokens: int = 64) -> None:
+    def check_schedule(self, documents: np.ndarray, y_recipients: np.ndarray, tokens: int = 64) -> None:
         """Score the first tokens of a group both ways; where they differ, or the model raises, prompts are plain.
 
         Such a model would be wrong silently, by nats a token; rounding is 1e-5 in float32 and 0.05 in bfloat16.
@@ -75,10 +75,10 @@ class TransformersBackend:
         if self.schedule == "plain":
             return
         tokens = min(tokens, documents.shape[1])
-        documents, followers, split = documents[:, :tokens], followers[:, :tokens], [Branch(tokens // 2, tokens)]
-        plain = self._plain(documents, followers, split).other[0]
+        documents, y_recipients, split = documents[:, :tokens], y_recipients[:, :tokens], [Branch(tokens // 2, tokens)]
+        plain = self._plain(documents, y_recipients, split).other[0]
         try:
-            worst = float(np.abs(self._shared(documents, followers, split).other[0] - plain).mean())
+            worst = float(np.abs(self._shared(documents, y_recipients, split).other[0] - plain).mean())
             found = f"change its log-probabilities by {worst:.2g} nats a token"
         except torch.OutOfMemoryError:
             raise
@@ -93,25 +93,27 @@ class TransformersBackend:
         print(f"{found}: scored with plain prompts, which takes about four times as long")
         self.schedule = "plain"
 
-    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+    def token_logprobs(
+        self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
+    ) -> TokenLogprobs:
         """See schedule.Backend. UserError if the GPU's memory is too small for the group."""
         score = self._shared if self.schedule == "shared" else self._plain
         try:
-            return score(documents, followers, branches)
+            return score(documents, y_recipients, branches)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of GPU memory with {len(documents)} documents of {documents.shape[1]} tokens in a batch: "
                 f"lower --batch-tokens (now {self.batch_tokens}), use --dtype bfloat16, or --device split"
             ) from error
 
-    def _shared(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
-        documents, followers = (torch.as_tensor(ids, dtype=torch.long) for ids in (documents, followers))
+    def _shared(self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+        documents, y_recipients = (torch.as_tensor(ids, dtype=torch.long) for ids in (documents, y_recipients))
         bos = torch.full((len(documents), 1), self.bos)
         cache = DynamicCache()
         own = self.sequence_logprobs(torch.cat([bos, documents[:, :-1]], dim=1), documents, cache)
         marginal, other = [], []
         for ell, end in branches:
-            mine, theirs = documents[:, ell:end], followers[:, ell:end]
+            mine, theirs = documents[:, ell:end], y_recipients[:, ell:end]
             marginal.append(self.sequence_logprobs(torch.cat([bos, mine[:, :-1]], dim=1), mine, DynamicCache()))
             # Key-values of BOS x_1 … x_{ℓ−1}; x_ℓ goes in again, as the input that predicts the first token of Y.
             prefix = DynamicCache([(layer.keys[:, :, :ell], layer.values[:, :, :ell]) for layer in cache.layers])
@@ -119,8 +121,8 @@ class TransformersBackend:
             other.append(self.sequence_logprobs(inputs, theirs, prefix))
         return TokenLogprobs(own, marginal, other)
 
-    def _plain(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
-        prompts = plain_prompts(documents, followers, branches, self.bos)
+    def _plain(self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+        prompts = plain_prompts(documents, y_recipients, branches, self.bos)
         scored: list[np.ndarray] = []
         for start in range(0, len(prompts), len(documents)):  # prompts of one kind are equally long: no padding
             ids = torch.as_tensor(np.stack([prompt for prompt, _ in prompts[start : start + len(documents)]]))

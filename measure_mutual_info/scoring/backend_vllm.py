@@ -94,7 +94,9 @@ class VllmBackend:
             detokenize=False,
         )
 
-    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
+    def token_logprobs(
+        self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
+    ) -> TokenLogprobs:
         """See schedule.Backend. The larger the group, the better vLLM fills its batches. UserError if memory runs out.
 
         −inf and NaN are returned as they come.
@@ -102,7 +104,7 @@ class VllmBackend:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompts = [
-            (ids.tolist(), unscored) for ids, unscored in plain_prompts(documents, followers, branches, self.bos)
+            (ids.tolist(), unscored) for ids, unscored in plain_prompts(documents, y_recipients, branches, self.bos)
         ]
         try:
             outputs = self.engine.generate(

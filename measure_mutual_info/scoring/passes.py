@@ -1,10 +1,10 @@
-"""What is scored: the grid of (ℓ, L), who is whose partner, and how per-token log-probabilities become the terms.
+"""What is scored: the grid of (ℓ, L), who is whose x_donor, and how per-token log-probabilities become the terms.
 
 A document is cut at ℓ: X is its first ℓ tokens, Y the tokens ℓ+1 … L. Three kinds of passes give every term:
 
     own        BOS w_1 … w_Lmax                  log q(w_i | w_<i), whose sums give log q(Y|X) for all (ℓ, L)
     marginal   BOS w_{ℓ+1} … w_end               log q(Y|BOS), one branch an ℓ
-    other      BOS x'_1 … x'_ℓ w_{ℓ+1} … w_end   log q(Y|X'), one branch an ℓ, X' from the partner
+    other      BOS x'_1 … x'_ℓ w_{ℓ+1} … w_end   log q(Y|X'), one branch an ℓ, X' from the x_donor
 
 where `end` is the largest L that goes with ℓ. The same Y stands in all three.
 """
@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-# The terms of scores.csv. The last one belongs to the followers of a group, the others to its documents.
-TERM_OF_FOLLOWER = "logq_y_given_other_x"
-TERMS = ("logq_y_given_x", "logq_y", "logq_y_head2", TERM_OF_FOLLOWER)
+# The terms of scores.csv. The last one belongs to the y_recipients of a group, the others to its documents.
+TERM_OF_RECIPIENT = "logq_y_given_other_x"
+TERMS = ("logq_y_given_x", "logq_y", "logq_y_first2", TERM_OF_RECIPIENT)
 
 
 class Branch(NamedTuple):
@@ -32,7 +32,7 @@ class TokenLogprobs(NamedTuple):
     """Log-probabilities in nats of one group of documents, float64.
 
     own: (documents, L_max). marginal, other: for each branch, (documents, end − ℓ).
-    marginal belongs to the documents that gave `own`, other to their followers.
+    marginal belongs to the documents that gave `own`, other to their y_recipients.
     """
 
     own: np.ndarray
@@ -43,8 +43,10 @@ class TokenLogprobs(NamedTuple):
 class Backend(Protocol):
     """A language model that can score."""
 
-    def token_logprobs(self, documents: np.ndarray, followers: np.ndarray, branches: Sequence[Branch]) -> TokenLogprobs:
-        """Score a group. documents, followers: (group, L_max) token ids; documents[i] lends its X to followers[i]."""
+    def token_logprobs(
+        self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
+    ) -> TokenLogprobs:
+        """Score a group. Both (group, L_max) token ids; the X of documents[i] goes in front of the Y of y_recipients[i]."""
 
 
 def grid(L_max: int, ell_max: int = 1024, ratios: Sequence[int] = (2, 3, 4)) -> list[tuple[int, int]]:
@@ -74,7 +76,7 @@ def tokens_a_document(points: Sequence[tuple[int, int]]) -> int:
     return max(L for _, L in points) + sum(2 * (branch.end - branch.ell) for branch in branches(points))
 
 
-def partners(books: Sequence[str], seed: int) -> np.ndarray:
+def x_donors(books: Sequence[str], seed: int) -> np.ndarray:
     """Whose X each document gets: a seeded random permutation without fixed points, of another book where possible.
 
     Returns indices, shape (documents,). A book with more than half of the documents cannot avoid itself everywhere;
@@ -83,31 +85,31 @@ def partners(books: Sequence[str], seed: int) -> np.ndarray:
     _, book = np.unique(np.asarray(books), return_inverse=True)
     count = len(book)
     if count < 2:
-        raise ValueError("a partner needs at least two documents")
+        raise ValueError("a x_donor needs at least two documents")
     rng = np.random.default_rng(seed)
-    partner = rng.permutation(count)
-    # Swap the partners of two documents wherever that mends one pair and spoils none. While a pair of book A can still
-    # be mended there is a document outside A whose partner is outside A too, so this ends at the smallest number.
+    x_donor = rng.permutation(count)
+    # Swap the x_donors of two documents wherever that mends one pair and spoils none. While a pair of book A can still
+    # be mended there is a document outside A whose x_donor is outside A too, so this ends at the smallest number.
     for i in rng.permutation(count):
-        if book[partner[i]] == book[i]:
-            able = np.flatnonzero((book[partner] != book[i]) & (book != book[partner[i]]))
+        if book[x_donor[i]] == book[i]:
+            able = np.flatnonzero((book[x_donor] != book[i]) & (book != book[x_donor[i]]))
             if len(able):
                 k = rng.choice(able)
-                partner[i], partner[k] = partner[k], partner[i]
-    for i in np.flatnonzero(partner == np.arange(count)):
-        if partner[i] == i:
+                x_donor[i], x_donor[k] = x_donor[k], x_donor[i]
+    for i in np.flatnonzero(x_donor == np.arange(count)):
+        if x_donor[i] == i:
             k = rng.choice(np.setdiff1d(np.flatnonzero(book == book[i]), [i]))
-            partner[i], partner[k] = partner[k], partner[i]
-    return partner
+            x_donor[i], x_donor[k] = x_donor[k], x_donor[i]
+    return x_donor
 
 
 def plain_prompts(
-    documents: np.ndarray, followers: np.ndarray, split: Sequence[Branch], bos: int
+    documents: np.ndarray, y_recipients: np.ndarray, split: Sequence[Branch], bos: int
 ) -> list[tuple[np.ndarray, int]]:
     """The group as self-contained prompts, each with the number of its first tokens that are not scored.
 
     Order: own of every document, then for each branch the marginals of every document, then the others of every
-    follower. A prompt is a BOS and nothing that is not needed: X is trimmed to ℓ tokens, Y to its longest L.
+    y_recipient. A prompt is a BOS and nothing that is not needed: X is trimmed to ℓ tokens, Y to its longest L.
     """
 
     def behind_bos(*parts: np.ndarray) -> np.ndarray:
@@ -117,8 +119,8 @@ def plain_prompts(
     for ell, end in split:
         prompts += [(behind_bos(document[ell:end]), 1) for document in documents]
         prompts += [
-            (behind_bos(document[:ell], follower[ell:end]), 1 + ell)
-            for document, follower in zip(documents, followers, strict=True)
+            (behind_bos(document[:ell], y_recipient[ell:end]), 1 + ell)
+            for document, y_recipient in zip(documents, y_recipients, strict=True)
         ]
     return prompts
 
@@ -132,7 +134,7 @@ def gather_plain(logprobs: Sequence[np.ndarray], size: int, split: Sequence[Bran
 def terms(scored: TokenLogprobs, points: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
     """TERMS from token log-probabilities; each (documents, points), in nats.
 
-    logq_y_head2 is the first two tokens of Y given BOS. Sums run in float64 over the tokens of Y alone.
+    logq_y_first2 is the first two tokens of Y given BOS. Sums run in float64 over the tokens of Y alone.
     """
     number = {branch.ell: index for index, branch in enumerate(branches(points))}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in TERMS}
@@ -140,6 +142,6 @@ def terms(scored: TokenLogprobs, points: Sequence[tuple[int, int]]) -> dict[str,
         marginal, other = scored.marginal[number[ell]], scored.other[number[ell]]
         columns["logq_y_given_x"].append(scored.own[:, ell:L].sum(axis=1))
         columns["logq_y"].append(marginal[:, : L - ell].sum(axis=1))
-        columns["logq_y_head2"].append(marginal[:, :2].sum(axis=1))
-        columns[TERM_OF_FOLLOWER].append(other[:, : L - ell].sum(axis=1))
+        columns["logq_y_first2"].append(marginal[:, :2].sum(axis=1))
+        columns[TERM_OF_RECIPIENT].append(other[:, : L - ell].sum(axis=1))
     return {name: np.stack(values, axis=1) for name, values in columns.items()}

@@ -17,7 +17,7 @@ from common.cli import UserError
 from common.record import atomic_file, replace_text
 
 
-def refuse_other(found: object, manifest: dict, where: Path) -> None:
+def refuse_other_scores(found: object, manifest: dict, where: Path) -> None:
     """UserError unless `found`, what lies at `where`, was made with exactly the settings of `manifest`."""
     if not isinstance(found, dict):
         raise UserError(f"{where}: not the record of a scoring run: choose another --out, or delete it")
@@ -45,9 +45,9 @@ class ScoreStore:
                 found = json.loads(record.read_text(encoding="utf-8"))
             except ValueError:
                 found = None
-            refuse_other(found, manifest, folder)
+            refuse_other_scores(found, manifest, folder)
         elif folder.exists() and any(folder.glob("[!.]*")):
-            refuse_other(None, manifest, folder)
+            refuse_other_scores(None, manifest, folder)
 
     def begin(self) -> None:
         """Make the folder, once everything that can refuse the run has had its say."""

@@ -13,10 +13,10 @@ from common.documents import REPEAT_TOKENS
 from common.record import numbers, read_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
 
-LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_head2_nats", "logq_y_given_other_x_nats"]
-OWN = LOGQ[:3]  # the same for the same text, whatever its partner
+LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
+OWN = LOGQ[:3]  # the same for the same text, whatever its x_donor
 KEY = ["document", "ell_tokens", "L_tokens"]
-SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
+SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
 BOOK_COUNTS = ["source", "tokenizer", "kind", "n_or_d", "book", "ngrams", "entropy_nats"]
 SCORE_AGAIN = "score the documents again with score_documents.py"
@@ -98,7 +98,7 @@ def read_provenance(scores: Path) -> dict:
         raise UserError(f"{path} is not the record of a run ({error}): restore it, or remove it") from error
 
 
-def read_head2_entropy(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, str]:
+def read_first2_entropy(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, str]:
     """Grassberger's 2-gram entropy in nats from counts.csv, and a line that says how far to trust it.
 
     The share of 2-grams seen only once is about the chance that the next one is new (Good and Turing): where it is not
@@ -118,7 +118,7 @@ def read_head2_entropy(path: Path, source: str | None, tokenizer: str | None) ->
     return entropy, f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once"
 
 
-def read_head2_by_book(counts: Path, entropy_nats: float) -> pd.DataFrame | None:
+def read_first2_by_book(counts: Path, entropy_nats: float) -> pd.DataFrame | None:
     """Each book's share of the 2-gram entropy: ngrams and entropy_nats by book; None where count_ngrams.py left none.
 
     It lies beside counts.csv as <name>_by_book.csv; the mean of entropy_nats weighted by ngrams is the 2-gram entropy.

@@ -20,21 +20,21 @@ def backend():
 
 def test_packed_branches_equal_shared_prefixes(backend):
     """The rival that is timed beside ours computes the same numbers, or the timing would mean nothing."""
-    documents, followers = np.random.default_rng(0).integers(0, 256, (2, 2, 64))
+    documents, y_recipients = np.random.default_rng(0).integers(0, 256, (2, 2, 64))
     split = passes.branches(passes.grid(64))
-    shared = backend.token_logprobs(documents, followers, split)
+    shared = backend.token_logprobs(documents, y_recipients, split)
     in_order = [shared.own]
     for marginal, other in zip(shared.marginal, shared.other, strict=True):
         in_order += [marginal, other]
     with torch.inference_mode():
-        packed = scoring.packed_schedule(backend, documents, followers, split)
+        packed = scoring.packed_schedule(backend, documents, y_recipients, split)
     assert np.abs(packed - np.concatenate(in_order, axis=1)).max() < 1e-4
 
 
 def test_the_papers_schedule_is_21_passes_of_full_length(backend):
-    documents, followers = np.random.default_rng(0).integers(0, 256, (2, 1, 128))
+    documents, y_recipients = np.random.default_rng(0).integers(0, 256, (2, 1, 128))
     ells = [2, 4, 8, 16, 32, 64]
-    tokens = scoring.paper_schedule(backend, documents, followers, ells)
+    tokens = scoring.paper_schedule(backend, documents, y_recipients, ells)
     assert tokens == 128 + sum(128 - ell for ell in ells) + 128 * len(ells)
 
 
@@ -48,7 +48,7 @@ def test_command(tmp_path):
     rng = np.random.default_rng(0)
     count = 60
     names = np.array([f"a#{i:04d}" for i in range(count)])
-    alone, partner = rng.normal(-3000, 100, count), np.roll(np.arange(count), 1)
+    alone, x_donor = rng.normal(-3000, 100, count), np.roll(np.arange(count), 1)
     scores = pd.DataFrame(
         {
             "document": names,
@@ -57,9 +57,9 @@ def test_command(tmp_path):
             "L_tokens": 512,
             "logq_y_given_x_nats": alone + rng.normal(100, 10, count),
             "logq_y_nats": alone,
-            "logq_y_head2_nats": -15.0,
+            "logq_y_first2_nats": -15.0,
             "logq_y_given_other_x_nats": alone + rng.normal(-10, 10, count),
-            "other_document": names[partner],
+            "x_donor": names[x_donor],
         }
     )
     scores.to_csv(tmp_path / "scores.csv", index=False)

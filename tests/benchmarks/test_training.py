@@ -22,7 +22,7 @@ def threads():
 
 def test_what_is_timed_is_a_step_of_the_training():
     """Two steps change the weights as two steps of the training do; and each draws anew."""
-    place = train.Place(torch.device("cpu"))
+    place = train.Distributed(torch.device("cpu"))
     step, now = training.step("tiny", 16, place, batch=2, copies=3)
     before = [parameter.clone() for parameter in now.model.parameters()]
     first, second = step(), step()

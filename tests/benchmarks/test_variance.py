@@ -18,28 +18,28 @@ PROCESS_ONLY = ("--documents", "None", "--L-max", 128, "--bootstrap", 50)
 def terms_of_a_process(documents: int = 6, k: int = 2):
     process, cfg = NoisySantaFe(), variance.Settings(L_max=128)
     ids = process.sample(np.random.default_rng(0), documents, cfg.L_max)
-    partner = variance.several_partners(np.arange(documents), k, 0)
+    x_donor = variance.several_x_donors(np.arange(documents), k, 0)
     backend = ExactBackend(process, PREDICTORS["wrong_bos"])
     split = passes.branches(cfg.points)
-    return process, cfg, ids, partner, variance.score(ids, partner, lambda _, *t: backend.token_logprobs(*t, split))
+    return process, cfg, ids, x_donor, variance.score(ids, x_donor, lambda _, *t: backend.token_logprobs(*t, split))
 
 
 def test_rows_are_those_of_the_ys():
-    """Every Y behind each of its partners, computed one pair at a time."""
-    process, cfg, ids, partner, scored = terms_of_a_process()
+    """Every Y behind each of its x_donors, computed one pair at a time."""
+    process, cfg, ids, x_donor, scored = terms_of_a_process()
     for r, got in enumerate(scored):
-        for i, j in enumerate(partner[r]):
+        for i, j in enumerate(x_donor[r]):
             for branch, (ell, L) in zip(got.other, cfg.points, strict=True):
                 alone = process.logprobs(np.concatenate([ids[j, :ell], ids[i, ell:L]])[None], PREDICTORS["wrong_bos"])
                 assert branch[i] == pytest.approx(alone[0, ell:], abs=1e-12)
 
 
 def test_dropping_nothing_is_direct():
-    _, cfg, ids, partner, scored = terms_of_a_process()
+    _, cfg, ids, x_donor, scored = terms_of_a_process()
     values = passes.terms(scored[0], cfg.points)
     names = np.array([str(i) for i in range(len(ids))])
     scores = pd.DataFrame({"document": names.repeat(len(cfg.points))})
-    scores["other_document"] = names[partner[0]].repeat(len(cfg.points))
+    scores["x_donor"] = names[x_donor[0]].repeat(len(cfg.points))
     scores["ell_tokens"], scores["L_tokens"] = np.tile(np.array(cfg.points).T, len(ids))
     for name, value in values.items():
         scores[f"{name}_nats"] = value.ravel()
@@ -56,26 +56,26 @@ def test_dropping_nothing_is_direct():
 
 
 class TestNegatives:
-    def test_partners_differ(self):
+    def test_x_donors_differ(self):
         books = np.repeat(list("abc"), 4)
-        partner = variance.several_partners(books, 3, 0)
-        assert partner.shape == (3, 12)
-        for row in partner:
+        x_donor = variance.several_x_donors(books, 3, 0)
+        assert x_donor.shape == (3, 12)
+        for row in x_donor:
             assert sorted(row) == list(range(12))
             assert (books[row] != books).all()
-        assert all(len(set(column)) == 3 for column in partner.T)
+        assert all(len(set(column)) == 3 for column in x_donor.T)
 
     def test_variance_of_the_mean(self):
         """Terms of known parts: V_d + V_e/k is the variance of the mean over many samples, y and x correlated."""
         rng, n, k, samples = np.random.default_rng(0), 24, 3, 1500
-        partner = variance.several_partners(np.arange(n), k, 0)
+        x_donor = variance.several_x_donors(np.arange(n), k, 0)
         weights, found, means = np.ones((1, n)), [], []
         for _ in range(samples):
             y, fresh = rng.normal(0, 2, n), rng.normal(0, 1, n)
             x = fresh - 0.5 * y  # V_b = 4, V_x = 2, covariance −2
-            terms = (y + x[partner] + rng.normal(0, 3, (k, n)))[..., None]
+            terms = (y + x[x_donor] + rng.normal(0, 3, (k, n)))[..., None]
             found.append(
-                {name: part.item() for name, part in variance.vclub_variances(terms, partner, weights).items()}
+                {name: part.item() for name, part in variance.vclub_variances(terms, x_donor, weights).items()}
             )
             means.append([terms[:some].mean() for some in (1, 2, 3)])
         parts = pd.DataFrame(found).mean()
@@ -216,7 +216,7 @@ def test_model_by_the_command_line(inputs, tmp_path, monkeypatch):
 
 
 def test_covariates_from_a_scores_file(inputs, tmp_path):
-    """scores.csv of the same documents and partners gives the same rows, whatever else it holds."""
+    """scores.csv of the same documents and x_donors gives the same rows, whatever else it holds."""
     scores = tmp_path / "scores.csv"
     flags = ("--documents", inputs / "documents", "--model", inputs / "model", "--bos", 257, "--out", scores)
     done = call_script("measure_mutual_info/score_documents.py", *flags, "--L-max", 128, "--ratios", 2, 3)
@@ -250,11 +250,11 @@ class TestBadInput:
         done = call_script(SCRIPT, *PROCESS_ONLY, "--out", tmp_path / "variance.csv", *flags)
         assert message in one_line_error(done)
 
-    def test_scores_of_other_documents(self, inputs, tmp_path):
+    def test_scores_of_x_donors(self, inputs, tmp_path):
         scores = pd.DataFrame({"document": ["z#0", "z#1"], "book": "z", "ell_tokens": 2, "L_tokens": 4})
         for name in passes.TERMS:
             scores[f"{name}_nats"] = [-9.0, -8.0]
-        scores.assign(other_document=["z#1", "z#0"]).to_csv(tmp_path / "scores.csv", index=False)
+        scores.assign(x_donor=["z#1", "z#0"]).to_csv(tmp_path / "scores.csv", index=False)
         done = on_model(inputs, tmp_path, "--scores", tmp_path / "scores.csv")
         assert "z#0 is no document of" in one_line_error(done)
 

@@ -78,7 +78,7 @@ def test_a_surface_holds_every_curve_in_a_mixture():
 
 
 def test_a_table_of_positions_is_not_the_size_of_a_model(tmp_path):
-    """Parameters that grow with L, as those of the mini models do, must not foretell what goes by L alone."""
+    """Parameters that grow with L, as those of the mini models do, must not predict what goes by L alone."""
     table = made_up(lambda mi, state, L: 0.01 * L**0.8)
     table["parameters"] += 64 * table["L"]
     found = shares(table, tmp_path, 2)

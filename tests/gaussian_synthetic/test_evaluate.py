@@ -54,8 +54,8 @@ INDEPENDENT = regressed(lambda t: t)
 
 
 def measured(model: torch.nn.Module, draws: int = 64, **changes) -> tuple[np.ndarray, np.ndarray]:
-    laws = families.prepare(OF)
-    return evaluate.measure(model, laws, COPIES, draws, **{"batch": 8, "seed": 0, "progress": False, **changes})
+    conditionals = families.prepare(OF)
+    return evaluate.measure(model, conditionals, COPIES, draws, **{"batch": 8, "seed": 0, "progress": False, **changes})
 
 
 def train_one(out: Path, **changes) -> Path:

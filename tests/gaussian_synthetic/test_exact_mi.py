@@ -143,7 +143,7 @@ def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
     fit = pd.read_csv(tmp_path / "fit.csv").set_index(["law", "parameter"])
     assert fit.loc[(law, parameter), "value"] == pytest.approx(wanted, rel=2e-3)
     assert fit.loc[(law, parameter), "L_min"] == 64
-    # The law that the family is made for foretells the longest length, the other one does not.
+    # The law that the family is made for predicts the longest length, the other one does not.
     other = {"power_ols": "logarithm_ols", "logarithm_ols": "power_ols"}[law]
     missed = fit["heldout_error"].abs().groupby("law").first()
     assert missed[law] < 0.01
@@ -151,7 +151,7 @@ def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
 
 
 def test_logarithm_by_hand():
-    """Through (0, 1), (1, 3), (2, 4), (3, 8) in ln L; the first three foretell 17/3 for the last."""
+    """Through (0, 1), (1, 3), (2, 4), (3, 8) in ln L; the first three predict 17/3 for the last."""
     fit = exact_mi.fit_logarithm_ols(np.exp(np.arange(4.0)), np.array([1.0, 3, 4, 8]))
     assert [value for value, *_ in fit.parameters.values()] == pytest.approx([0.7, 2.2])
     assert fit.heldout_error == pytest.approx(17 / 3 / 8 - 1)

@@ -21,7 +21,7 @@ from common import history_state
 from common.cli import UserError
 from gaussian_synthetic import train
 from gaussian_synthetic.exact import dense, families
-from gaussian_synthetic.train import Place, Settings, Training
+from gaussian_synthetic.train import Distributed, Settings, Training
 from gaussian_synthetic.training import models
 
 SCRIPT = "gaussian_synthetic/train.py"
@@ -78,9 +78,9 @@ def test_the_loss_is_the_kl_of_two_gaussians():
 
 
 def test_the_loss_of_the_exact_predictor_is_zero_and_small_ones_are_not_lost():
-    laws = families.prepare(families.named("subvolume", 2))
-    _, mean = train.draw_tokens(laws, 2, 3, train.stream(0, "train", 0, CPU))
-    std = laws.std[:, None]
+    conditionals = families.prepare(families.named("subvolume", 2))
+    _, mean = train.draw_tokens(conditionals, 2, 3, train.generator(0, "train", 0, CPU))
+    std = conditionals.std[:, None]
     assert train.conditional_kl(mean, std.log().expand_as(mean), mean, std).abs().max() == 0
     # A shift of δσ costs δ²/2 and a σ_q off by the factor e^δ costs δ², although 1 + δ² is 1 in float32.
     delta = 1e-4
@@ -91,25 +91,25 @@ def test_the_loss_of_the_exact_predictor_is_zero_and_small_ones_are_not_lost():
 
 
 def test_a_token_is_independent_sequences_side_by_side():
-    laws = families.prepare(families.named("subvolume", 2), torch.float64)
-    z, mean = train.draw_tokens(laws, 2000, 3, train.stream(0, "train", 0, CPU))
+    conditionals = families.prepare(families.named("subvolume", 2), torch.float64)
+    z, mean = train.draw_tokens(conditionals, 2000, 3, train.generator(0, "train", 0, CPU))
     assert z.shape == mean.shape == (2000, 16, 3)
     for copy in range(3):
-        wanted = families.conditional_mean(laws, z[:5, :, copy].T.contiguous()).T
+        wanted = families.conditional_mean(conditionals, z[:5, :, copy].T.contiguous()).T
         torch.testing.assert_close(mean[:5, :, copy], wanted, rtol=0, atol=1e-10)
     across = torch.einsum("dsa,dtb->asbt", z, z).reshape(48, 48) / len(z)
-    wanted = np.kron(np.eye(3), dense.covariance(laws.of))
+    wanted = np.kron(np.eye(3), dense.covariance(conditionals.of))
     assert np.abs(across.numpy() - wanted).max() < 5 / np.sqrt(2000) * np.sqrt(2)
 
 
 def test_every_step_has_random_numbers_of_its_own():
     def first(*which):
-        return torch.randn(4, generator=train.stream(*which, CPU)).tolist()
+        return torch.randn(4, generator=train.generator(*which, CPU)).tolist()
 
     assert first(0, "train", 7) == first(0, "train", 7)
     others = [(0, "train", 8), (1, "train", 7), (0, "evaluate", 7)]
     assert all(first(0, "train", 7) != first(*which) for which in others)
-    seeds = {train.stream(3, "train", step, CPU).initial_seed() % 2**32 for step in range(100_000)}
+    seeds = {train.generator(3, "train", step, CPU).initial_seed() % 2**32 for step in range(100_000)}
     assert len(seeds) == 100_000  # a CPU generator has no more than these bits
 
 
@@ -137,7 +137,7 @@ def test_a_small_model_learns_the_exact_conditionals(tmp_path, L, steps):
     cfg = settings(tmp_path, L=L, copies=4, batch=64, steps=steps, warmup=30, learning_rate=5e-3, log_every=50)
     train.main(replace_every(cfg))
     log = read_log(tmp_path)
-    ignoring = -families.conditional_std(train.the_family("subvolume", L)).log().mean().item()
+    ignoring = -families.conditional_std(train.build_family("subvolume", L)).log().mean().item()
     assert log["kl_nats"].iloc[0] > 0.5 * ignoring
     assert log["kl_nats"].iloc[-1] < 1e-3
 
@@ -149,10 +149,10 @@ def replace_every(cfg: Settings) -> Settings:
 def test_the_loss_at_a_position_depends_on_the_past_alone():
     torch.manual_seed(0)
     model = models.build(TINY, 3, 16)
-    laws = families.prepare(families.named("subvolume", 2))
-    z, mean = train.draw_tokens(laws, 1, 3, train.stream(0, "train", 0, CPU))
+    conditionals = families.prepare(families.named("subvolume", 2))
+    z, mean = train.draw_tokens(conditionals, 1, 3, train.generator(0, "train", 0, CPU))
     z = z.clone().requires_grad_()
-    kl = train.conditional_kl(*model(z), mean, laws.std[:, None]).sum(dim=(0, 2))
+    kl = train.conditional_kl(*model(z), mean, conditionals.std[:, None]).sum(dim=(0, 2))
     for position in (0, 7, 15):
         (gradient,) = torch.autograd.grad(kl[position], z, retain_graph=True)
         size = gradient[0].abs().sum(dim=1)
@@ -227,16 +227,16 @@ def test_micro_batches_and_processes_change_nothing(tmp_path):
 
 
 def test_every_process_takes_another_part_of_the_batch(tmp_path, linear, monkeypatch):
-    whole = Training(settings(tmp_path, batch=8), Place(CPU))
-    laws = families.prepare(whole.of)
-    z, _ = train.draw_tokens(laws, 8, 3, train.stream(0, "train", 0, CPU))
+    whole = Training(settings(tmp_path, batch=8), Distributed(CPU))
+    conditionals = families.prepare(whole.of)
+    z, _ = train.draw_tokens(conditionals, 8, 3, train.generator(0, "train", 0, CPU))
     seen = []
     monkeypatch.setattr(linear, "forward", lambda self, z: seen.append(z) or (z * self.weight.sum(), self.log_std))
     for rank in range(2):
-        now = Training(settings(tmp_path, batch=8, accumulate=2), Place(CPU, rank))
-        now.micro_batch, now.place = 2, Place(CPU, rank, 2)
-        now.model.no_sync = train.contextlib.nullcontext
-        train.descend(now, now.model, laws, laws.std[:, None])
+        training = Training(settings(tmp_path, batch=8, accumulate=2), Distributed(CPU, rank))
+        training.micro_batch, training.place = 2, Distributed(CPU, rank, 2)
+        training.model.no_sync = train.contextlib.nullcontext
+        train.train_step(training, training.model, conditionals, conditionals.std[:, None])
     assert torch.equal(torch.cat([seen[0], seen[2], seen[1], seen[3]]), z)
 
 
@@ -255,13 +255,13 @@ def test_other_settings_train_too(tmp_path, changes):
 
 
 def test_a_small_clip_bounds_the_gradient(tmp_path):
-    now = Training(settings(tmp_path, clip=1e-3), Place(CPU))
+    training = Training(settings(tmp_path, clip=1e-3), Distributed(CPU))
     norms = []
-    now.optimizer.zero_grad = lambda: norms.append(
-        torch.nn.utils.get_total_norm([value.grad for value in now.model.parameters() if value.grad is not None])
+    training.optimizer.zero_grad = lambda: norms.append(
+        torch.nn.utils.get_total_norm([value.grad for value in training.model.parameters() if value.grad is not None])
     )
-    laws = families.prepare(now.of)
-    train.descend(now, now.model, laws, laws.std[:, None])
+    conditionals = families.prepare(training.of)
+    train.train_step(training, training.model, conditionals, conditionals.std[:, None])
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -404,15 +404,15 @@ def test_a_model_that_the_gpu_cannot_hold(tmp_path, linear, monkeypatch):
         train.main(settings(tmp_path))
 
 
-def test_the_hours_foretold_are_those_of_the_steps_after_the_first(tmp_path, linear, monkeypatch, capsys):
+def test_the_hours_predicted_are_those_of_the_steps_after_the_first(tmp_path, linear, monkeypatch, capsys):
     """A first step of 100 s, which compiles, and further ones of 1 s: 48 are left when 11 s have passed."""
     clock = [0.0]
 
-    def descend(now, *_):
-        clock[0] += 1 if now.step else 100
+    def train_step(training, *_):
+        clock[0] += 1 if training.step else 100
         return torch.zeros(())
 
-    monkeypatch.setattr(train, "descend", descend)
+    monkeypatch.setattr(train, "train_step", train_step)
     monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
     train.main(settings(tmp_path))
     assert f"about {48 / 3600:.2g} hours for the 48 steps to come" in capsys.readouterr().out
@@ -422,11 +422,11 @@ def test_share_of_the_peak(tmp_path, linear, monkeypatch, capsys):
     """Steps of one second on a device that could do them in half a second."""
     clock = [0.0]
 
-    def descend(*_):
+    def train_step(*_):
         clock[0] += 1
         return torch.zeros(())
 
-    monkeypatch.setattr(train, "descend", descend)
+    monkeypatch.setattr(train, "train_step", train_step)
     monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(train, "flops_a_token", lambda model, L: 3e9)
     tokens_a_step = settings(tmp_path).batch * 16
@@ -445,7 +445,7 @@ def test_the_line_that_opens_a_run(tmp_path):
 def test_processes_do_not_share_a_gpu(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--device cuda:1 for 2 processes: give cuda"):
-        train.join("cuda:1")
+        train.init_distributed("cuda:1")
 
 
 def test_a_model_of_unknown_state_is_refused_before_the_work(tmp_path, monkeypatch):

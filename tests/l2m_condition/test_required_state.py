@@ -15,12 +15,12 @@ from conftest import ROOT, call_script, one_line_error
 from common.powerlaw import fit_law
 from gaussian_synthetic import exact_mi
 from gaussian_synthetic.exact import dense, families
-from l2m_condition import carried
-from l2m_condition.required_state import Capacity, Law, paper_law, required, verdict
+from l2m_condition import state_information
+from l2m_condition.required_state import Capacity, ScalingLaw, paper_law, required, verdict
 from l2m_condition.tables import states
 from l2m_condition.tables.states import State
 
-SCRIPT, CARRIED = "l2m_condition/required_state.py", "l2m_condition/carried.py"
+SCRIPT, INFORMATION = "l2m_condition/required_state.py", "l2m_condition/state_information.py"
 CONTEXTS = [2**k for k in range(8, 21)]
 KINDS = {  # model → kind → elements of t tokens
     "attention": {"full_attention": lambda t: 100 * t},
@@ -61,7 +61,7 @@ def fit_table(A: float = 2.0, beta: float = 0.6, half_log_A: float = 0.2, half_b
                 ends |= {f"{prefix}lo95": low, f"{prefix}hi95": high}
             names = {"source": "books", "model": "tiny", "estimator": estimator, "L_over_ell": ratio, "law": "power"}
             rows.append(names | {"parameter": parameter, "value": value, "L_min": 4, "L_max": 2048} | ends)
-    return pd.DataFrame(rows).assign(p_value=0.4, boot_units="4 books")
+    return pd.DataFrame(rows).assign(p_value=0.4, boot_clusters="4 books")
 
 
 def run_it(tmp_path: Path, *flags: object, table: pd.DataFrame | None = None) -> tuple[pd.DataFrame, str]:
@@ -95,7 +95,7 @@ def test_machines_of_a_few_bits_obey_theorem_5_2(elements, vocabulary, half):
         seen = joint > 0
         mi = float((joint[seen] * np.log(joint[seen] / product[seen])).sum())
         assert joint.sum() == pytest.approx(1)
-        law = Law("exact", mi, 0.0)
+        law = ScalingLaw("exact", mi, 0.0)
         needs = required(law, 2 * half, Capacity("1 bit", math.log(2)), vocabulary)[0]
         assert needs <= elements
         worst = max(worst, mi / (elements * math.log(2) + math.log(vocabulary)))
@@ -104,7 +104,7 @@ def test_machines_of_a_few_bits_obey_theorem_5_2(elements, vocabulary, half):
 
 def test_a_copy_needs_a_bit_an_element():
     """Y = X, n fair bits: I = n ln 2, and a state of n bits is what it takes."""
-    law = Law("copy", math.log(2) / 2, 1.0)  # I(L/2; L) = L/2 · ln 2
+    law = ScalingLaw("copy", math.log(2) / 2, 1.0)  # I(L/2; L) = L/2 · ln 2
     for n in (1, 5, 100):
         assert required(law, 2 * n, Capacity("1 bit", math.log(2)), 1)[0] == pytest.approx(n)
         assert required(law, 2 * n, Capacity("16 bits", 16 * math.log(2)), 1)[0] == pytest.approx(n / 16)
@@ -121,7 +121,7 @@ def test_gaussian_channels_carry_what_the_rank_allows(name):
         rank, mi = exact_mi.cross_rank(sigma, half), dense.mutual_information(sigma, half)
         channels = 0.5 * np.log1p(rho**2 / (1 - rho**2))[:rank]
         assert channels.sum() == pytest.approx(mi)
-        exact = Law("exact", mi, 0.0)
+        exact = ScalingLaw("exact", mi, 0.0)
         assert required(exact, 2 * half, Capacity("best channel", channels[0]), 1)[0] <= rank
         assert required(exact, 2 * half, Capacity("mean channel", mi / rank), 1)[0] == pytest.approx(rank)
 
@@ -154,7 +154,7 @@ def test_smallest_linear_states_of_the_gaussian_family_are_a_single_model(tmp_pa
         table=pd.DataFrame(rows, columns=states.STATE),
     )  # fmt: skip
     assert table["growth_exponent"].to_numpy() == pytest.approx(math.log(3, 4), abs=1e-5)
-    assert (table["verdict"] == "single model").all()
+    assert (table["verdict"] == "satisfies").all()
     held = table.set_index("capacity")["exceeded"]
     assert held["0.18 nats"] == "never"
     assert held["0.16 nats"] == "nowhere held"  # six elements a nat is what it takes: 1/6 = 0.167
@@ -189,24 +189,24 @@ def test_crossings_in_closed_form(tmp_path):
     for capacity, C in (("4 bits", 4 * math.log(2)), ("0.1 nats", 0.1)):
         for model, elements in (("constant", 6000), ("windows", 10 * 4095)):
             row = rows.loc[model, capacity]
-            assert row["holds_to_tokens"] == pytest.approx(((C * elements + ln_M) / 2.27) ** (1 / 0.76), rel=1e-9)
-            assert (row["verdict"], row["exceeded"], row["growth_exponent"]) == ("series", "at", 0)
+            assert row["max_context_tokens"] == pytest.approx(((C * elements + ln_M) / 2.27) ** (1 / 0.76), rel=1e-9)
+            assert (row["verdict"], row["exceeded"], row["growth_exponent"]) == ("violates", "at", 0)
             wanted = 2.27 * 1e6**0.76
             assert row["mi_nats"] == pytest.approx(wanted)
             assert row["capacity_nats"] == pytest.approx(C * elements + ln_M)
             assert row["nats_per_element"] == pytest.approx(C)
-            assert row["holds_wanted"] == ("yes" if C * elements + ln_M >= wanted else "no")
+            assert row["satisfies_wanted"] == ("yes" if C * elements + ln_M >= wanted else "no")
         for model in ("attention", "latent", "hybrid"):
             row = rows.loc[model, capacity]
-            assert (row["verdict"], row["growth_exponent"]) == ("single model", 1)
-            assert (row["holds_to_tokens"], row["exceeded"]) == (math.inf, "never")
+            assert (row["verdict"], row["growth_exponent"]) == ("satisfies", 1)
+            assert (row["max_context_tokens"], row["exceeded"]) == (math.inf, "never")
         row = rows.loc["levels", capacity]
-        x = row["holds_to_tokens"]
+        x = row["max_context_tokens"]
         between = 500 * (21 + math.log2(x / 2**21)) if x > 2**21 else 500 * np.interp(
             x / 2, CONTEXTS, [t.bit_length() for t in CONTEXTS]
         )  # fmt: skip
         assert 2.27 * x**0.76 == pytest.approx(C * between + ln_M, rel=1e-6)
-        assert (row["verdict"], row["exceeded"], row["growth_exponent"]) == ("series", "at", 0)
+        assert (row["verdict"], row["exceeded"], row["growth_exponent"]) == ("violates", "at", 0)
     groups = table.drop_duplicates("model").set_index("model")["group"]
     assert groups.to_dict() == {
         "attention": "full attention",
@@ -223,9 +223,9 @@ def test_attention_of_weak_elements_holds_from_a_length_on(tmp_path):
     flags = ["--law", "paper-direct", "--vocabulary", 1, "--nats-per-element", 0.004]
     table, _ = run_it(tmp_path, *flags, table=state_table({"weak": {"full_attention": lambda t: 100 * t}}))
     row = table.set_index("capacity").loc["0.004 nats"]
-    assert row["holds_from_tokens"] == pytest.approx((2 * 2.27 / 0.4) ** (1 / 0.24), rel=1e-9)
-    assert row["holds_to_tokens"] == math.inf
-    assert table.set_index("capacity").loc["16 bits", "holds_from_tokens"] == 2 * CONTEXTS[0]
+    assert row["min_context_tokens"] == pytest.approx((2 * 2.27 / 0.4) ** (1 / 0.24), rel=1e-9)
+    assert row["max_context_tokens"] == math.inf
+    assert table.set_index("capacity").loc["16 bits", "min_context_tokens"] == 2 * CONTEXTS[0]
 
 
 def test_states_that_grow_by_a_power(tmp_path):
@@ -234,13 +234,13 @@ def test_states_that_grow_by_a_power(tmp_path):
     table, _ = run_it(tmp_path, *flags, table=state_table(root, total=False))
     rows = table[table["capacity"] == "1 nat"].set_index("model")
     assert rows["growth_exponent"].to_numpy() == pytest.approx([0.5, 0.9], abs=1e-3)
-    assert rows["verdict"].to_list() == ["series", "single model"]
-    assert rows.loc["root", "holds_to_tokens"] == pytest.approx((900 / 2**0.5 / 2.27) ** (1 / 0.26), rel=0.01)
+    assert rows["verdict"].to_list() == ["violates", "satisfies"]
+    assert rows.loc["root", "max_context_tokens"] == pytest.approx((900 / 2**0.5 / 2.27) ** (1 / 0.26), rel=0.01)
     assert rows.loc["faster", "exceeded"] == "never"
     # So little slower than the law that 10^40 tokens do not tell.
     close = {"close": {"own": lambda t: round(900 * t**0.75)}}
     row = run_it(tmp_path, *flags, table=state_table(close, total=False))[0].set_index("capacity").loc["16 bits"]
-    assert (row["verdict"], row["exceeded"], row["holds_to_tokens"]) == ("series", "not before", 1e40)
+    assert (row["verdict"], row["exceeded"], row["max_context_tokens"]) == ("violates", "not before", 1e40)
 
 
 def test_the_growth_that_the_table_names_counts(tmp_path):
@@ -249,33 +249,33 @@ def test_the_growth_that_the_table_names_counts(tmp_path):
     plain = state_table({"windows": KINDS["windows"]}, short)
     named = plain.assign(growth_exponent=0, growth_logarithms=0)
     naive, _ = run_it(tmp_path, table=plain)
-    assert (naive["verdict"] == "single model").all()
+    assert (naive["verdict"] == "satisfies").all()
     table, _ = run_it(tmp_path, table=named)
-    assert (table["verdict"] == "series").all()
+    assert (table["verdict"] == "violates").all()
     assert (table["exceeded"] == "not before").all()
-    assert (table["holds_to_tokens"] == 2 * 1024).all()
-    assert (table["holds_wanted"] == "unknown").all()  # its size at half a million tokens is not in the table
+    assert (table["max_context_tokens"] == 2 * 1024).all()
+    assert (table["satisfies_wanted"] == "unknown").all()  # its size at half a million tokens is not in the table
     levels = state_table({"levels": KINDS["levels"]}, [1000, 1500, 2000, 10_000])  # powers of two between some
     table, _ = run_it(tmp_path, table=levels.assign(growth_exponent=0, growth_logarithms=1))
     assert (table["group"] == "logarithmic").all()
-    assert (table["verdict"] == "series").all()
+    assert (table["verdict"] == "violates").all()
     assert (table["exceeded"] == "at").all()  # beyond the table, on a logarithm through its ends
     row = table.set_index(["law", "capacity"]).loc["paper-direct", "1 nat"]
-    size = 500 * (14 + 4 * math.log10(row["holds_to_tokens"] / 2 / 10_000))
+    size = 500 * (14 + 4 * math.log10(row["max_context_tokens"] / 2 / 10_000))
     assert row["mi_nats"] > size
-    assert 2.27 * row["holds_to_tokens"] ** 0.76 == pytest.approx(size + math.log(128_256))
+    assert 2.27 * row["max_context_tokens"] ** 0.76 == pytest.approx(size + math.log(128_256))
 
 
 @pytest.mark.parametrize(
     ("exponent", "interval", "said"),
     [
-        (0.76, (), "single model"),
-        (0.75, (), "series"),
-        (1.0, (0.7, 0.8), "single model"),
-        (0.8, (0.7, 0.8), "single model"),
+        (0.76, (), "satisfies"),
+        (0.75, (), "violates"),
+        (1.0, (0.7, 0.8), "satisfies"),
+        (0.8, (0.7, 0.8), "satisfies"),
         (0.75, (0.7, 0.8), "undecided"),
         (0.7, (0.7, 0.8), "undecided"),
-        (0.69, (0.7, 0.8), "series"),
+        (0.69, (0.7, 0.8), "violates"),
         (1.0, (0.9, 1.1), "undecided"),
         (math.nan, (0.7, 0.8), "undecided"),
         (math.nan, (), "undecided"),
@@ -293,7 +293,7 @@ def test_a_fit_and_its_interval(tmp_path):
     assert rows["beta_lo95"].to_numpy() == pytest.approx(0.57)  # the books', not the documents'
     assert rows["beta_hi95"].to_numpy() == pytest.approx(0.67)
     row = rows[(rows["model"] == "constant") & (rows["capacity"] == "1 nat")].iloc[0]
-    assert row["holds_to_lo95"] < row["holds_to_tokens"] < row["holds_to_hi95"]
+    assert row["max_context_lo95"] < row["max_context_tokens"] < row["max_context_hi95"]
     assert row["mi_lo95"] < row["mi_nats"] < row["mi_hi95"]
     assert "measured to L = 2048: 1,000,000 tokens are extrapolated" in said
     needs = pd.read_csv(tmp_path / "out" / "required.csv").query("law == 'books-vclub' and capacity == '1 nat'")
@@ -317,7 +317,7 @@ def test_wanted_is_undecided_within_the_interval(tmp_path):
     sizes = {"small": low - 20, "within": (low + high) / 2, "large": high + 1}
     kinds = {name: {"own": lambda t, size=size: round(size)} for name, size in sizes.items()}
     table, _ = run_it(tmp_path, "--law", "--fit", fit, table=state_table(kinds))
-    held = table[table["capacity"] == "1 nat"].set_index("model")["holds_wanted"]
+    held = table[table["capacity"] == "1 nat"].set_index("model")["satisfies_wanted"]
     assert held.to_dict() == {"small": "no", "within": "undecided", "large": "yes"}
 
 
@@ -327,7 +327,7 @@ def test_interval_is_that_of_a_line():
     mi, error = 2 * L**0.6, 0.05
     fit = fit_law("power", L, mi, np.diag((error * mi) ** 2))
     (A, A_lo, A_hi), (beta, low, high) = fit.parameters["A"], fit.parameters["beta"]
-    law = Law("line", A, beta, math.log(A_hi / A_lo) / 2, (high - low) / 2, L[0], L[-1])
+    law = ScalingLaw("line", A, beta, math.log(A_hi / A_lo) / 2, (high - low) / 2, L[0], L[-1])
     x = np.log(L)
     for at in (4.0, 100.0, 1e6):
         half = 1.959964 * error * math.sqrt(1 / len(L) + (math.log(at) - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
@@ -365,29 +365,29 @@ def test_totals_alone_and_lines_beyond_the_table():
 def test_carried(tmp_path):
     runs = [("a", 16, 0, 100, 4.0, 0.9, 0.01), ("a", 64, 0, 100, 11.0, -0.5, 0.02), ("b", 64, 1, 500, 11.0, 1.0, 0.0)]
     runs.append(("independent", 64, 0, 0, 11.0, -3.0, 0.0))
-    summary = save(pd.DataFrame(runs, columns=carried.COLUMNS), tmp_path / "summary.csv")
-    done = call_script(CARRIED, "--summary", summary, "--out", tmp_path / "carried.csv")
+    summary = save(pd.DataFrame(runs, columns=state_information.COLUMNS), tmp_path / "summary.csv")
+    done = call_script(INFORMATION, "--summary", summary, "--out", tmp_path / "state_information.csv")
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "carried.csv")
-    assert table["carried_nats"].to_numpy() == pytest.approx([3.6, -5.5, 11.0])
-    assert table["carried_nats_per_element"].to_numpy() == pytest.approx([0.036, -0.055, 0.022])
+    table = pd.read_csv(tmp_path / "state_information.csv")
+    assert table["used_nats"].to_numpy() == pytest.approx([3.6, -5.5, 11.0])
+    assert table["nats_per_element"].to_numpy() == pytest.approx([0.036, -0.055, 0.022])
     assert table["stderr_nats_per_element"].to_numpy() == pytest.approx([0.0004, 0.0022, 0])
     assert "0.036" in done.stdout
-    table, _ = run_it(tmp_path, "--carried", tmp_path / "carried.csv")
-    assert table[table["capacity"] == "carried"]["nats_per_element"].to_numpy() == pytest.approx(0.036)
+    table, _ = run_it(tmp_path, "--state-information", tmp_path / "state_information.csv")
+    assert table[table["capacity"] == "measured"]["nats_per_element"].to_numpy() == pytest.approx(0.036)
 
 
 def test_carried_refuses(tmp_path):
-    def said(table: pd.DataFrame, out: str = "carried.csv") -> str:
+    def said(table: pd.DataFrame, out: str = "state_information.csv") -> str:
         summary = save(table, tmp_path / "summary.csv")
-        return one_line_error(call_script(CARRIED, "--summary", summary, "--out", tmp_path / out))
+        return one_line_error(call_script(INFORMATION, "--summary", summary, "--out", tmp_path / out))
 
-    run = pd.DataFrame([("a", 16, 0, 100, 4.0, 0.9, 0.01)], columns=carried.COLUMNS)
+    run = pd.DataFrame([("a", 16, 0, 100, 4.0, 0.9, 0.01)], columns=state_information.COLUMNS)
     assert "lacks the column utilisation" in said(run.drop(columns="utilisation"))
     assert "has no run with a state" in said(run.assign(state_size=0))
     assert "without a utilisation" in said(run.assign(utilisation=np.nan))
     assert "mi_nats is 'much', not a number" in said(run.assign(mi_nats="much"))
-    assert "give the name of a .csv file" in said(run, "carried")
+    assert "give the name of a .csv file" in said(run, "measured")
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_carried_refuses(tmp_path):
         (["--fit", "FIT", "SAME"], "two laws are called books-direct"),
         (["--fit", "nowhere.csv"], "no file nowhere.csv"),
         (["--fit", "STATE"], "lacks the columns source, estimator"),
-        (["--carried", "STATE"], "lacks the column carried_nats_per_element"),
+        (["--state-information", "STATE"], "lacks the column nats_per_element"),
         (["--out", "STATE"], "is a file: give a folder"),
     ],
 )
@@ -468,14 +468,14 @@ def test_the_table_of_the_page_is_that_of_the_csv():
     rows = [[cell.strip() for cell in row] for row in rows if len(row) == 8 and row[0].strip() in table.index.levels[0]]
     assert len(rows) == 12
     for model, group, state, exponent, said, *held in rows:
-        for capacity, tokens in zip(("16 bits", "1 nat", "carried"), held, strict=True):
+        for capacity, tokens in zip(("16 bits", "1 nat", "measured"), held, strict=True):
             row = table.loc[model, capacity]
             assert (group, said, float(exponent)) == (row["group"], row["verdict"], row["growth_exponent"]), model
             assert state == f"{row['state_elements'] / 1e6:,.1f}"
             if tokens == "always":
-                assert (row["exceeded"], row["holds_from_tokens"]) == ("never", 512)  # where the table begins
+                assert (row["exceeded"], row["min_context_tokens"]) == ("never", 512)  # where the table begins
             else:
-                assert (row["exceeded"], tokens) == ("at", f"{row['holds_to_tokens'] / 1e6:,.2f}")
+                assert (row["exceeded"], tokens) == ("at", f"{row['max_context_tokens'] / 1e6:,.2f}")
 
 
 def test_the_numbers_of_the_page_are_those_of_the_csvs():
@@ -485,22 +485,19 @@ def test_the_numbers_of_the_page_are_those_of_the_csvs():
     direct, vclub = (needs.loc[law]["required_elements"] for law in ("paper-direct", "paper-vclub"))
     assert f"{direct['16 bits']:,.0f} and {vclub['16 bits']:,.0f} elements at 16 bits" in page
     assert f"{direct['1 nat']:,.0f} and {vclub['1 nat']:,.0f} at one nat" in page
-    assert f"{direct['carried'] / 1e6:.0f} and {vclub['carried'] / 1e6:.0f} million at what was carried" in page
-    runs = pd.read_csv(results / "carried.csv")
-    best = runs.loc[runs["carried_nats_per_element"].idxmax()]
-    assert (
-        f"{best['carried_nats_per_element']:.4f} nats an element, of Mamba2 with {best['state_size']:,} elements"
-        in page
-    )
+    assert f"{direct['measured'] / 1e6:.0f} and {vclub['measured'] / 1e6:.0f} million at what was carried" in page
+    runs = pd.read_csv(results / "state_information.csv")
+    best = runs.loc[runs["nats_per_element"].idxmax()]
+    assert f"{best['nats_per_element']:.4f} nats an element, of Mamba2 with {best['state_size']:,} elements" in page
     assert best["model"].startswith("mamba2")
     table = pd.read_csv(results / "condition.csv")
     assert (table.groupby("model")["verdict"].nunique() == 1).all()  # "all verdicts are the same under our own law"
-    row = table.query("law == 'paper-direct' and capacity == 'carried' and model == 'Mamba-130M'").iloc[0]
-    assert f"Mamba-130M reaches it at {round(row['holds_to_tokens'], -3):,.0f} tokens" in page
+    row = table.query("law == 'paper-direct' and capacity == 'measured' and model == 'Mamba-130M'").iloc[0]
+    assert f"Mamba-130M reaches it at {round(row['max_context_tokens'], -3):,.0f} tokens" in page
     ours = table[table["law"] == "books-direct"].iloc[0]
     assert f"{ours['beta']:.2f} [{ours['beta_lo95']:.2f}, {ours['beta_hi95']:.2f}]" in page
     # 16 bits: "no published model is anywhere near its bound", of a series that is 400 million tokens and more
-    assert table.query("law == 'paper-direct' and capacity == '16 bits'")["holds_to_tokens"].min() > 4e8
+    assert table.query("law == 'paper-direct' and capacity == '16 bits'")["max_context_tokens"].min() > 4e8
 
 
 def test_a_crossing_at_the_first_length_of_the_table(tmp_path):
@@ -513,5 +510,5 @@ def test_a_crossing_at_the_first_length_of_the_table(tmp_path):
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "condition.csv")
     row = table[table["capacity"] == "1.478e-05 nats"].iloc[0]
-    assert 512 <= row["holds_from_tokens"] < 520
+    assert 512 <= row["min_context_tokens"] < 520
     assert row["exceeded"] == "never"

@@ -566,7 +566,7 @@ def small_vocabulary(folder: Path) -> None:
         (small_vocabulary, "token id 9, outside the vocabulary of 5"),
     ],
 )
-def test_spoilt_folder(tmp_path, spoil, message):
+def test_damaged_folder(tmp_path, spoil, message):
     folder = save(tmp_path / "documents", [[1, 2, 9, 2]], 10)
     spoil(folder)
     assert message in one_line_error(call_script(SCRIPT, "--documents", folder, "--out", tmp_path / "counts.csv"))
@@ -669,12 +669,12 @@ def spoil_a_manifest(folder: Path) -> None:
         (["0-of-3"], [], nothing, "shard 1/3, 2/3 is missing"),
         (["0-of-2", "nowhere"], [], nothing, "is no shard: give the folders that count_ngrams.py --shard left"),
         (["0-of-2", "1-of-2"], ["--d", 4, 8], nothing, "was made with other settings or documents (d differ)"),
-        (["0-of-2", "1-of-2"], [], spoil_a_run, "1-of-2.parts lacks pair-4.000000.run, or it is spoilt"),
+        (["0-of-2", "1-of-2"], [], spoil_a_run, "1-of-2.parts lacks pair-4.000000.run, or it is damaged"),
         (
             ["0-of-2", "1-of-2"],
             [],
             lose_a_run,
-            "1-of-2.parts lacks pair-4.000000.run, or it is spoilt: run again with --shard 1/2",
+            "1-of-2.parts lacks pair-4.000000.run, or it is damaged: run again with --shard 1/2",
         ),
         (["0-of-2", "1-of-2"], [], spoil_a_manifest, "was made with other settings or documents"),
     ],

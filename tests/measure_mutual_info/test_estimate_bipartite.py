@@ -25,9 +25,9 @@ from measure_mutual_info.estimate_bipartite import (
 from measure_mutual_info.scoring.tables import LOGQ, read_scores
 from tests.conftest import call_script
 
-COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
+COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
 BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
-BIPARTITE += ["topic_switch_nats", "topic_switch_stderr_nats"]
+BIPARTITE += ["context_mismatch_nats", "context_mismatch_stderr_nats"]
 
 # A chain of three states: transition and stationary probabilities, entropy of a state and of a step, in nats.
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]])
@@ -59,10 +59,10 @@ def save_counts(path: Path, occurrences: list[int], types: list[int], changes: d
 def hand_scores() -> pd.DataFrame:
     """Three documents at (2, 4) and (4, 8); all numbers exact in binary."""
     rows = []
-    for document, partner, scale in (("a", "b", 1.0), ("b", "c", 2.0), ("c", "a", 4.0)):
+    for document, x_donor, scale in (("a", "b", 1.0), ("b", "c", 2.0), ("c", "a", 4.0)):
         for ell, L in ((2, 4), (4, 8)):
             base = -ell * scale
-            rows.append((document, "book", ell, L, base, base - ell, -0.5 * scale, base - 2 * ell * scale, partner))
+            rows.append((document, "book", ell, L, base, base - ell, -0.5 * scale, base - 2 * ell * scale, x_donor))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -73,7 +73,7 @@ def chain_scores(documents: int, seed: int, L_max: int = 32) -> tuple[pd.DataFra
     chains[:, 0] = rng.choice(3, size=documents, p=PI)
     for t in range(1, L_max):
         chains[:, t] = (rng.random(documents)[:, None] > np.cumsum(P, axis=1)[chains[:, t - 1]]).sum(axis=1)
-    partner = np.roll(np.arange(documents), 1)
+    x_donor = np.roll(np.arange(documents), 1)
     steps = np.log(P[chains[:, :-1], chains[:, 1:]])  # steps[:, t] is that from token t to t + 1
     tables = []
     for ell in (2, 4, 8, 16):
@@ -86,9 +86,9 @@ def chain_scores(documents: int, seed: int, L_max: int = 32) -> tuple[pd.DataFra
                 "L_tokens": L,
                 "logq_y_given_x_nats": steps[:, ell - 1] + inside,
                 "logq_y_nats": first + inside,
-                "logq_y_head2_nats": first + steps[:, ell],
-                "logq_y_given_other_x_nats": np.log(P[chains[partner, ell - 1], chains[:, ell]]) + inside,
-                "other_document": [f"chain#{i:04d}" for i in partner],
+                "logq_y_first2_nats": first + steps[:, ell],
+                "logq_y_given_other_x_nats": np.log(P[chains[x_donor, ell - 1], chains[:, ell]]) + inside,
+                "x_donor": [f"chain#{i:04d}" for i in x_donor],
             }
             tables.append(pd.DataFrame(values, columns=COLUMNS))
     return pd.concat(tables), chains
@@ -102,8 +102,8 @@ def test_terms_of_each_document():
     expected = {
         "direct": [[2, 4], [2, 4], [2, 4]],
         "vclub": [[4, 8], [8, 16], [16, 32]],
-        "topic_switch": [[2, 4], [6, 12], [14, 28]],
-        # log q(Y) of the partner is −scale · ell − ell, with scale 2, 4, 1
+        "context_mismatch": [[2, 4], [6, 12], [14, 28]],
+        # log q(Y) of the x_donor is −scale · ell − ell, with scale 2, 4, 1
         "direct_unpaired": [[-2 + 6, -4 + 12], [-4 + 10, -8 + 20], [-8 + 4, -16 + 8]],
     }
     for estimator, values in expected.items():
@@ -115,12 +115,12 @@ def test_terms_of_each_document():
 
 
 def test_correction_replaces_the_models_head():
-    """Written out as in Eq. B.7: cross entropy without head2, plus 1/5 of the model's head2 and 4/5 of the counted."""
+    """As in Eq. B.7: cross entropy without first2, plus 1/5 of the model's first2 and 4/5 of the counted."""
     scores, counted = hand_scores(), 3.0
     terms = per_document_terms(scores, "direct_corrected", counted)
     at = scores[scores["ell_tokens"] == 4].mean(numeric_only=True)
-    tail = -at["logq_y_nats"] + at["logq_y_head2_nats"]
-    entropy_of_y = tail + 1 / 5 * -at["logq_y_head2_nats"] + 4 / 5 * counted
+    tail = -at["logq_y_nats"] + at["logq_y_first2_nats"]
+    entropy_of_y = tail + 1 / 5 * -at["logq_y_first2_nats"] + 4 / 5 * counted
     assert terms[(4, 8)].mean() == pytest.approx(entropy_of_y + at["logq_y_given_x_nats"], abs=1e-12)
     # All weight on the counts; none on them is direct.
     assert per_document_terms(scores, "direct_corrected", counted, 1.0)[(2, 4)].tolist() == [4.5, 4, 3]
@@ -138,7 +138,7 @@ def test_unpaired_has_the_same_mean_under_a_permutation():
 def test_unknown_estimator():
     with pytest.raises(ValueError, match="unknown estimator 'clever'"):
         per_document_terms(hand_scores(), "clever")
-    with pytest.raises(ValueError, match="needs head2_entropy_nats"):
+    with pytest.raises(ValueError, match="needs first2_entropy_nats"):
         per_document_terms(hand_scores(), "direct_corrected")
 
 
@@ -165,11 +165,11 @@ def test_hand_scores_through_the_command_line(tmp_path):
     assert table.loc[("direct_corrected", 4, 8), "mi_nats"] == pytest.approx(4 + 0.8 * (entropy - 3.5 / 3))
     for estimator in estimators:
         row = table.loc[(estimator, 2, 4)]
-        assert row["topic_switch_nats"] == pytest.approx(22 / 3)
-        assert row["topic_switch_stderr_nats"] == pytest.approx(np.std([2, 6, 14], ddof=1) / math.sqrt(3))
+        assert row["context_mismatch_nats"] == pytest.approx(22 / 3)
+        assert row["context_mismatch_stderr_nats"] == pytest.approx(np.std([2, 6, 14], ddof=1) / math.sqrt(3))
     record = json.loads((tmp_path / "out" / "bipartite.json").read_text())
     assert record["settings"]["ngram_weight"] == 0.8
-    assert record["head2_entropy_nats"] == pytest.approx(entropy)
+    assert record["first2_entropy_nats"] == pytest.approx(entropy)
     assert f"2-gram entropy {entropy:.3f} nats from 4 2-grams, 50.0% of them seen only once" in done.stdout
     assert len(record["inputs"]) == 2
 
@@ -202,7 +202,7 @@ def test_markov_chain_from_end_to_end(tmp_path):
     truth = {"direct": INFORMATION, "direct_corrected": INFORMATION, "vclub": INFORMATION + excess}
     for row in table.itertuples():
         assert abs(row.mi_nats - truth[row.estimator]) < 4 * row.stderr_nats
-        assert abs(row.topic_switch_nats - excess) < 4 * row.topic_switch_stderr_nats
+        assert abs(row.context_mismatch_nats - excess) < 4 * row.context_mismatch_stderr_nats
         if row.estimator == "direct":  # everything but the step from X into Y cancels
             before, after = chains[:, row.ell_tokens - 1], chains[:, row.ell_tokens]
             information = np.log(P[before, after] / PI[after])
@@ -227,7 +227,7 @@ def test_markov_chain_from_end_to_end(tmp_path):
         "source toy, model tiny-model, 400 documents; books: 1; start token (BOS): unknown\n",
         "L = 2 ell",
         "beta, direct, power,",
-        "topic switch",
+        "context mismatch",
     ):
         assert text in done.stdout
     shown = table[(table["estimator"] == "vclub") & (table["L_tokens"] == 32) & (table["ell_tokens"] == 16)].iloc[0]
@@ -268,9 +268,9 @@ def power_scores(books: int, documents: int, flavour: float = 0.0, seed: int = 0
                 "L_tokens": L,
                 "logq_y_given_x_nats": alone + term,
                 "logq_y_nats": alone,
-                "logq_y_head2_nats": -10.0 + rng.standard_normal(),
+                "logq_y_first2_nats": -10.0 + rng.standard_normal(),
                 "logq_y_given_other_x_nats": alone - term,
-                "other_document": f"book{(book + 1) % books}#{number:04d}",
+                "x_donor": f"book{(book + 1) % books}#{number:04d}",
             }
             rows.append(pd.DataFrame(values, columns=COLUMNS))
     return pd.concat(rows)
@@ -288,7 +288,7 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
     assert power.loc["beta", "lo95"] < 0.6 < power.loc["beta", "hi95"]
     assert power.loc["beta", "boot_lo95"] < 0.6 < power.loc["beta", "boot_hi95"]
     assert power.loc["A", "boot_lo95"] < 3 < power.loc["A", "boot_hi95"]
-    assert (power["boot_units"] == "8 books").all()
+    assert (power["boot_clusters"] == "8 books").all()
     assert (power["scale"] == "log").all()
     assert direct[direct["law"] == "power_ols"][["boot_lo95", "boot_hi95"]].notna().all(axis=None)
     assert direct[direct["law"] == "saturating"][["boot_lo95", "boot_hi95"]].isna().all(axis=None)
@@ -317,7 +317,7 @@ def test_window_of_the_fits(tmp_path):
     fits = pd.read_csv(tmp_path / "fit.csv")
     assert set(fits["L_min"]) == {16}
     assert set(fits["L_max"]) == {256}
-    assert set(fits["boot_units"].dropna()) == {"30 documents"}
+    assert set(fits["boot_clusters"].dropna()) == {"30 documents"}
     assert len(pd.read_csv(tmp_path / "bipartite.csv")) == 2 * 9
     none = run("--scores", scores, "--out", tmp_path / "none", "--bootstrap", 0)
     assert none.returncode == 0
@@ -448,21 +448,21 @@ def test_failed_documents_are_left_out_and_counted(tmp_path):
     table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
     assert table.loc[("vclub", 2), "n_documents"] == 4
     assert table.loc[("vclub", 2), "mi_nats"] == clean[(2, 4)].drop("f").mean()
-    # a, b, c and e have the partners b, c, a and c.
+    # a, b, c and e have the x_donors b, c, a and c.
     assert table.loc[("direct_unpaired", 2), "n_documents"] == 4
     assert np.isfinite(table.select_dtypes("number")).all(axis=None)
 
 
-def test_documents_whose_partner_failed(tmp_path):
+def test_documents_whose_x_donor_failed(tmp_path):
     scores = pd.concat([hand_scores(), hand_scores().replace({"document": {"a": "d", "b": "e", "c": "f"}})])
     scores.loc[scores["document"] == "a", LOGQ] = np.nan
     done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--unpaired")
     assert done.returncode == 0, done.stderr
-    assert "direct_unpaired: 2 documents left out whose partner has no scores" in done.stdout
+    assert "direct_unpaired: 2 documents left out whose x_donor has no scores" in done.stdout
     table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
     assert table.loc[("direct", 2), "n_documents"] == 5
     assert table.loc[("direct_unpaired", 2), "n_documents"] == 3
-    assert table.loc[("direct_unpaired", 2), "topic_switch_nats"] == pytest.approx((6 + 2 + 6) / 3)
+    assert table.loc[("direct_unpaired", 2), "context_mismatch_nats"] == pytest.approx((6 + 2 + 6) / 3)
 
 
 def test_too_few_lengths_for_a_fit(tmp_path):
@@ -492,7 +492,7 @@ def test_names_by_flag(tmp_path):
 
 def test_names_that_look_like_numbers_or_gaps(tmp_path):
     names = {"a": "NA", "b": "007", "c": "1e3"}
-    scores = hand_scores().replace({"document": names, "other_document": names})
+    scores = hand_scores().replace({"document": names, "x_donor": names})
     read, line = read_scores(save(tmp_path, scores))
     assert line == "3 documents"
     assert per_document_terms(read, "direct_unpaired").loc[["NA", "007", "1e3"], (2, 4)].tolist() == [4, 6, -4]
@@ -518,7 +518,7 @@ def put(column: str, value: object, document: str | None = None):
     ("spoil", "message"),
     [
         (drop("logq_y_nats", "book"), "lacks the columns book, logq_y_nats"),
-        (drop("other_document"), "lacks the column other_document"),
+        (drop("x_donor"), "lacks the column x_donor"),
         (lambda scores: scores.assign(book=["book"] * 3 + ["other"] + ["book"] * 2), "has document b in 2 books"),
         (lambda scores: scores.iloc[:0], "has no rows"),
         (lambda scores: pd.concat([scores, scores.iloc[[3]]]), "document b, ell 4, L 8 more than once (1 such rows)"),

@@ -203,7 +203,7 @@ def test_no_errors_from_one_unit():
 
 def test_eq_b15_finds_exact_curves():
     fit = fit_eq_b15(D, 1.1 * D**-0.91 + 0.05)
-    assert fit.law == "power_plus_constant_ols"
+    assert fit.law == "paper_eq_b15"
     assert [value for value, _, _ in fit.parameters.values()] == pytest.approx([1.1, 0.91, 0.05], rel=1e-5)
     assert list(fit.parameters) == ["A", "alpha", "C"]
     assert fit.heldout_error == pytest.approx(0, abs=1e-5)
@@ -255,7 +255,7 @@ def test_weighted_intervals_hold_the_truth():
     assert all(0.92 <= inside[name] / 300 <= 0.985 for name in TRUTH), inside
 
 
-@pytest.mark.parametrize("law", ["power_plus_constant_wls", "power_plus_constant_ols"])
+@pytest.mark.parametrize("law", ["power_plus_constant_wls", "paper_eq_b15"])
 def test_resampled_intervals_hold_the_truth(law):
     rng, inside = np.random.default_rng(1), Counter()
     for _ in range(30):
@@ -336,7 +336,7 @@ def test_which_plateau_is_taken_off():
     falling = [fit_weighted(law, D, values) for law in ("power_plus_constant", "constant", "power_plus_constant_wls")]
     unweighted = fit_eq_b15(D, values.mean(axis=0))
     assert plateau([*falling, unweighted]).law == "power_plus_constant_wls"
-    assert plateau([unweighted]).law == "power_plus_constant_ols"
+    assert plateau([unweighted]).law == "paper_eq_b15"
     assert plateau([]) is None
     flat = values - 1.1 * D**-0.91
     fits = [fit_weighted(law, D, flat) for law in ("constant", "power_plus_constant_wls")]
@@ -398,8 +398,8 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
     for law, parameters in expected:
         assert mine.loc[law].index.tolist() == parameters
     assert mine.loc[("power", "alpha"), "lo95"] < mine.loc[("power", "alpha"), "value"]
-    assert mine.loc[("power", "alpha"), "boot_units"] == "20 units"
-    assert set(fits[fits["estimator"] == "naive"]["law"]) == {"power_plus_constant_ols"}
+    assert mine.loc[("power", "alpha"), "boot_clusters"] == "20 units"
+    assert set(fits[fits["estimator"] == "naive"]["law"]) == {"paper_eq_b15"}
     plateau_of = json.loads((tmp_path / "out" / "fit.json").read_text())["plateau_of"]
     C = mine.loc[(plateau_of, "C"), "value"]
     assert (main_rows["mi_nats"] - main_rows["mi_corrected_nats"]).to_numpy() == pytest.approx(C, abs=1e-12)
@@ -441,7 +441,7 @@ def test_one_document_has_no_errors(tmp_path, by_book):
     assert "no errors and no weights" in done.stdout
     table, fits = pd.read_csv(tmp_path / "two_point.csv"), pd.read_csv(tmp_path / "fit.csv")
     assert table["stderr_nats"].isna().all()
-    assert set(fits["law"]) == {"power_plus_constant_ols"}
+    assert set(fits["law"]) == {"paper_eq_b15"}
     assert table.loc[table["estimator"] == "grassberger", "mi_corrected_nats"].notna().all()
 
 
@@ -465,7 +465,7 @@ def test_information_at_or_below_zero(tmp_path):
     assert "points lie at or below 0, where Eq. B.15 has no logarithm" in done.stdout
     assert "0 of 4 points lie 3 standard errors above 0" in done.stdout
     fits = pd.read_csv(tmp_path / "fit.csv")
-    weighted = fits[(fits["estimator"] == "grassberger") & (fits["law"] != "power_plus_constant_ols")]
+    weighted = fits[(fits["estimator"] == "grassberger") & (fits["law"] != "paper_eq_b15")]
     assert set(weighted["law"]) == {"constant"}
     assert weighted["lo95"].item() < 0 < weighted["hi95"].item()
 
@@ -525,8 +525,8 @@ def test_bad_counts(tmp_path, chain_tables, spoil, message):
 )
 def test_bad_shares(tmp_path, chain_tables, spoil, message):
     counts, by_book = chain_tables
-    spoiled = spoil(by_book) if not message.endswith("(source other)") else by_book.assign(source="other")
-    done = call_script(SCRIPT, "--counts", save(tmp_path, counts, spoiled), "--out", tmp_path / "out")
+    misspecified = spoil(by_book) if not message.endswith("(source other)") else by_book.assign(source="other")
+    done = call_script(SCRIPT, "--counts", save(tmp_path, counts, misspecified), "--out", tmp_path / "out")
     assert message in one_line_error(done)
 
 

@@ -105,11 +105,11 @@ def A_alpha_C(fit) -> list[float]:  # noqa: N802 - the symbols of the equation
     return [fit.parameters[name][0] for name in ("A", "alpha", "C")]
 
 
-def table(log_q: np.ndarray, partners: list[int]) -> pd.DataFrame:
+def table(log_q: np.ndarray, x_donors: list[int]) -> pd.DataFrame:
     """scores.csv of one (ell, L); log_q (documents, 4), in the order of LOGQ."""
     names = np.array([f"d{i:02d}" for i in range(len(log_q))])
     columns = dict(zip(LOGQ, log_q.T, strict=True))
-    cells = {"document": names, "ell_tokens": 4, "L_tokens": 8, "other_document": names[partners]}
+    cells = {"document": names, "ell_tokens": 4, "L_tokens": 8, "x_donor": names[x_donors]}
     return pd.DataFrame(cells | columns)
 
 
@@ -122,20 +122,20 @@ def any_scores(draw: st.DrawFn) -> pd.DataFrame:
 
 @settings(many, max_examples=25)
 @given(any_scores(), st.floats(0, 1), st.floats(0, 12), st.randoms(use_true_random=False))
-def test_identities_of_the_terms(scores, weight, head2_entropy, random):
+def test_identities_of_the_terms(scores, weight, first2_entropy, random):
     def terms(name: str, of: pd.DataFrame = scores, w: float = weight) -> np.ndarray:
-        found = per_document_terms(of, name, head2_entropy, w)
+        found = per_document_terms(of, name, first2_entropy, w)
         assert list(found.index) == sorted(scores["document"])
         return found.to_numpy()[:, 0]
 
     def same(one: np.ndarray, other: np.ndarray) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
 
-    same(terms("vclub"), terms("direct") + terms("topic_switch"))
+    same(terms("vclub"), terms("direct") + terms("context_mismatch"))
     same(terms("direct_corrected", w=0.0), terms("direct"))
     whole = terms("direct_corrected", w=1.0) - terms("direct")
     same(terms("direct_corrected"), terms("direct") + weight * whole)
-    same(terms("direct_unpaired").mean(), terms("direct").mean())  # the partners are a permutation
+    same(terms("direct_unpaired").mean(), terms("direct").mean())  # the x_donors are a permutation
     # What a model says about all of a document alike (its style, say) cancels.
     given_x, alone, _, given_other_x = LOGQ
     shift = np.arange(len(scores))
@@ -148,7 +148,7 @@ def test_identities_of_the_terms(scores, weight, head2_entropy, random):
     shuffled = scores.iloc[random.sample(range(len(scores)), len(scores))]
     for name in ("direct", "direct_corrected", "vclub", "direct_unpaired"):
         same(terms(name, shuffled), terms(name))
-    mean = estimate_table(per_document_terms(scores, "direct"), per_document_terms(scores, "topic_switch"))
+    mean = estimate_table(per_document_terms(scores, "direct"), per_document_terms(scores, "context_mismatch"))
     same(mean["mi_nats"].item(), terms("direct").mean())
     same(mean["stderr_nats"].item(), terms("direct").std(ddof=1) / len(scores) ** 0.5)
 
@@ -165,12 +165,12 @@ def test_direct_is_a_lower_bound_and_vclub_of_the_true_model_an_upper_one(joint,
     p_y, p_x = joint.sum(axis=0) / joint.sum(), joint.sum(axis=1) / joint.sum()
     x, y = np.repeat(np.argwhere(joint), joint.flatten(), axis=0).T
     truth = information(joint)
-    partners = list(range(len(x)))
+    x_donors = list(range(len(x)))
     zero = np.zeros(len(x))
-    found = per_document_terms(table(np.log([q[x, y], p_y[y], zero + 1, zero + 1]).T, partners), "direct").to_numpy()
+    found = per_document_terms(table(np.log([q[x, y], p_y[y], zero + 1, zero + 1]).T, x_donors), "direct").to_numpy()
     divergence = (joint / joint.sum() * np.log(p / q)).sum()
     assert abs(found.mean() - (truth - divergence)) < 1e-9
     assert found.mean() <= truth + 1e-12
     others = p_x @ np.log(p)[:, y]  # the mean over x' stands for one draw of it
-    found = per_document_terms(table(np.stack([np.log(p[x, y]), zero, zero, others], axis=1), partners), "vclub")
+    found = per_document_terms(table(np.stack([np.log(p[x, y]), zero, zero, others], axis=1), x_donors), "vclub")
     assert found.to_numpy().mean() >= truth - 1e-12

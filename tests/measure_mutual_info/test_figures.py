@@ -116,7 +116,7 @@ def test_two_point_from_texts_to_the_figure(tmp_path):
 
 
 def test_calibration_from_documents_to_pictures(tmp_path):
-    small = "--processes markov --replications 3 --replications-spoiled 2 --n-documents 20 --pool-documents 1000"
+    small = "--processes markov --replications 3 --replications-misspecified 2 --n-documents 20 --pool-documents 1000"
     done = figure("calibration", None, *small.split(), PRESET="smoke", OUT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):

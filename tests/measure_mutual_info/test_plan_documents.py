@@ -56,9 +56,9 @@ def save_scores(folder: Path, values: np.ndarray, books: int, lengths: np.ndarra
                 "L_tokens": int(length),
                 "logq_y_given_x_nats": of_length,
                 "logq_y_nats": 0.0,
-                "logq_y_head2_nats": 0.0,
+                "logq_y_first2_nats": 0.0,
                 "logq_y_given_other_x_nats": -of_length,
-                "other_document": np.roll(documents, 1),
+                "x_donor": np.roll(documents, 1),
             }
         )
         for length, of_length in zip(lengths, values.T, strict=True)

@@ -63,7 +63,7 @@ def uninterrupted(inputs, tmp_path_factory):
 
 def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
     table = pd.read_csv(uninterrupted)
-    assert list(table.columns) == ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "other_document"]
+    assert list(table.columns) == ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
     points = passes.grid(64)
     assert len(table) == 11 * len(points)
     import datasets
@@ -71,7 +71,7 @@ def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
     documents = {row["document"]: row["input_ids"] for row in datasets.load_from_disk(str(inputs / "documents"))}
     model = tiny_model("llama")
     for row in table[table["L_tokens"].isin([8, 64])].itertuples():
-        mine, other = np.array(documents[row.document]), np.array(documents[row.other_document])
+        mine, other = np.array(documents[row.document]), np.array(documents[row.x_donor])
         wanted = slow_reference(model, mine, mine, row.ell_tokens, row.L_tokens)
         # the same Y behind the other document's X
         wanted["logq_y_given_other_x"] = slow_reference(model, other, mine, row.ell_tokens, row.L_tokens)[
@@ -79,7 +79,7 @@ def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
         ]
         for name, value in wanted.items():
             assert getattr(row, f"{name}_nats") == pytest.approx(value, abs=1e-4 * (row.L_tokens - row.ell_tokens))
-    assert (table["book"] != table["other_document"].str.split("#").str[0]).all(), "a partner is of another book"
+    assert (table["book"] != table["x_donor"].str.split("#").str[0]).all(), "a x_donor is of another book"
 
 
 def test_provenance(uninterrupted):
@@ -159,7 +159,7 @@ def test_a_document_that_fails_is_recorded_and_the_run_goes_on(inputs, tmp_path)
     done = run_script(SCRIPT, *arguments(tmp_path, out, **{"L-max": 32}))
     table = pd.read_csv(out)
     failed = set(table.loc[table[LOGQ].isna().any(axis=1), "document"])
-    got_its_x = set(table.loc[table["other_document"] == "a#0001", "document"])
+    got_its_x = set(table.loc[table["x_donor"] == "a#0001", "document"])
     assert failed == {"a#0001"} | got_its_x
     assert f"{len(failed)} of 6 documents failed" in done.stdout
     assert table.groupby("document")[LOGQ].apply(lambda rows: rows.isna().all().all() or rows.notna().all().all()).all()
@@ -179,24 +179,24 @@ def with_repeats(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"n_documents": 7}, {"L_max": 16, "ell_max": 8}])
-def test_documents_that_repeat_others_are_no_partners(inputs, with_repeats, tmp_path, capsys, changes):
+def test_documents_that_repeat_others_are_no_x_donors(inputs, with_repeats, tmp_path, capsys, changes):
     """Compared are the tokens up to the longest L, or 32 of them."""
     given = {"documents": with_repeats, "model": "none", "out": tmp_path / "scores.csv", "L_max": 64} | changes
     sample = score_documents.draw_sample(score_documents.Settings(**given))
-    assert (sample.ids != sample.ids[sample.partner]).any(axis=1).all()
+    assert (sample.ids != sample.ids[sample.x_donor]).any(axis=1).all()
     assert len(np.unique(sample.ids, axis=0)) == len(sample.ids) == changes.get("n_documents", 8)
     assert not {"b#0000", "c#0000", "d#0000", "d#0002"} & set(sample.names)
     assert f"4 documents repeat another's first {score_documents.Settings(**given).longest}" in capsys.readouterr().out
     for seed in range(20):
         again = score_documents.draw_sample(score_documents.Settings(**given | {"seed": seed}))
-        assert (again.ids != again.ids[again.partner]).any(axis=1).all()
+        assert (again.ids != again.ids[again.x_donor]).any(axis=1).all()
 
 
 def test_without_repeats_the_sample_is_what_it_was(inputs, tmp_path, capsys):
     for n_documents, digest in ((None, "697cb329bf3f21b8"), (6, "f5dd7bad21c15425")):
         cfg = score_documents.Settings(inputs / "documents", "none", tmp_path / "s.csv", 64, n_documents=n_documents)
         sample = score_documents.draw_sample(cfg)
-        held = sample.ids.tobytes() + sample.partner.tobytes() + "\n".join(sample.names).encode()
+        held = sample.ids.tobytes() + sample.x_donor.tobytes() + "\n".join(sample.names).encode()
         assert hashlib.sha256(held).hexdigest()[:16] == digest
     assert capsys.readouterr().out == ""
 

@@ -37,14 +37,14 @@ def tables(source: str = "books", model: str = "tiny-model") -> tuple[pd.DataFra
             mi = (2.3 + 0.4 * index) * L**0.6 * (1 + 0.05 * rng.standard_normal(len(L)))
             names = {"source": source, "model": model, "estimator": estimator}
             values = {"ell_tokens": L // ratio, "L_tokens": L, "mi_nats": mi, "stderr_nats": 0.05 * mi}
-            values |= {"n_documents": 1024, "topic_switch_nats": 0.1, "topic_switch_stderr_nats": 0.01}
+            values |= {"n_documents": 1024, "context_mismatch_nats": 0.1, "context_mismatch_stderr_nats": 0.01}
             # Upside down: the order of rows must not matter.
             points.append(pd.DataFrame(names | values)[::-1])
             beta = 0.6 + 0.01 * ratio + 0.1 * index
             shared = names | {"L_over_ell": float(ratio), "L_min": L[1], "L_max": L[-2], "scale": "log"}
             none = dict.fromkeys(("lo95", "hi95", "boot_lo95", "boot_hi95", "chi2", "p_value", "aicc"), np.nan)
-            none |= {"dof": 6, "boot_units": "", "heldout_error": np.nan}
-            books = {"boot_units": "4 books"}
+            none |= {"dof": 6, "boot_clusters": "", "heldout_error": np.nan}
+            books = {"boot_clusters": "4 books"}
             power = none | {"chi2": 7.0, "aicc": 13.0, "p_value": 0.32} | books
             for law, parameter, value, more in (
                 ("power_ols", "A", 2.2, none | {"boot_lo95": 2.0, "boot_hi95": 2.4} | books),

@@ -71,9 +71,9 @@ def test_overshoot_draws_means_against_the_exact_curve(folder):
 def test_means_below_the_axis_stand_at_its_edge(folder):
     path = folder / "markov" / "coverage.csv"
     table = pd.read_csv(path)
-    spoiled = (table["predictor"] == "tempered") & (table["quantity"] == "mi")
-    table.loc[spoiled & (table["L_tokens"] <= 8), "mean"] = -0.5
-    table.loc[spoiled & (table["L_tokens"] == 16), "mean"] = 1e-9
+    misspecified = (table["predictor"] == "tempered") & (table["quantity"] == "mi")
+    table.loc[misspecified & (table["L_tokens"] <= 8), "mean"] = -0.5
+    table.loc[misspecified & (table["L_tokens"] == 16), "mean"] = 1e-9
     table.to_csv(path, index=False)
     fig = calibration.draw_overshoot(calibration.read_processes(folder))
     below = [line.get_xdata().tolist() for line in fig.axes[2].get_lines() if line.get_gid() == "below"]
@@ -118,7 +118,7 @@ def test_texts_fit_with_any_number_of_processes(tmp_path, count):
         assert_texts_fit(fig)
 
 
-def test_without_spoiled_predictors_and_with_other_processes(tmp_path):
+def test_without_misspecified_predictors_and_with_other_processes(tmp_path):
     """One number of documents, one replication, no ordinary least squares, a process of an unknown name."""
     save_coverage(tmp_path, ["sunspots"])
     path = tmp_path / "sunspots" / "coverage.csv"
@@ -129,7 +129,7 @@ def test_without_spoiled_predictors_and_with_other_processes(tmp_path):
     fig = calibration.draw_overshoot(processes)
     assert fig.axes[0].get_title().startswith("sunspots\nslope: exact 0.50")
     assert labels_of(fig) == ["exact I", "vCLUB", "direct"]
-    assert "spoiled" not in caption_of(fig)
+    assert "misspecified" not in caption_of(fig)
     assert_texts_fit(fig)
     fig = calibration.draw_coverage(processes)
     assert fig.axes[0].get_title() == "sunspots\nhalf-width of β: GLS 0.038"
@@ -160,7 +160,10 @@ BAD = {
     "no number": (change(mean="much"), "{}, line 2: mean is 'much', not a number: make it with"),
     "nan": (change(coverage=np.nan), "{}, line 2: coverage is '', not a finite number: make it with"),
     "empty": (lambda t: t[:0], "{} has no mi of direct with the exact predictor: make it with"),
-    "spoiled only": (lambda t: t[t["predictor"] != "exact"], "{} has no mi of direct with the exact predictor: make"),
+    "misspecified only": (
+        lambda t: t[t["predictor"] != "exact"],
+        "{} has no mi of direct with the exact predictor: make",
+    ),
     "no vclub": (lambda t: t[t["estimator"] == "direct"], "{} has no mi of vclub with the exact predictor: make it"),
     "no gls": (lambda t: t[t["quantity"] != "beta_gls"], "{} has no beta_gls of direct with the exact predictor: make"),
     "no lengths": (

@@ -25,7 +25,7 @@ MODELS = {  # group → model → elements at L
     "bounded": {f"recurrent-{n}": lambda L, n=n: 10**n + 0 * L for n in (5, 6, 7)},
 }
 LAWS = {"paper-direct": (2.27, 0.76), "paper-vclub": (3.26, 0.71), "books-direct": (3.9, 0.48)}
-CAPACITIES = {"16 bits": 11.09, "1 nat": 1.0, "carried": 0.0072}
+CAPACITIES = {"16 bits": 11.09, "1 nat": 1.0, "measured": 0.0072}
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def folder(tmp_path: Path) -> Path:
     pd.DataFrame(rows)[::-1].to_csv(tmp_path / "required.csv", index=False)
     rng = np.random.default_rng(0)
     runs = [
-        {"model": f"m{size}", "L": L, "seed": seed, "state_size": size, "carried_nats_per_element": rng.uniform(-1, 5)}
+        {"model": f"m{size}", "L": L, "seed": seed, "state_size": size, "nats_per_element": rng.uniform(-1, 5)}
         for L in (16, 64, 256)
         for size in (700, 2000, 9000)
         for seed in range(3)
     ]
-    carried = pd.DataFrame(runs)
-    carried["carried_nats_per_element"] *= 1e-3
-    carried[::-1].to_csv(tmp_path / "carried.csv", index=False)
+    information = pd.DataFrame(runs)
+    information["nats_per_element"] *= 1e-3
+    information[::-1].to_csv(tmp_path / "state_information.csv", index=False)
     return tmp_path
 
 
@@ -100,13 +100,13 @@ def test_draws_the_csvs(folder):
         "hybrid (1 model)",
         "bounded (3 models)",
     ]
-    carried = pd.read_csv(folder / "carried.csv")
+    information = pd.read_csv(folder / "state_information.csv")
     for L, container in zip((16, 64, 256), right.containers, strict=True):
-        rows = carried[(carried["L"] == L) & (carried["carried_nats_per_element"] > 0)]
+        rows = information[(information["L"] == L) & (information["nats_per_element"] > 0)]
         points = np.sort(np.array(container.lines[0].get_data()), axis=1)
-        assert points == pytest.approx(np.sort(rows[["state_size", "carried_nats_per_element"]].to_numpy().T, axis=1))
+        assert points == pytest.approx(np.sort(rows[["state_size", "nats_per_element"]].to_numpy().T, axis=1))
     below = [x for line in right.get_lines() if line.get_gid() == "below" for x in line.get_xdata()]
-    lost = int((carried["carried_nats_per_element"] <= 0).sum())
+    lost = int((information["nats_per_element"] <= 0).sum())
     assert len(below) == lost > 0
     assert f"{lost} runs predict no better" in caption_of(fig)
 
@@ -139,7 +139,7 @@ def test_spread():
 
 
 def test_few_models_are_all_named_and_one_panel_stands_alone(folder):
-    (folder / "carried.csv").unlink()
+    (folder / "state_information.csv").unlink()
     capacity = pd.read_csv(folder / "capacity.csv")
     capacity[~capacity["model"].str.startswith("attention")].to_csv(folder / "capacity.csv", index=False)
     required = pd.read_csv(folder / "required.csv")
@@ -164,7 +164,7 @@ def spoil(path: Path, change) -> None:
         ("capacity", lambda t: t[:0], "nothing to draw"),
         ("required", lambda t: t.assign(required_elements="many"), "required_elements is 'many', not a number"),
         ("required", lambda t: t.assign(mi_nats=np.nan), "not a finite number"),
-        ("carried", lambda t: t.assign(L=range(1, len(t) + 1)), "more than 6 lengths L"),
+        ("measured", lambda t: t.assign(L=range(1, len(t) + 1)), "more than 6 lengths L"),
     ],
 )
 def test_bad_csvs(folder, monkeypatch, capsys, name, change, said):
@@ -193,10 +193,10 @@ def test_the_figure_from_one_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "condition.png").stat().st_size > 0
     table = pd.read_csv(tmp_path / "condition.csv")
-    assert set(table["capacity"]) == {"16 bits", "1 nat", "carried"}
+    assert set(table["capacity"]) == {"16 bits", "1 nat", "measured"}
     assert (table["wanted_tokens"] == 100_000).all()
     verdicts = table.drop_duplicates("model").set_index("model")["verdict"]
-    assert verdicts.to_dict() == {"Llama-3.1-8B": "single model", "Gemma-3-27B": "single model", "Mamba-130M": "series"}
+    assert verdicts.to_dict() == {"Llama-3.1-8B": "satisfies", "Gemma-3-27B": "satisfies", "Mamba-130M": "violates"}
     done = call_shell(script, PRESET="huge")
     assert (done.returncode, done.stderr.strip()) == (2, "error: PRESET=huge: choose smoke, cpu or paper")
     done = call_shell(script, MODEL="x")

@@ -86,7 +86,7 @@ def test_ordinary_names_stay():
         ("plots/figC6.py", FIGC6, "rank.L"),
         ("plots/condition.py", CONDITION, "capacity.L_tokens"),
         ("plots/condition.py", CONDITION, "capacity.state_elements"),
-        ("plots/condition.py", CONDITION, "carried.state_size"),
+        ("plots/condition.py", CONDITION, "state_information.state_size"),
     ],
 )
 def test_nothing_for_a_logarithmic_axis(script, tables, column, tmp_path):
@@ -116,10 +116,10 @@ def test_one_panel_of_fig_c6_with_nothing_above_0(tmp_path, figures):
 
 def test_runs_that_carried_nothing(tmp_path, figures):
     arguments = drawn(*CONDITION)(tmp_path)
-    change(tmp_path / "carried.csv", lambda t: t.assign(carried_nats_per_element="-0.1"))
+    change(tmp_path / "state_information.csv", lambda t: t.assign(nats_per_element="-0.1"))
     assert call_script("plots/condition.py", *arguments).returncode == 0
     right = figures[0].axes[1]
-    assert [text.get_text() for text in right.texts] == ["no run carried anything"]
+    assert [text.get_text() for text in right.texts] == ["no run used any information"]
     assert len(labels(right.xaxis)) >= 2
     assert not right.get_yticks().size
 

@@ -84,7 +84,7 @@ def test_fig3_draws_the_csvs(folder):
         x, y, *_ = bars_of(container)
         assert x == pytest.approx([0.1 * L / state(name, L) for L in LENGTHS])
         assert y == pytest.approx(means(folder, name, "mean_kl_nats")["mean"].to_numpy())
-    assert "foretells 0.91 [0.80, 0.95] of the variance" in caption_of(fig)
+    assert "predicts 0.91 [0.80, 0.95] of the variance" in caption_of(fig)
     assert "4 copies a token; 2 seeds a point" in caption_of(fig)
     assert "window" not in caption_of(fig)
 
@@ -102,7 +102,7 @@ def test_fig3_without_a_collapse_and_without_fixed_states(folder):
     table = pd.read_csv(folder / "summary.csv")
     table[~table["model"].str.startswith("mamba")].to_csv(folder / "summary.csv", index=False)
     fig = fig3.draw(models(folder), fig3.read_collapse(folder))
-    assert "foretells" not in caption_of(fig)
+    assert "predicts" not in caption_of(fig)
     assert [text.get_text() for text in fig.axes[2].texts] == ["no model of fixed state"]
 
 

@@ -65,7 +65,7 @@ def assert_drawn(
         assert lines[index].get_ydata() == pytest.approx(A["value"] * L ** beta["value"])
         expected = f"β = {beta['value']:.2f} [{beta['boot_lo95']:.2f}, {beta['boot_hi95']:.2f}]"
         expected += f", χ²/dof {beta['chi2']:.0f}/{beta['dof']:.0f}"
-        assert labels[index] == f"{style.LOOKS[estimator].label}: {expected}"
+        assert labels[index] == f"{style.STYLES[estimator].label}: {expected}"
         low, high = ax.get_ylim()
         assert low < rows["mi_nats"].min()
         assert high > rows["mi_nats"].max()
@@ -134,8 +134,8 @@ def test_figb1_draws_a_panel_a_folder(folder, tmp_path):
 
 def test_the_caption_tells_intervals_of_different_origin_apart(tmp_path):
     bipartite, fits = tables()
-    one_book = fits.assign(boot_units=fits["boot_units"].replace("4 books", "64 documents"))
-    unsampled = fits.assign(boot_units="", boot_lo95=np.nan, boot_hi95=np.nan)
+    one_book = fits.assign(boot_clusters=fits["boot_clusters"].replace("4 books", "64 documents"))
+    unsampled = fits.assign(boot_clusters="", boot_lo95=np.nan, boot_hi95=np.nan)
     vclub = fits["estimator"] == "vclub"
     folders = [
         save(tmp_path / "one", bipartite, pd.concat([fits[~vclub], unsampled[vclub]])),
@@ -237,7 +237,7 @@ def test_without_any_fit_the_caption_promises_no_lines(tmp_path):
 def test_a_narrow_interval_gets_a_third_digit_and_none_is_told():
     def label(lo: float, hi: float, boot_lo: float = np.nan, boot_hi: float = np.nan) -> str:
         row = dict(
-            value=[0.7126], lo95=[lo], hi95=[hi], boot_lo95=[boot_lo], boot_hi95=[boot_hi], boot_units=["3 books"]
+            value=[0.7126], lo95=[lo], hi95=[hi], boot_lo95=[boot_lo], boot_hi95=[boot_hi], boot_clusters=["3 books"]
         )
         return style.beta_label(pd.DataFrame(row | dict(chi2=[8.7], dof=[8]), index=["beta"]))
 
@@ -368,8 +368,8 @@ BAD = {
     "no exponent": (lambda b, f: (b, f.assign(value=np.nan)), "fit.csv, line 2: value is '', not a finite number"),
     "bad interval": (lambda b, f: (b, f.assign(boot_lo95="low")), "fit.csv, line 2: boot_lo95 is 'low', not a number"),
     "no resampling": (
-        lambda b, f: (b, f.drop(columns=["boot_lo95", "boot_hi95", "boot_units"])),
-        "fit.csv lacks the columns boot_lo95, boot_hi95, boot_units: make it",
+        lambda b, f: (b, f.drop(columns=["boot_lo95", "boot_hi95", "boot_clusters"])),
+        "fit.csv lacks the columns boot_lo95, boot_hi95, boot_clusters: make it",
     ),
     "twice": (lambda b, f: (pd.concat([b, b]), f), "bipartite.csv has points twice: keep one run in a folder"),
     "two runs": (

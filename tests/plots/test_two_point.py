@@ -22,7 +22,7 @@ import two_point  # isort: skip
 LAWS = {  # A, alpha, C, all different
     "power_plus_constant": (1.3, 0.8, 0.02),
     "power_plus_constant_wls": (1.2, 0.9, 0.01),
-    "power_plus_constant_ols": (1.1, 1.0, 0.03),
+    "paper_eq_b15": (1.1, 1.0, 0.03),
 }
 SCRIPTS = [fig2c, figB4, figB5]
 
@@ -42,7 +42,7 @@ def tables(
     shared = {"source": source, "model": tokenizer, "L_min": 2.0, "L_max": 512.0, "dof": 6, "scale": "linear"}
     fits = []
     for name, values in LAWS.items():
-        weighted = name != "power_plus_constant_ols"
+        weighted = name != "paper_eq_b15"
         shared |= {"chi2": 8.3 if weighted else np.nan, "p_value": 0.2 if weighted else np.nan, "aicc": 14.0}
         for parameter, value in zip(("A", "alpha", "C"), values, strict=True):
             edges = {"lo95": value - 0.001, "hi95": value + 0.002, "boot_lo95": value - 0.03, "boot_hi95": value + 0.04}
@@ -53,7 +53,7 @@ def tables(
     fits.append(shared | {"estimator": "grassberger", "law": "power", "parameter": "alpha", "value": 0.3})
     fits.append(shared | {"estimator": "grassberger", "law": "constant", "parameter": "C", "value": 0.04})
     # Upside down: the order of rows must not matter.
-    return pd.concat(points)[::-1], pd.DataFrame(fits).assign(boot_units="4 books")[::-1]
+    return pd.concat(points)[::-1], pd.DataFrame(fits).assign(boot_clusters="4 books")[::-1]
 
 
 def save(folder: Path, points: pd.DataFrame, fits: pd.DataFrame) -> Path:
@@ -108,7 +108,7 @@ def test_fig2c_draws_the_csv(tmp_path, law):
     assert paper.get_ydata() == pytest.approx([1.10, 1.10 * 1024**-0.91])
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Distance d (tokens)", "Two-point mutual\ninformation (nats)")
-    goodness = "" if law == "power_plus_constant_ols" else ", χ²/dof 8/6"
+    goodness = "" if law == "paper_eq_b15" else ", χ²/dof 8/6"
     assert labels(ax) == [
         f"Î(d) − C: {A}·d^−α, α = {alpha:.2f} [{alpha - 0.03:.2f}, {alpha + 0.04:.2f}]\nC = {C:.2g} nats{goodness}",
         "paper, PG19: 1.10·d^−0.91",
@@ -131,7 +131,7 @@ def test_weights_without_a_covariance_are_called_so(tmp_path):
     """Where the covariance is not known both weighted laws are the same fit."""
     points, fits = tables()
     weighted = fits[fits["law"] == "power_plus_constant_wls"]
-    others = fits[~fits["law"].str.startswith("power_plus_constant") | (fits["law"] == "power_plus_constant_ols")]
+    others = fits[~fits["law"].str.startswith("power_plus_constant") | (fits["law"] == "paper_eq_b15")]
     for order in (1, -1):
         same = pd.concat([weighted.assign(law="power_plus_constant"), weighted, others][::order])
         caption = caption_of(fig2c.draw(read(save(tmp_path, points, same))))
@@ -149,13 +149,13 @@ def test_a_law_that_misses_the_points_is_warned_of(tmp_path):
 
 
 def test_figb4_draws_a_panel_a_folder(folder, tmp_path):
-    points, fits = tables("wikipedia", "other/$2$", law="power_plus_constant_ols")
+    points, fits = tables("wikipedia", "other/$2$", law="paper_eq_b15")
     other = save(tmp_path / "other", points, fits)
     fig = figB4.draw([read(folder), read(other)])
     first, second = fig.axes
     assert [ax.get_title() for ax in fig.axes] == ["books, bpe384", "wikipedia, other/$2$"]
     assert first.get_ylim() == second.get_ylim()
-    for ax, law in ((first, "power_plus_constant_wls"), (second, "power_plus_constant_ols")):
+    for ax, law in ((first, "power_plus_constant_wls"), (second, "paper_eq_b15")):
         (line,) = lines(ax, "fit")
         A, alpha, _ = LAWS[law]
         assert line.get_ydata() == pytest.approx(A * line.get_xdata() ** -alpha)
@@ -222,7 +222,7 @@ def test_no_decay_and_no_fit_are_said(tmp_path):
 
 def test_interval_of_the_covariance_where_nothing_was_resampled(tmp_path):
     points, fits = tables()
-    fits = fits.assign(boot_lo95=np.nan, boot_hi95=np.nan, boot_units="")
+    fits = fits.assign(boot_lo95=np.nan, boot_hi95=np.nan, boot_clusters="")
     fig = fig2c.draw(read(save(tmp_path, points, fits)))
     assert "α = 0.90 [0.90, 0.90]" in labels(fig.axes[0])[0]
     assert "interval from the books taken as independent" in caption_of(fig)
@@ -314,7 +314,10 @@ BAD = {
         lambda p, f: (p.drop(columns=["n_pairs", "tokenizer"]), f),
         "two_point.csv lacks the columns tokenizer, n_pairs: make it",
     ),
-    "fit column missing": (lambda p, f: (p, f.drop(columns="boot_units")), "fit.csv lacks the column boot_units: make"),
+    "fit column missing": (
+        lambda p, f: (p, f.drop(columns="boot_clusters")),
+        "fit.csv lacks the column boot_clusters: make",
+    ),
     "no rows": (lambda p, f: (p[:0], f), "two_point.csv has no rows of grassberger, so no points to draw: make it"),
     "other estimators": (change(estimator="naive"), "two_point.csv has no rows of grassberger"),
     "all below 0": (change(mi_nats=-1.0, mi_corrected_nats=-1.01), "all are at or below 0 nats: count a larger corpus"),

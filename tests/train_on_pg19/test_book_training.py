@@ -407,8 +407,8 @@ def test_too_little_memory_on_the_gpu(documents, tmp_path, monkeypatch, batch, a
         train.main(settings(documents, tmp_path, batch_tokens=batch * L, accumulate=accumulate, warmup=0))
 
 
-def test_the_hours_to_come_are_foretold(documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "FORETELL_AFTER", 0.0)
+def test_the_hours_to_come_are_predicted(documents, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "PREDICT_AFTER", 0.0)
     said = call(documents, tmp_path).stdout
     assert re.search(r"^about [\d.e-]+ hours for the \d\d steps to come$", said, re.MULTILINE), said
     assert said.count("hours for") == 1

@@ -76,7 +76,7 @@ def test_nll_in_pieces_is_that_of_all_logits_at_once(kind, rows):
     expected = plain_nll(model, targets, 5)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
     np.testing.assert_allclose(evaluate.nll_at_once(model, given, targets).numpy(), expected, atol=2e-5)
-    assert evaluate.way_to_nll(model, given, targets) is evaluate.nll_in_pieces
+    assert evaluate.nll_function(model, given, targets) is evaluate.nll_in_pieces
     np.testing.assert_allclose(plain_nll(model, targets, 5), expected)  # the model is as it was
 
 
@@ -89,7 +89,7 @@ def test_a_model_that_cannot_go_in_pieces_is_found_out(capsys):
     other.lm_head.forward = lambda hidden: head(hidden - hidden.mean(dim=1, keepdim=True))
     given, targets = some_ids()
     for model in (opt, other):
-        assert evaluate.way_to_nll(model, given, targets) is evaluate.nll_at_once
+        assert evaluate.nll_function(model, given, targets) is evaluate.nll_at_once
         assert f"{type(model).__name__}: all logits of a batch are held at once" in capsys.readouterr().out
         found = evaluate.nll_at_once(model, given, targets).numpy()
         np.testing.assert_allclose(found, plain_nll(model, targets, 5), atol=2e-5)
@@ -137,7 +137,7 @@ def call(documents: Path, out: Path, models: list, *changes: object):
 
 
 @pytest.fixture(scope="module")
-def evaluated(documents, runs, tmp_path_factory) -> Path:
+def candidates(documents, runs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("evaluated")
     done = call(documents, out, runs)
     assert done.returncode == 0, done.stderr
@@ -150,8 +150,8 @@ def held_out_ids(documents: Path, run: Path) -> tuple[torch.Tensor, np.ndarray]:
     return torch.tensor([row["input_ids"][:L] for row in chosen]), np.array([row["book"] for row in chosen])
 
 
-def test_nll_by_position_is_that_of_the_held_out_documents(documents, runs, evaluated):
-    nll = pd.read_csv(evaluated / "nll.csv")
+def test_nll_by_position_is_that_of_the_held_out_documents(documents, runs, candidates):
+    nll = pd.read_csv(candidates / "nll.csv")
     assert list(nll) == ["model", "L", "position", "nll_nats", "stderr_nats", "n_documents", "seed"]
     assert len(nll) == 3 * L
     ids, names = held_out_ids(documents, runs[0])
@@ -167,9 +167,9 @@ def test_nll_by_position_is_that_of_the_held_out_documents(documents, runs, eval
         np.testing.assert_allclose(rows["stderr_nats"], by_book.std(axis=0, ddof=1) / np.sqrt(3), atol=2e-5)
 
 
-def test_smooth_and_summary(documents, runs, evaluated):
-    nll, smooth = (pd.read_csv(evaluated / f"{name}.csv") for name in ("nll", "smooth"))
-    summary = pd.read_csv(evaluated / "summary.csv")
+def test_smooth_and_summary(documents, runs, candidates):
+    nll, smooth = (pd.read_csv(candidates / f"{name}.csv") for name in ("nll", "smooth"))
+    summary = pd.read_csv(candidates / "summary.csv")
     assert len(summary) == 3
     one = nll[(nll["model"] == "tiny") & (nll["seed"] == 1)].set_index("position")["nll_nats"]
     rows = smooth[(smooth["model"] == "tiny") & (smooth["seed"] == 1)]
@@ -182,7 +182,7 @@ def test_smooth_and_summary(documents, runs, evaluated):
     assert found["bits_per_byte"] == pytest.approx(found["nll_nats"] / np.log(2), abs=1e-5)  # a token is a byte
     saved = AutoModelForCausalLM.from_pretrained(train.last_checkpoint(runs[1])[0])
     assert found["parameters"] == saved.num_parameters()
-    record = json.loads((evaluated / "nll.json").read_text())
+    record = json.loads((candidates / "nll.json").read_text())
     assert record["settings"]["models"] == [run.name for run in runs]
     assert set(record["inputs"]) == {"state.json", "tiny_0.npy", "tiny_1.npy", "mamba2-mini-small_0.npy"}
     assert record["device"] == "cpu"
@@ -237,12 +237,12 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     assert "34 documents of 9 books" in whole.stdout
 
 
-def test_neither_the_batch_nor_the_order_changes_a_number(documents, runs, evaluated, tmp_path):
+def test_neither_the_batch_nor_the_order_changes_a_number(documents, runs, candidates, tmp_path):
     done = call(documents, tmp_path, runs[::-1], "--batch-tokens", 5 * L)
     assert done.returncode == 0, done.stderr
     one, other = (
         pd.read_csv(folder / "nll.csv").set_index(["model", "seed", "position"]).sort_index()["nll_nats"]
-        for folder in (evaluated, tmp_path)
+        for folder in (candidates, tmp_path)
     )
     pd.testing.assert_series_equal(one, other, atol=3e-5, rtol=0)
 
@@ -258,7 +258,7 @@ def test_a_draw_of_documents_is_the_same_for_all_models(documents, runs, tmp_pat
     assert not pd.read_csv(tmp_path / "other" / "nll" / "documents.csv").equals(one), done.stderr
 
 
-def test_a_run_that_is_cut_off_goes_on(documents, runs, evaluated, tmp_path, monkeypatch):
+def test_a_run_that_is_cut_off_goes_on(documents, runs, candidates, tmp_path, monkeypatch):
     whole, seen = evaluate.nll_in_pieces, []
 
     def failing(model, input_ids, targets):
@@ -267,7 +267,7 @@ def test_a_run_that_is_cut_off_goes_on(documents, runs, evaluated, tmp_path, mon
             raise KeyboardInterrupt
         return whole(model, input_ids, targets)
 
-    monkeypatch.setattr(evaluate, "way_to_nll", lambda *_: failing)
+    monkeypatch.setattr(evaluate, "nll_function", lambda *_: failing)
     flags = [documents, tmp_path, [runs[0]], "--batch-tokens", 2 * L]
     cut = call(*flags)
     assert cut.returncode == 130
@@ -276,7 +276,7 @@ def test_a_run_that_is_cut_off_goes_on(documents, runs, evaluated, tmp_path, mon
     again = call(*flags)
     assert again.returncode == 0, again.stderr
     assert seen == [2] * 7  # the third pair is done twice
-    one = pd.read_csv(evaluated / "nll.csv").iloc[:L]["nll_nats"]
+    one = pd.read_csv(candidates / "nll.csv").iloc[:L]["nll_nats"]
     np.testing.assert_allclose(pd.read_csv(tmp_path / "nll.csv")["nll_nats"], one, atol=3e-5)
 
 
@@ -422,7 +422,7 @@ def test_weights_that_are_not_finite(documents, runs, tmp_path):
 
 
 class TestStore:
-    def test_other_documents(self, documents, runs, tmp_path):
+    def test_x_donors(self, documents, runs, tmp_path):
         assert call(documents, tmp_path, [runs[0]]).returncode == 0
         said = one_line_error(call(documents, tmp_path, [runs[0]], "--n-documents", 5))
         assert "holds the NLL of other documents: give another --store" in said
@@ -433,32 +433,32 @@ class TestStore:
         assert "holds files and no documents.csv" in one_line_error(call(documents, tmp_path, [runs[0]]))
         assert (tmp_path / "nll" / "notes.txt").read_text() == "mine"
 
-    def test_a_damaged_array(self, documents, runs, evaluated, tmp_path):
-        shutil.copytree(evaluated, tmp_path / "out")
+    def test_a_damaged_array(self, documents, runs, candidates, tmp_path):
+        shutil.copytree(candidates, tmp_path / "out")
         array = tmp_path / "out" / "nll" / "tiny_1.npy"
         array.write_bytes(array.read_bytes()[:-50])
         said = one_line_error(call_script(COMPARE, "--store", array.parent, "--out", tmp_path))
         assert "tiny_1.npy is missing or damaged (ValueError): run evaluate.py to its end" in said
         done = call(documents, tmp_path / "out", runs)
         assert done.stdout.count("are there already") == 2
-        assert (tmp_path / "out" / "nll.csv").read_bytes() == (evaluated / "nll.csv").read_bytes()
+        assert (tmp_path / "out" / "nll.csv").read_bytes() == (candidates / "nll.csv").read_bytes()
 
-    def test_an_unfinished_model_is_not_compared(self, evaluated, tmp_path):
-        shutil.copytree(evaluated / "nll", tmp_path / "nll")
+    def test_an_unfinished_model_is_not_compared(self, candidates, tmp_path):
+        shutil.copytree(candidates / "nll", tmp_path / "nll")
         np.load(tmp_path / "nll" / "tiny_0.npy", mmap_mode="r+")[3, 5] = np.nan
         said = one_line_error(call_script(COMPARE, "--store", tmp_path / "nll", "--out", tmp_path))
         assert "1 of 12 documents are still to do" in said
 
 
 class TestCompare:
-    def test_gap_and_crossover(self, evaluated, tmp_path):
-        done = call_script(COMPARE, "--store", evaluated / "nll", "--out", tmp_path)
+    def test_gap_and_crossover(self, candidates, tmp_path):
+        done = call_script(COMPARE, "--store", candidates / "nll", "--out", tmp_path)
         assert done.returncode == 0, done.stderr
         gap, crossover = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("gap", "crossover"))
         assert gap[["model_a", "model_b", "seeds_a", "seeds_b"]].drop_duplicates().to_numpy().tolist() == [
             ["mamba2-mini-small", "tiny", 1, 2]
         ]
-        smooth = pd.read_csv(evaluated / "smooth.csv").groupby(["model", "first"])["nll_nats"].mean()
+        smooth = pd.read_csv(candidates / "smooth.csv").groupby(["model", "first"])["nll_nats"].mean()
         expected = smooth["mamba2-mini-small"] - smooth["tiny"]
         np.testing.assert_allclose(gap["gap_nats"], expected, atol=2e-6)
         assert (gap["lo95"] < gap["gap_nats"]).all()
@@ -467,8 +467,8 @@ class TestCompare:
         assert crossover["leads_at_the_end"].tolist() == [leader]
         assert f"{leader} leads" in done.stdout
 
-    def test_chosen_pairs(self, evaluated, tmp_path):
-        flags = ["--store", evaluated / "nll", "--out", tmp_path]
+    def test_chosen_pairs(self, candidates, tmp_path):
+        flags = ["--store", candidates / "nll", "--out", tmp_path]
         leaders = []
         for pair in ("tiny:mamba2-mini-small", "mamba2-mini-small:tiny"):
             assert call_script(COMPARE, *flags, "--pairs", pair).returncode == 0

@@ -62,22 +62,22 @@ def test_conditionals_equal_the_dense_cholesky_at_4096(k):
 
 @each_kind
 def test_given_values_are_predicted_as_drawn_ones(of: Family):
-    laws = prepare(of, torch.float64)
-    z, mean = families.draw(laws, 3, generator())
+    conditionals = prepare(of, torch.float64)
+    z, mean = families.draw(conditionals, 3, generator())
     before = z.clone()
-    np.testing.assert_allclose(families.conditional_mean(laws, z).numpy(), mean.numpy(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(families.conditional_mean(conditionals, z).numpy(), mean.numpy(), rtol=0, atol=1e-10)
     assert torch.equal(z, before)  # the caller's values are left alone
-    torch.testing.assert_close(families.sample(laws, 3, generator()), z, rtol=0, atol=0)
+    torch.testing.assert_close(families.sample(conditionals, 3, generator()), z, rtol=0, atol=0)
 
 
 @each_kind
 def test_log_density(of: Family):
-    laws = prepare(of, torch.float64)
-    z = families.sample(laws, 4, generator())
+    conditionals = prepare(of, torch.float64)
+    z = families.sample(conditionals, 4, generator())
     wanted = torch.distributions.MultivariateNormal(
         torch.zeros(of.L, dtype=torch.float64), torch.from_numpy(dense.covariance(of))
     ).log_prob(z.T)
-    np.testing.assert_allclose(families.log_density(laws, z).numpy(), wanted.numpy(), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(families.log_density(conditionals, z).numpy(), wanted.numpy(), rtol=0, atol=1e-8)
 
 
 @each_kind
@@ -167,9 +167,9 @@ def test_float32_is_near_float64():
 
 
 def test_estimates_of_memory_scale_and_bound():
-    laws = prepare(named("subvolume", 4))
-    assert families.draw_bytes(laws, 64, means=True) == 2 * families.draw_bytes(laws, 32, means=True)
-    assert families.draw_bytes(laws, 64, means=False) < families.draw_bytes(laws, 64, means=True)
+    conditionals = prepare(named("subvolume", 4))
+    assert families.draw_bytes(conditionals, 64, means=True) == 2 * families.draw_bytes(conditionals, 32, means=True)
+    assert families.draw_bytes(conditionals, 64, means=False) < families.draw_bytes(conditionals, 64, means=True)
 
 
 @pytest.mark.parametrize(
@@ -211,20 +211,20 @@ def test_lengths():
 
 
 def test_what_cannot_fit_memory_is_said_before(monkeypatch):
-    laws = prepare(named("subvolume", 4))
+    conditionals = prepare(named("subvolume", 4))
     with pytest.raises(UserError, match=r"a batch of 10,000,000,000 sequences of 256 positions need [\d.]+ GB"):
-        families.draw(laws, 10**10)
+        families.draw(conditionals, 10**10)
     with pytest.raises(UserError, match="sequences of 256 positions"):
-        families.sample(laws, 10**10)
-    with pytest.raises(UserError, match=r"the laws of 1,099,511,627,776 positions need"):
+        families.sample(conditionals, 10**10)
+    with pytest.raises(UserError, match=r"the conditionals of 1,099,511,627,776 positions need"):
         prepare(named("logarithmic", 20))
 
 
 def test_other_values_than_the_laws_are_for():
-    laws = prepare(named("subvolume", 2))
+    conditionals = prepare(named("subvolume", 2))
     for z in (torch.zeros(15, 1), torch.zeros(16), torch.zeros(16, 1, dtype=torch.float64)):
-        with pytest.raises(UserError, match=r"these laws want torch.float32 \(16, batch\)"):
-            families.conditional_mean(laws, z)
+        with pytest.raises(UserError, match=r"these conditionals want torch.float32 \(16, batch\)"):
+            families.conditional_mean(conditionals, z)
 
 
 def test_the_worked_example_of_the_readme():
@@ -236,6 +236,6 @@ def test_the_worked_example_of_the_readme():
     np.testing.assert_allclose(mixing.adjacent[3].numpy(), -0.1844, atol=5e-5)
     diagonal = [1, 0.9682, 0.9129, 0.7957, 0.9504, 0.9407]
     np.testing.assert_allclose(factors[0].diagonal().numpy(), diagonal, atol=5e-5)
-    laws = prepare(named("subvolume", 2), torch.float64)
-    weights = families.conditional_mean(laws, torch.eye(16, dtype=torch.float64))[4]
+    conditionals = prepare(named("subvolume", 2), torch.float64)
+    weights = families.conditional_mean(conditionals, torch.eye(16, dtype=torch.float64))[4]
     np.testing.assert_allclose(weights[:4].numpy(), [-0.2779, -0.0362, -0.0362, -0.2643], atol=5e-5)

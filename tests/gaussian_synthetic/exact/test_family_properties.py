@@ -1,4 +1,4 @@
-"""Whatever family is built, the fast recursions give the laws of its dense covariance, and information behaves as such.
+"""Whatever family is built, the recursions give the conditionals of its dense covariance, and information behaves.
 
 The families are random: 1 to 4 layers, each with its own branching and number of copies, any coupling there may be.
 """
@@ -33,27 +33,29 @@ def any_family(draw: st.DrawFn) -> Family:
 @given(any_family(), st.integers(0, 2**32 - 1))
 def test_every_conditional(of: Family, seed: int):
     sigma = dense.covariance(of)
-    laws = families.prepare(of, torch.float64)
-    z, mean = families.draw(laws, 3, torch.Generator().manual_seed(seed))
+    conditionals = families.prepare(of, torch.float64)
+    z, mean = families.draw(conditionals, 3, torch.Generator().manual_seed(seed))
     wanted_mean, wanted_std = dense.conditionals(sigma, z.numpy())
     np.testing.assert_allclose(np.diag(sigma), 1, rtol=0, atol=1e-12)
     np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(families.conditional_mean(laws, z).numpy(), wanted_mean, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(families.conditional_mean(conditionals, z).numpy(), wanted_mean, rtol=0, atol=1e-9)
     np.testing.assert_allclose(families.conditional_std(of).numpy(), wanted_std, rtol=0, atol=1e-9)
-    np.testing.assert_array_equal(laws.std.numpy(), families.conditional_std(of).numpy())
+    np.testing.assert_array_equal(conditionals.std.numpy(), families.conditional_std(of).numpy())
 
 
 @exact
 @given(any_family(), st.integers(0, 2**32 - 1), st.data())
 def test_means_look_at_the_past_alone_and_are_linear(of: Family, seed: int, data: st.DataObject):
-    laws = families.prepare(of, torch.float64)
-    z = families.sample(laws, 2, torch.Generator().manual_seed(seed))
-    mean = families.conditional_mean(laws, z)
+    conditionals = families.prepare(of, torch.float64)
+    z = families.sample(conditionals, 2, torch.Generator().manual_seed(seed))
+    mean = families.conditional_mean(conditionals, z)
     t = data.draw(st.integers(0, of.L - 1), label="t")
     later = z.clone()
     later[t:] += 1
-    np.testing.assert_allclose(families.conditional_mean(laws, later)[: t + 1], mean[: t + 1], rtol=0, atol=1e-12)
-    both = families.conditional_mean(laws, z.sum(dim=1, keepdim=True))
+    np.testing.assert_allclose(
+        families.conditional_mean(conditionals, later)[: t + 1], mean[: t + 1], rtol=0, atol=1e-12
+    )
+    both = families.conditional_mean(conditionals, z.sum(dim=1, keepdim=True))
     np.testing.assert_allclose(both.numpy(), mean.sum(dim=1, keepdim=True).numpy(), rtol=0, atol=1e-10)
 
 
@@ -96,7 +98,7 @@ def test_two_points_know_less_than_two_halves(of: Family, data: st.DataObject):
 @exact
 @given(any_family(), st.integers(0, 2**32 - 1))
 def test_density_is_the_product_of_the_conditionals(of: Family, seed: int):
-    laws = families.prepare(of, torch.float64)
-    z, mean = families.draw(laws, 2, torch.Generator().manual_seed(seed))
-    terms = torch.distributions.Normal(mean, laws.std[:, None]).log_prob(z).sum(dim=0)
-    np.testing.assert_allclose(families.log_density(laws, z).numpy(), terms.numpy(), rtol=1e-10, atol=1e-8)
+    conditionals = families.prepare(of, torch.float64)
+    z, mean = families.draw(conditionals, 2, torch.Generator().manual_seed(seed))
+    terms = torch.distributions.Normal(mean, conditionals.std[:, None]).log_prob(z).sum(dim=0)
+    np.testing.assert_allclose(families.log_density(conditionals, z).numpy(), terms.numpy(), rtol=1e-10, atol=1e-8)

@@ -25,7 +25,7 @@ SMALL = {
     "processes": "bernoulli",
     "n-documents": (20, 50),
     "replications": 5,
-    "replications-spoiled": 3,
+    "replications-misspecified": 3,
     "replications-all-laws": 2,
     "L-max": 64,
     "L-fit-min": 8,
@@ -60,7 +60,7 @@ def whole(tmp_path_factory):
 
 def read(folder, name) -> pd.DataFrame:
     table = pd.read_csv(folder / f"{name}.csv")
-    return table.fillna({"called": "", "called_of_all": ""}) if name == "calibration_fit" else table
+    return table.fillna({"called": "", "selected_of_all": ""}) if name == "calibration_fit" else table
 
 
 def test_estimates(whole):
@@ -114,7 +114,7 @@ def test_replications_are_new_documents_and_predictors_share_them():
 def test_fits(whole):
     table = read(whole, "calibration_fit")
     columns = "process predictor estimator n_documents seed method beta lo95 hi95 beta_true covered chi2 p_value"
-    assert list(table.columns) == [*columns.split(), "called", "called_of_all"]
+    assert list(table.columns) == [*columns.split(), "called", "selected_of_all"]
     covered = (table["lo95"] <= table["beta_true"]) & (table["beta_true"] <= table["hi95"])
     assert (table["covered"] == covered).all()
     assert (table["called"].isin(["power", "logarithm"]) == (table["method"].eq("gls") & table["beta"].notna())).all()
@@ -129,14 +129,14 @@ def test_fits(whole):
     power = fits["power"]
     np.testing.assert_allclose(found, [*power.parameters["beta"], power.chi2, power.p_value], rtol=1e-3)
     assert row.loc["gls", "called"] == min(fits, key=lambda law: fits[law].chi2)
-    assert row.loc["gls", "called_of_all"] in LAWS
+    assert row.loc["gls", "selected_of_all"] in LAWS
     line = linregress(np.log(L), np.log(values.mean(axis=0)))
     half = student.ppf(0.975, 2) * line.stderr
     found = row.loc["ols", ["beta", "lo95", "hi95"]].astype(float)
     np.testing.assert_allclose(found, [line.slope, line.slope - half, line.slope + half], rtol=1e-4)
     assert row.loc["ols", "called"] == ""
 
-    of_all = table[table["called_of_all"] != ""]
+    of_all = table[table["selected_of_all"] != ""]
     assert set(of_all["seed"]) == {0, 1}, "as many replications as asked for try all laws"
     assert set(zip(of_all["predictor"], of_all["estimator"], strict=True)) == {("exact", "direct")}
 
@@ -180,8 +180,8 @@ def test_coverage_sums_up_the_other_two(whole):
         assert (row["coverage_lo95"], row["coverage_hi95"]) == pytest.approx(tuple(interval), rel=1e-5)
         if row["quantity"] == "beta_gls":
             called = fits[(fits["method"] == "gls") & (fits[list(kind)] == list(kind.values())).all(axis=1)]["called"]
-            assert row["called_logarithm"] == pytest.approx((called == "logarithm").mean(), rel=1e-5)
-            assert row["called_power"] == pytest.approx((called == "power").mean(), rel=1e-5)
+            assert row["selected_logarithm"] == pytest.approx((called == "logarithm").mean(), rel=1e-5)
+            assert row["selected_power"] == pytest.approx((called == "power").mean(), rel=1e-5)
 
 
 def test_record(whole):
@@ -288,7 +288,7 @@ def test_estimators_find_what_they_should():
         ({"n_documents": (100, 1)}, "--n-documents 100 1: vCLUB pairs documents, so at least 2"),
         ({"n_documents": ()}, "--n-documents"),
         ({"predictors": ()}, "nothing to do: give --predictors"),
-        ({"predictors": "tempered", "replications_spoiled": 0}, "nothing to do: give --predictors"),
+        ({"predictors": "tempered", "replications_misspecified": 0}, "nothing to do: give --predictors"),
         ({"L_fit_min": 32}, "2 L in the window of the fits, and 3 are needed: lower --L-fit-min or raise --L-max"),
         ({"L_max": 3}, "0 L in the window"),
         ({"L_max": 40_000}, "--L-max 40000: at most 32767"),
@@ -297,7 +297,7 @@ def test_estimators_find_what_they_should():
         ({"block": 0}, "--block 0"),
         ({"workers": 0}, "--workers 0"),
         ({"pool_documents": 0}, "--pool-documents 0"),
-        ({"replications_spoiled": -1}, "--replications-spoiled -1: give 0 or more"),
+        ({"replications_misspecified": -1}, "--replications-misspecified -1: give 0 or more"),
     ],
 )
 def test_bad_settings(tmp_path, changes, message):

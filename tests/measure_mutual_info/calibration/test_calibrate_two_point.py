@@ -111,7 +111,7 @@ def test_exponent_of_an_exact_power_law():
     mi = 0.3 * np.array(distances) ** -0.7 + 0.01
     for law in two_point.EXPONENTS.values():
         assert exact_exponent(law, distances, mi, 1e-3 * values) == pytest.approx(0.7, rel=1e-4)
-    assert math.isnan(exact_exponent("power_plus_constant_ols", distances, mi - 1, values))
+    assert math.isnan(exact_exponent("paper_eq_b15", distances, mi - 1, values))
 
 
 # Counts

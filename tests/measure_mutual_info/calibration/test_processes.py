@@ -161,7 +161,7 @@ def test_known_growth():
 
 @pytest.mark.parametrize(("process", "vocabulary"), [(process, vocabulary) for process, vocabulary, _ in TINY])
 @pytest.mark.parametrize("predictor", [*PREDICTORS.values(), Predictor(context=2), Predictor(0.5, 1, True)])
-def test_spoiled_predictors_are_predictors(process, vocabulary, predictor):
+def test_misspecified_predictors_are_predictors(process, vocabulary, predictor):
     """Whatever the past, the probabilities of the next token sum to 1 and are above 0."""
     past = process.sample(np.random.default_rng(0), 20, 6)
     for length in (0, 1, 6):
@@ -241,12 +241,12 @@ class AsModel(torch.nn.Module):
 @pytest.mark.parametrize(("process", "vocabulary", "n"), TINY)
 def test_the_same_scores_as_a_torch_model_of_the_process(process, vocabulary, n):
     documents = process.sample(np.random.default_rng(0), 6, 16)
-    followers = documents[[3, 0, 1, 2, 5, 4]]
+    y_recipients = documents[[3, 0, 1, 2, 5, 4]]
     points = passes.grid(16)
     split = passes.branches(points)
     model = TransformersBackend.from_model(AsModel(process, vocabulary), bos=vocabulary, schedule="plain")
     ours, theirs = (
-        passes.terms(backend.token_logprobs(documents, followers, split), points)
+        passes.terms(backend.token_logprobs(documents, y_recipients, split), points)
         for backend in (ExactBackend(process), model)
     )
     for name in passes.TERMS:

@@ -14,7 +14,7 @@ from tests.conftest import SMOLLM2, tiny_model
 BOS = 257
 
 
-def slow_reference(model: torch.nn.Module, document, follower, ell: int, L: int, bos: int = BOS) -> dict[str, float]:
+def slow_reference(model: torch.nn.Module, document, y_recipient, ell: int, L: int, bos: int = BOS) -> dict[str, float]:
     """The terms of one document and (ell, L), each from a prompt of its own, in float64 where it matters."""
 
     def logq(y, *before) -> np.ndarray:
@@ -28,8 +28,8 @@ def slow_reference(model: torch.nn.Module, document, follower, ell: int, L: int,
     return {
         "logq_y_given_x": logq(y, document[:ell]).sum(),
         "logq_y": logq(y).sum(),
-        "logq_y_head2": logq(y)[:2].sum(),
-        "logq_y_given_other_x": logq(follower[ell:L], document[:ell]).sum(),
+        "logq_y_first2": logq(y)[:2].sum(),
+        "logq_y_given_other_x": logq(y_recipient[ell:L], document[:ell]).sum(),
     }
 
 
@@ -38,11 +38,11 @@ def pieces(ids: np.ndarray, count: int, L: int) -> tuple[np.ndarray, np.ndarray]
     return cut[:count], cut[count:]
 
 
-def assert_equals_reference(backend, documents, followers, points, tolerance=1e-4):
-    found = passes.terms(backend.token_logprobs(documents, followers, passes.branches(points)), points)
-    for row, (document, follower) in enumerate(zip(documents, followers, strict=True)):
+def assert_equals_reference(backend, documents, y_recipients, points, tolerance=1e-4):
+    found = passes.terms(backend.token_logprobs(documents, y_recipients, passes.branches(points)), points)
+    for row, (document, y_recipient) in enumerate(zip(documents, y_recipients, strict=True)):
         for column, (ell, L) in enumerate(points):
-            for name, wanted in slow_reference(backend.model, document, follower, ell, L, backend.bos).items():
+            for name, wanted in slow_reference(backend.model, document, y_recipient, ell, L, backend.bos).items():
                 off = abs(found[name][row, column] - wanted) / (L - ell)
                 assert off < tolerance, f"{name} at ell={ell}, L={L}: {off:.2g} nats a token"
 
@@ -52,17 +52,17 @@ def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
     """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats a token."""
     backend = TransformersBackend.from_model(tiny_model(kind), BOS)
     assert backend.schedule == "shared"
-    documents, followers = pieces(book_bytes, 2, 128)
-    backend.check_schedule(documents, followers)
-    assert_equals_reference(backend, documents, followers, passes.grid(128))
+    documents, y_recipients = pieces(book_bytes, 2, 128)
+    backend.check_schedule(documents, y_recipients)
+    assert_equals_reference(backend, documents, y_recipients, passes.grid(128))
 
 
 def test_the_other_x_matters(book_bytes):
     """The models of these tests are far from blind to X: a wrong prefix would be seen."""
     model = tiny_model("llama")
-    documents, followers = pieces(book_bytes, 2, 64)
-    a = slow_reference(model, documents[0], followers[0], 32, 64)["logq_y_given_other_x"]
-    b = slow_reference(model, documents[1], followers[0], 32, 64)["logq_y_given_other_x"]
+    documents, y_recipients = pieces(book_bytes, 2, 64)
+    a = slow_reference(model, documents[0], y_recipients[0], 32, 64)["logq_y_given_other_x"]
+    b = slow_reference(model, documents[1], y_recipients[0], 32, 64)["logq_y_given_other_x"]
     assert abs(a - b) / 32 > 0.05
 
 
@@ -71,8 +71,8 @@ def test_models_without_plain_key_values_get_plain_prompts(kind, book_bytes):
     """A window (whose cache forgets) and a state-space model (whose cache cannot be cut)."""
     backend = TransformersBackend.from_model(tiny_model(kind), BOS)
     assert backend.schedule == "plain"
-    documents, followers = pieces(book_bytes, 2, 48)
-    assert_equals_reference(backend, documents, followers, passes.grid(48))
+    documents, y_recipients = pieces(book_bytes, 2, 48)
+    assert_equals_reference(backend, documents, y_recipients, passes.grid(48))
     with pytest.raises(UserError, match="--schedule plain"):
         TransformersBackend.from_model(backend.model, BOS, schedule="shared")
 
@@ -81,14 +81,14 @@ def test_models_without_plain_key_values_get_plain_prompts(kind, book_bytes):
 def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
     """Four documents at once, one by one, or through the model in pieces of 32 tokens: 1e-4 nats a token."""
     model = tiny_model("llama")
-    documents, followers = pieces(book_bytes, 4, 96)
+    documents, y_recipients = pieces(book_bytes, 4, 96)
     split = passes.branches(passes.grid(96))
     together = TransformersBackend.from_model(model, BOS, 4096, schedule_name).token_logprobs(
-        documents, followers, split
+        documents, y_recipients, split
     )
     small = TransformersBackend.from_model(model, BOS, 32, schedule_name)
     for row in range(4):
-        alone = small.token_logprobs(documents[row : row + 1], followers[row : row + 1], split)
+        alone = small.token_logprobs(documents[row : row + 1], y_recipients[row : row + 1], split)
         assert np.abs(alone.own[0] - together.own[row]).max() < 1e-4
         for one, all_ in zip(alone.marginal + alone.other, together.marginal + together.other, strict=True):
             assert np.abs(one[0] - all_[row]).max() < 1e-4
@@ -106,11 +106,11 @@ def test_a_cache_that_lies_is_refused(book_bytes):
         return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
 
     model.forward = forgetful
-    documents, followers = pieces(book_bytes, 1, 64)
-    backend.check_schedule(documents, followers)
+    documents, y_recipients = pieces(book_bytes, 1, 64)
+    backend.check_schedule(documents, y_recipients)
     assert backend.schedule == "plain"
     with pytest.raises(UserError, match="use --schedule plain"):
-        TransformersBackend.from_model(model, BOS, schedule="shared").check_schedule(documents, followers)
+        TransformersBackend.from_model(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
 
 
 def test_a_model_that_fails_with_a_cache_gets_plain_prompts(book_bytes):
@@ -126,10 +126,10 @@ def test_a_model_that_fails_with_a_cache_gets_plain_prompts(book_bytes):
         return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
 
     model.forward = failing
-    documents, followers = pieces(book_bytes, 1, 64)
-    backend.check_schedule(documents, followers)
+    documents, y_recipients = pieces(book_bytes, 1, 64)
+    backend.check_schedule(documents, y_recipients)
     assert backend.schedule == "plain"
-    assert_equals_reference(backend, documents, followers, [(16, 32)])
+    assert_equals_reference(backend, documents, y_recipients, [(16, 32)])
 
 
 def test_positions_that_depend_on_the_length_get_plain_prompts():
@@ -167,16 +167,16 @@ def test_markov_chain_by_hand():
     backend = TransformersBackend.from_model(MarkovModel(transition, stationary), bos=3)
     assert backend.schedule == "plain"
     points = passes.grid(L)
-    partner = passes.partners([str(i) for i in range(count)], seed=0)
-    follower = np.argsort(partner)
-    found = passes.terms(backend.token_logprobs(ids, ids[follower], passes.branches(points)), points)
+    x_donor = passes.x_donors([str(i) for i in range(count)], seed=0)
+    y_recipient = np.argsort(x_donor)
+    found = passes.terms(backend.token_logprobs(ids, ids[y_recipient], passes.branches(points)), points)
     for column, (ell, _) in enumerate(points):
         first, last = ids[:, ell], ids[:, ell - 1]
         direct = np.log(transition[last, first]) - np.log(stationary[first])
         measured = (found["logq_y_given_x"] - found["logq_y"])[:, column]
         assert measured == pytest.approx(direct, abs=1e-5)
-        other = np.log(transition[last, first]) - np.log(transition[last[partner], first])
-        measured = found["logq_y_given_x"][:, column] - found["logq_y_given_other_x"][np.argsort(follower), column]
+        other = np.log(transition[last, first]) - np.log(transition[last[x_donor], first])
+        measured = found["logq_y_given_x"][:, column] - found["logq_y_given_other_x"][np.argsort(y_recipient), column]
         assert measured == pytest.approx(other, abs=1e-5)
     # and their mean is the chain's mutual information, I = H(π) − h, within its error
     information = (stationary[:, None] * transition * np.log(transition / stationary)).sum()

@@ -119,13 +119,13 @@ def one_line(raised) -> str:
 
 def test_terms_of_a_known_chain(config_folder, stand_in):
     rng = np.random.default_rng(0)
-    documents, followers = rng.integers(1, 300, (2, 3, 16))
+    documents, y_recipients = rng.integers(1, 300, (2, 3, 16))
     split = branches(grid(16))
-    scored = small_backend(config_folder).token_logprobs(documents, followers, split)
+    scored = small_backend(config_folder).token_logprobs(documents, y_recipients, split)
     before = np.concatenate([np.zeros((3, 1), int), documents[:, :-1]], axis=1)
     np.testing.assert_allclose(scored.own, TABLE[before, documents])
     for index, (ell, end) in enumerate(split):
-        own, theirs = documents[:, ell:end], followers[:, ell:end]
+        own, theirs = documents[:, ell:end], y_recipients[:, ell:end]
         before = np.concatenate([np.zeros((3, 1), int), own[:, :-1]], axis=1)
         np.testing.assert_allclose(scored.marginal[index], TABLE[before, own])
         before = np.concatenate([documents[:, ell - 1 : ell], theirs[:, :-1]], axis=1)
@@ -315,7 +315,7 @@ def sample(vllm, tmp_path_factory):
         vllm=backend,
         transformers=TransformersBackend.from_model(model, bos),
         documents=ids[: 2 * 128].reshape(2, 128),
-        followers=ids[1000 : 1000 + 2 * 128].reshape(2, 128),
+        y_recipients=ids[1000 : 1000 + 2 * 128].reshape(2, 128),
     )
 
 
@@ -324,10 +324,10 @@ def kinds(scored):
 
 
 def test_tiny_model_equals_transformers(tiny):
-    documents, followers = np.random.default_rng(1).integers(1, 300, (2, 3, 64))
+    documents, y_recipients = np.random.default_rng(1).integers(1, 300, (2, 3, 64))
     split = branches(grid(64))
-    ours = kinds(tiny.vllm.token_logprobs(documents, followers, split))
-    for kind, theirs in kinds(tiny.transformers.token_logprobs(documents, followers, split)).items():
+    ours = kinds(tiny.vllm.token_logprobs(documents, y_recipients, split))
+    for kind, theirs in kinds(tiny.transformers.token_logprobs(documents, y_recipients, split)).items():
         assert theirs.std() > 0.5, kind  # otherwise a token's value could stand for another's
         np.testing.assert_allclose(ours[kind], theirs, rtol=0, atol=1e-3, err_msg=kind)
 
@@ -355,8 +355,8 @@ def test_engine_refuses(tiny):
 def test_sample_model_equals_transformers(sample):
     """fp32, 2 documents a kind. The largest difference of a token, and the mean over tokens, in nats."""
     split = branches(grid(128))
-    ours = kinds(sample.vllm.token_logprobs(sample.documents, sample.followers, split))
-    theirs = kinds(sample.transformers.token_logprobs(sample.documents, sample.followers, split))
+    ours = kinds(sample.vllm.token_logprobs(sample.documents, sample.y_recipients, split))
+    theirs = kinds(sample.transformers.token_logprobs(sample.documents, sample.y_recipients, split))
     for kind in theirs:
         difference = np.abs(ours[kind] - theirs[kind])
         print(f"{kind}: {difference.size} tokens, largest {difference.max():.1e}, mean {difference.mean():.1e} nats")

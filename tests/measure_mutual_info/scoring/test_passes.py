@@ -33,29 +33,29 @@ def test_tokens_against_the_papers_schedule():
 
 @settings(max_examples=200, deadline=None)
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6), seed=st.integers(0, 10))
-def test_partners(sizes, seed):
+def test_x_donors(sizes, seed):
     books = [f"book {i}" for i, size in enumerate(sizes) for _ in range(size)]
     count = len(books)
     if count < 2:
         with pytest.raises(ValueError, match="two documents"):
-            passes.partners(books, seed)
+            passes.x_donors(books, seed)
         return
-    partner = passes.partners(books, seed)
-    assert sorted(partner) == list(range(count)), "every document lends its X once"
-    assert (partner != np.arange(count)).all(), "nobody gets its own X"
-    within = sum(books[i] == books[partner[i]] for i in range(count))
+    x_donor = passes.x_donors(books, seed)
+    assert sorted(x_donor) == list(range(count)), "every document lends its X once"
+    assert (x_donor != np.arange(count)).all(), "nobody gets its own X"
+    within = sum(books[i] == books[x_donor[i]] for i in range(count))
     assert within == max(0, 2 * max(sizes) - count), "as few pairs within a book as there can be"
-    assert (passes.partners(books, seed) == partner).all(), "the same seed gives the same partners"
+    assert (passes.x_donors(books, seed) == x_donor).all(), "the same seed gives the same x_donors"
 
 
-def test_partners_depend_on_the_seed():
+def test_x_donors_depend_on_the_seed():
     books = [str(i % 5) for i in range(50)]
-    assert (passes.partners(books, 0) != passes.partners(books, 1)).any()
+    assert (passes.x_donors(books, 0) != passes.x_donors(books, 1)).any()
 
 
 def test_plain_prompts_hold_what_their_names_say():
-    documents, followers = np.arange(10, 26).reshape(2, 8), np.arange(50, 66).reshape(2, 8)
-    prompts = passes.plain_prompts(documents, followers, [passes.Branch(2, 6)], bos=1)
+    documents, y_recipients = np.arange(10, 26).reshape(2, 8), np.arange(50, 66).reshape(2, 8)
+    prompts = passes.plain_prompts(documents, y_recipients, [passes.Branch(2, 6)], bos=1)
     assert [prompt.tolist() for prompt, _ in prompts] == [
         [1, 10, 11, 12, 13, 14, 15, 16, 17],
         [1, 18, 19, 20, 21, 22, 23, 24, 25],
@@ -70,5 +70,5 @@ def test_plain_prompts_hold_what_their_names_say():
     found = passes.terms(scored, [(2, 4), (2, 6)])
     assert found["logq_y_given_x"].tolist() == [[-25, -54], [-41, -86]]
     assert found["logq_y"].tolist() == [[-25, -54], [-41, -86]]
-    assert found["logq_y_head2"].tolist() == [[-25, -25], [-41, -41]]
+    assert found["logq_y_first2"].tolist() == [[-25, -25], [-41, -41]]
     assert found["logq_y_given_other_x"].tolist() == [[-105, -214], [-121, -246]]

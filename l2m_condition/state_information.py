@@ -1,17 +1,18 @@
-"""How many nats an element of history state really carried in models trained on Gaussian sequences (not in the paper).
+"""Information per state element, in nats, of models trained on Gaussian sequences (not in the paper).
 
-    python l2m_condition/carried.py --summary results/fig3/summary.csv --out results/condition/carried.csv
+    python l2m_condition/state_information.py --summary results/fig3/summary.csv \
+        --out results/condition/state_information.csv
 
 Theorem 5.2 bounds I(L/2; L) by C · dim(z) and leaves C open. Here is one that was measured: a model's prediction q of
 the second half Y is better than that of one who knows Y's law and saw nothing of the first half X by
     E[log q(Y|X)] − E[log p(Y)] = U · I(L/2; L)   (nats; U = `utilisation` of summary.csv)
 and whatever predicts from (z, current token) alone gains at most I(z, token; Y) by it. So U · I(L/2; L) / dim(z) nats
-an element are what state and current token carried together; the token's own share, which is small where the half is
-long, is not taken off. How many an element can carry is not known from it: a longer training, or a better one, would
-have carried more. The largest of many runs is a little too large by chance.
+an element are what state and current token hold together; the token's own part, which is small where the half is long,
+is not taken off. It is no upper limit: a longer or better training would use more. The largest of many runs is a little
+too large by chance.
 
-Writes carried.csv, a row a run: model, L, seed, state_size (elements after L/2 tokens), mi_nats, utilisation,
-carried_nats, carried_nats_per_element, stderr_nats_per_element (over draws). One CPU core, a second.
+Writes state_information.csv, a row a run: model, L, seed, state_size (elements after L/2 tokens), mi_nats, utilisation,
+used_nats, nats_per_element, stderr_nats_per_element (over draws). One CPU core, a second.
 Expect with PRESET=cpu: 0.007 nats an element at most, where a linear state of the smallest size carries 0.17.
 """
 
@@ -34,7 +35,7 @@ REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out re
 class Settings:
     summary: Path = Path("results/fig3/summary.csv")
     """summary.csv of gaussian_synthetic/evaluate.py"""
-    out: Path = Path("results/condition/carried.csv")
+    out: Path = Path("results/condition/state_information.csv")
     """the CSV to write"""
 
     def validate(self) -> None:
@@ -42,8 +43,8 @@ class Settings:
             raise UserError(f"--out {self.out}: give the name of a .csv file")
 
 
-def carried(path: Path) -> pd.DataFrame:
-    """The rows of carried.csv, of the runs that keep a state. UserError: a bad file, or no such run."""
+def information_per_element(path: Path) -> pd.DataFrame:
+    """The rows of state_information.csv, of the runs that keep a state. UserError: a bad file, or no such run."""
     table = read_csv(path, COLUMNS, REMEDY)
     for column in COLUMNS[1:]:
         table[column] = numbers(table[column], path, REMEDY)
@@ -53,16 +54,16 @@ def carried(path: Path) -> pd.DataFrame:
     nats = table["utilisation"] * table["mi_nats"]
     error = table.pop("utilisation_stderr") * table["mi_nats"] / table["state_size"]
     each = nats / table["state_size"]
-    return table.assign(carried_nats=nats, carried_nats_per_element=each, stderr_nats_per_element=error)
+    return table.assign(used_nats=nats, nats_per_element=each, stderr_nats_per_element=error)
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    table = carried(cfg.summary)
+    table = information_per_element(cfg.summary)
     write_csv(cfg.out, table, cfg, [cfg.summary], started)
-    best = table.loc[table["carried_nats_per_element"].idxmax()]
-    print(f"{len(table)} runs; at most {best['carried_nats_per_element']:.3g} ± {best['stderr_nats_per_element']:.1g}")
+    best = table.loc[table["nats_per_element"].idxmax()]
+    print(f"{len(table)} runs; at most {best['nats_per_element']:.3g} ± {best['stderr_nats_per_element']:.1g}")
     print(f"nats an element: {best['model']}, L = {best['L']}, seed {best['seed']}, {best['state_size']} elements")
     print(f"wrote {cfg.out}")
 
