@@ -31,7 +31,7 @@ jobs() {
 # few copies for the same reason. tokens: of a step; the paper's batch is 4 sequences at every length.
 mini="gpt2-mini window-mini mamba2-mini-256 mamba2-mini-512 mamba2-mini-2048 mamba2-mini-8192"
 flags=(--copies 4 --learning-rate 4e-3) tokens=1024 workers=2 threads=1 draws=256
-case ${PRESET:-mini} in
+case ${PRESET:-cpu} in
     smoke)
         out=results/smoke/fig3 draws=16 flags=(--copies 2 --learning-rate 4e-3 --log-every 10 --checkpoint-every 10)
         list=$(jobs full 30 5 "16 4" 0 gpt2-mini mamba2-mini-256 mamba2-mini-512 mamba2-mini-2048 mamba2-mini-8192)
@@ -68,7 +68,7 @@ case ${PRESET:-mini} in
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
 esac
-runs=data/gaussian_runs/${PRESET:-mini}
+runs=data/gaussian_runs/${PRESET:-cpu}
 mine=${MODELS:-}${LENGTHS:-}${SEEDS:-}${STEPS:-}
 if [ -n "$mine" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS, STEPS or flags of your own results go there"}
@@ -79,7 +79,7 @@ if [ -n "$mine" ]; then
     # shellcheck disable=SC2086
     list=$(jobs full "$steps" $((steps / 20)) "${LENGTHS:-16 64 256}" "${SEEDS:-0}" ${MODELS:-$mini})
 fi
-if [ "${PRESET:-mini}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
+if [ "${PRESET:-cpu}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
 out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers}
 settings="${flags[*]} $*"
 

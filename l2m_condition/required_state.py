@@ -21,8 +21,8 @@ Writes into the folder --out:
     capacity.csv   a row a model, L and capacity: elements of the state of L/2 tokens, and the nats that they hold
     required.csv   a row a law, L and capacity: I(L/2; L), and the smallest state, required_elements
 verdict is of exponents alone, whatever C is:
-    single model   the state grows at least as L^β: the model can satisfy the condition at every length
-    series         it is bounded, or grows more slowly: only ever larger models can
+    satisfies      the state grows at least as L^β: the model can satisfy the condition at every length
+    violates       it is bounded, or grows more slowly: only ever larger models can
     undecided      β's interval holds the exponent, or the state's growth is not known
 max_context_tokens is where I(L/2; L) exceeds what the state holds, `exceeded` says how it was found: "at" this length,
 "never" (then it is infinite), "nowhere held" (then it is empty), or "not before": the table or 10^40 tokens end there.
@@ -216,7 +216,7 @@ def capacities(cfg: Settings) -> list[Capacity]:
 
 
 def verdict(exponent: float, beta: float, low: float = math.nan, high: float = math.nan) -> str:
-    """`single model`, `series` or `undecided`, see above. low, high: β's interval, NaN where there is none."""
+    """`satisfies`, `violates` or `undecided`, see above. low, high: β's interval, NaN where there is none."""
     if math.isnan(high - low):
         low = high = beta
     if exponent >= high:

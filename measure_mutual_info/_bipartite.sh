@@ -25,7 +25,7 @@ measure() {
 draw_from_fig2b() {
     local figure=$1 run out
     shift
-    case ${PRESET:-mini} in
+    case ${PRESET:-cpu} in
         smoke) run=results/smoke/fig2b out=results/smoke/$figure ;;
         demo) run=results/demo out=results/demo ;;
         cpu) run=results/fig2b out=results/$figure ;;

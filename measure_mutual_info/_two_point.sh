@@ -33,7 +33,7 @@ measure() {
 
 # runs: sets $books and $wikipedia to where fig2c.sh and figB4.sh with this PRESET put their results, $results around.
 runs() {
-    case ${PRESET:-mini} in
+    case ${PRESET:-cpu} in
         smoke) results=results/smoke ;;
         cpu) results=results ;;
         paper) results=results/paper ;;

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
-PRESET=${PRESET:-mini}
+PRESET=${PRESET:-cpu}
 corpus=data/sample/books model=$sample_model prepare_flags="--source books" score_flags=()
 case $PRESET in
     smoke) out=results/smoke/fig2b L_max=128 n_documents=8 ;;

@@ -19,7 +19,7 @@ begin CORPUS TOKENIZER PREPARE_FLAGS OUT
 runs
 corpus=$twelve_books tokenizer=data/tokenizers/twelve_books_bpe384 prepare_flags="--source books" d_max=8192 d_fit=4096
 documents=data/documents/twelve_books_bpe384 flags=()
-case ${PRESET:-mini} in
+case ${PRESET:-cpu} in
     smoke)
         corpus=data/sample/books tokenizer=data/tokenizers/four_books_bpe384 d_max=256 d_fit=256
         documents=data/documents/two_books_bpe384 prepare_flags="--source books --max-books 2"
@@ -39,7 +39,7 @@ if [ -n "${CORPUS:-}" ]; then tokenizer=$out/own_bpe384 prepare_flags=""; fi
 corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
 
 # The same left tokens at every d, so that the plateau has one height; the paper's counts take all pairs there are.
-if [ -z "${CORPUS:-}" ] && [ "${PRESET:-mini}" != paper ]; then flags=(--equal-pairs); fi
+if [ -z "${CORPUS:-}" ] && [ "${PRESET:-cpu}" != paper ]; then flags=(--equal-pairs); fi
 flags=(${flags[@]+"${flags[@]}"} "$@")
 
 two_point() { # OUT DOCUMENTS TOKENIZER [more of the flags of prepare_dataset.py]
@@ -47,10 +47,10 @@ two_point() { # OUT DOCUMENTS TOKENIZER [more of the flags of prepare_dataset.py
 }
 
 two_point "$out" "$documents" "$tokenizer"
-if [ "${PRESET:-mini}" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
+if [ "${PRESET:-cpu}" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
     two_point "$out/shuffled" "${documents}_shuffled" "$tokenizer" "--shuffle-seed 0"
 fi
-if [ "${PRESET:-mini}" = cpu ] && [ "$out" = "$books" ]; then
+if [ "${PRESET:-cpu}" = cpu ] && [ "$out" = "$books" ]; then
     two_point "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024"
 fi
 "$python" plots/fig2c.py --results "$out" --out "$out/fig2c"

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin
 
-PRESET=${PRESET:-mini}
+PRESET=${PRESET:-cpu}
 wikipedia=(data/sample/wikipedia.jsonl "$sample_model")
 case $PRESET in
     smoke)

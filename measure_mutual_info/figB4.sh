@@ -13,7 +13,7 @@ begin
 runs
 if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
 sample=(data/sample/wikipedia.jsonl data/tokenizers/wikipedia_bpe384)
-case ${PRESET:-mini} in
+case ${PRESET:-cpu} in
     smoke)
         measure "$wikipedia" data/documents/wikipedia_bpe384_20 "${sample[@]}" 256 256 \
             "--source wikipedia --max-books 20" --equal-pairs "$@"

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
 corpus=data/sample/books model=$sample_model prepare_flags="--source books" other=${OTHER_START:-"<|endoftext|>"}
-case ${PRESET:-mini} in
+case ${PRESET:-cpu} in
     smoke) out=results/smoke/start_token L_max=16 n_documents=(--n-documents 8) length=128 ;;
     cpu) out=results/start_token L_max=64 n_documents=() length=2048 ;; # the documents of Fig. 2b, their first 64 tokens
     *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;

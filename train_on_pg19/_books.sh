@@ -17,7 +17,7 @@ preset() {
     corpus='data/sample/*books/**/*.txt' tokenizer=bytes prepare_flags="--source books" workers=2 threads=1
     pairs="gpt_neox-mini-small:mamba2-mini-small" evaluate_flags=""
     # shellcheck disable=SC2086  # models are words
-    case ${PRESET:-mini} in
+    case ${PRESET:-cpu} in
         smoke)
             L=$1 results=results/smoke list=$(jobs 0 $small) evaluate_flags="--n-documents 16"
             prepare_flags+=" --max-books 6 --max-documents-per-book 20"
@@ -62,7 +62,7 @@ curves() {
             ;;
         esac
     done
-    if [ "${PRESET:-mini}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
+    if [ "${PRESET:-cpu}" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     out=$results/$figure
     if [ -n "${MODELS:-}${SEEDS:-}${CORPUS:-}${TOKENIZER:-}" ] || [ $# -gt 0 ]; then
         out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, SEEDS, CORPUS, TOKENIZER or flags of your own results go there"}
@@ -80,7 +80,7 @@ curves() {
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/} store=data/nll/${out#results/}
     if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs store=$out/nll; fi
-    if [ -z "${CORPUS:-}" ] && [ "${PRESET:-mini}" != paper ]; then
+    if [ -z "${CORPUS:-}" ] && [ "${PRESET:-cpu}" != paper ]; then
         "$python" measure_mutual_info/fetch_sample.py --parts books more_books
     fi
     # Documents of 1.2 L, of which a sequence is the first L tokens.

@@ -9,5 +9,5 @@ cd "$(dirname "$0")/.."
 begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS OUT
 
 preset 128 512 4096
-if [ "${PRESET:-mini}" = cpu ]; then list+=$'\n'$(jobs "0 1 2" gpt2-mini-small); fi
+if [ "${PRESET:-cpu}" = cpu ]; then list+=$'\n'$(jobs "0 1 2" gpt2-mini-small); fi
 curves figG9 "$@"

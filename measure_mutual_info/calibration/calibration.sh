@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 . common/environment.sh
 begin OUT
 
-PRESET=${PRESET:-mini} two_point=()
+PRESET=${PRESET:-cpu} two_point=()
 case $PRESET in
     smoke)
         out=results/smoke/calibration

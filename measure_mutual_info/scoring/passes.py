@@ -46,7 +46,7 @@ class Backend(Protocol):
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """Score a group. Both (group, L_max) token ids; the X of documents[i] goes in front of the Y of y_recipients[i]."""
+        """Score a group. Both (group, L_max) token ids; the X of documents[i] goes to the Y of y_recipients[i]."""
 
 
 def grid(L_max: int, ell_max: int = 1024, ratios: Sequence[int] = (2, 3, 4)) -> list[tuple[int, int]]:

@@ -485,7 +485,7 @@ def test_the_numbers_of_the_page_are_those_of_the_csvs():
     direct, vclub = (needs.loc[law]["required_elements"] for law in ("paper-direct", "paper-vclub"))
     assert f"{direct['16 bits']:,.0f} and {vclub['16 bits']:,.0f} elements at 16 bits" in page
     assert f"{direct['1 nat']:,.0f} and {vclub['1 nat']:,.0f} at one nat" in page
-    assert f"{direct['measured'] / 1e6:.0f} and {vclub['measured'] / 1e6:.0f} million at what was carried" in page
+    assert f"{direct['measured'] / 1e6:.0f} and {vclub['measured'] / 1e6:.0f} million at what was measured" in page
     runs = pd.read_csv(results / "state_information.csv")
     best = runs.loc[runs["nats_per_element"].idxmax()]
     assert f"{best['nats_per_element']:.4f} nats an element, of Mamba2 with {best['state_size']:,} elements" in page
