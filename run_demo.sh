@@ -2,10 +2,13 @@
 # The claim in minutes: bipartite mutual information of real books by a real language model, no GPU, no account.
 # Installs into .venv, fetches SmolLM2-135M and four books from before 1919 (132 MB), and measures I(L/2; L) to L = 1024
 # on 32 documents. After the install 5 to 8 minutes on two cores; run again it reuses what is there.
-# Prints the table of I(L) and β with its interval; the picture is results/demo/fig2b.png.
+# Ends with three lines: I at the largest L, β with its interval, the picture's path.
 set -euo pipefail
 cd "$(dirname "$0")"
 . common/environment.sh
 environment .venv requirements.txt
 unset VIRTUAL_ENV CONDA_PREFIX PYTHON MODEL CORPUS PREPARE_FLAGS OUT # the demo is the same wherever it is called
 PRESET=demo bash measure_mutual_info/fig2b.sh "$@"
+echo
+head -n 2 results/demo/summary.txt
+echo "picture: results/demo/fig2b.png"

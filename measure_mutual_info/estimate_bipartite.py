@@ -8,6 +8,7 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     bipartite.csv   I and its standard error at each ell, L
     fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
+    summary.txt     the same for a person: I(L), local slopes, laws by AICc
 
 Estimators, in the terms q of the model, each a mean over documents:
     direct            log q(Y|X) − log q(Y), both of one document's Y (Eq. 6)
@@ -49,7 +50,7 @@ from common.powerlaw import (
     fit_power_ols,
     sweep,
 )
-from common.record import write_csv
+from common.record import replace_text, write_csv
 from measure_mutual_info.scoring.tables import (
     LOGQ,
     last_part,
@@ -93,6 +94,8 @@ class Settings:
     """name of the corpus in the tables; by default from scores.json"""
     model: str = ""
     """name of the model in the tables; by default from scores.json"""
+    verbose: bool = False
+    """print the tables of summary.txt"""
 
     def validate(self) -> None:
         if "direct_corrected" in self.estimators and self.counts is None:
@@ -261,7 +264,25 @@ def _entropy_shift(
     return shift
 
 
-def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> None:
+def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
+    """Two lines: I at the largest L with L = ratio · ell, and β of the power law with its interval by books."""
+    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
+    last = shown[(shown["L_tokens"] == shown["L_tokens"].max()) & shown["estimator"].isin(["direct", "vclub"])]
+    found = [f"{row.mi_nats:.1f} ± {row.stderr_nats:.1f} ({row.estimator})" for row in last.itertuples()]
+    lines = [f"I(L/{ratio:g}; L) at L = {shown['L_tokens'].max()}: {', '.join(found)} nats, ± standard error"]
+    wanted = (fits["law"] == "power") & (fits["parameter"] == "beta") & (fits["L_over_ell"] == ratio)
+    betas = [
+        f"{fit.value:.2f} [{fit.boot_lo95:.2f}, {fit.boot_hi95:.2f}] ({fit.estimator})"
+        if math.isfinite(fit.boot_lo95)
+        else f"{fit.value:.2f} [{fit.lo95:.2f}, {fit.hi95:.2f}] ({fit.estimator}, by documents)"
+        for fit in fits[wanted].itertuples()
+        if fit.estimator in ("direct", "vclub")
+    ]
+    return [*lines, f"beta of I ~ L^beta: {', '.join(betas) or 'no fit'}, 95% interval"]
+
+
+def tables_text(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> str:
+    """I(L) of every estimator, the local slopes, and the laws in the order of their AICc."""
     shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
     estimators = shown["estimator"].unique()
     cells = {
@@ -269,18 +290,18 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataF
         for name, rows in shown.groupby("estimator", sort=False)
     }
     first = shown[shown["estimator"] == estimators[0]]
-    switch = zip(first["context_mismatch_nats"], first["context_mismatch_stderr_nats"], strict=True)
-    cells["context mismatch"] = [f"{mean:.3f} ± {error:.3f}" for mean, error in switch]
-    print(f"\nI(ell; L) at L = {ratio:g} ell, nats, ± standard error over documents")
-    print(f"{'ell':>6}{'L':>7}" + "".join(f"{name:>20}" for name in cells))
+    mismatch = zip(first["context_mismatch_nats"], first["context_mismatch_stderr_nats"], strict=True)
+    cells["context mismatch"] = [f"{mean:.3f} ± {error:.3f}" for mean, error in mismatch]
+    lines = [f"I(ell; L) at L = {ratio:g} ell, nats, ± standard error over documents"]
+    lines.append(f"{'ell':>6}{'L':>7}" + "".join(f"{name:>20}" for name in cells))
     for row, (ell, L) in enumerate(zip(first["ell_tokens"], first["L_tokens"], strict=True)):
-        print(f"{ell:>6}{L:>7}" + "".join(f"{column[row]:>20}" for column in cells.values()))
+        lines.append(f"{ell:>6}{L:>7}" + "".join(f"{column[row]:>20}" for column in cells.values()))
 
     windows, fits = windows[windows["L_over_ell"] == ratio], fits[fits["L_over_ell"] == ratio]
     for name in estimators:
         slopes = windows[(windows["estimator"] == name) & (windows["dof"] == 0)]
         local = ", ".join(f"{slope.L_max:g}: {slope.beta:.2f}" for slope in slopes.itertuples())
-        print(f"\n{name}, local slopes up to L = {local}" if local else f"\n{name}: no local slopes")
+        lines.append(f"\n{name}, local slopes up to L = {local}" if local else f"\n{name}: no local slopes")
         mine = fits[fits["estimator"] == name]
         for fit in mine[mine["parameter"] == "beta"].itertuples():
             if fit.law in ("power", "power_ols"):
@@ -293,11 +314,12 @@ def _print_tables(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataF
                     )
                     if math.isfinite(low)
                 ]
-                print(line + (f"  (95%: {'; '.join(intervals)})" if intervals else ""))
+                lines.append(line + (f"  (95%: {'; '.join(intervals)})" if intervals else ""))
         laws = mine[mine["law"] != "power_ols"].drop_duplicates("law").sort_values("aicc")
         for fit in laws.itertuples():
             goodness = f"AICc {fit.aicc:.1f}, chi2 {fit.chi2:.1f} of {fit.dof} (p = {fit.p_value:.2g})"
-            print(f"    {fit.law:<22}{goodness}, last I predicted {fit.heldout_error:+.1%} off")
+            lines.append(f"    {fit.law:<22}{goodness}, last I predicted {fit.heldout_error:+.1%} off")
+    return "\n".join(lines) + "\n"
 
 
 def main(cfg: Settings) -> None:
@@ -377,8 +399,12 @@ def main(cfg: Settings) -> None:
         facts = {"first2_entropy_nats": first2_entropy, "start_token": start}
         write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
     ratios = _ratios(context_mismatch)
-    _print_tables(bipartite, fits, windows, 2.0 if 2.0 in ratios else ratios[0])
-    print(f"wrote bipartite.csv, fit.csv and sweep.csv in {cfg.out}")
+    ratio = 2.0 if 2.0 in ratios else ratios[0]
+    lines, text = headline(bipartite, fits, ratio), tables_text(bipartite, fits, windows, ratio)
+    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n\n" + text)
+    if cfg.verbose:
+        print(text)
+    print(f"wrote bipartite.csv, fit.csv, sweep.csv and, as text, summary.txt in {cfg.out}", *lines, sep="\n")
 
 
 if __name__ == "__main__":

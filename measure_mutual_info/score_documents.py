@@ -236,15 +236,24 @@ def score_groups(
     tokens = passes.tokens_a_document(cfg.points)
     documents = sum(len(_rows(cfg, sample, group)) for group in mine)
     with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05, disable=not progress) as bar:
+        done = 0
         for group in mine:
             rows = _rows(cfg, sample, group)
             if not store.done(group):
+                if progress:  # a group takes most of a minute on a CPU, a pass seconds
+
+                    def tick(passed: int, end: int = done + len(rows)) -> None:
+                        bar.n = round(min(bar.n + passed / tokens, end), 2)
+                        bar.refresh()
+
+                    backend.tick = tick
                 began = time.time()
                 scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
                 seconds = time.time() - began
                 store.write(group, passes.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
                 bar.set_postfix_str(f"{tokens * len(rows) / seconds:.0f} tokens/s")
-            bar.update(len(rows))
+            done += len(rows)
+            bar.update(done - bar.n)
 
 
 def _groups(cfg: Settings, sample: Sample) -> int:

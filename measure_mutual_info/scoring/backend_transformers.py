@@ -39,6 +39,7 @@ class TransformersBackend:
     def _prepare(self, bos: int, batch_tokens: int, schedule: str) -> None:
         self.model.eval()
         self.bos, self.batch_tokens = bos, batch_tokens
+        self.tick = lambda tokens: None
         shareable = self._keeps_plain_key_values()
         if schedule == "shared" and not shareable:
             raise UserError(
@@ -146,6 +147,7 @@ class TransformersBackend:
             logits = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).logits
             wanted = targets[:, start : start + piece].to(logits.device)
             out[:, start : start + piece] = target_logprobs(logits, wanted).cpu().numpy()
+            self.tick(ids.numel())
         return out
 
 

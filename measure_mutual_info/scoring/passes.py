@@ -41,7 +41,10 @@ class TokenLogprobs(NamedTuple):
 
 
 class Backend(Protocol):
-    """A language model that can score."""
+    """A language model that can score.
+
+    It may have an attribute `tick`, a function that it calls after each pass with the tokens that went through.
+    """
 
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]

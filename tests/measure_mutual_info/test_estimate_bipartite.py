@@ -38,7 +38,7 @@ INFORMATION = H_STATE - H_STEP
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    return call_script("measure_mutual_info/estimate_bipartite.py", *arguments)
+    return call_script("measure_mutual_info/estimate_bipartite.py", *arguments, "--verbose")
 
 
 def save(folder: Path, scores: pd.DataFrame, provenance: dict | None = None) -> Path:
@@ -307,6 +307,19 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
     assert "direct, local slopes up to L = 8: " in done.stdout
     assert "by documents; " in done.stdout
     assert "by resampled 8 books)" in done.stdout
+    text = (tmp_path / "summary.txt").read_text(encoding="utf-8")
+    assert text.split("\n\n", 1)[1].strip() in done.stdout
+    information, exponent = done.stdout.splitlines()[-2:]
+    table = pd.read_csv(tmp_path / "bipartite.csv").query("L_tokens == 2 * ell_tokens and estimator == 'direct'")
+    assert f"at L = {table['L_tokens'].max()}: {table['mi_nats'].iloc[-1]:.1f} ± " in information
+    fits = pd.read_csv(tmp_path / "fit.csv").query("law == 'power' and parameter == 'beta' and L_over_ell == 2")
+    row = fits.set_index("estimator").loc["direct"]
+    assert f"{row['value']:.2f} [{row['boot_lo95']:.2f}, {row['boot_hi95']:.2f}] (direct)" in exponent
+    quiet = call_script(
+        "measure_mutual_info/estimate_bipartite.py", "--scores", tmp_path / "scores.csv", "--out", tmp_path
+    )
+    assert quiet.stdout.splitlines()[-2:] == [information, exponent]
+    assert "local slopes" not in quiet.stdout
 
 
 def test_window_of_the_fits(tmp_path):

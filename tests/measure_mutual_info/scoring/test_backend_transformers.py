@@ -57,6 +57,14 @@ def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
     assert_equals_reference(backend, documents, y_recipients, passes.grid(128))
 
 
+def test_every_pass_is_told_to_the_progress_bar(book_bytes):
+    backend, told, points = TransformersBackend.from_model(tiny_model("llama"), BOS, 64), [], passes.grid(64)
+    backend.tick = told.append
+    backend.token_logprobs(*pieces(book_bytes, 2, 64), passes.branches(points))
+    assert sum(told) == 2 * passes.tokens_a_document(points)
+    assert max(told) <= 64
+
+
 def test_the_other_x_matters(book_bytes):
     """The models of these tests are far from blind to X: a wrong prefix would be seen."""
     model = tiny_model("llama")
