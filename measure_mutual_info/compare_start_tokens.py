@@ -1,4 +1,4 @@
-r"""What the token in front of a text does to I(ell; L): scores of one model with several start tokens → start_token.csv.
+r"""What the token in front of a text does to I(ell; L): scores of a model with several start tokens → start_token.csv.
 
     python measure_mutual_info/compare_start_tokens.py --scores results/start_token/tokenizer/scores.csv \
         results/start_token/other/scores.csv --out results/start_token
