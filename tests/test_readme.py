@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import tyro
@@ -227,7 +228,49 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("quotes", [quoted_windows, quoted_utilisation, quoted_gaps, quoted_elsewhere])
+def quoted_calibration() -> list[tuple[str, str]]:
+    """Rows of the table of coverage: estimator direct with the exact predictor."""
+    processes = {"santa_fe_b0.5_e0.1": "Santa Fe, β = 0.5", "santa_fe_b0.75_e0.1": "Santa Fe, β = 0.75"}
+    quotes = []
+    for folder, name in {**processes, "markov": "Markov chain", "bernoulli": "Bernoulli(θ)"}.items():
+        table = results(f"calibration/{folder}/coverage.csv").query("predictor == 'exact' and estimator == 'direct'")
+        for n_documents, rows in table.groupby("n_documents"):
+            mi = 100 * rows[rows["quantity"] == "mi"]["coverage"]
+            gls, ols = (rows[rows["quantity"] == f"beta_{kind}"].iloc[0] for kind in ("gls", "ols"))
+            cells = [name, f"{n_documents:,}", f"{mi.min():.1f}% to {mi.max():.1f}%, mean {mi.mean():.1f}%"]
+            cells += [f"{gls['truth']:.3f}", f"{gls['mean']:.3f}"]
+            cells += [f"{100 * row['coverage']:.1f}% (± {row['mean_half_width']:.3f})" for row in (gls, ols)]
+            quotes.append(("measure_mutual_info/README.md", f"| {' | '.join(cells)} |"))
+    return quotes
+
+
+GROUPS = [quoted_windows, quoted_utilisation, quoted_gaps, quoted_calibration, quoted_elsewhere]
+
+
+@pytest.mark.parametrize("quotes", GROUPS)
 def test_numbers_are_those_of_the_csvs(quotes):
     for page, quote in quotes():
         assert quote in " ".join(text_of(ROOT / page).split()), f"{page}: {quote}"
+
+
+def test_numbers_of_the_benchmarks_are_in_their_csvs():
+    """Numbers of three digits and more, as shown, or in millions, thousands or per cent."""
+    there = []
+    for file in (ROOT / "results/benchmarks").glob("*.csv"):
+        table = pd.read_csv(file)
+        there += [abs(value) for value in table.select_dtypes("number").to_numpy().ravel() if value == value]
+        words = " ".join(table.select_dtypes(exclude="number").fillna("").astype(str).to_numpy().ravel())
+        there += [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\.?\d*", words)]
+    there = np.array(there)
+    shown = re.findall(r"(?<![\w^.·-])\d[\d,]*(?:\.\d+)?(?![\w^])", text_of(ROOT / "docs/benchmarks.md"))
+    checked = 0
+    for number in {number.replace(",", "") for number in shown}:
+        if len(number.replace(".", "").lstrip("0")) < 3:
+            continue
+        decimals = len(number.partition(".")[2])
+        close = 500 if number.endswith("000") and not decimals else 0.5001 * 10.0**-decimals
+        assert any((np.abs(there * scale - float(number)) <= close).any() for scale in (1, 1e-6, 1e-3, 1e3, 100)), (
+            number
+        )
+        checked += 1
+    assert checked > 60
