@@ -16,7 +16,7 @@ from conftest import ROOT
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
 
 FRONT = ROOT / "README.md"
-PAGES = [FRONT, *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [FRONT, *sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
 # Made by the commands of the pages, or the reader's own.
 THEIRS = re.compile(r"data/|results/smoke|results/demo|runs/|my_|mine|…|\*|<|>|\$|…")
 FOLDERS = (
