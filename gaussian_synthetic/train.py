@@ -9,7 +9,7 @@ token. Writes into --out:
     log.csv         step, tokens, kl_nats, learning_rate, tokens_per_second; written with the checkpoint. kl_nats is a
                     variable's: the mean over positions, copies and the steps since the row before
 
-The same command continues a killed run from its checkpoint, with the same result. The paper: one H100 or A100
+A killed run goes on from its checkpoint by the same command, as if it had not been killed. The paper: one H100 or A100
 for each run. Expect kl_nats to begin above 0.2, which ignoring the past gives, and to fall towards 0, which is exact.
 """
 

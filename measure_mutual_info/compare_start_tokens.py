@@ -8,8 +8,8 @@ estimator, start token and (ell, L):
     mi_nats, stderr_nats             the estimate and its error, by book
     difference_nats, …_stderr_nats   against the first file, paired by document, the error by book
 
-Hardware: one CPU core, seconds. Expect the largest relative differences in `direct` at small L: in log q(Y) the start
-token stands right before Y, in log q(Y|X) all of X stands between them.
+Hardware: one CPU core, seconds. Expect for SmolLM2 on the sample's books, at L = 2ℓ: <|endoftext|> gives 0.4 to 2.4
+nats more than <|im_start|> in `direct`, and 0.5 to 1.6 nats more in `vclub`.
 """
 
 from __future__ import annotations
