@@ -2,22 +2,22 @@
 
     python gaussian_synthetic/collapse.py --summary results/fig3/summary.csv --out results/fig3/collapse.csv
 
-Reads summary.csv (evaluate.py). Takes the models whose history state is the same at every length, as Mamba's in the
-paper. A cell is a model at a length, ln of its mean KL the mean over seeds. For each predictor below a parabola through
-ln KL against ln of the predictor is fitted to all cells but one and predicts that one:
+Reads summary.csv (evaluate.py) and uses the models whose history state is the same at every length, like Mamba's. A
+cell is a model at a length, with the mean over seeds of ln KL. For each predictor below, a parabola in the logarithm of
+the predictor is fitted to all cells but one and predicts ln KL of that one:
     explained = 1 − Σ (ln KL − predicted)² / Σ (ln KL − mean of the others)²
-which is 1 where one curve explains all, and 0 or below where the curve is of no use. Predictors:
+This is 1 if one curve explains everything, and 0 or less if the curve is useless. Predictors:
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size
-    parameters        of the model at its shortest length: a table of positions would make it another word for L
-    L_and_state       a surface of second degree in both, the product too: every parabola in a mixture of the two is one
-The intervals are of cells weighted at random (exponential weights, the Bayesian bootstrap), their seeds drawn with
-replacement. Drawing the cells themselves would leave some lengths or states with a cell or none, and a parabola through
-three lengths has nothing to go by then. Rows `mi_per_state − L` and the like hold the difference in the same draws:
-above 0 the claim explains more.
+    parameters        of the model at its shortest length; with its table of positions they would depend on L
+    L_and_state       a quadratic surface in both, which includes every parabola in a mixture of the two
+The intervals weight cells at random (exponential weights, the Bayesian bootstrap) and draw their seeds with
+replacement. Drawing cells instead would leave some lengths or states with one cell or none, too few for a parabola
+through three lengths. Rows such as `mi_per_state − L` hold the difference in the same draws; above 0 the paper's claim
+explains more.
 
 Writes collapse.csv: predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU core, seconds.
-Expect: near 1 for mi_per_state where state and not training limits the models.
+Expect: near 1 for mi_per_state if the state limits the models, rather than their training.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  mi_nats         exact I(L/2; L) of the token sequence
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
-with standard errors over draws. Runs that --out holds already, from the same checkpoint and draws, are not computed
-again. A folder holds one family and number of copies.
+with standard errors over draws. Runs that are already in --out, from the same checkpoint and draws, are not computed
+again. A folder is for one family and number of copies.
 
-A CPU will do for small models, a GPU is wanted for those of the paper. Expect at L = 256 a mean D_i of 16 nats for
+A CPU is enough for small models; those of the paper need a GPU. Expect at L = 256 a mean D_i of 16 nats for
 `independent` (64 copies of 0.25 nats), and of 0 for an exact model.
 """
 

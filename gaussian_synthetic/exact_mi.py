@@ -3,13 +3,13 @@
     python gaussian_synthetic/exact_mi.py --family subvolume --out results/figC6/subvolume
     python gaussian_synthetic/exact_mi.py --family logarithmic --copies 64 --layers 6 --ell 100 2048 --out results/mine
 
-Nothing is sampled and nothing estimated. Informations are in nats and of --copies independent sequences side by side;
-positions count from 1. Writes into --out, each CSV with a column of the family and of the copies:
+Nothing is sampled or estimated. Information is in nats, for --copies independent sequences side by side; positions
+count from 1. Writes into --out, each CSV with the columns family and copies:
     gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) of the first ℓ positions and the others
-    two_point.csv    L, i, j, mi_nats                   of two positions: the first and the last, and --pairs
+    two_point.csv    L, i, j, mi_nats                   of two positions: first and last, and --pairs
     by_position.csv  L, position, entropy_nats          of W_t given W_<t
                      past_nats                          I(W_<t; W_t): what the past tells about this position
-                     past_future_nats                   I(W_≤t; W_>t): what it holds for all that is to come
+                     past_future_nats                   I(W_≤t; W_>t): what past and present tell about the rest
     rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
     fit.csv          straight lines through I(L/2; L) from --fit-layers on: `power_ols` (A, beta) in log-log,
                      `logarithm_ols` (A + B ln L), and between neighbouring lengths `local_power` (beta)

@@ -1,14 +1,13 @@
-r"""Which models can carry what the law asks for: history states against I(L/2; L) (Sec. 5: Theorem 5.2, L²M condition).
+r"""Which history states are large enough for a law of I(L/2; L) (Sec. 5: Theorem 5.2, L²M condition).
 
     python l2m_condition/state_size.py --out results/mine/state.csv
     python l2m_condition/required_state.py --state results/mine/state.csv --fit results/fig2b/fit.csv \
         --out results/mine
 
-The left side, in nats, is a power law I(L/2; L) = A · L^β: the paper's two (`--law`), and those of fit.csv
-(estimate_bipartite.py) with their intervals. The right side is what the state of half as many tokens can hold,
-    I(L/2; L) <= C · dim(z_{L/2}) + ln M        (Theorem 5.2; M the size of the vocabulary)
-README.md beside this file derives it. C, in nats an element, is an assumption, and every row names its own
-(`capacity`):
+The law, in nats, is I(L/2; L) = A · L^β: the paper's two (`--law`), and those of fit.csv (estimate_bipartite.py) with
+their intervals. It is compared with what the state after L/2 tokens can hold,
+    I(L/2; L) <= C · dim(z_{L/2}) + ln M        (Theorem 5.2; M is the size of the vocabulary)
+which README.md of this folder derives. C, in nats an element, is an assumption that every row names (`capacity`):
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     bytes        --follow-bytes, the same from state.csv's state_bytes, 8 bits each
     1 nat        --nats-per-element
@@ -20,12 +19,12 @@ Writes into the folder --out:
     condition.csv  a row a model, law and capacity: verdict, min_context_tokens, max_context_tokens, satisfies_wanted
     capacity.csv   a row a model, L and capacity: elements of the state of L/2 tokens, and the nats that they hold
     required.csv   a row a law, L and capacity: I(L/2; L), and the smallest state, required_elements
-verdict is of exponents alone, whatever C is:
+The verdict depends on the exponents only, not on C:
     satisfies      the state grows at least as L^β: the model can satisfy the condition at every length
-    violates       it is bounded, or grows more slowly: only ever larger models can
-    undecided      β's interval holds the exponent, or the state's growth is not known
-max_context_tokens is where I(L/2; L) exceeds what the state holds, `exceeded` says how it was found: "at" this length,
-"never" (then it is infinite), "nowhere held" (then it is empty), or "not before": the table or 10^40 tokens end there.
+    violates       the state is bounded or grows more slowly: only ever larger models can satisfy it
+    undecided      the interval of β contains the exponent, or the growth of the state is unknown
+max_context_tokens is the length at which I(L/2; L) exceeds what the state can hold. `exceeded` says how it was found:
+"at" this length, "never" (infinite), "nowhere held" (empty), or "not before" the end of the table or 10^40 tokens.
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
 """

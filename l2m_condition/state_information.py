@@ -1,19 +1,19 @@
-"""Information per state element, in nats, of models trained on Gaussian sequences (not in the paper).
+r"""Information per state element, in nats, of models trained on Gaussian sequences (not in the paper).
 
     python l2m_condition/state_information.py --summary results/fig3/summary.csv \
         --out results/condition/state_information.csv
 
-Theorem 5.2 bounds I(L/2; L) by C · dim(z) and leaves C open. Here is one that was measured: a model's prediction q of
-the second half Y is better than that of one who knows Y's law and saw nothing of the first half X by
+Theorem 5.2 bounds I(L/2; L) by C · dim(z) and leaves C open. This program measures it. A model that has read the first
+half X predicts the second half Y better than the law of Y alone does, by
     E[log q(Y|X)] − E[log p(Y)] = U · I(L/2; L)   (nats; U = `utilisation` of summary.csv)
-and whatever predicts from (z, current token) alone gains at most I(z, token; Y) by it. So U · I(L/2; L) / dim(z) nats
-an element are what state and current token hold together; the token's own part, which is small where the half is long,
-is not taken off. It is no upper limit: a longer or better training would use more. The largest of many runs is a little
-too large by chance.
+A prediction from (z, current token) can gain at most I(z, token; Y). So state and current token together hold at least
+U · I(L/2; L) / dim(z) nats an element. The contribution of the token, which is small if the half is long, is not
+subtracted. This is no upper limit: longer or better training would use more. The largest of many runs is slightly too
+large by chance.
 
 Writes state_information.csv, a row a run: model, L, seed, state_size (elements after L/2 tokens), mi_nats, utilisation,
 used_nats, nats_per_element, stderr_nats_per_element (over draws). One CPU core, a second.
-Expect with PRESET=cpu: 0.007 nats an element at most, where a linear state of the smallest size carries 0.17.
+Expect with PRESET=cpu: at most 0.007 nats an element; a linear state of the smallest size holds 0.17.
 """
 
 from __future__ import annotations

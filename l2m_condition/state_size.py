@@ -1,4 +1,4 @@
-"""How much a model keeps of its context (Sec. 5: dim z of Def. 5.1), by its configuration alone, kind by kind of layer.
+"""The size of a model's history state (Sec. 5: dim z of Def. 5.1) by kind of layer, from its configuration alone.
 
     python l2m_condition/state_size.py --out results/mine/state.csv                          # 57 published models
     python l2m_condition/state_size.py --out state.csv --model Qwen/Qwen3-8B my_model/ mine.json Llama-3.1-8B
@@ -7,13 +7,13 @@
 --model takes names of l2m_condition/configurations.json, ids of the Hugging Face hub, local folders, GGUF files, and
 JSON files that hold a config.json. No weights are read; layers of unknown state are an error, not a guess.
 Writes --out:
-    model, layer_kind           a row a kind, and one with kind `total`
+    model, layer_kind           a row for each kind of layer, and one with the kind `total`
     context_tokens              tokens read
     state_elements              numbers kept
     state_bytes                 the same at --cache-bits, --recurrent-bits and --input-bits
     beyond_maximum              whether context_tokens passes max_position_embeddings of the configuration
     growth_exponent, growth_logarithms    the elements grow as context^exponent · (ln context)^logarithms
-What each kind counts is said in common/history_state_layers.py.
+common/history_state_layers.py says what is counted for each kind.
 
 Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements a token, and 131,072 bytes.
 """

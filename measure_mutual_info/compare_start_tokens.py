@@ -1,15 +1,15 @@
-r"""What the token in front of a text does to I(ell; L): scores of a model with several start tokens → start_token.csv.
+r"""The effect of the start token on I(ell; L): scores of a model with several start tokens → start_token.csv.
 
     python measure_mutual_info/compare_start_tokens.py --scores results/start_token/tokenizer/scores.csv \
         results/start_token/other/scores.csv --out results/start_token
 
-Reads scores.csv (score_documents.py, the same documents, model and x_donors, another --bos). Writes a row an estimator,
-start token and (ell, L):
+Reads scores.csv of the same documents, model and X' with different --bos (score_documents.py). Writes a row for each
+estimator, start token and (ell, L):
     mi_nats, stderr_nats             the estimate and its error, by book
     difference_nats, …_stderr_nats   against the first file, paired by document, the error by book
 
-Hardware: one CPU core, seconds. Expect differences of 1 to 2 nats in `direct` at small L: log q(Y) begins with the
-start token, and log q(Y|X) hardly sees it.
+Hardware: one CPU core, seconds. Expect for SmolLM2 on the sample's books, at L = 2ℓ: <|endoftext|> gives 0.4 to 2.4
+nats more than <|im_start|> in `direct`, and 0.5 to 1.6 nats more in `vclub`.
 """
 
 from __future__ import annotations

@@ -5,27 +5,27 @@ r"""Count the n-grams of a corpus and its pairs of tokens at a distance: the inp
         --d 1 2 4 8 16 32 64 128 256 512 1024 2048 4096 8192 --processes 16 --memory-gb 16      # the paper's distances
 
 Reads a folder written by prepare_dataset.py. Writes counts.csv with the columns source, tokenizer, kind, n_or_d,
-occurrences, types: `types` distinct things occur exactly `occurrences` times each, which is all that an entropy needs.
+occurrences, types: `types` distinct items occur exactly `occurrences` times each. An entropy needs no more than this.
 Kinds: "ngram" (n_or_d = n), "pair" (n_or_d = d: W_i and W_{i+d}), and "left" and "right", the first and the second
-tokens of these very pairs. Nothing crosses from one document into another.
+tokens of the same pairs. No n-gram or pair crosses from one document into another.
 
-Beside it goes counts_by_book.csv, for the errors by a bootstrap over books: source, tokenizer, kind, n_or_d, book,
-ngrams, entropy_nats, a row a book (where the corpus is one book, a row a document, and `book` is its name; where there
-are more than 128, a row a block of as many books, named "books 0–446"). Grassberger's entropy is a mean over all that
-was counted, each with its log N − G(n_y); `ngrams` is how much of that lies in the book and `entropy_nats` is its mean,
-so Σ ngrams · entropy_nats / Σ ngrams is the entropy of the corpus, and the same ratio over books drawn with replacement
-is a replicate of it.
+It also writes counts_by_book.csv, for the errors by a bootstrap over books: source, tokenizer, kind, n_or_d, book,
+ngrams, entropy_nats, one row for each book. If the corpus is a single book, each row is a document and `book` its name;
+if there are more than 128 books, each row is a block of them, named "books 0–446". Grassberger's entropy is the mean of
+log N − G(n_y) over everything counted. `ngrams` is the number of terms from this book and `entropy_nats` their mean, so
+Σ ngrams · entropy_nats / Σ ngrams is the entropy of the corpus, and the same ratio over books drawn with replacement is
+a bootstrap replicate of it.
 
-Memory stays under --memory-gb whatever the corpus: what does not fit is sorted in runs in `<out>.parts`, up to 8 bytes
-a token for every distance in work, and merged from there. A killed run goes on where it stopped. Neither that, nor
-memory, processes or shards change a byte of the result. Several machines: --shard 0/4 … 3/4 leave folders of runs,
-`<out>.0-of-4.parts` …; the same command with --merge and all of these writes the results.
+Memory stays under --memory-gb for a corpus of any size. What does not fit is sorted in runs in `<out>.parts` (up to 8
+bytes a token for every distance in work) and merged from there. A killed run continues where it stopped. The result has
+the same bytes whatever the interruptions, memory, processes or shards. On several machines, --shard 0/4 … 3/4 write
+folders of runs, `<out>.0-of-4.parts` …; the same command with --merge and all of these writes the results.
 
 Hardware: CPU; a core counts about 30 million pairs a second, 16 million where they go through the disk
 (benchmarks/counting.py). PG19's 3 billion tokens at 14 distances: 14 × 3·10⁹ / 16·10⁶ s, three quarters of an hour of a
-core, beside the disk's time for 24 GB a distance, written once and read twice.
-Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1, and for pairs d fewer per document, none of a
-document that has no more; with --equal-pairs the longest d fewer, whatever the distance.
+core, plus the time to write once and read twice 24 GB of disk for each distance.
+Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1. For pairs it is d fewer per document (none
+from a document of d tokens or fewer); with --equal-pairs it is the longest d fewer, at every distance.
 """
 
 from __future__ import annotations

@@ -10,18 +10,18 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
     summary.txt     the same for a person: I(L), local slopes, laws by AICc
 
-Estimators, in the terms q of the model, each a mean over documents:
+Estimators, each a mean over documents, with the model's log q:
     direct            log q(Y|X) − log q(Y), both of one document's Y (Eq. 6)
-    direct_corrected  the same, with the entropy of Y's first two tokens taken in part from 2-gram counts (Eq. B.7)
+    direct_corrected  the same, with part of the entropy of Y's first two tokens from 2-gram counts (Eq. B.7)
     vclub             log q(Y|X) − log q(Y|X'), X' of another document (Eq. 7)
     direct_unpaired   (--unpaired) log q(Y|X) − log q(Y'), Y' of another document: the paper's own form of direct
 
-Beside them the context-mismatch cost, the mean of log q(Y) − log q(Y|X'): above 0 where a wrong beginning misleads the
-model more than none.
+A further column is the context mismatch, the mean of log q(Y) − log q(Y|X'). It is above 0 if a wrong context misleads
+the model more than no context.
 
-Two intervals stand beside each exponent: lo95, hi95 take documents as independent, boot_lo95, boot_hi95 resample whole
-books (documents, where there is one book), 2-gram entropy included where count_ngrams.py has its shares by book (up to
-128 books). Quote the second where books are several.
+Each exponent has two intervals. lo95, hi95 take documents as independent. boot_lo95, boot_hi95 resample whole books
+(documents, if there is only one book), including the 2-gram entropy where counts_by_book.csv has its contributions by
+book (up to 128 books). Quote the second if there are several books.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.

@@ -6,28 +6,28 @@ Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into t
     two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each estimator of entropy, and less the plateau
     fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î
 
-Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen. The pairs are spread over far
-more outcomes than the tokens, so Ĥ(pair) lacks more than Ĥ(left) and Ĥ(right), and Î(d) levels off on a plateau C above
+Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen. There are far more kinds of
+pairs than of tokens, so Ĥ(pair) is biased low more than Ĥ(left) and Ĥ(right), and Î(d) levels off on a plateau C above
 the truth. The laws, for d_min <= d <= d_max; `model` in fit.csv is the tokenizer, L_min and L_max are distances:
     power_plus_constant       A d^−α + C by generalised least squares with the covariance over d
     power, exponential        A d^−α and A e^(−d/ξ), the same
     exponential_plus_constant A e^(−d/ξ) + C, the rival on equal terms
     constant                  C alone, the same: whether anything decays at all
-    power_plus_constant_wls   A d^−α + C weighted by the errors alone, not by how they hang together
+    power_plus_constant_wls   A d^−α + C weighted by the errors alone, without their correlations
     paper_eq_b15   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
-Compare laws, and judge them, by the first five. Where p says that none is right, quote the wls: generalised least
-squares then follows the small differences between distances and can pass all points by on one side.
+Compare and judge laws by the first five. If p rejects all of them, quote the wls: generalised least squares then
+follows the small differences between distances, and its curve can lie to one side of all points.
 
-mi_corrected_nats is Î less C: that of constant where its p >= 0.05 says that no decay is seen (shuffled tokens), else
-that of power_plus_constant_wls, or of paper_eq_b15 where there are no weights, or of constant again where Î
-does not fall. One C for all d is an approximation: the bias is larger where there are fewer pairs (count with
---equal-pairs, or documents far longer than d_max) and where they are of more kinds; calibrate_two_point.py says by how
-much on a process that is known.
+mi_corrected_nats is Î − C. C is that of `constant` if its p >= 0.05 says that no decay is seen (shuffled tokens),
+otherwise that of power_plus_constant_wls, or of paper_eq_b15 if there are no weights, or of `constant` again if Î does
+not fall. One C for all d is an approximation: the bias is larger with fewer pairs (count with --equal-pairs, or use
+documents far longer than d_max) and with more kinds of pairs. calibration/two_point.py measures how much on known
+processes.
 
-Errors come from what counts_by_book.csv has rows of, the units: books (documents, where the corpus is one book).
-stderr_nats is what a bootstrap over units tends to, lo95 and hi95 are of the covariance, boot_lo95 and boot_hi95 of
-fitting anew what was resampled. They are of Grassberger's shares: other estimators have the unweighted fit alone. They
-say how far Î is from its mean for counts of this size; how far that is from the truth is the plateau.
+Errors come from clusters, the rows of counts_by_book.csv: books (documents, if the corpus is a single book).
+stderr_nats is the limit of a bootstrap over clusters; lo95 and hi95 use the covariance; boot_lo95 and boot_hi95 come
+from fits to resampled clusters. All use Grassberger's estimator; the other estimators have the unweighted fit only. The
+errors say how far Î is from its mean for counts of this size. The plateau says how far that mean is from the truth.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
 """

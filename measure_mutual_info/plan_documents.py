@@ -1,24 +1,25 @@
-r"""How many documents β needs for a wanted 95% interval, and what they cost, from the scores of a few of them.
+r"""How many documents a wanted 95% interval of β needs, and what they cost, from the scores of a pilot.
 
     python measure_mutual_info/plan_documents.py --scores results/fig2b/scores.csv --half-width 0.02 \
         --out results/fig2b/plan.csv
 
-Reads a pilot's scores.csv (score_documents.py); 100 documents tell the number needed to a factor of about 1.5. Writes
-plan.csv, a row for each estimator and window of lengths: documents for the wanted half-width of β, model tokens for
-them if they are scored to the window's L_max at this L/ell only, and hours at the pilot's speed. Windows differ in more
-than cost: where the points are no power law, each has its own β.
+Reads a pilot's scores.csv (score_documents.py); 100 documents give the number needed to a factor of about 1.5. Writes
+plan.csv, a row for each estimator and range of lengths: documents for the wanted half-width of β, the model tokens that
+they take if scored to the range's L_max at this L/ell only, and hours at the pilot's speed. Ranges differ in more than
+cost: if the points follow no power law, each range has its own β.
 
 With ν = n − 1 and q = p − 2 for p lengths, the interval that n documents give (`fit_law`) has the half-width
 
     h(n) = t(ν − q) · √( V/n · (1 + (q + n·δ²)/(ν − q − 1)) )
 
-on average. V/n is the variance of β if the covariance were known, and n·δ² is how far χ² exceeds what noise makes of it
-where the points are no power law. `spread_of_beta` has V and δ² from the pilot. Documents of one book are alike: with
-at least 8 books in the pilot, h grows by the root of the design effect, for as many documents a book as there (known to
-a third from 12 books, to a sixth from 40, which the interval of n leaves out); with fewer books it is taken as 1.
+on average. V/n is the variance of β if the covariance were known. n·δ² is how far χ² exceeds its expectation if the
+points follow no power law. `spread_of_beta` estimates V and δ² from the pilot. Documents of one book resemble each
+other: with at least 8 books in the pilot, h grows by the root of the design effect, for as many documents per book as
+in the pilot. (The design effect is known to a third from 12 books and to a sixth from 40, which the interval of n does
+not include.) With fewer books it is taken as 1.
 
-Hardware: one CPU core, seconds. Expect from the 126 documents, L = 4 to 2048: direct to ±0.02 needs 217, vclub
-162.
+Hardware: one CPU core, seconds. Expect from the 126 committed documents, L = 4 to 2048: direct to ±0.02 needs 217,
+vclub 162.
 """
 
 from __future__ import annotations

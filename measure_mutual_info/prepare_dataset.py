@@ -7,18 +7,18 @@ r"""Cut a corpus into tokenised documents, each starting at a sentence start, fo
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \
         --tokenizer characters --out data/documents/books_characters            # whole texts, for two-point information
 
-A document is a run of whole sentences of one book: as few as give `min_tokens` tokens when they are tokenised on their
-own. The next one starts at the next sentence, the last of a book is kept if long enough, and none crosses books. With
-`boundaries` "book" each whole text is one document, wherever it begins. A text that repeats an earlier one, but for
-white space at its ends, is left out.
+A document is a sequence of whole sentences of one book: the fewest that give `min_tokens` tokens when tokenised on
+their own. The next document starts at the next sentence. The last one of a book is kept if it is long enough, and none
+crosses books. With `boundaries` "book" each whole text is one document. A text that repeats an earlier one (apart from
+white space at its ends) is left out.
 
-CPU only. The sample takes ten seconds; a core cuts about 250,000 tokens a second (PG19: 3 hours of one core), and
-memory holds a few times `shard_megabytes` of text for each process. A run that was killed goes on at the first shard
-that is not finished, and neither that nor the number of processes changes a byte of the result.
+CPU only. The sample takes ten seconds. A core cuts about 250,000 tokens a second (PG19: 3 hours of one core), and
+each process needs memory for a few times `shard_megabytes` of text. A killed run continues at the first unfinished
+shard. The result has the same bytes whatever the interruptions and the number of processes.
 
-Writes the folder `out`, to be opened with `datasets.load_from_disk(out)`: columns document ("<book>#<number>"), book,
-input_ids (no special tokens added); beside them prepare.json, with the settings and what came out. While it works,
-everything lies in `out`.parts.
+Writes the folder `out`, which `datasets.load_from_disk(out)` opens: columns document ("<book>#<number>"), book and
+input_ids (no special tokens added). prepare.json in it records the settings, the outcome, and a fingerprint of the
+tokenizer. Unfinished work lies in `out`.parts.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@ r"""Log-probabilities behind bipartite mutual information (Eq. 6, 7; Fig. 2b, B.
     python measure_mutual_info/score_documents.py --documents data/documents/books --model HuggingFaceTB/SmolLM2-135M \
         --out results/mine/scores.csv
 
-For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), its first two tokens' share, and log q(Y|X')
-with the X' of a x_donor document, where X is the first ℓ tokens and Y the tokens ℓ+1 … L. About 25 s a document for
-SmolLM2-135M at L = 2048 on two CPU cores.
+For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), the part of it from Y's first two tokens, and
+log q(Y|X'). X is the first ℓ tokens, Y the tokens ℓ+1 … L, and X' the first ℓ tokens of another document, the X donor.
+"BOS" is the tokenizer's BOS, its EOS if it has no BOS, or --bos; for SmolLM2-Instruct it is the chat marker
+<|im_start|>. Scoring takes about 25 s a document for SmolLM2-135M at L = 2048 on two CPU cores.
 
-A run that is killed goes on where it stopped: finished groups of documents lie in `<out>.parts/` until scores.csv is
-written. Several processes or machines can share one run (`--shard 0/4` … `--shard 3/4`, the same --out on a shared
-disk); whoever finishes last writes the CSV.
+A killed run continues where it stopped: finished groups of documents lie in `<out>.parts/` until scores.csv is written.
+Several processes or machines can share one run (`--shard 0/4` … `--shard 3/4`, the same --out on a shared disk); the
+last one to finish writes the CSV.
 """
 
 from __future__ import annotations

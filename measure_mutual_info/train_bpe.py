@@ -1,17 +1,17 @@
-r"""Train a small byte-level BPE tokenizer on a corpus, for two-point information of a small one (Figs. 2c, B.4, B.5).
+r"""Train a small byte-level BPE tokenizer, for the two-point information of a small corpus (Figs. 2c, B.4, B.5).
 
     python measure_mutual_info/train_bpe.py --corpus data/sample/books --vocab-size 512 --out data/tokenizers/bpe512
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \\
         --tokenizer data/tokenizers/bpe512 --out data/documents/books_bpe512
 
-The entropy of pairs wants several pairs seen for each that exists. A model's tokenizer has 50,000 to 130,000 tokens,
-enough for the paper's billions of them but not for a megabyte of text; one of a few hundred has whole syllables and
-short words and still few enough pairs. Its first 256 tokens are the bytes, so that it can write every text.
+To estimate the entropy of pairs, each kind of pair should be seen several times. With a model's tokenizer, of 50,000 to
+130,000 tokens, this takes billions of tokens. A tokenizer of a few hundred tokens has syllables and short words, and
+few enough kinds of pairs for a megabyte of text. Its first 256 tokens are the bytes, so it can encode every text.
 
-Hardware: one CPU core, a second for 4 MB; memory for the different words of the corpus.
+Hardware: one CPU core, a second for 4 MB; memory for the distinct words of the corpus.
 
-Writes the folder `out`, which `--tokenizer` takes: tokenizer.json and tokenizer_config.json, the same bytes for the
-same corpus; beside them train_bpe.json, with the settings and what came out.
+Writes the folder `out`, which `--tokenizer` accepts: tokenizer.json and tokenizer_config.json (the same bytes for the
+same corpus), and train_bpe.json with the settings and the outcome.
 """
 
 from __future__ import annotations

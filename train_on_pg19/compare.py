@@ -1,15 +1,15 @@
-"""The gap between models as a function of position, and where one overtakes the other (Fig. 4, G.9): NLL → gap.csv.
+"""The gap between two models by position, and where one overtakes the other (Fig. 4, G.9): NLL → gap.csv.
 
     python train_on_pg19/compare.py --store results/fig4/nll --out results/fig4
     python train_on_pg19/compare.py --store results/mine/nll --pairs gpt2:mamba-130m --out results/mine
 
-Reads the NLL of every token that evaluate.py left in its store; a model's seeds are taken together. Writes into --out:
-    gap.csv        a row a pair and window of positions: gap_nats = NLL of model_a less NLL of model_b on the same
-                   documents, above 0 where model_b is better, with its 95% interval over books, and over seeds where a
+Reads the NLL of every token from the store of evaluate.py; a model's seeds are pooled. Writes into --out:
+    gap.csv        a row for each pair and window of positions: gap_nats = NLL of model_a − NLL of model_b on the same
+                   documents, above 0 where model_b is better, with its 95% interval over books, and over seeds if a
                    model has several (seeds_a, seeds_b)
-    crossover.csv  a row a pair: which model leads at the last positions, and from which one on (overtakes_at; empty if
-                   the other leads nowhere). lo95: until there the other surely leads; hi95: from there on this one;
-                   empty where it is not sure
+    crossover.csv  a row for each pair: the model that leads at the last positions, and the position from which it leads
+                   (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads significantly,
+                   from hi95 on this one; empty where neither is significant
 CPU only, seconds. The paper: Mamba leads early positions, GPT2 the late ones, and the gap closes as models grow.
 """
 

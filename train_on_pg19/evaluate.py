@@ -5,17 +5,17 @@ r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + 
     python train_on_pg19/evaluate.py --models EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
         --out results/mine                                      # any causal model of the hub, folder or GGUF file
 
-A folder of train.py is evaluated on the books that it held out; all models of one call meet the same documents, so a
-model of one's own stands beside them if the documents are in its tokens. Writes into --out:
-    nll.csv      a row a position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, seeds apart
-    smooth.csv   the same over windows of positions first … last, an eighth of a doubling wide, see curves.windows
-    summary.csv  a row a model and seed: the mean over all positions; bits per byte of text, in which models of
-                 different tokenizers can be compared; kind, the type of model, and its parameters
+A folder of train.py is evaluated on the books that were held out from it. All models of one call get the same
+documents, so you can add a model of your own if the documents are in its tokens. Writes into --out:
+    nll.csv      a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
+    smooth.csv   the same over windows of positions first … last, an eighth of a doubling wide, see nll.curves.windows
+    summary.csv  a row for each model and seed: the mean over all positions; bits per byte of text, which compare models
+                 with different tokenizers; kind, the type of model, and its parameters
 with standard errors of the sums by book. The NLL of every token goes to --store (4 bytes each), from which compare.py
-makes the gap between two models; a killed run goes on where it stopped. Only models of the call are in the CSVs.
-
-Memory: one pass takes the model's activations on batch_tokens tokens; logits are made 512 tokens at a time. Expect the
-NLL to fall quickly over the first positions and slowly later; Fig. 4 is about how long it goes on falling.
+computes the gap between two models. A killed run continues where it stopped. The CSVs have the models of this call
+only. 
+Memory: the model's activations on batch_tokens tokens; logits are computed 512 tokens at a time. Expect the NLL to fall
+quickly over the first positions and slowly later; Fig. 4 shows how long it keeps falling.
 """
 
 from __future__ import annotations

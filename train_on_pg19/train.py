@@ -6,13 +6,13 @@ r"""Train a model on books from scratch, with the Trainer of transformers (Fig. 
     torchrun --nproc-per-node 4 train_on_pg19/train.py …         # one process a GPU, the same steps; --fsdp to shard
     accelerate launch train_on_pg19/train.py …                   # the same, as `accelerate config` has it
 
-A share of the books is held out, whole, for evaluation. Writes into --out:
+A fraction of the books is held out whole for evaluation. Writes into --out:
     run.json        settings, configuration of the model, the tokenizer, the names of the held-out books
-    checkpoint-N    after N steps, the last one only: a model of transformers, and all that training needs to go on
+    checkpoint-N    after N steps, the last one only: a model of transformers, and the state of training
     log.csv         step, tokens, nll_nats, learning_rate, tokens_per_second; written with the checkpoint. nll_nats is
                     a token's: the mean over the steps since the row before
 
-A killed run goes on from its checkpoint by the same command, as if it had not been killed. The paper: 5 epochs of
+The same command continues a killed run from its checkpoint, with the same result. The paper: 5 epochs of
 16,384 tokens a step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the vocabulary, 10.8 for
 GPT-NeoX's, and to fall quickly at first, as a model learns which tokens are frequent.
 """

@@ -10,7 +10,7 @@ k = 3 (β = 0.79), its logarithmic family n = 4, k = 1 (β = 0: a constant for e
     z, mean = draw(conditionals, batch=4 * 64, generator=rng)    # (L, batch) each: samples, and E[z_t | z_<t]
     conditionals.std                                           # (L,) std of z_t given z_<t, whatever z is
 
-Why O(L) is enough, and exact: README.md of this folder. Tensors have the batch last, (positions, batch), so that the
+Why O(L) is enough, and exact: ../README.md. Tensors have the batch last, (positions, batch), so that the
 small matrices of a row meet long contiguous stretches of memory. What does not depend on the data (`Laws`) is computed
 in float64 whatever the dtype that it is used in.
 """

@@ -1,18 +1,18 @@
-"""Does the pipeline return a known answer? Estimates and intervals held against processes of known information.
+"""Does the pipeline return a known answer? Estimates and intervals for processes whose information is known exactly.
 
     python measure_mutual_info/calibration/bipartite.py --out results/calibration --workers 2
 
 Documents of each process (processes.py) go through the scoring, the estimators and the fits of a real measurement, with
-the process's own predictor in place of the language model: exact, and misspecified in four ways. The paper has nothing
-of the kind. Each process gets a folder under --out:
+the process's own predictor in place of the language model: exact, and misspecified in four ways. This is not in the
+paper. Each process gets a folder under --out:
 
-    calibration.csv      I(L) of each replication with its error, the truth, and whether the 95% interval holds it
+    calibration.csv      I(L) of each replication with its error, the truth, and whether the 95% interval contains it
     calibration_fit.csv  β of each replication with its interval, by generalised (gls) and ordinary (ols) least squares
-    coverage.csv         over the replications: mean, bias, spread, and how often the interval held the truth
+    coverage.csv         over the replications: mean, bias, spread, and coverage
 
-One CPU core: 0.3 s for a replication of 1,000 documents of 2,048 tokens, 25 minutes in all. A killed run goes on where
-it stopped. Expect: coverage of 0.93 to 0.97 for estimator direct with predictor exact, for β by gls as for I(L); vCLUB
-2 to 80 times above the truth, its β 1.05 and 1.13 where Santa Fe's is 0.5 and 0.75.
+One CPU core: 0.3 s for a replication of 1,000 documents of 2,048 tokens, 25 minutes in all. A killed run continues
+where it stopped. Expect for the exact predictor: coverage of 0.93 to 0.98 for `direct`, both of I(L) and of β by gls;
+vCLUB 2 to 80 times the truth, with β = 1.05 and 1.13 where Santa Fe's is 0.5 and 0.75.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often intervals held the truth: replications of calibrate.py as the rows of coverage.csv."""
+"""Coverage of intervals: the replications of bipartite.py become the rows of coverage.csv."""
 
 from __future__ import annotations
 

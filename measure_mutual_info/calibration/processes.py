@@ -1,17 +1,17 @@
 """Processes whose bipartite mutual information is known exactly, with predictors: what the pipeline is calibrated on.
 
-Each process samples documents, gives log p(token | all before it in the row) and I(ℓ; L), so that its predictor can
-stand in the place of a language model (`ExactBackend`) and every estimate can be held against the truth. Natural
-logarithms; informations in nats.
+Each process samples documents and gives log p(token | all before it in the row) and I(ℓ; L). So its predictor can take
+the place of a language model (`ExactBackend`), and every estimate can be compared with the truth. Information is in
+nats.
 
     NoisySantaFe        I grows about as ℓ^β                  a power law, the shape claimed for text
     BernoulliUniform    I = ½ ln ℓ + a constant               a logarithm
     MarkovChain         I is the same at every ℓ              no growth
 
-Of some the information of two tokens at a distance d is exact as well (`two_point_information`), and Topics is there
-for that alone: it falls as a power of d.
+For some processes the information of two tokens at a distance d is also exact (`two_point_information`). Topics serves
+only for that: it falls as a power of d.
 
-A predictor can be misspecified on purpose (`Predictor`) in the ways in which a language model is.
+A predictor can be misspecified on purpose (`Predictor`), in the ways in which a language model is.
 """
 
 from __future__ import annotations

@@ -1,37 +1,37 @@
-"""Does two-point information come out right? Î(d), its intervals and plateau held against processes known exactly.
+"""Does two-point information come out right? Î(d), its intervals and plateau for processes that are known exactly.
 
     python measure_mutual_info/calibration/two_point.py --out results/calibration
 
-Books of each process (processes.py) are counted by what count_ngrams.py --equal-pairs counts with, and go through the
-estimator, the errors and the fits of estimate_two_point.py. The paper has nothing of the kind. Processes:
+Books of each process (processes.py) are counted as by count_ngrams.py --equal-pairs, and go through the estimator, the
+errors and the fits of estimate_two_point.py. This is not in the paper. Processes:
 
     markov      three states: I(d) falls exponentially, and three times three pairs are counted without a bias
-    bernoulli   a coin of its own for every book: I(d) is the same at every d, and true
-    topics      256 tokens in segments of all lengths: I(d) falls about as d^−0.9, and the pairs are too few to count
+    bernoulli   a coin of its own for every book: I(d) is the same at every d, and real
+    topics      256 tokens in segments of all lengths: I(d) falls about as d^−0.9, and most pairs are rare
     shuffled    the books of topics with their tokens in random order: nothing decays
 
 Writes two_point.csv, a row for each process, quantity and distance, over the replications: truth, mean, bias, spread
-(sd, which mean_stderr should be), and how often the 95% interval, ± Student's t (units − 1) · stderr, held the truth.
-coverage_of_mean: how often it held the mean of all replications instead; where that is 0.95 and coverage is not, the
-errors are right and the estimate is biased. Quantities:
+(sd, which mean_stderr should equal), and the coverage of the 95% interval, ± Student's t (clusters − 1) · stderr.
+coverage_of_mean is how often the interval contains the mean of all replications instead; if that is 0.95 and coverage
+is not, the errors are right and the estimate is biased. Quantities:
 
     mi              Î(d) as it is, with its plateau
-    mi_corrected    Î(d) − C, its interval that of Î(d). truth: I(d) less what every distance has of it. Such a part, as
-                    of books that differ from each other, no fit can tell from the plateau: it is taken off as well
-    C               what was taken off (plateau() chooses the law); it has no truth
-    alpha_gls, _wls, _ols   topics: α of power_plus_constant with its interval, and of _wls and _ols, which claim none.
-                    truth: the same law fitted to the exact I(d), weighed as all replications together say
+    mi_corrected    Î(d) − C, with the interval of Î(d). truth: I(d) less the part that is the same at every distance,
+                    as between books that differ; no fit can separate that part from the plateau, so C removes both
+    C               what was subtracted (plateau() chooses the law); it has no truth
+    alpha_gls, _wls, _ols   topics: α of power_plus_constant with its interval, and of _wls and _ols without one.
+                    truth: the same law fitted to the exact I(d), weighted by the errors of all replications together
 
-Hardware: one CPU core, 5 to 8 minutes. Expect, of 600 replications of 100 books (each ± 0.02):
-    mi            truth held by 0.93 to 0.94 of the intervals of bernoulli, and of markov up to d = 16 by 0.92 to 0.94.
-                  Of topics by none: Î lies nine standard errors too high at d = 256. The errors, of first order, are 6%
-                  short for markov and up to 15% for topics, whose pairs are rare: its mean is held by 0.90 to 0.96
-    mi_corrected  0 held by 0.97 to 0.98 of shuffled: the null is one. Of topics 0.62, 0.82, 0.89 at d = 1, 2, 4 and
-                  0.92 to 1.00 beyond: the bias is not the same at all distances, 0.048 nats at d = 1 and 0.036 at 256,
-                  and what C leaves of it is 8% of I(1). Of markov 0.90 to 0.94 up to d = 8, none from 32 on: it is no
-                  power law, so that C comes out at −0.0008, more than there is of I
-    alpha         of topics 0.81 ± 0.07 by gls and 0.82 by wls, both right, and 0.93 of the intervals hold it; by ols,
-                  the paper's, 0.37 ± 0.15 where 0.85 is right: where Î − C is as small as its errors, C goes to 0
+Hardware: one CPU core, 5 to 8 minutes. Expect this coverage from 600 replications of 100 books (each ± 0.02):
+    mi            0.93 to 0.94 for bernoulli, and 0.92 to 0.94 for markov up to d = 16. None for topics: Î is nine
+                  standard errors too high at d = 256. The first-order errors are 6% too small for markov and up to 15%
+                  for topics, whose pairs are rare; their intervals contain the mean in 0.90 to 0.96
+    mi_corrected  0.97 to 0.98 for shuffled, where the truth is 0. For topics 0.62, 0.82, 0.89 at d = 1, 2, 4 and 0.92
+                  to 1.00 beyond: the bias differs between distances (0.048 nats at d = 1, 0.036 at 256), and what C
+                  leaves of it is 8% of I(1). For markov 0.90 to 0.94 up to d = 8 and none from 32 on: it is no power
+                  law, and C comes out at −0.0008, which is more than I
+    alpha         for topics 0.81 ± 0.07 by gls and 0.82 by wls, both right, with a coverage of 0.93; by ols, the
+                  paper's, 0.37 ± 0.15 where 0.85 is right: if Î − C is as small as its errors, C goes to 0
 """
 
 from __future__ import annotations
