@@ -90,6 +90,8 @@ def read_condition(folder: Path) -> Condition:
     """UserError: a file or column is missing, a number is none, nothing to draw, or an unknown group."""
     states = read_table(folder / "capacity.csv", CAPACITY, REMEDY, ["model", "group"]).drop_duplicates()
     required = read_table(folder / "required.csv", REQUIRED, REMEDY, ["law", "capacity"], MAY_LACK)
+    if required.duplicated(["law", "capacity", "L_tokens"]).any():
+        raise UserError(f"{folder / 'required.csv'} has rows twice: {REMEDY}")
     required = required[required["L_tokens"].between(states["L_tokens"].min(), states["L_tokens"].max())]
     if states.empty or required.empty:
         raise UserError(f"{folder}: capacity.csv and required.csv share no L, so nothing to draw: {REMEDY}")

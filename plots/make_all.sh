@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, some ten seconds.
+# Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, about a minute.
 # Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
 # its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
 # results/figB4/<corpus>. results/calibration holds a folder for each process, results/figC6 one for each family.

@@ -163,6 +163,7 @@ def spoil(path: Path, change) -> None:
         ("capacity", lambda t: t[:0], "nothing to draw"),
         ("required", lambda t: t.assign(required_elements="many"), "required_elements is 'many', not a number"),
         ("required", lambda t: t.assign(mi_nats=np.nan), "not a finite number"),
+        ("required", lambda t: pd.concat([t, t]), "required.csv has rows twice"),
         ("state_information", lambda t: t.assign(L=range(1, len(t) + 1)), "more than 6 lengths L"),
     ],
 )
