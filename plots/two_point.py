@@ -221,11 +221,11 @@ def caption(panels: Sequence[Panel], floor: float, slopes: bool) -> list[str]:
         text = "No bars: too few books for an error."
     else:
         text = "Bars: ±1 standard error" + "; of slopes, 95% interval." * slopes + " over books." * (not slopes)
-    text += f" ▾: ≤ {floor:.0e}." * below
+    text += f" ▾: ≤ {f'{floor:.0e}' if floor else 0}." * below
     if len(runs) == 1:
         ((source, tokenizer),) = runs
-        return [f"{source}, {tokenizer}, {runs[source, tokenizer]} pairs at each d.", text.replace("≤ 0e+00", "≤ 0")]
-    return [f"Pairs at each d: {', '.join(runs.values())}. {text}".replace("≤ 0e+00", "≤ 0")]
+        return [f"{source}, {tokenizer}, {runs[source, tokenizer]} pairs at each d.", text]
+    return [f"Pairs at each d: {', '.join(runs.values())}. {text}"]
 
 
 def compact(n: float) -> str:
