@@ -255,6 +255,12 @@ def sweep(
     return fits
 
 
+def select_law(fits: Sequence[Fit]) -> str | None:
+    """The law of the least AICc among fits of the same points; None where none has one."""
+    compared = [fit for fit in fits if math.isfinite(fit.aicc)]
+    return min(compared, key=lambda fit: fit.aicc).law if compared else None
+
+
 def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
     """Covariance of the mean over documents, its correlations shrunk, and by how much (0 = not at all, 1 = to none).
 

@@ -12,7 +12,8 @@ count from 1. Writes into --out, each CSV with the columns family and copies:
                      past_future_nats                   I(W_≤t; W_>t): what past and present tell about the rest
     rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
     fit.csv          straight lines through I(L/2; L) from --fit-layers on: `power_ols` (A, beta) in log-log,
-                     `logarithm_ols` (A + B ln L), and between neighbouring lengths `local_power` (beta)
+                     `logarithm_ols` (A + B ln L), `selected` the one that predicts the last point better from the
+                     others; and between neighbouring lengths `local_power` (beta)
 
 Hardware: one CPU core, 2 seconds for 10 layers (L = 1,048,576; 0.5 GB), 10 more for the ranks to L = 1024. Expect
 beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats a layer for logarithmic (paper: 0.79, and a logarithm).
@@ -43,6 +44,7 @@ COLUMNS = {  # of each CSV, behind family and copies
     "rank": ["L", "ell", "rank"],
 }
 FIT_COLUMNS = ["source", "model", "estimator", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
+FIT_COLUMNS += ["selected"]
 SINGULAR = 1e-10  # singular values of a covariance below this times the largest are 0; they fall from 1e-4 to 1e-15
 
 
@@ -217,11 +219,13 @@ def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
     rows = []
     inside = L >= L_from
     if inside.sum() >= MIN_POINTS:
-        for fit in (fit_power_ols, fit_logarithm_ols):
-            rows += fit(L[inside], mi[inside]).rows()
+        lines = [fit(L[inside], mi[inside]) for fit in (fit_power_ols, fit_logarithm_ols)]
+        selected = min(lines, key=lambda line: abs(line.heldout_error)).law
+        rows += [row | {"selected": row["law"] == selected} for line in lines for row in line.rows()]
     for i in range(len(L) - 1):
         beta = math.log(mi[i + 1] / mi[i]) / math.log(L[i + 1] / L[i])
-        rows.append({"law": "local_power", "parameter": "beta", "value": beta, "L_min": L[i], "L_max": L[i + 1]})
+        local = {"law": "local_power", "parameter": "beta", "value": beta, "selected": False}
+        rows.append(local | {"L_min": L[i], "L_max": L[i + 1]})
     shared = {"source": name, "model": "exact", "estimator": "bipartite"}
     return pd.DataFrame([shared | row for row in rows], columns=FIT_COLUMNS)
 

@@ -113,6 +113,6 @@ done
 if ! "$python" gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"; then
     echo "no collapse.csv, and so no number in panel c: it takes more models of fixed state, see above"
 fi
-"$python" plots/fig3.py --results "$out" --out "$out/fig3"
-"$python" plots/utilisation.py --results "$out" --out "$out/utilisation"
-"$python" plots/training.py --results "$out" --out "$out/training"
+"$python" plots/gaussian_models.py --figure 3 --results "$out" --out "$out/fig3"
+"$python" plots/gaussian_models.py --figure utilisation --results "$out" --out "$out/utilisation"
+"$python" plots/gaussian_models.py --figure training --results "$out" --out "$out/training"

@@ -21,4 +21,4 @@ out=${OUT:-$out}
 for family in subvolume logarithmic; do
     "$python" gaussian_synthetic/exact_mi.py --family "$family" --out "$out/$family" "${flags[@]}" "$@"
 done
-"$python" plots/figC6.py --results "$out/subvolume" "$out/logarithmic" --out "$out/figC6"
+"$python" plots/families.py --results "$out/subvolume" "$out/logarithmic" --out "$out/figC6"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fig. G.8: NLL of each model position by position, and the exact entropy; another picture of the runs of Fig. 3.
 # Seconds where fig3.sh has run with the same PRESET (smoke, cpu, gpu, paper), else as long as that takes.
-# Flags go to plots/figG7.py, e.g. --row 16.
+# Flags go to plots/gaussian_models.py, e.g. --row 16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
@@ -14,4 +14,4 @@ case ${PRESET:-cpu} in
     *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
 esac
 if [ ! -f "$results/fig3/kl.csv" ]; then bash gaussian_synthetic/fig3.sh; fi
-"$python" plots/figG7.py --quantity nll --results "$results/fig3" --out "$results/figG8/figG8" "$@"
+"$python" plots/gaussian_models.py --figure G.8 --results "$results/fig3" --out "$results/figG8/figG8" "$@"

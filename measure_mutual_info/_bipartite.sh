@@ -34,5 +34,5 @@ draw_from_fig2b() {
     esac
     run=${OUT:-$run} out=${OUT:-$out}
     bash measure_mutual_info/fig2b.sh "$@"
-    "$python" "plots/$figure.py" --results "$run" --out "$out/$figure"
+    "$python" plots/bipartite.py --figure "${figure/figB/B.}" --results "$run" --out "$out/$figure"
 }

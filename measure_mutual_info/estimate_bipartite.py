@@ -5,8 +5,9 @@ r"""Bipartite mutual information I(ell; L) and its exponent β from the scores o
 
 Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv and counts_by_book.csv
 (count_ngrams.py). Writes into the folder --out, for each estimator and L/ell:
-    bipartite.csv   I and its standard error at each ell, L
-    fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I
+    bipartite.csv   I and its standard error at each ell, L; for direct_corrected also what the correction adds
+    fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
+                    `selected`: the law of the least AICc
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
     summary.txt     the same for a person: I(L), local slopes, laws by AICc
 
@@ -48,6 +49,7 @@ from common.powerlaw import (
     covariance_of_mean,
     fit_law,
     fit_power_ols,
+    select_law,
     sweep,
 )
 from common.record import replace_text, write_csv
@@ -63,7 +65,7 @@ from measure_mutual_info.scoring.tables import (
 Estimator = Literal["direct", "direct_corrected", "vclub", "direct_unpaired"]
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
 FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
-FIT_COLUMNS += ["heldout_error", "scale"]
+FIT_COLUMNS += ["heldout_error", "scale", "selected"]
 SWEEP_COLUMNS = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "A", "beta", "lo95", "hi95"]
 SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale"]
 
@@ -367,7 +369,10 @@ def main(cfg: Settings) -> None:
             counted = f"{boot_clusters} have no shares beside {cfg.counts}"
             print(f"{estimator}: {counted}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
-        tables.append(estimate_table(terms, context_mismatch).assign(**names))
+        correction = terms - per_document_terms(scores, "direct") if corrected else terms * math.nan
+        added = {"correction_nats": correction.mean(), "correction_stderr_nats": _standard_error(correction)}
+        added = {column: values.to_numpy() for column, values in added.items()}
+        tables.append(estimate_table(terms, context_mismatch).assign(**names, **added))
         for ratio in _ratios(terms):
             window = ratio, cfg.L_min, math.inf if cfg.L_max is None else cfg.L_max
             fits, notes = fit_ratio(terms, *window)
@@ -377,11 +382,11 @@ def main(cfg: Settings) -> None:
                     boot = bootstrap_power(*at_ratio(terms, *window), units, shift, cfg.bootstrap, cfg.seed)
                 except NoFitError as error:
                     notes.append(f"no resampled interval: {error}")
-            here = names | {"L_over_ell": ratio}
+            here, selected = names | {"L_over_ell": ratio}, select_law(fits)
             for row in (row for fit in fits for row in fit.rows()):
                 low, high = boot.get((row["law"], row["parameter"]), (math.nan, math.nan))
                 resampled = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": boot_clusters if low == low else ""}
-                fit_rows.append(here | row | resampled)
+                fit_rows.append(here | row | resampled | {"selected": row["law"] == selected})
             for fit in sweep_ratio(terms, ratio):
                 beta, low, high = fit.parameters["beta"]
                 found = {"A": fit.parameters["A"][0], "beta": beta, "lo95": low, "hi95": high}

@@ -4,7 +4,10 @@
 
 Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into the folder --out:
     two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each estimator of entropy, and less the plateau
-    fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î
+    fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î;
+                    `selected`: the law of the least AICc among the first five below
+    sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
+                    neighbouring distances give the local slope
 
 Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen. There are far more kinds of
 pairs than of tokens, so Ĥ(pair) is biased low more than Ĥ(left) and Ĥ(right), and Î(d) levels off on a plateau C above
@@ -46,10 +49,20 @@ from scipy.optimize import minimize_scalar
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.powerlaw import MIN_POINTS, Fit, NoFitError, bootstrap_errors, covariance_of_mean, fit_law
+from common.powerlaw import (
+    MIN_POINTS,
+    Fit,
+    NoFitError,
+    bootstrap_errors,
+    covariance_of_mean,
+    fit_law,
+    select_law,
+    sweep,
+)
 from common.record import numbers, read_csv, write_csv
 from measure_mutual_info.counting import entropy
 from measure_mutual_info.estimate_bipartite import FIT_COLUMNS as BIPARTITE_FIT_COLUMNS
+from measure_mutual_info.estimate_bipartite import SWEEP_COLUMNS as BIPARTITE_SWEEP_COLUMNS
 from measure_mutual_info.scoring.tables import BOOK_COUNTS, COUNTS, last_part
 
 ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -63,8 +76,9 @@ LAWS = ("power_plus_constant", "power", "exponential_plus_constant", "exponentia
 LAWS += ("power_plus_constant_wls",)
 LOGARITHMIC = ("A", "xi")  # parameters whose intervals are symmetric in the logarithm
 TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats"]
-TWO_POINT_COLUMNS += ["n_pairs"]
+TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law"]
 FIT_COLUMNS = [column for column in BIPARTITE_FIT_COLUMNS if column != "L_over_ell"]
+SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in BIPARTITE_SWEEP_COLUMNS if name != "L_over_ell"]
 FLAT = 0.05  # not in the paper: p-value of the same Î at every d from which on no decay is seen
 LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and C cannot be told apart, see fit_law
 COUNT_AGAIN = "count one corpus with count_ngrams.py --d"
@@ -75,7 +89,7 @@ class Settings:
     counts: Path
     """counts.csv of count_ngrams.py; the shares of the books lie beside it as counts_by_book.csv"""
     out: Path
-    """folder for two_point.csv and fit.csv"""
+    """folder for two_point.csv, fit.csv and sweep.csv"""
     d_min: int = 1
     """tokens; the fits begin here"""
     d_max: int = 4096
@@ -222,11 +236,30 @@ def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
     if not known:
         unclaimed = {name: (value, math.nan, math.nan) for name, (value, *_) in fit.parameters.items()}
         fit = replace(fit, law=law, parameters=unclaimed)
-    if "beta" in fit.parameters:
-        parameters = dict(fit.parameters)
-        beta, low, high = parameters.pop("beta")
-        fit = replace(fit, parameters={"A": parameters.pop("A"), "alpha": (-beta, -high, -low), **parameters})
-    return fit
+    return falling(fit)
+
+
+def falling(fit: Fit) -> Fit:
+    """The same fit with −β as the parameter alpha, where it has a β."""
+    if "beta" not in fit.parameters:
+        return fit
+    parameters = dict(fit.parameters)
+    beta, low, high = parameters.pop("beta")
+    return replace(fit, parameters={"A": parameters.pop("A"), "alpha": (-beta, -high, -low), **parameters})
+
+
+def sweep_windows(d: np.ndarray, values: np.ndarray, plateau_nats: float) -> list[dict[str, float | str]]:
+    """Rows of sweep.csv: the power law of Î − C over every window of distances; d, values as in `fit_weighted`.
+
+    C is taken as known. Windows whose points do not lie clearly above it are left out.
+    """
+    covariance, shrinkage = covariance_of_mean(values)
+    fits = sweep(d, values.mean(axis=0) - plateau_nats, covariance, len(values), shrinkage)
+    rows = []
+    for fit in map(falling, fits):
+        alpha, low, high = fit.parameters["alpha"]
+        rows.append(fit.rows()[0] | {"A": fit.parameters["A"][0], "alpha": alpha, "lo95": low, "hi95": high})
+    return rows
 
 
 def covariance_is_known(values: np.ndarray) -> bool:
@@ -417,7 +450,7 @@ def main(cfg: Settings) -> None:
 
     n_pairs = [entropy.sample_size(*counts["pair"][int(distance)]) for distance in d]
     once = [float(types[occurrences == 1].sum()) for occurrences, types in (counts["pair"][int(x)] for x in d)]
-    tables, fit_rows, corrected_by = [], [], None
+    tables, fit_rows, sweep_rows, corrected_by = [], [], [], None
     if values is not None and not covariance_is_known(values[:, inside]):
         print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AICc take them as independent")
     for estimator in ESTIMATORS:
@@ -427,25 +460,33 @@ def main(cfg: Settings) -> None:
         for note in notes:
             print(f"{estimator}, {note}")
         columns = {"d_tokens": d, "mi_nats": mi, "mi_corrected_nats": math.nan, "stderr_nats": math.nan}
+        columns |= {"plateau_nats": math.nan, "plateau_law": ""}
+        selected = select_law([fit for fit in fits if not fit.law.endswith("_wls")])
         if main_one:
             corrected_by = plateau(fits)
             columns["stderr_nats"] = error
+            C = corrected_by.parameters["C"][0] if corrected_by is not None else 0.0
             if corrected_by is not None:
-                columns["mi_corrected_nats"] = mi - corrected_by.parameters["C"][0]
+                columns |= {"mi_corrected_nats": mi - C, "plateau_nats": C, "plateau_law": corrected_by.law}
+            if values is not None:
+                known = ~np.isnan(error)
+                here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
+                sweep_rows = [here | row for row in sweep_windows(d[known], values[:, known], C)]
         tables.append(pd.DataFrame(columns).assign(**names, estimator=estimator, n_pairs=n_pairs))
         for row in (row for fit in fits for row in fit.rows()):
             low, high = intervals.get((row["law"], row["parameter"]), (math.nan, math.nan))
             resampled = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": unit if low == low else ""}
             here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
-            fit_rows.append(here | row | resampled)
+            fit_rows.append(here | row | resampled | {"selected": row["law"] == selected})
     table = pd.concat(tables, ignore_index=True)[TWO_POINT_COLUMNS]
     fits = pd.DataFrame(fit_rows, columns=FIT_COLUMNS)
     seen_once = dict(zip(d.tolist(), (np.array(once) / n_pairs).tolist(), strict=True))
     facts = {"pairs_seen_once": seen_once, "plateau_of": corrected_by.law if corrected_by else None}
-    for name, rows in (("two_point", table), ("fit", fits)):
+    windows = pd.DataFrame(sweep_rows, columns=SWEEP_COLUMNS)
+    for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows)):
         write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, **facts)
     _print_tables(table, np.array(once) / n_pairs, fits, corrected_by, unit)
-    print(f"\nwrote two_point.csv and fit.csv in {cfg.out}")
+    print(f"\nwrote two_point.csv, fit.csv and sweep.csv in {cfg.out}")
 
 
 if __name__ == "__main__":

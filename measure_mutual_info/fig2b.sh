@@ -37,5 +37,5 @@ corpus=${CORPUS:-$corpus} model=${MODEL:-$model} out=${OUT:-$out}
 
 measure "$out" "$documents" "$corpus" "$model" "$L_max" "$n_documents" "${PREPARE_FLAGS:-$prepare_flags}" \
     ${score_flags[@]+"${score_flags[@]}"} "$@"
-"$python" plots/fig2b.py --results "$out" --out "$out/fig2b"
-"$python" plots/sweep.py --results "$out"
+"$python" plots/bipartite.py --figure 2b --results "$out" --out "$out/fig2b"
+"$python" plots/bipartite.py --figure sweep --results "$out" --out "$out/sweep"

@@ -53,4 +53,4 @@ fi
 if [ "${PRESET:-cpu}" = cpu ] && [ "$out" = "$books" ]; then
     two_point "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024"
 fi
-"$python" plots/fig2c.py --results "$out" --out "$out/fig2c"
+"$python" plots/two_point.py --figure 2c --results "$out" --out "$out/fig2c"

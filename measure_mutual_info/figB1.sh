@@ -35,6 +35,8 @@ case $PRESET in
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
-for panel in "${panels[@]}"; do "$python" plots/sweep.py --results "$panel"; done
+for panel in "${panels[@]}"; do
+    "$python" plots/bipartite.py --figure sweep --results "$panel" --out "$panel/sweep"
+done
 if [ -f "$beside/bipartite.csv" ]; then panels=("$beside" "${panels[@]}"); fi
-"$python" plots/figB1.py --results "${panels[@]}" --out "$out/figB1"
+"$python" plots/bipartite.py --figure B.1 --results "${panels[@]}" --out "$out/figB1"

@@ -28,4 +28,4 @@ case ${PRESET:-cpu} in
             --processes 16 --memory-gb 32 "$@"
         ;;
 esac
-"$python" plots/figB4.py --results "$books" "$wikipedia" --out "$results/figB4/figB4"
+"$python" plots/two_point.py --figure B.4 --results "$books" "$wikipedia" --out "$results/figB4/figB4"

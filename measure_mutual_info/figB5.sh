@@ -11,4 +11,4 @@ runs
 if [ ! -f "$books/two_point.csv" ] || [ ! -f "$wikipedia/two_point.csv" ]; then
     bash measure_mutual_info/figB4.sh "$@"
 fi
-"$python" plots/figB5.py --results "$books" "$wikipedia" --out "$results/figB5/figB5"
+"$python" plots/two_point.py --figure B.5 --results "$books" "$wikipedia" --out "$results/figB5/figB5"

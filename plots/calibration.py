@@ -2,8 +2,8 @@
 
     python plots/calibration.py --results results/calibration
 
-Reads coverage.csv, and from coverage.json beside it the window of the fits, of each process (calibrate.py), in folders
-of their own. Writes into the folder --out, as PNG and PDF, a panel a process:
+Reads coverage.csv, and from coverage.json beside it L/ell, of each process (calibrate.py), in folders of their own.
+Writes into the folder --out, as PNG and PDF, a panel a process:
     calibration   exact I(L/2; L) as a line, mean estimates of direct and vCLUB, and direct with misspecified predictors
     coverage      how often the 95% intervals of direct hold the truth: of I at each L, and of β by generalised and by
                   ordinary least squares
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from bipartite import STYLES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from style import (
     GREY,
-    STYLES,
     SeriesStyle,
     above_zero,
     length_axis,
@@ -77,8 +77,6 @@ class Process:
     table: pd.DataFrame
     name: str
     ratio: int
-    window: tuple[int, int]
-    """first and last L of the fits, in tokens"""
 
     @property
     def title(self) -> str:
@@ -105,14 +103,12 @@ def read_process(folder: Path) -> Process:
         raise UserError(f"{path} has rows twice: {REMEDY}")
     record = path.with_suffix(".json")
     try:
-        facts = json.loads(record.read_text(encoding="utf-8"))
-        window, ratio = facts["window_L_tokens"], facts["settings"]["ratio"]
-        window = int(window[0]), int(window[-1])
+        ratio = json.loads(record.read_text(encoding="utf-8"))["settings"]["ratio"]
     except FileNotFoundError as error:
         raise UserError(f"no file {record}: {REMEDY}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{record} tells no window_L_tokens and no ratio: {REMEDY}") from error
-    process = Process(path, table, table["process"].iloc[0] if len(table) else "", ratio, window)
+        raise UserError(f"{record} tells no ratio: {REMEDY}") from error
+    process = Process(path, table, table["process"].iloc[0] if len(table) else "", ratio)
     for estimator in ("direct", "vclub"):
         for quantity in ("mi", "beta_gls"):
             rows = process.rows("exact", estimator, quantity)
@@ -127,8 +123,8 @@ def read_processes(folder: Path) -> list[Process]:
     if not paths:
         raise UserError(f"no file {folder}/*/coverage.csv: {REMEDY}")
     processes = [read_process(path.parent) for path in paths]
-    if len({(process.ratio, process.window) for process in processes}) > 1:
-        raise UserError(f"{folder}: its processes differ in ratio or window: keep one run in a folder")
+    if len({process.ratio for process in processes}) > 1:
+        raise UserError(f"{folder}: its processes differ in ratio: keep one run in a folder")
     last = ("markov", "bernoulli")
     return sorted(processes, key=lambda process: last.index(process.name) if process.name in last else -1)
 
@@ -160,20 +156,8 @@ def draw_overshoot(processes: list[Process]) -> Figure:
     high = max(values.max(), *(rows["mean"].max() for rows in shown.values())) * 1.5
 
     n_documents = sorted({f"{n:,.0f}" for n in exact["n_documents"]})
-    caption = [
-        "Processes of known information, scored by their own predictors. Line: exact I. Points: means over "
-        f"replications of {' or '.join(n_documents)} documents; bars: ±1 standard deviation of one replication. "
-        f"Slopes: of log I, by generalised least squares, L = {first.window[0]} to {first.window[1]}; noisy Santa Fe "
-        "has its β as L → ∞.",
-        "vCLUB overshoots even with the exact predictor: its value is I + KL(p(X)p(Y) || p(X,Y)).",
-    ]
-    if misspecified:
-        caption.append(
-            "Light: direct with a predictor that is misspecified: too unsure (tempered), too sure (sharpened), "
-            "blind beyond the last tokens (limited context), or expecting a text to begin (wrong start)."
-        )
-    if any((rows["mean"] <= low).any() for rows in shown.values()):
-        caption.append("▾\u00a0mean below the axis.")
+    text = f"Means over replications of {' or '.join(n_documents)} documents; bars: ±1 standard deviation."
+    caption = [text + " ▾: below the axis." * any((rows["mean"] <= low).any() for rows in shown.values())]
     columns = 4 if len(processes) > 1 else 2  # of the legend
     fig, axes = new_figure(
         len(processes),
@@ -208,21 +192,13 @@ def draw_coverage(processes: list[Process]) -> Figure:
     """A panel a process: coverage of I at each L and of β, direct with the exact predictor, by number of documents."""
     first = processes[0]
     exact = pd.concat([one.table[one.table["predictor"] == "exact"] for one in processes])
-    direct, vclub = exact[exact["estimator"] == "direct"], exact[exact["estimator"] == "vclub"]
+    direct = exact[exact["estimator"] == "direct"]
     numbers = sorted(direct["n_documents"].unique())
     if len(numbers) > len(DOCUMENTS):
         raise UserError(f"{first.path}: {len(numbers)} numbers of documents, and at most {len(DOCUMENTS)} can be drawn")
     replications = direct["replications"].min(), direct["replications"].max()
-    vclub_mi = vclub.loc[vclub["quantity"] == "mi", "coverage"]
     times = " to ".join(dict.fromkeys(f"{n:,.0f}" for n in replications))
-    caption = [
-        "How often 95% intervals of direct with the exact predictor, documents taken as independent (as they are "
-        f"here), held the truth, of {times} replications; bars: binomial 95% intervals.",
-        f"β GLS, β OLS: exponent by generalised, by ordinary least squares, L = {first.window[0]} to "
-        f"{first.window[1]}; truth: the same fit of the exact curve. Half-widths: of the 95% interval of β, mean, "
-        f"{numbers[-1]:,.0f} documents.",
-        f"Intervals of vCLUB, not drawn, held the true I in {vclub_mi.min():.0%} to {vclub_mi.max():.0%}.",
-    ]
+    caption = [f"Of {times} replications of direct with the exact predictor; bars: binomial 95% intervals."]
     labels = [*(f"{n:,.0f} documents" for n in numbers), f"{BAND[0]:.0%} to {BAND[1]:.0%}"]
     columns = len(labels) if len(processes) > 1 else 1  # of the legend
     fig, axes = new_figure(

@@ -1,6 +1,6 @@
 """History states of models against the mutual information that they have to carry (the L²M condition, Sec. 5).
 
-    python plots/condition.py --results results/condition
+    python plots/condition.py --results results/condition --out results/condition/condition
 
 Not a figure of the paper. Reads capacity.csv and required.csv (l2m_condition/required_state.py) and, where it is there,
 state_information.csv (state_information.py) from the folder. Writes results/condition/condition.png and .pdf:
@@ -90,6 +90,8 @@ def read_condition(folder: Path) -> Condition:
     """UserError: a file or column is missing, a number is none, nothing to draw, or an unknown group."""
     states = read_table(folder / "capacity.csv", CAPACITY, REMEDY, ["model", "group"]).drop_duplicates()
     required = read_table(folder / "required.csv", REQUIRED, REMEDY, ["law", "capacity"], MAY_LACK)
+    if required.duplicated(["law", "capacity", "L_tokens"]).any():
+        raise UserError(f"{folder / 'required.csv'} has rows twice: {REMEDY}")
     required = required[required["L_tokens"].between(states["L_tokens"].min(), states["L_tokens"].max())]
     if states.empty or required.empty:
         raise UserError(f"{folder}: capacity.csv and required.csv share no L, so nothing to draw: {REMEDY}")
@@ -228,7 +230,14 @@ def put_names(ax: Axes, names: list[tuple[float, str, str]]) -> None:
             color=color,
             fontsize=SMALL,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.5,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
 
 
@@ -291,21 +300,11 @@ def readable(value: float) -> str:
 
 
 def caption(found: Condition) -> list[str]:
-    text = [
-        "Where a law lies above a model's line, the model cannot carry I(L/2; L), were an element to hold no more than "
-        "is said beside it; what it holds is an assumption. Below the line is no promise: a state may be large and "
-        "unused. The lines say how large a state would be, not for which lengths a model was built."
-    ]
-    if not found.required["law"].str.startswith("paper-").all():
-        text[0] += " A measured law is extrapolated from the lengths of its fit."
-    if found.information is not None:
-        values = found.information["nats_per_element"]
-        text.append(f"Right: {len(values)} runs on Gaussian sequences (Fig. 3), utilisation times I(L/2; L) / state.")
-        text[-1] += " Dashed: the most."
-        below = int((values <= 0).sum())
-        if below:
-            text[-1] += f" ▾\u00a0{below} runs predict no better than the law of the second half alone."
-    return text
+    if found.information is None:
+        return ["A model whose line lies below a law cannot", "carry I(L/2; L)."]
+    below = int((found.information["nats_per_element"] <= 0).sum())
+    right = "Right: runs on Gaussian sequences" + f"; ▾: {below} that carried nothing." * bool(below)
+    return ["Left: a model whose line lies below a law cannot carry I(L/2; L).", right]
 
 
 def main(cfg: Settings) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, some ten seconds.
+# Redraws every figure whose CSVs are in results/, as PNG and PDF. No GPU, no model; one CPU core, about a minute.
 # Figures 2b, B.2 and B.3 show one run (results/fig2b), B.1 this one beside those of results/figB1/<corpus>; each run gets
 # its sweep.png beside its CSVs. Figure 2c shows results/fig2c, B.4 and B.5 this one beside those of
 # results/figB4/<corpus>. results/calibration holds a folder for each process, results/figC6 one for each family.
@@ -37,28 +37,40 @@ if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && [ ${#families[@]}
 fi
 
 if [ -f results/fig2b/bipartite.csv ]; then
-  for figure in fig2b figB2 figB3; do "$python" "plots/$figure.py" --results results/fig2b; done
+  for figure in 2b B.2 B.3; do
+    name=fig${figure/./}
+    "$python" plots/bipartite.py --figure "$figure" --results results/fig2b --out "results/$name/$name"
+  done
 fi
 if compgen -G 'results/figB1/*/bipartite.csv' > /dev/null; then
-  "$python" plots/figB1.py --results "${bipartite[@]}"
+  "$python" plots/bipartite.py --figure B.1 --results "${bipartite[@]}" --out results/figB1/figB1
 fi
 for folder in results/fig2b results/figB1/*; do
-  if [ -f "$folder/sweep.csv" ]; then "$python" plots/sweep.py --results "$folder"; fi
+  if [ -f "$folder/sweep.csv" ]; then
+    "$python" plots/bipartite.py --figure sweep --results "$folder" --out "$folder/sweep"
+  fi
 done
-if [ -f results/fig2c/two_point.csv ]; then "$python" plots/fig2c.py --results results/fig2c; fi
+if [ -f results/fig2c/two_point.csv ]; then
+  "$python" plots/two_point.py --figure 2c --results results/fig2c --out results/fig2c/fig2c
+fi
 if [ ${#two_point[@]} -gt 0 ]; then
-  for figure in figB4 figB5; do "$python" "plots/$figure.py" --results "${two_point[@]}"; done
+  for figure in B.4 B.5; do
+    name=fig${figure/./}
+    "$python" plots/two_point.py --figure "$figure" --results "${two_point[@]}" --out "results/$name/$name"
+  done
 fi
 if $calibration; then "$python" plots/calibration.py --results results/calibration; fi
-if [ ${#families[@]} -gt 0 ]; then "$python" plots/figC6.py --results "${families[@]}"; fi
+if [ ${#families[@]} -gt 0 ]; then
+  "$python" plots/families.py --results "${families[@]}" --out results/figC6/figC6
+fi
 if [ -f results/fig3/summary.csv ]; then
-  for figure in fig3 utilisation training; do "$python" "plots/$figure.py" --results results/fig3; done
-  "$python" plots/figG7.py --results results/fig3
-  "$python" plots/figG7.py --results results/fig3 --quantity nll --out results/figG8/figG8
+  for picture in 3:fig3/fig3 G.7:figG7/figG7 G.8:figG8/figG8 utilisation:fig3/utilisation training:fig3/training; do
+    "$python" plots/gaussian_models.py --figure "${picture%%:*}" --results results/fig3 --out "results/${picture#*:}"
+  done
 fi
 for figure in fig4 figG9; do
   if [ -f "results/$figure/smooth.csv" ]; then
-    "$python" plots/fig4.py --results "results/$figure" --out "results/$figure/$figure"
+    "$python" plots/books.py --results "results/$figure" --out "results/$figure/$figure"
   fi
 done
 if [ -f results/condition/required.csv ]; then "$python" plots/condition.py --results results/condition; fi

@@ -1,7 +1,6 @@
-"""What every figure shares: reading and checking the CSVs, colours, axes, labels, and saving as PNG and PDF.
+"""What every figure shares: reading and checking CSVs, colours, axes, legends, and saving as PNG and PDF.
 
-Nothing is computed here: points and error bars are those of bipartite.csv, lines and β with its interval those of
-fit.csv.
+Nothing is fitted or selected here: what a picture needs stands in the CSVs.
 """
 
 from __future__ import annotations
@@ -16,18 +15,21 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from common.cli import UserError
+from common.powerlaw import LAWS
 from common.record import atomic_file, numbers, read_csv
 
 COLUMN_IN, PAGE_IN = 3.4, 7.0  # widths of a figure in one column and across the page
-LEFT_IN, RIGHT_IN, TOP_IN = 0.74, 0.1, 0.08  # margins; the left one holds the y label and its ticks'
+LEFT_IN, RIGHT_IN, TOP_IN = 0.74, 0.14, 0.08  # margins; the left one holds the y label and its ticks'
 BETWEEN_IN = 0.12  # between panels side by side
 X_LABEL_IN = 0.42  # under a panel: tick labels and the x label
 LEGEND_LINE_IN, CAPTION_LINE_IN, TITLE_LINE_IN = 0.122, 0.108, 0.14
@@ -77,86 +79,13 @@ class SeriesStyle:
         }
 
 
-STYLES = {
-    "direct": SeriesStyle("direct", "#0072B2", "o", 5.0, filled=False),
-    "direct_corrected": SeriesStyle("direct, corrected", "#D55E00", "D", 2.6),
-    "vclub": SeriesStyle("vCLUB", "#009E73", "^", 3.6),
-    "direct_unpaired": SeriesStyle("direct, unpaired", "#CC79A7", "s", 4.0, filled=False),
-}
-BARS = "Bars: ±1 standard error over documents."
-NO_POWER_LAW = 0.001  # not in the paper: p-value of a fit below which the caption warns of its line
-INDEPENDENT = "with documents taken as independent"  # the interval where no books were resampled
-CORRECTED = "Corrected: the entropy of Y's first two tokens in part from 2-gram counts."
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
+ACCEPTED = 0.05  # not in the paper: the least p-value of a fitted law that is drawn
 
-BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
-FIT = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95", "boot_lo95"]
-FIT += ["boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc", "scale"]
-TEXT = ["source", "model", "estimator", "law", "parameter", "boot_clusters", "scale"]
-MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "chi2", "p_value", "aicc"]  # NaN where a fit claims nothing
-
-
-@dataclass(frozen=True)
-class Results:
-    """bipartite.csv and fit.csv of one folder."""
-
-    folder: Path
-    bipartite: pd.DataFrame
-    fits: pd.DataFrame
-    source: str
-    model: str
-
-    def points(self, estimator: str, ratio: int) -> pd.DataFrame:
-        """The rows of an estimator with L = ratio · ell, ascending in L."""
-        rows = self.bipartite[self.bipartite["estimator"] == estimator]
-        return rows[rows["L_tokens"] / rows["ell_tokens"] == ratio].sort_values("L_tokens")
-
-    def present(self, estimators: Sequence[str], ratio: int) -> list[str]:
-        """Those of some estimators that have points. UserError: none has one that a logarithmic axis can show."""
-        found = [name for name in estimators if len(self.points(name, ratio))]
-        where = f"{self.folder / 'bipartite.csv'}: no points to draw"
-        if not found:
-            raise UserError(f"{where}: no {' or '.join(estimators)} at L = {ratio} ell: {remedy(self.folder)}")
-        if all((self.points(name, ratio)["mi_nats"] <= 0).all() for name in found):
-            raise UserError(f"{where}: all at L = {ratio} ell are at or below 0 nats: score more documents")
-        return found
-
-    def fit(self, estimator: str, ratio: int) -> pd.DataFrame | None:
-        """Rows A and beta of the fit I = A · L^β by generalised least squares; None where there is none."""
-        fits = self.fits
-        fits = fits[(fits["estimator"] == estimator) & (fits["L_over_ell"] == ratio) & (fits["law"] == "power")]
-        if fits.empty:
-            return None
-        if sorted(fits["parameter"]) != ["A", "beta"]:
-            raise UserError(
-                f"{self.folder / 'fit.csv'} has not one A and one beta for {estimator}, L = {ratio} ell: "
-                "run estimate_bipartite.py again"
-            )
-        return fits.set_index("parameter")
-
-
-Panel = tuple[Results, Sequence[str], int]  # what a panel shows: results, estimators, L/ell
-
-
-def read_results(folder: Path) -> Results:
-    """Read and check bipartite.csv and fit.csv of a folder.
-
-    UserError: a file or a column is missing, a number is none, an estimator is unknown, a point is there twice, or the
-    files are of several corpora or models.
-    """
-    bipartite = read_table(folder / "bipartite.csv", BIPARTITE, remedy(folder), TEXT)
-    fits = read_table(folder / "fit.csv", FIT, remedy(folder), TEXT, MAY_LACK)
-    if bipartite.empty:
-        raise UserError(f"{folder / 'bipartite.csv'} has no rows, so no points to draw: {remedy(folder)}")
-    known_estimators(folder / "bipartite.csv", bipartite)
-    known_estimators(folder / "fit.csv", fits)
-    if bipartite.duplicated(["estimator", "ell_tokens", "L_tokens"]).any():
-        raise UserError(f"{folder / 'bipartite.csv'} has points twice: keep one run in a folder")
-    runs = pd.concat([bipartite, fits])[["source", "model"]].drop_duplicates()
-    if len(runs) > 1:
-        found = " and ".join(f"{source}, {model}" for source, model in runs.itertuples(index=False))
-        raise UserError(f"{folder}: its CSVs are of {found}: keep one corpus and model in a folder")
-    source, model = runs.iloc[0]
-    return Results(folder, bipartite, fits, source, model)
+FIT = ["source", "model", "estimator", "law", "parameter", "value", "lo95", "hi95", "boot_lo95", "boot_hi95"]
+FIT += ["L_min", "L_max", "p_value", "selected"]
+TEXT = ["source", "model", "tokenizer", "estimator", "law", "parameter", "selected", "plateau_law"]
+MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit claims nothing
 
 
 def read_table(
@@ -194,71 +123,65 @@ def above_zero(values: pd.Series, path: Path, column: str, remedy: str) -> pd.Se
     return values[values > 0]
 
 
-def remedy(folder: Path) -> str:
-    return (
-        "make it with python measure_mutual_info/estimate_bipartite.py --scores SCORES.csv --counts COUNTS.csv "
-        f"--out {folder}"
-    )
+def one_run(folder: Path, tables: Sequence[pd.DataFrame], names: tuple[str, str]) -> tuple[str, str]:
+    """Corpus and model (or tokenizer) of the CSVs of a folder. UserError: there are several."""
+    runs = pd.concat(tables)[list(names)].drop_duplicates()
+    if len(runs) > 1:
+        found = " and ".join(", ".join(run) for run in runs.itertuples(index=False))
+        raise UserError(f"{folder}: its CSVs are of {found}: keep one corpus and {names[1]} in a folder")
+    return tuple(runs.iloc[0])
 
 
-def known_estimators(path: Path, table: pd.DataFrame) -> None:
-    """UserError: the table has an estimator that is not one of STYLES."""
-    unknown = [name for name in table["estimator"].unique() if name not in STYLES]
-    if unknown:
-        raise UserError(f"{path}: unknown estimator {unknown[0]!r}; known: {', '.join(STYLES)}")
-
-
-def beta_interval(fit: pd.DataFrame) -> tuple[float, float, str]:
-    """The 95% interval of β and where it comes from: of resampled books where there is one."""
-    low, high, units = fit.loc["beta", ["boot_lo95", "boot_hi95", "boot_clusters"]]
-    if math.isfinite(low) and math.isfinite(high):
-        return low, high, f"from {units.replace(' ', ' resampled ')}"  # "4 books"
-    return *fit.loc["beta", ["lo95", "hi95"]], INDEPENDENT
-
-
-def beta_label(fit: pd.DataFrame | None) -> str:
-    """Such as "β = 0.71 [0.68, 0.74], χ²/dof 9/8"; a third digit where two would hide the 95% interval.
-
-    Where χ² is far above its degrees of freedom the points are no power law, and the interval means little.
+def with_interval(symbol: str, fit: pd.DataFrame, parameter: str) -> str:
+    """Such as "β = 0.71 [0.68, 0.74]": a 95% interval of resampled books where there is one; a third digit where two
+    would hide it. fit: rows of fit.csv, their parameters as index.
     """
-    if fit is None:
-        return "no fit"
-    beta, chi2, dof = fit.loc["beta", ["value", "chi2", "dof"]]
-    low, high, _ = beta_interval(fit)
+    value, lo95, hi95, low, high = fit.loc[parameter, ["value", "lo95", "hi95", "boot_lo95", "boot_hi95"]]
+    low, high = (low, high) if math.isfinite(low) and math.isfinite(high) else (lo95, hi95)
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"β = {beta:.2f} [no interval], χ²/dof {chi2:.0f}/{dof:.0f}"
+        return f"{symbol} = {value:.2f} [no interval]"
     digits = 2 if high - low >= 0.02 else 3
-    return f"β = {beta:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], χ²/dof {chi2:.0f}/{dof:.0f}"
+    return f"{symbol} = {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def draw_series(ax: Axes, results: Results, estimators: Sequence[str], ratio: int) -> tuple[list, list[str]]:
-    """Points ± 1 standard error and fitted lines of some estimators; returns handles and labels for the legend.
+def draw_law(ax: Axes, fit: pd.DataFrame, color: str, less: float = 0.0) -> Line2D:
+    """The law of some rows of fit.csv, `parameter` their index, over its range; `less` nats below."""
+    law, low, high = fit.iloc[0][["law", "L_min", "L_max"]]
+    form, values = LAWS[law.removesuffix("_wls")], fit["value"]
+    if "alpha" in values:
+        values = pd.concat([values, pd.Series({"beta": -values["alpha"]})])
+    theta = [math.log(values[name]) if name in form.positive else values[name] for name in form.parameters]
+    L = np.geomspace(low, high, 100)
+    mi = form.mi(np.array(theta), np.log(L)) - less
+    (line,) = ax.plot(L[mi > 0], mi[mi > 0], color=color, linewidth=0.9, zorder=2, gid="fit")
+    return line
 
-    Points at or below 0 have no place on a logarithmic axis: a small downward marker stands at the bottom edge.
+
+def draw_points(ax: Axes, x: pd.Series, y: pd.Series, error: pd.Series, look: SeriesStyle, index: int = 0) -> Artist:
+    """Points ± 1 standard error, the series `index` of the panel."""
+    return ax.errorbar(x, y, yerr=error, **look.marks(), capsize=1.5, capthick=0.6, zorder=3 + index)
+
+
+def draw_slopes(
+    ax: Axes, windows: pd.DataFrame, column: str, look: SeriesStyle, shift: float, x: pd.Series | None = None
+) -> Artist:
+    """A column of sweep.csv with its 95% interval, `shift` lengths to the right so that bars do not overlap.
+
+    x: where; between L_min and L_max if not given.
     """
-    handles, labels = [], []
-    for index, estimator in enumerate(estimators):
-        look, points, fit = STYLES[estimator], results.points(estimator, ratio), results.fit(estimator, ratio)
-        shown = points[points["mi_nats"] > 0]
-        bar = ax.errorbar(
-            shown["L_tokens"],
-            shown["mi_nats"],
-            yerr=shown["stderr_nats"],
-            **look.marks(),
-            capsize=1.5,
-            capthick=0.6,
-            zorder=3 + index,
-        )
-        handle = bar
-        if fit is not None:
-            L = fit.loc["A", ["L_min", "L_max"]].to_numpy(float)
-            A, beta = fit["value"]["A"], fit["value"]["beta"]
-            (line,) = ax.plot(L, A * L**beta, color=look.color, linewidth=0.9, zorder=2, gid="fit")
-            handle = (line, bar)
-        mark_below(ax, points.loc[points["mi_nats"] <= 0, "L_tokens"], index, look.color)
-        handles.append(handle)
-        labels.append(f"{look.label}: {beta_label(fit)}")
-    return handles, labels
+    x = np.sqrt(windows["L_min"] * windows["L_max"]) if x is None else x
+    bars = [windows[column] - windows["lo95"], windows["hi95"] - windows[column]]
+    return ax.errorbar(x * 2 ** (0.18 * shift), windows[column], yerr=bars, **look.marks(0.8), zorder=4)
+
+
+def slope_axes(axes: Sequence[Axes], values: Sequence[float]) -> None:
+    """One y axis around these numbers, NaN apart."""
+    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(values), max(values)
+    margin = max(0.06 * (high - low), 0.05)
+    for ax in axes:
+        ax.set_ylim(low - margin, high + margin)
+        ax.yaxis.set_major_locator(MaxNLocator(4 if ax.get_position().height * ax.figure.get_figheight() < 1 else 6))
 
 
 def mark_below(ax: Axes, L: pd.Series, index: int, color: str) -> None:
@@ -275,75 +198,6 @@ def mark_below(ax: Axes, L: pd.Series, index: int, color: str) -> None:
     )
 
 
-def draw_panels(
-    panels: Sequence[Panel], titles: Sequence[str], y_label: str, names: Sequence[str] | None = None
-) -> Figure:
-    """Panels side by side under their titles, with the same y limits and a legend each.
-
-    names: what the caption calls them; their titles if not given.
-    """
-    series = max(len(estimators) for _, estimators, _ in panels)
-    fig, axes = new_figure(len(panels), y_label, series, notes(panels, names or titles), titles)
-    legends = [draw_series(ax, *panel) for ax, panel in zip(axes, panels, strict=True)]
-    log_axes(axes, panels)
-    for ax, legend in zip(axes, legends, strict=True):
-        put_legend(ax, *legend)
-    return fig
-
-
-def notes(panels: Sequence[Panel], names: Sequence[str] = ()) -> list[str]:
-    """The caption: corpus, model and documents; points at the bottom edge, by panel; what bars and lines mean.
-
-    names: of the panels, or none where there is one.
-    """
-    below, linear, intervals, misfit = [], [], {}, False
-    for panel, (results, estimators, ratio) in enumerate(panels):
-        where = f"{names[panel]}: " if names else ""
-        points = {STYLES[name].label: results.points(name, ratio) for name in estimators}
-        counts = [
-            f"{(rows['mi_nats'] <= 0).sum()} of {len(rows)} ({label})"
-            for label, rows in points.items()
-            if (rows["mi_nats"] <= 0).any()
-        ]
-        if counts:
-            below.append(f"▾\u00a0{where}points at or below 0 nats: {', '.join(counts)}.")
-        fits = {STYLES[name].label: results.fit(name, ratio) for name in estimators}
-        fits = {label: fit for label, fit in fits.items() if fit is not None}
-        misfit |= any(fit["p_value"]["beta"] < NO_POWER_LAW for fit in fits.values())
-        labels = [label for label, fit in fits.items() if fit["scale"]["beta"] == "linear"]
-        if labels:
-            linear.append(where + ", ".join(labels))
-        origins: dict[str, list[str]] = {}
-        for label, fit in fits.items():
-            origins.setdefault(beta_interval(fit)[2], []).append(label)
-        for origin, labels in origins.items():
-            of = where + ", ".join(labels) if len(origins) > 1 else where.removesuffix(": ")
-            intervals.setdefault(origin, []).append(of)
-    how = [BARS]
-    if intervals:
-        how.append("Lines: A·L^β over the fit's range, β with its 95% interval")
-        if len(intervals) == 1:
-            how[-1] += f" {next(iter(intervals))}."
-        else:
-            how[-1] += " " + "; ".join(f"{origin} ({', '.join(of)})" for origin, of in intervals.items()) + "."
-    if any("direct_corrected" in estimators for _, estimators, _ in panels):
-        how.append(CORRECTED)
-    if linear:
-        how.append(f"Fitted to I, not to log I, because of points near 0: {'; '.join(linear)}.")
-    if misfit:
-        how.append("Where χ² is far above dof the points are no power law, and the line may run beside them.")
-    sources = dict.fromkeys(source_line(*panel) for panel in panels)
-    return ["; ".join(sources) + ".", *below, " ".join(how)]
-
-
-def source_line(results: Results, estimators: Sequence[str], ratio: int) -> str:
-    """Corpus, model and number of documents."""
-    n_documents = pd.concat([results.points(name, ratio)["n_documents"] for name in estimators])
-    low, high = n_documents.min(), n_documents.max()
-    documents = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-    return f"{results.source}, {results.model}, {documents} documents"
-
-
 def wrap(text: str, width_in: float) -> list[str]:
     """Lines of the small font that fit into a width in inches."""
     return textwrap.wrap(text, int(width_in * CHARACTERS_PER_IN))
@@ -355,17 +209,18 @@ def new_figure(
     entries: int,
     caption: Sequence[str],
     titles: Sequence[str] = (),
-    lower_in: float = 0.0,
+    lower: tuple[str, float] | None = None,
     x_labels: Sequence[str] = (),
     one_legend: bool = False,
     columns: int | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Panels of one size, each with room for a legend under it, and a grey caption under everything.
+    """Panels of one size, each with room for a legend under it, and a short grey caption under everything.
 
     y_label: of all panels, which then share their y ticks, or one a panel. entries: lines of the legend. caption: its
-    paragraphs. titles: one a panel, or none. lower_in: height of a further panel under a single one, with the same x
-    axis; it is the last of the axes returned. x_labels: one a panel; L where none are given. one_legend: room for one
-    legend under all panels instead of one under each. columns: panels side by side; up to three if not given.
+    lines, two at most. titles: one a panel, or none. lower: y label and height in inches of a further panel under each,
+    with the same x axis; these follow the others in the axes returned. x_labels: one a panel; L where none are given.
+    one_legend: room for one legend under all panels instead of one under each. columns: panels side by side; up to
+    three if not given.
     """
     matplotlib.rcParams.update(RC)
     columns = min(panels, columns or (2 if panels in (2, 4) else 3))
@@ -380,36 +235,33 @@ def new_figure(
     titles = [[line for part in title.split("\n") for line in wrap(part, room)] for title in titles]
     above_in = TOP_IN + max([len(title) for title in titles], default=0) * TITLE_LINE_IN
     lines = [line for paragraph in caption for line in wrap(paragraph, width - 0.1)]
+    lower_label, lower_in = lower or ("", 0.0)
     row_in = above_in + panel_in + lower_in + X_LABEL_IN + (0 if one_legend else legend_in + 0.14)
     foot_in = len(lines) * CAPTION_LINE_IN + 0.05 + (legend_in + 0.14 if one_legend else 0)
     height = rows * row_in + foot_in
     fig = Figure(figsize=(width, height))
 
-    axes: list[Axes] = []
-
-    def add(left: float, bottom: float, high: float, sharex: Axes | None = None) -> None:
-        box = (left / width, bottom / height, panel_width / width, high / height)
-        axes.append(fig.add_axes(box, sharex=sharex))
-        axes[-1].set_xlabel(x_labels[len(axes) - 1] if x_labels else L_AXIS)
-        axes[-1].yaxis.set_label_coords((0.31 - LEFT_IN) / panel_width, 0.5)
-
-    for index in range(panels):
+    def add(index: int, label: str | Sequence[str], below_in: float, high: float, sharex: Axes | None = None) -> Axes:
         row, column = divmod(index, columns)
         left = LEFT_IN + column * (panel_width + between_in)
-        bottom = height - row * row_in - above_in - panel_in
-        add(left, bottom, panel_in)
-        if not shared:
-            axes[-1].set_ylabel(y_label[index])
-        elif column == 0:
-            axes[-1].set_ylabel(y_label)
+        bottom = height - row * row_in - above_in - panel_in - below_in
+        ax = fig.add_axes((left / width, bottom / height, panel_width / width, high / height), sharex=sharex)
+        ax.set_xlabel(x_labels[index] if x_labels else L_AXIS)
+        ax.yaxis.set_label_coords((0.31 - LEFT_IN) / panel_width, 0.5)
+        if column == 0 or not isinstance(label, str):
+            ax.set_ylabel(label if isinstance(label, str) else label[index])
         else:
-            axes[-1].tick_params(labelleft=False)
+            ax.tick_params(labelleft=False)
+        return ax
+
+    axes = [add(index, y_label, 0, panel_in) for index in range(panels)]
     for ax, title in zip(axes, titles, strict=False):
         ax.set_title("\n".join(title))
-    if lower_in:
-        add(LEFT_IN, bottom - lower_in, lower_in - 0.1, sharex=axes[0])
-        axes[0].tick_params(labelbottom=False)
-        axes[0].set_xlabel("")
+    if lower:
+        for index, ax in enumerate(axes[:panels]):
+            axes.append(add(index, lower_label, lower_in, lower_in - 0.1, sharex=ax))
+            ax.tick_params(labelbottom=False)
+            ax.set_xlabel("")
     fig.text(0.05 / width, 0.05 / height, "\n".join(lines), fontsize=SMALL, color=GREY, va="bottom", linespacing=1.0)
     return fig, axes
 
@@ -440,28 +292,6 @@ def put_legend(ax: Axes, handles: list, labels: list[str], columns: int = 1) -> 
         handletextpad=0.6,
         labelspacing=0.25,
     )
-
-
-def log_axes(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    """Log-log axes around all that can be shown, with plain numbers at powers of two or ten; one y axis for all.
-
-    panels: the results, estimators and L/ell of each. An error bar that reaches far down runs out of the axis instead
-    of stretching it.
-    """
-    points = pd.concat([results.points(name, ratio) for results, names, ratio in panels for name in names])
-    shown = points[points["mi_nats"] > 0]
-    low = np.maximum(shown["mi_nats"] - shown["stderr_nats"], shown["mi_nats"] / 2).min()
-    high = (shown["mi_nats"] + shown["stderr_nats"]).max()
-    for line in (line for ax in axes for line in ax.get_lines() if line.get_gid() in ("fit", "paper")):
-        low, high = min(low, *line.get_ydata()), max(high, *line.get_ydata())
-    margin = max(high / low, 2) ** 0.04
-    below = points.loc[points["mi_nats"] <= 0, "estimator"].nunique()
-    low, high = low / margin ** (1 + 2 * below), high * margin  # markers of points at or below 0 stand at the bottom
-    for ax in axes:
-        length_axis(ax, points["L_tokens"])
-        ax.set_yscale("log")
-        ax.set_ylim(low, high)
-        plain_ticks(ax.yaxis, low, high, base=10 if high / low > 1000 else 2, room=12)
 
 
 def length_axis(ax: Axes, L: pd.Series) -> None:

@@ -207,21 +207,23 @@ def state_information(folder: Path) -> list[object]:
     return ["--summary", folder / "summary.csv", "--out", folder / "state_information.csv"]
 
 
-def drawn(*tables: str) -> Callable[[Path], list[object]]:
+def drawn(*tables: str, figure: str = "") -> Callable[[Path], list[object]]:
     def make(folder: Path) -> list[object]:
         for table in tables:
             rows(table, folder, 4000)
-        return ["--results", folder, "--out", folder / "figure"]
+        return [*(["--figure", figure] if figure else []), "--results", folder, "--out", folder / "figure"]
 
     return make
 
 
-FIG2B = ("fig2b/bipartite.csv", "fig2b/fit.csv")
-FIG2C = ("fig2c/two_point.csv", "fig2c/fit.csv")
-FIG3 = ("fig3/kl.csv", "fig3/summary.csv", "fig3/training.csv", "fig3/collapse.csv")
+FIG2B = ("fig2b/bipartite.csv", "fig2b/fit.csv", "fig2b/sweep.csv")
+FIG2C = ("fig2c/two_point.csv", "fig2c/fit.csv", "fig2c/sweep.csv")
+FIG3 = ("fig3/kl.csv", "fig3/summary.csv", "fig3/training.csv")
 FIG4 = ("fig4/smooth.csv", "fig4/summary.csv", "fig4/gap.csv", "fig4/crossover.csv")
 FIGC6 = tuple(f"figC6/subvolume/{name}.csv" for name in ("gaussian_mi", "two_point", "rank", "fit"))
-CONDITION = tuple(f"condition/{name}.csv" for name in ("state", "condition", "capacity", "required", "measured"))
+CONDITION = tuple(
+    f"condition/{name}.csv" for name in ("state", "condition", "capacity", "required", "state_information")
+)
 CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/prepare_dataset.py", prepare_json_lines),
     ("measure_mutual_info/prepare_dataset.py", prepare_parquet),
@@ -239,12 +241,11 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
     ("l2m_condition/state_information.py", state_information),
-    *((f"plots/{name}.py", drawn(*FIG2B)) for name in ("fig2b", "figB1", "figB2", "figB3")),
-    ("plots/sweep.py", drawn(*FIG2B, "fig2b/sweep.csv")),
-    *((f"plots/{name}.py", drawn(*FIG2C)) for name in ("fig2c", "figB4", "figB5")),
-    *((f"plots/{name}.py", drawn(*FIG3)) for name in ("fig3", "utilisation", "training", "figG7")),
-    ("plots/fig4.py", drawn(*FIG4)),
-    ("plots/figC6.py", drawn(*FIGC6)),
+    *(("plots/bipartite.py", drawn(*FIG2B, figure=name)) for name in ("2b", "B.1", "B.2", "B.3", "sweep")),
+    *(("plots/two_point.py", drawn(*FIG2C, figure=name)) for name in ("2c", "B.4", "B.5")),
+    *(("plots/gaussian_models.py", drawn(*FIG3, figure=name)) for name in ("3", "utilisation", "training", "G.7")),
+    ("plots/books.py", drawn(*FIG4)),
+    ("plots/families.py", drawn(*FIGC6)),
     ("plots/condition.py", drawn(*CONDITION)),
 ]
 

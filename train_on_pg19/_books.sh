@@ -98,7 +98,7 @@ curves() {
         --out "$out" $evaluate_flags
     # shellcheck disable=SC2086
     "$python" train_on_pg19/compare.py --store "$store" --out "$out" ${pairs:+--pairs $pairs}
-    "$python" plots/fig4.py --results "$out" --out "$out/$figure"
+    "$python" plots/books.py --results "$out" --out "$out/$figure"
 }
 
 train() { # MODEL SEED

@@ -148,6 +148,7 @@ def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
     missed = fit["heldout_error"].abs().groupby("law").first()
     assert missed[law] < 0.01
     assert missed[other] > 5 * missed[law]
+    assert set(fit.index[fit["selected"]].get_level_values("law")) == {law}
 
 
 def test_logarithm_by_hand():

@@ -27,6 +27,7 @@ from measure_mutual_info.counting.entropy import (
 from measure_mutual_info.estimate_two_point import (
     FIT_COLUMNS,
     KINDS,
+    SWEEP_COLUMNS,
     TWO_POINT_COLUMNS,
     bootstrap_intervals,
     covariance_is_known,
@@ -394,7 +395,8 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
     mine = fits[fits["estimator"] == "grassberger"].set_index(["law", "parameter"])
     expected = [("power", ["A", "alpha"]), ("exponential", ["A", "xi"]), ("constant", ["C"])]
     expected += [("exponential_plus_constant", ["A", "xi", "C"])]
-    expected += [(f"power_plus_constant{end}", ["A", "alpha", "C"]) for end in ("", "_wls", "_ols")]
+    expected += [(f"power_plus_constant{end}", ["A", "alpha", "C"]) for end in ("", "_wls")]
+    expected += [("paper_eq_b15", ["A", "alpha", "C"])]
     for law, parameters in expected:
         assert mine.loc[law].index.tolist() == parameters
     assert mine.loc[("power", "alpha"), "lo95"] < mine.loc[("power", "alpha"), "value"]
@@ -403,6 +405,19 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
     plateau_of = json.loads((tmp_path / "out" / "fit.json").read_text())["plateau_of"]
     C = mine.loc[(plateau_of, "C"), "value"]
     assert (main_rows["mi_nats"] - main_rows["mi_corrected_nats"]).to_numpy() == pytest.approx(C, abs=1e-12)
+    assert (main_rows["plateau_nats"] == C).all()
+    assert (main_rows["plateau_law"] == plateau_of).all()
+    compared = mine[~mine.index.get_level_values("law").str.endswith("_wls")]
+    selected = compared.index.get_level_values("law")[compared["selected"]]
+    assert set(selected) == {compared["aicc"].idxmin()[0]}
+    assert not fits.loc[fits["estimator"] == "naive", "selected"].any()
+
+    windows = pd.read_csv(tmp_path / "out" / "sweep.csv")
+    assert windows.columns.tolist() == SWEEP_COLUMNS
+    step = windows.set_index(["L_min", "L_max"]).loc[(1, 2)]
+    left = main_rows.set_index("d_tokens")["mi_corrected_nats"]
+    assert step["alpha"] == pytest.approx(math.log2(left[1] / left[2]))
+    assert step["lo95"] < step["alpha"] < step["hi95"]
     assert "power_plus_constant_wls, grassberger, d = 1 to 8" in done.stdout
     assert "20 units" in done.stdout
 

@@ -67,7 +67,7 @@ def test_from_texts_to_the_figures(mine):
     assert bipartite["L_tokens"].max() == 128
     assert "I(ell; L) at L = 2 ell" in done.stdout
     # What so small a model has learned, and whether an exponent can be had of it, depends on the processor.
-    assert (results / "sweep.png").exists() != ("no sweep.png: too few points" in done.stdout)
+    assert (results / "sweep.png").exists() != ("sweep.png: too few points" in done.stdout)
     before = (results / "scores.csv").stat().st_mtime_ns
     for name in ("figB2", "figB3"):
         again = figure(name, mine)

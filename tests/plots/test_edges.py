@@ -70,37 +70,37 @@ def test_ordinary_names_stay():
 
 
 @pytest.mark.parametrize(
-    ("script", "tables", "column"),
+    ("script", "tables", "figure", "column"),
     [
-        *((f"plots/{name}.py", FIG2B, "bipartite.mi_nats") for name in ("fig2b", "figB1", "figB2", "figB3")),
-        *((f"plots/{name}.py", FIG2C, "two_point.d_tokens") for name in ("fig2c", "figB4", "figB5")),
-        ("plots/fig2b.py", FIG2B, "bipartite.L_tokens"),
-        ("plots/sweep.py", (*FIG2B, "fig2b/sweep.csv"), "sweep.L_min"),
-        ("plots/fig3.py", FIG3, "summary.mean_kl_nats"),
-        ("plots/fig3.py", FIG3, "summary.mi_nats"),
-        ("plots/utilisation.py", FIG3, "summary.L"),
-        ("plots/training.py", FIG3, "training.kl_nats"),
-        ("plots/training.py", FIG3, "training.step"),
-        ("plots/figG7.py", FIG3, "kl.kl_nats"),
-        ("plots/fig4.py", FIG4, "gap.position"),
-        ("plots/figC6.py", FIGC6, "rank.L"),
-        ("plots/condition.py", CONDITION, "capacity.L_tokens"),
-        ("plots/condition.py", CONDITION, "capacity.state_elements"),
-        ("plots/condition.py", CONDITION, "state_information.state_size"),
+        *(("bipartite.py", FIG2B, figure, "bipartite.mi_nats") for figure in ("2b", "B.1", "B.2", "B.3", "sweep")),
+        *(("two_point.py", FIG2C, figure, "two_point.d_tokens") for figure in ("2c", "B.4", "B.5")),
+        ("bipartite.py", FIG2B, "2b", "bipartite.L_tokens"),
+        ("bipartite.py", FIG2B, "sweep", "sweep.L_min"),
+        ("gaussian_models.py", FIG3, "3", "summary.mean_kl_nats"),
+        ("gaussian_models.py", FIG3, "3", "summary.mi_nats"),
+        ("gaussian_models.py", FIG3, "utilisation", "summary.L"),
+        ("gaussian_models.py", FIG3, "training", "training.kl_nats"),
+        ("gaussian_models.py", FIG3, "training", "training.step"),
+        ("gaussian_models.py", FIG3, "G.7", "kl.kl_nats"),
+        ("books.py", FIG4, "", "gap.position"),
+        ("families.py", FIGC6, "", "rank.L"),
+        ("condition.py", CONDITION, "", "capacity.L_tokens"),
+        ("condition.py", CONDITION, "", "capacity.state_elements"),
+        ("condition.py", CONDITION, "", "state_information.state_size"),
     ],
 )
-def test_nothing_for_a_logarithmic_axis(script, tables, column, tmp_path):
+def test_nothing_for_a_logarithmic_axis(script, tables, figure, column, tmp_path):
     table, column = column.split(".")
-    arguments = drawn(*tables)(tmp_path)
+    arguments = drawn(*tables, figure=figure)(tmp_path)
     change(tmp_path / f"{table}.csv", lambda t: t.assign(**{column: "0"}))
-    said = one_line_error(call_script(script, *arguments))
+    said = one_line_error(call_script(f"plots/{script}", *arguments))
     assert f"{tmp_path / table}.csv" in said
     assert column in said or "0 nats" in said
     assert not list(tmp_path.glob("figure*"))
 
 
 def test_a_position_that_a_logarithmic_axis_has_not(tmp_path):
-    done = call_script("plots/fig4.py", *drawn(*FIG4)(tmp_path), "--from-position", 0)
+    done = call_script("plots/books.py", *drawn(*FIG4)(tmp_path), "--from-position", 0)
     assert "--from-position 0: give 1 or more" in one_line_error(done)
 
 
@@ -108,9 +108,9 @@ def test_one_panel_of_fig_c6_with_nothing_above_0(tmp_path, figures):
     """Two positions may be independent where two halves are not."""
     arguments = drawn(*FIGC6)(tmp_path)
     change(tmp_path / "two_point.csv", lambda t: t.assign(mi_nats="0"))
-    assert call_script("plots/figC6.py", *arguments).returncode == 0
+    assert call_script("plots/families.py", *arguments).returncode == 0
     assert [[text.get_text() for text in ax.texts] for ax in figures[0].axes] == [[], ["all 0"], []]
-    assert "▾ no information." in caption_of(figures[0])
+    assert "▾: no information." in caption_of(figures[0])
     assert_texts_fit(figures[0])
 
 

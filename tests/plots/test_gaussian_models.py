@@ -11,12 +11,7 @@ import pytest
 
 from tests.plots.made_up import assert_texts_fit, bars_of, caption_of, fails, make_all
 
-# After made_up has put their folder on the path.
-import fig3  # isort: skip
-import figG7  # isort: skip
-import gaussian_models  # isort: skip
-import training  # isort: skip
-import utilisation  # isort: skip
+import gaussian_models  # isort: skip  # after made_up has put its folder on the path
 
 LENGTHS = (16, 64, 256)
 STATES = {"gpt2-mini": 256, "mamba2-mini-256": 776, "mamba2-mini-2048": 2624}  # the first one's grows: times L/2
@@ -50,10 +45,13 @@ def folder(tmp_path: Path) -> Path:
     table[::-1].to_csv(tmp_path / "summary.csv", index=False)
     pd.concat(kl)[::-1].to_csv(tmp_path / "kl.csv", index=False)
     pd.concat(log)[::-1].to_csv(tmp_path / "training.csv", index=False)
-    rows = [("mi_per_state", 0.91, 0.8, 0.95), ("L", 0.5, 0.3, 0.6), ("parameters", -0.1, -0.3, 0.2)]
-    collapse = pd.DataFrame(rows, columns=["predictor", "explained", "lo95", "hi95"])
-    collapse.to_csv(tmp_path / "collapse.csv", index=False)
     return tmp_path
+
+
+def draw(folder: Path, figure: str, **settings):
+    fig = gaussian_models.draw(gaussian_models.Settings(folder, folder / "x", figure, **settings))
+    assert_texts_fit(fig)
+    return fig
 
 
 def models(folder: Path) -> gaussian_models.Models:
@@ -70,8 +68,7 @@ def test_models_of_growing_state_come_first(folder):
 
 
 def test_fig3_draws_the_csvs(folder):
-    fig = fig3.draw(models(folder), fig3.read_collapse(folder))
-    assert_texts_fit(fig)
+    fig = draw(folder, "3")
     attention, fixed, against = fig.axes
     for ax, names in ((attention, ["gpt2-mini"]), (fixed, ["mamba2-mini-256", "mamba2-mini-2048"])):
         for name, container in zip(names, ax.containers, strict=True):
@@ -84,32 +81,13 @@ def test_fig3_draws_the_csvs(folder):
         x, y, *_ = bars_of(container)
         assert x == pytest.approx([0.1 * L / state(name, L) for L in LENGTHS])
         assert y == pytest.approx(means(folder, name, "mean_kl_nats")["mean"].to_numpy())
-    assert "predicts 0.91 [0.80, 0.95] of the variance" in caption_of(fig)
-    assert "4 copies a token; 2 seeds a point" in caption_of(fig)
-    assert "window" not in caption_of(fig)
+    assert "k = 3, 4 copies a token" in caption_of(fig)
 
 
-def test_fig3_names_windows_that_are_full(folder):
-    table = pd.read_csv(folder / "summary.csv")
-    table.loc[(table["model"] == "gpt2-mini") & (table["L"] == 256), "state_size"] = state("gpt2-mini", 64)
-    table.to_csv(folder / "summary.csv", index=False)
-    caption = caption_of(fig3.draw(models(folder), None))
-    assert "Grows until its window is full, before the longest L: gpt2-mini." in caption
-
-
-def test_fig3_without_a_collapse_and_without_fixed_states(folder):
-    (folder / "collapse.csv").unlink()
+def test_fig3_without_fixed_states(folder):
     table = pd.read_csv(folder / "summary.csv")
     table[~table["model"].str.startswith("mamba")].to_csv(folder / "summary.csv", index=False)
-    fig = fig3.draw(models(folder), fig3.read_collapse(folder))
-    assert "predicts" not in caption_of(fig)
-    assert [text.get_text() for text in fig.axes[2].texts] == ["no model of fixed state"]
-
-
-def test_fig3_says_which_models_have_one_length(folder):
-    table = pd.read_csv(folder / "summary.csv")
-    table[(table["model"] != "gpt2-mini") | (table["L"] == 64)].to_csv(folder / "summary.csv", index=False)
-    assert "and so in b: gpt2-mini." in caption_of(fig3.draw(models(folder), None)).replace("\n", " ")
+    assert [text.get_text() for text in draw(folder, "3").axes[2].texts] == ["no model of fixed state"]
 
 
 def test_lines_without_markers_differ(folder):
@@ -122,11 +100,9 @@ def test_lines_without_markers_differ(folder):
     assert len({(line["color"], line["linestyle"]) for line in lines.values()}) == 12
 
 
-@pytest.mark.parametrize("quantity", ["kl", "nll"])
-def test_figs_g7_and_g8_draw_the_csv(folder, quantity):
-    cfg = figG7.Settings(folder, quantity=quantity)
-    fig = figG7.draw(models(folder), cfg)
-    assert_texts_fit(fig)
+@pytest.mark.parametrize(("figure", "quantity"), [("G.7", "kl"), ("G.8", "nll")])
+def test_figs_g7_and_g8_draw_the_csv(folder, figure, quantity):
+    fig = draw(folder, figure)
     assert [ax.get_title() for ax in fig.axes] == ["L = 16", "L = 64", "L = 256"]
     kl = pd.read_csv(folder / "kl.csv")
     for ax, L in zip(fig.axes, LENGTHS, strict=True):
@@ -142,15 +118,11 @@ def test_figs_g7_and_g8_draw_the_csv(folder, quantity):
 
 
 def test_lengths_can_be_chosen(folder):
-    fig = figG7.draw(models(folder), figG7.Settings(folder, L=(64,)))
-    assert_texts_fit(fig)
-    assert [ax.get_title() for ax in fig.axes] == ["L = 64"]
+    assert [ax.get_title() for ax in draw(folder, "G.7", L=(64,)).axes] == ["L = 64"]
 
 
 def test_utilisation_draws_the_csv(folder):
-    fig = utilisation.draw(models(folder))
-    assert_texts_fit(fig)
-    (ax,) = fig.axes
+    (ax,) = draw(folder, "utilisation").axes
     for name, container in zip(STATES, ax.containers, strict=True):
         assert bars_of(container)[1] == pytest.approx(means(folder, name, "utilisation")["mean"].to_numpy())
 
@@ -158,8 +130,9 @@ def test_utilisation_draws_the_csv(folder):
 def test_training_draws_both_budgets(folder):
     log = pd.read_csv(folder / "training.csv")
     short = log[log["step"] <= 50].assign(kl_nats=lambda t: 2 * t["kl_nats"])
-    fig = training.draw(models(folder), log, short)
-    assert_texts_fit(fig)
+    (folder / "short").mkdir()
+    short.to_csv(folder / "short" / "training.csv", index=False)
+    fig = draw(folder, "training")
     for ax, L in zip(fig.axes, LENGTHS, strict=True):
         full, fewer = ax.get_lines()[:2]
         rows = log[(log["model"] == "gpt2-mini") & (log["L"] == L)].groupby("step")["kl_nats"].mean()
@@ -168,10 +141,9 @@ def test_training_draws_both_budgets(folder):
     assert "Dotted" in caption_of(fig)
 
 
-@pytest.mark.parametrize("script", [fig3, figG7, utilisation, training], ids=lambda script: script.__name__)
-def test_writes_png_and_pdf(folder, monkeypatch, script):
+def test_writes_png_and_pdf(folder, monkeypatch):
     monkeypatch.setattr("sys.argv", ["script", "--results", str(folder), "--out", str(folder / "pictures" / "figure")])
-    script.run(script.main, script.Settings)
+    gaussian_models.run(gaussian_models.main, gaussian_models.Settings)
     assert (folder / "pictures" / "figure.png").stat().st_size > 0
     assert (folder / "pictures" / "figure.pdf").stat().st_size > 0
 
@@ -190,28 +162,28 @@ def spoil(path: Path, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "name", "change", "said"),
+    ("figure", "name", "change", "said"),
     [
-        (fig3, "summary", lambda t: t.drop(columns="state_size"), "lacks the column state_size"),
-        (fig3, "summary", lambda t: t[t["model"] == "independent"], "has no models"),
-        (fig3, "summary", lambda t: t.assign(mi_nats="much"), "mi_nats is 'much', not a number"),
-        (fig3, "collapse", lambda t: t[t["predictor"] != "L"], "lacks a predictor"),
-        (figG7, "kl", lambda t: t.drop(columns="position"), "lacks the column position"),
-        (training, "training", lambda t: t[:0], "has no rows"),
+        ("3", "summary", lambda t: t.drop(columns="state_size"), "lacks the column state_size"),
+        ("3", "summary", lambda t: t[t["model"] == "independent"], "has no models"),
+        ("3", "summary", lambda t: t.assign(mi_nats="much"), "mi_nats is 'much', not a number"),
+        ("G.7", "kl", lambda t: t.drop(columns="position"), "lacks the column position"),
+        ("training", "training", lambda t: t[:0], "has no rows"),
         (
-            utilisation,
+            "utilisation",
             "summary",
             lambda t: pd.concat([t.assign(model=t["model"] + str(i)) for i in range(5)]),
             "at most 14 can be told apart",
         ),
     ],
 )
-def test_bad_csvs(folder, monkeypatch, capsys, script, name, change, said):
+def test_bad_csvs(folder, monkeypatch, capsys, figure, name, change, said):
     spoil(folder / f"{name}.csv", change)
-    assert said in fails(monkeypatch, capsys, script, "--results", folder, "--out", folder / "figure")
+    flags = ["--figure", figure, "--results", folder, "--out", folder / "figure"]
+    assert said in fails(monkeypatch, capsys, gaussian_models, *flags)
 
 
 def test_bad_lengths(folder, monkeypatch, capsys):
-    flags = ["--results", folder, "--out", folder / "figure"]
-    assert "--L 17" in fails(monkeypatch, capsys, figG7, *flags, "--L", 17)
-    assert "--row 0" in fails(monkeypatch, capsys, figG7, *flags, "--row", 0)
+    flags = ["--figure", "G.7", "--results", folder, "--out", folder / "figure"]
+    assert "--L 17" in fails(monkeypatch, capsys, gaussian_models, *flags, "--L", 17)
+    assert "--row 0" in fails(monkeypatch, capsys, gaussian_models, *flags, "--row", 0)

@@ -1,10 +1,10 @@
 """Fig. C.6: two Gaussian families with the same information of two positions and wholly different ones of two halves.
 
-    python plots/figC6.py --results results/figC6/subvolume results/figC6/logarithmic
+    python plots/families.py --results results/figC6/subvolume results/figC6/logarithmic --out results/figC6/figC6
 
 Reads gaussian_mi.csv, two_point.csv, fit.csv and, where it is there, rank.csv (exact_mi.py) from each folder. Writes
-results/figC6/figC6.png and .pdf, three panels against L, a series a family:
-    I(L/2; L), with the line of fit.csv that predicts the last point from the others better: a power or a logarithm
+OUT.png and OUT.pdf, three panels against L, a series a family:
+    I(L/2; L), with the line that fit.csv has selected: a power or a logarithm
     I of the first and the last position
     not in the paper: the rank of Cov(X, Y) at L/2, the size of the smallest linear history state
 
@@ -30,7 +30,7 @@ NUMBERS = {
     "two_point": ["family", "copies", "L", "i", "j", "mi_nats"],
     "rank": ["family", "copies", "L", "ell", "rank"],
 }
-FIT = ["source", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
+FIT = ["source", "law", "parameter", "value", "L_min", "L_max", "selected"]
 STYLES = (
     SeriesStyle("", "#0072B2", "o", 3.6),
     SeriesStyle("", "#D55E00", "D", 4.2, filled=False),
@@ -42,9 +42,9 @@ NAMES = {"subvolume": "sub-volume"}
 
 @dataclass(frozen=True)
 class Settings:
-    results: tuple[Path, ...] = (Path("results/figC6/subvolume"), Path("results/figC6/logarithmic"))
+    results: tuple[Path, ...]
     """folders with the CSVs, a family each"""
-    out: Path = Path("results/figC6/figC6")
+    out: Path
     """where to write, without the suffix"""
 
 
@@ -61,13 +61,9 @@ class Exact:
 
     @property
     def line(self) -> pd.Series | None:
-        """The parameters of the law that predicts the last point better, its name as `law`; None without fits."""
-        fits = self.fits[self.fits["law"] != "local_power"]
-        if fits.empty:
-            return None
-        best = fits.loc[fits["heldout_error"].abs().idxmin()]
-        parameters = fits[fits["law"] == best["law"]].set_index("parameter")["value"]
-        return pd.concat([parameters, best[["law", "L_min", "L_max"]]])
+        """The parameters of the selected law, its name as `law`; None without fits."""
+        fit = self.fits[self.fits["selected"] == "True"].set_index("parameter")
+        return None if fit.empty else pd.concat([fit["value"], fit.iloc[0][["law", "L_min", "L_max"]]])
 
 
 def remedy(folder: Path) -> str:
@@ -93,7 +89,7 @@ def read_exact(folder: Path) -> Exact:
         raise UserError(f"{folder}: its CSVs are of several families or copies: keep one in a folder")
     fits = pd.DataFrame(columns=FIT)
     if (folder / "fit.csv").exists():
-        fits = read_table(folder / "fit.csv", FIT, why, ["source", "law", "parameter"], ["heldout_error"])
+        fits = read_table(folder / "fit.csv", FIT, why, ["source", "law", "parameter", "selected"])
     family, copies = found.iloc[0]
     return Exact(family, int(copies), tables["gaussian_mi"], tables["two_point"], tables.get("rank"), fits)
 
@@ -105,19 +101,16 @@ def draw(results: list[Exact]) -> Figure:
     if len({one.copies for one in results}) > 1:
         raise UserError("the folders are of different numbers of copies: make them with the same --copies")
     copies = results[0].copies
-    of = "one sequence" if copies == 1 else f"{copies} independent sequences side by side"
-    caption = [
-        f"Exact, no samples; {of}. Lines: least squares over the range they span, a power of L or a logarithm, "
-        "whichever predicts the last point better from the others."
-    ]
+    caption = ["Exact; one sequence." if copies == 1 else f"Exact; {copies} independent sequences side by side."]
     y_labels = ["I(L/2; L) (nats)", "I of first and last\nposition (nats)"]
     with_rank = [one for one in results if one.rank is not None]
     if with_rank:
         y_labels.append("Rank of Cov(X, Y) at L/2")
-        caption.append("Rank: elements of the smallest linear history state (not in the paper).")
     if any((values <= 0).any() for one in results for values in (one.bipartite["mi_nats"], one.two_point["mi_nats"])):
-        caption.append("▾\u00a0no information.")
-    fig, axes = new_figure(len(y_labels), y_labels, len(results), caption, one_legend=True, columns=len(y_labels))
+        caption[0] += " ▾: no information."
+    fig, axes = new_figure(
+        len(y_labels), y_labels, -(-len(results) // 2), caption, one_legend=True, columns=len(y_labels)
+    )
     handles, labels = [], []
     for index, (look, one) in enumerate(zip(STYLES, results, strict=False)):
         handle = _points(axes[0], one.bipartite, look, index)

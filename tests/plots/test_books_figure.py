@@ -11,7 +11,7 @@ import pytest
 
 from tests.plots.made_up import assert_texts_fit, caption_of, fails, make_all
 
-import fig4  # isort: skip  # after made_up has put its folder on the path
+import books  # isort: skip  # after made_up has put its folder on the path
 
 MODELS = {"gpt2": ("gpt2", 124e6), "gpt2-large": ("gpt2", 774e6), "mamba-130m": ("mamba", 129e6)}
 POSITION = 2 ** np.arange(0, 12.0, 0.5)
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, **settings):
-    return fig4.draw(fig4.read_curves(folder), fig4.Settings(folder, **settings))
+    return books.draw(books.read_curves(folder), books.Settings(folder, folder / "x", **settings))
 
 
 def test_the_curves_are_those_of_the_csvs(folder):
@@ -100,18 +100,18 @@ def test_short_sequences_and_one_book(folder):
 def test_too_many(folder):
     table = pd.read_csv(folder / "summary.csv")
     more = [table.iloc[:1].assign(model=f"gpt2-{i}", parameters=1e6 + i) for i in range(4)]
-    curves = fig4.read_curves(folder)
-    many = fig4.Curves(curves.smooth, pd.concat([table, *more]), curves.gap, curves.crossover)
-    with pytest.raises(fig4.UserError, match="at most 4 of each of 7 kinds"):
+    curves = books.read_curves(folder)
+    many = books.Curves(curves.smooth, pd.concat([table, *more]), curves.gap, curves.crossover)
+    with pytest.raises(books.UserError, match="at most 4 of each of 7 kinds"):
         many.looks()
     pairs = pd.concat([curves.crossover.assign(model_b=f"m{i}") for i in range(8)])
-    with pytest.raises(fig4.UserError, match=r"give compare\.py --pairs"):
-        fig4.draw(fig4.Curves(curves.smooth, curves.summary, curves.gap, pairs), fig4.Settings(folder))
+    with pytest.raises(books.UserError, match=r"give compare\.py --pairs"):
+        books.draw(books.Curves(curves.smooth, curves.summary, curves.gap, pairs), books.Settings(folder, folder / "x"))
 
 
 def test_command_line(folder, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["fig4.py", "--results", str(folder), "--out", str(folder / "made" / "fig4")])
-    fig4.run(fig4.main, fig4.Settings)
+    monkeypatch.setattr("sys.argv", ["books.py", "--results", str(folder), "--out", str(folder / "made" / "fig4")])
+    books.run(books.main, books.Settings)
     assert (folder / "made" / "fig4.png").stat().st_size > 10_000
     assert (folder / "made" / "fig4.pdf").stat().st_size > 1000
 
@@ -129,13 +129,13 @@ def test_command_line(folder, monkeypatch):
 )
 def test_bad_csvs(folder, monkeypatch, capsys, name, change, said):
     change(pd.read_csv(folder / f"{name}.csv")).to_csv(folder / f"{name}.csv", index=False)
-    assert said in fails(monkeypatch, capsys, fig4, "--results", folder, "--out", folder / "fig4")
+    assert said in fails(monkeypatch, capsys, books, "--results", folder, "--out", folder / "fig4")
     assert not (folder / "fig4.png").exists()
 
 
 def test_a_missing_csv(folder, monkeypatch, capsys):
     (folder / "gap.csv").unlink()
-    line = fails(monkeypatch, capsys, fig4, "--results", folder, "--out", folder / "fig4")
+    line = fails(monkeypatch, capsys, books, "--results", folder, "--out", folder / "fig4")
     assert "gap.csv" in line
     assert "compare.py" in line
 

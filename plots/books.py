@@ -1,11 +1,11 @@
 """Fig. 4 and G.9: NLL of models on books against the position, and beside it the gap between two models.
 
-    python plots/fig4.py --results results/fig4
-    python plots/fig4.py --results results/figG9 --out results/figG9/figG9
+    python plots/books.py --results results/fig4 --out results/fig4/fig4
+    python plots/books.py --results results/figG9 --out results/figG9/figG9
 
-Reads smooth.csv, summary.csv (evaluate.py), gap.csv and crossover.csv (compare.py). Writes results/fig4/fig4.png and
-.pdf: on the left a line a model, the mean over seeds in each window of positions; on the right a line a pair with its
-95% interval, and a mark where one model overtakes the other.
+Reads smooth.csv, summary.csv (evaluate.py), gap.csv and crossover.csv (compare.py). Writes OUT.png and OUT.pdf: on the
+left a line a model, the mean over seeds in each window of positions; on the right a line a pair with its 95% interval,
+and a dot where one model overtakes the other. Above 0 the second model is better.
 
 Hardware: one CPU core, three seconds. Expect lines that fall quickly over the first positions and slowly later.
 """
@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from gaussian_models import COLORS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from style import GREY, new_figure, plain_ticks, put_legend, read_table, save
+from style import COLORS, GREY, new_figure, plain_ticks, put_legend, read_table, save
 
 from common.cli import UserError, run
 
@@ -33,9 +32,9 @@ DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the small
 
 @dataclass(frozen=True)
 class Settings:
-    results: Path = Path("results/fig4")
+    results: Path
     """folder with smooth.csv, summary.csv, gap.csv and crossover.csv"""
-    out: Path = Path("results/fig4/fig4")
+    out: Path
     """where to write, without the suffix"""
     from_position: int = 8
     """the first positions, where all models are as bad, are left out on the left"""
@@ -124,10 +123,8 @@ def draw(curves: Curves, cfg: Settings) -> Figure:
         raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give compare.py --pairs")
     of = curves.summary.iloc[0]
     caption = [
-        f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. Points: means "
-        "over windows of positions.",
-        "Right: above 0 the second model is better. Bands: 95% interval over books, and over seeds where there are "
-        "several. Dot: there one overtakes the other.",
+        f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. Bands: 95% "
+        "interval." + " Dot: one overtakes the other." * bool(curves.crossover["overtakes_at"].notna().any()),
     ]
     fig, axes = new_figure(
         2,
