@@ -4,7 +4,7 @@
 
 Not a figure of the paper. Reads training.csv and summary.csv (evaluate.py) from the folder, and training.csv from
 `short` in it, runs of the same models with fewer steps, where it is there. Writes results/fig3/training.png and .pdf, a
-panel a length: a variable's KL, mean over the steps since the row before and over seeds, in full and, dotted, short
+panel a length: a token's KL, mean over the steps since the row before and over seeds, in full and, dotted, short
 runs. A model whose full run ends where its short run does is not limited by the number of steps.
 
 Hardware: one CPU core, three seconds. Expect the long sequences to be still falling where the short ones are flat.
@@ -45,12 +45,12 @@ def read_training(folder: Path) -> pd.DataFrame:
 def draw(models: Models, training: pd.DataFrame, short: pd.DataFrame | None) -> Figure:
     """short: training.csv of runs with fewer steps, or None."""
     lengths = sorted(training["L"].unique())
-    caption = [f"{models.about()} A variable's KL while training, mean over seeds."]
+    caption = [f"{models.about()} A token's KL while training, mean over seeds."]
     if short is not None:
         caption.append("Dotted: runs with fewer steps, whose learning rate falls to 0 sooner.")
     fig, axes = new_figure(
         len(lengths),
-        "KL (nats a variable)",
+        "KL (nats a token)",
         -(-len(models.names) // 4),
         caption,
         [f"L = {L:g}" for L in lengths],
