@@ -66,7 +66,8 @@ def parse(
     if not presets:
         return tyro.cli(settings, args=args, description=description)
     name, args = _preset(args, presets)
-    description = f"{(description or '').rstrip()}\n\n--preset {'|'.join(presets)}: values in place of the defaults; flags override."
+    choice = f"--preset {'|'.join(presets)}: other defaults than those below; flags override them"
+    description = f"{(description or '').rstrip()}\n\n{choice}"
     values = presets[name] if name else {}
     cfg = tyro.cli(settings, args=args, description=description, default=_with(settings, values))
     if any(isinstance(value, Mapping) for value in values.values()):

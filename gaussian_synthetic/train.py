@@ -114,7 +114,7 @@ def sequences(tokens: int) -> dict[int, int]:
     return {4**layers: max(1, tokens // 4**layers) for layers in range(1, 9)}
 
 
-# What --preset sets in place of the paper's values above, which are those of Table F.1. {L: value}: by length.
+# What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
 # Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. A high learning rate and
 # few copies for the same reason. "…-short": fewer steps, for whether the others are enough.
 MINI = {"copies": 4, "learning_rate": 4e-3}
