@@ -59,7 +59,7 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def call_shell(script: str, *flags: object, **settings: str) -> subprocess.CompletedProcess:
     """Call a shell file as a user would, with these settings and none that the caller of the tests may have set."""
-    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "STEPS", "FIT", "RUNS")
+    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "FIT", "RUNS")
     names += ("WORKERS", "OUT", "PRESET")
     clean = {key: value for key, value in os.environ.items() if key not in names}
     command = ["bash", str(ROOT / script), *map(str, flags)]
