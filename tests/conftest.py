@@ -51,7 +51,7 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
         unittest.mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
     ):
         try:
-            run(module.main, module.Settings)
+            run(module.main, module.Settings, presets=getattr(module, "PRESETS", None))
         except SystemExit as stopped:
             code = stopped.code or 0
     return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())

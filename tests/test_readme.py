@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-import tyro
 from conftest import ROOT
 
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
+from common.cli import parse
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 # Made by the commands of the pages, or the reader's own.
@@ -73,7 +73,9 @@ def test_commands_parse(page):
         assert (ROOT / script).is_file(), command
         if program == "python" and "…" not in command:
             module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-            tyro.cli(module.Settings, args=flags)  # SystemExit: the test fails and says which flag
+            parse(
+                module.Settings, flags, presets=getattr(module, "PRESETS", None)
+            )  # SystemExit: the test fails and says which flag
     if page == ROOT / "README.md":
         assert len(found) > 20
 

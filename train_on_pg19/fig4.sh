@@ -31,7 +31,7 @@ case $PRESET in
         ;;
     gpu) # one size more
         out=results/gpu/fig4 L=4096 n_documents=400 workers=4
-        grid="0 1 2 | $small $medium gpt_neox-mini-large mamba2-mini-large"
+        grid="0 1 2 | $small gpt_neox-mini-medium gpt_neox-mini-large mamba2-mini-medium mamba2-mini-large"
         pairs+=" gpt_neox-mini-medium:mamba2-mini-medium gpt_neox-mini-large:mamba2-mini-large"
         ;;
     paper)
