@@ -1,4 +1,4 @@
-"""Command lines: a settings dataclass becomes the flags, and bad input becomes one line instead of a traceback."""
+"""Command lines: a settings dataclass gives the flags, presets other defaults, and bad input is one line."""
 
 from __future__ import annotations
 
