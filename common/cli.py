@@ -1,4 +1,4 @@
-"""Command lines: a settings dataclass becomes the flags, and bad input becomes one line instead of a traceback."""
+"""Command lines: a settings dataclass gives the flags, presets other defaults, and bad input is one line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import errno
 import math
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 Settings = TypeVar("Settings")
+Presets = Mapping[str, Mapping[str, Any]]  # by name, what a preset sets in place of the defaults of a settings class
 UNCHECKED = {"unchecked": True}  # metadata of a setting that `check_settings` lets through
 SEEDS = 2**32  # transformers.set_seed takes no larger one, torch on a CPU leaves further bits out
 
@@ -22,15 +23,20 @@ class UserError(Exception):
     """Bad input. The message is one line that says what was wrong, where, and what to do about it."""
 
 
-def run(main: Callable[[Settings], None], settings: type[Settings], description: str | None = None) -> None:
+def run(
+    main: Callable[[Settings], None],
+    settings: type[Settings],
+    description: str | None = None,
+    presets: Presets | None = None,
+) -> None:
     """Parse the command line into `settings`, run `main(cfg)`, and turn expected failures into one line, exit code 2.
 
-    Anything unexpected keeps its traceback: a bug should look like one.
+    presets: see `parse`. Anything unexpected keeps its traceback: a bug should look like one.
     """
     if getattr(sys.stdout, "errors", None) == "strict":  # printing a file name that is not UTF-8 must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
-    cfg = tyro.cli(settings, description=description)
     try:
+        cfg = parse(settings, sys.argv[1:], description, presets)
         _same_checkout(getattr(sys.modules["__main__"], "__file__", None))
         check_settings(cfg)
         main(cfg)
@@ -47,6 +53,53 @@ def run(main: Callable[[Settings], None], settings: type[Settings], description:
         if line is None:
             raise
         sys.exit(_say(f"error: {line}"))
+
+
+def parse(
+    settings: type[Settings], args: Sequence[str], description: str | None = None, presets: Presets | None = None
+) -> Settings:
+    """The settings that these arguments give: flags before the preset of `--preset NAME`, before the defaults.
+
+    A preset may set a value by length, as {16: 1000, 64: 2000}: it goes by the setting L, and an L in between takes the
+    value of the next shorter one, an L below all of them that of the shortest. UserError: no such preset.
+    """
+    if not presets:
+        return tyro.cli(settings, args=args, description=description)
+    name, args = _preset(args, presets)
+    choice = f"--preset {'|'.join(presets)}: other defaults than those below; flags override them"
+    description = f"{(description or '').rstrip()}\n\n{choice}"
+    values = presets[name] if name else {}
+    cfg = tyro.cli(settings, args=args, description=description, default=_with(settings, values))
+    if any(isinstance(value, Mapping) for value in values.values()):
+        cfg = tyro.cli(settings, args=args, default=_with(settings, values, cfg.L))  # now that L is known
+    return cfg
+
+
+def _preset(args: Sequence[str], presets: Presets) -> tuple[str | None, list[str]]:
+    """The name behind the last `--preset`, and the other arguments. UserError: not one of `presets`."""
+    name, others, left = None, [], iter(args)
+    for word in left:
+        if word != "--preset" and not word.startswith("--preset="):
+            others.append(word)
+            continue
+        name = word.partition("=")[2] if "=" in word else next(left, "")
+        if name not in presets:
+            raise UserError(f"--preset {name or '(no name)'}: choose one of {', '.join(presets)}")
+    return name, others
+
+
+def _with(settings: type[Settings], values: Mapping[str, Any], L: int | None = None) -> Settings:
+    """The settings with the values of a preset, tyro.MISSING where one has to be given. L: None, its default."""
+    known = {one.name: one for one in fields(settings)}
+    needed = {name: tyro.MISSING for name, one in known.items() if one.default is one.default_factory is MISSING}
+    tables = {name: table for name, table in values.items() if isinstance(table, Mapping)}
+    by_L = {name: of_length(table, known["L"].default if L is None else L) for name, table in tables.items()}
+    return settings(**needed | values | by_L)
+
+
+def of_length(table: Mapping[int, Any], L: int) -> Any:
+    """The value of the largest length in `table` that is not above L, or of the smallest."""
+    return table[max((length for length in table if length <= L), default=min(table))]
 
 
 # What the system says of a place where nothing can be written (or read), and what to do.

@@ -58,13 +58,14 @@ if folder != os.path.realpath("common"):
     sys.exit(1)' "$@" 2> /dev/null
 }
 
-# begin SETTING …: refuses the settings that the figure does not read, because a result that silently is of something
-# else is worse than none; then sets $python to PYTHON or to the environment that is active, if all that is needed is
-# there, else to that of .venv, made where it is missing. Paths in settings are from where the person stands, see
-# from_here; those in flags and PREPARE_FLAGS stay what they are, and so are from the root.
+# begin SETTING …: makes PRESET cpu where it is not set. Refuses the settings that the figure does not read, because a
+# result that silently is of something else is worse than none; then sets $python to PYTHON or to the environment that is
+# active, if all that is needed is there, else to that of .venv, made where it is missing. Paths in settings are from
+# where the person stands, see from_here; those in flags and PREPARE_FLAGS stay what they are, and so are from the root.
 begin() {
     local setting reason value
-    for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS STEPS FIT RUNS WORKERS OUT; do
+    PRESET=${PRESET:-cpu}
+    for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS FIT RUNS WORKERS OUT; do
         case " $* " in *" $setting "*) continue ;; esac
         if [ -n "${!setting:-}" ]; then
             echo "error: ${0##*/} takes no $setting, and it is set to '${!setting}': unset it;" \

@@ -9,7 +9,7 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  entropy_nats    exact entropy of W_i given W_<i
                  share_of_past   1 − D_i / I(W_i; W_<i): of the nats that the whole past tells about W_i, the share
                                  that the model makes use of; empty where the past tells nothing (i = 1)
-    training.csv step, kl_nats: the rows of log.csv, a variable's KL while training; steps: of the whole run
+    training.csv step, kl_nats: the rows of log.csv, a token's KL while training; steps: of the whole run
     summary.csv  a row a run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
                  state_size      elements of the history state of L/2 tokens
                  mi_nats         exact I(L/2; L) of the token sequence
@@ -82,6 +82,9 @@ class Settings:
             raise UserError(f"--out {self.out} is a file: give a folder")
 
 
+PRESETS = {"paper": {}, "gpu": {}, "cpu": {}, "smoke": {"draws": 16}}  # what --preset sets in place of the above
+
+
 @dataclass(frozen=True)
 class Run:
     """What a checkpoint says about itself; `settings` are those of train.py that change its numbers."""
@@ -115,7 +118,7 @@ def read_run(folder: Path) -> Run:
     settings, step = saved["identity"]["settings"], saved["step"]
     if step < settings["steps"]:
         print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
-    return Run(folder, settings, step, file_hash(path)[:16], pd.DataFrame(saved["rows"], columns=train.LOG))
+    return Run(folder, settings, step, file_hash(path)[:16], train.log_table(saved["rows"], settings["copies"]))
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
@@ -329,4 +332,4 @@ def check_runs(cfg: Settings, runs: list[Run], summary: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Settings, __doc__)
+    run(main, Settings, __doc__, PRESETS)

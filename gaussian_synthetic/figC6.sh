@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 . common/environment.sh
 begin OUT
 
-case ${PRESET:-cpu} in
+case $PRESET in
     smoke) out=results/smoke/figC6 flags=(--layers 1 2 3 4 5 --rank-layers 4) ;;
     cpu) out=results/figC6 flags=(--layers 1 2 3 4 5 6 7 8 9 10 --rank-layers 6) ;;
     paper) out=results/paper/figC6 flags=(--layers 1 2 3 4 5 6 7 8) ;;

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . common/environment.sh
 begin
 
-case ${PRESET:-cpu} in
+case $PRESET in
     smoke) results=results/smoke ;;
     cpu) results=results ;;
     gpu | paper) results=results/$PRESET ;;

@@ -1,16 +1,18 @@
 """Train a model on a Gaussian family whose conditionals are known exactly (Fig. 3, G.7, G.8; App. F).
 
     python gaussian_synthetic/train.py --model gpt2 --L 256 --family subvolume --seed 0 --out runs/gpt2_256_0
+    python gaussian_synthetic/train.py --model gpt2-mini --L 64 --preset cpu --out runs/mini      # PRESETS, see below
     torchrun --nproc-per-node 4 gaussian_synthetic/train.py …    # one process a GPU, the same steps and draws
 
 Every step draws fresh sequences, and the loss is the exact conditional KL (Eq. F.37): no data set, no noise of the next
 token. Writes into --out:
     checkpoint.pt   model, optimizer, schedule, settings; every --checkpoint-every steps
     log.csv         step, tokens, kl_nats, learning_rate, tokens_per_second; written with the checkpoint. kl_nats is a
-                    variable's: the mean over positions, copies and the steps since the row before
+                    token's: the sum over its copies, the mean over positions and the steps since the row before
 
 A killed run goes on from its checkpoint by the same command, as if it had not been killed. The paper: one H100 or A100
-for each run. Expect kl_nats to begin above 0.2, which ignoring the past gives, and to fall towards 0, which is exact.
+for each run. Expect kl_nats to begin above 0.2 · copies (12.8 with 64), which ignoring the past gives, and to fall
+towards 0, which is exact.
 """
 
 from __future__ import annotations
@@ -105,6 +107,27 @@ class Settings:
             raise UserError(f"--checkpoint-every {self.checkpoint_every}: a multiple of --log-every {self.log_every}")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file: give a folder")
+
+
+def sequences(tokens: int) -> dict[int, int]:
+    """--batch for so many tokens a step, by L; at least one sequence."""
+    return {4**layers: max(1, tokens // 4**layers) for layers in range(1, 9)}
+
+
+# What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
+# Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. A high learning rate and
+# few copies for the same reason. "…-short": fewer steps, for whether the others are enough.
+MINI = {"copies": 4, "learning_rate": 4e-3}
+CPU = MINI | {"batch": sequences(1024), "steps": {16: 1000, 64: 2000, 256: 4000}, "warmup": {16: 100, 256: 200}}
+GPU = MINI | {"batch": sequences(8192), "steps": {64: 4000, 256: 8000}, "warmup": {64: 200, 256: 400}}
+PRESETS = {
+    "paper": {},
+    "gpu": GPU,
+    "gpu-short": GPU | {"steps": 4000, "warmup": 200},
+    "cpu": CPU,
+    "cpu-short": CPU | {"steps": {64: 500, 256: 2000}, "warmup": {64: 50, 256: 200}},
+    "smoke": CPU | {"copies": 2, "steps": 30, "warmup": 5, "log_every": 10, "checkpoint_every": 10},
+}
 
 
 @dataclass(frozen=True)
@@ -250,7 +273,7 @@ class Training:
 
     def write_log(self, started: float) -> None:
         facts = {"device": str(self.place.device), "processes": self.place.world, "step": self.step}
-        write_csv(self.cfg.out / "log.csv", pd.DataFrame(self.rows, columns=LOG), self.cfg, started=started, **facts)
+        write_csv(self.cfg.out / "log.csv", log_table(self.rows, self.cfg.copies), self.cfg, started=started, **facts)
 
     def log_is_behind(self) -> bool:
         """Whether log.csv lacks rows that the checkpoint has: the run was killed between the two."""
@@ -262,6 +285,12 @@ class Training:
         good = f"{self.cfg.out / CHECKPOINT} holds step {self.saved_step}"
         kept = good if self.saved_step else "there is no checkpoint yet"
         return f"{what}; {kept}. Start again in another --out, with a lower --learning-rate or with --clip 1"
+
+
+def log_table(rows: list[tuple], copies: int) -> pd.DataFrame:
+    """The rows of log.csv, kl_nats a token's, from those of a checkpoint, which hold the loss: a variable's."""
+    table = pd.DataFrame(rows, columns=LOG)
+    return table.assign(kl_nats=copies * table["kl_nats"])
 
 
 def training_identity(cfg: Settings, model: models.GaussianModel) -> dict[str, Any]:
@@ -342,7 +371,7 @@ def optimize(training: Training) -> None:
             )
             share = amount * speed / peak / place.world
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""
-            bar.set_postfix_str(f"KL {row.mean():.4g} nats, {speed:,.0f} tokens/s{used}")
+            bar.set_postfix_str(f"KL {cfg.copies * row.mean():.4g} nats, {speed:,.0f} tokens/s{used}")
             if training.step % cfg.checkpoint_every == 0 or training.step == cfg.steps:
                 training.save(started)
             row_began = time.perf_counter()
@@ -400,12 +429,12 @@ def main(cfg: Settings) -> None:
         except torch.OutOfMemoryError as error:
             raise UserError(does_not_fit(training)) from error
         if not place.rank:
-            kl = training.rows[-1][LOG.index("kl_nats")]
-            print(f"KL {kl:.4g} nats a variable in the last row of {cfg.out / 'log.csv'}")
+            kl = log_table(training.rows, cfg.copies)["kl_nats"].iloc[-1]
+            print(f"KL {kl:.4g} nats a token in the last row of {cfg.out / 'log.csv'}")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    run(main, Settings, __doc__)
+    run(main, Settings, __doc__, PRESETS)

@@ -16,7 +16,7 @@ begin MODEL FIT OUT
 contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
 more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
 models=() fit= summary=results/fig3/summary.csv
-case ${PRESET:-cpu} in
+case $PRESET in
     smoke) out=results/smoke/condition models=(Llama-3.1-8B Gemma-3-27B Mamba-130M) ;;
     cpu) out=results/condition contexts+=("${more[@]}") fit=results/fig2b/fit.csv ;;
     paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;

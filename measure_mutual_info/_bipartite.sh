@@ -3,11 +3,12 @@
 . common/environment.sh
 sample_model=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
 
-# measure OUT DOCUMENTS CORPUS MODEL L_MAX N_DOCUMENTS PREPARE_FLAGS [SCORE_FLAGS ...]
+# measure OUT DOCUMENTS CORPUS MODEL L_MAX N_DOCUMENTS PREPARE_FLAGS SCORE_PRESET [SCORE_FLAGS ...]
 # Tokenised documents go to the folder DOCUMENTS, all else to OUT. N_DOCUMENTS: "all" or a number drawn at random.
+# SCORE_PRESET: one of score_documents.py.
 measure() {
-    local out=$1 documents=$2 corpus=$3 model=$4 L_max=$5 n_documents=$6 prepare_flags=$7
-    shift 7
+    local out=$1 documents=$2 corpus=$3 model=$4 L_max=$5 n_documents=$6 prepare_flags=$7 preset=$8
+    shift 8
     local drawn=()
     [ "$n_documents" = all ] || drawn=(--n-documents "$n_documents")
     case "$corpus$model" in *data/sample/*) "$python" measure_mutual_info/fetch_sample.py ;; esac
@@ -15,7 +16,7 @@ measure() {
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$model" --min-tokens "$L_max" \
         --out "$documents" $prepare_flags
     "$python" measure_mutual_info/score_documents.py --documents "$documents" --model "$model" --L-max "$L_max" \
-        ${drawn[@]+"${drawn[@]}"} --out "$out/scores.csv" "$@"
+        ${drawn[@]+"${drawn[@]}"} --preset "$preset" --out "$out/scores.csv" "$@"
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
     "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
         --unpaired --out "$out"
@@ -25,7 +26,7 @@ measure() {
 draw_from_fig2b() {
     local figure=$1 run out
     shift
-    case ${PRESET:-cpu} in
+    case $PRESET in
         smoke) run=results/smoke/fig2b out=results/smoke/$figure ;;
         demo) run=results/demo out=results/demo ;;
         cpu) run=results/fig2b out=results/$figure ;;

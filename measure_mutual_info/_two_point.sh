@@ -1,16 +1,17 @@
 # Sourced by the figures' shell files: the way from a corpus to two_point.csv and fit.csv, each step a file to open.
 
 . common/environment.sh
-# With PRESET=cpu a BPE of 384 tokens, learned from the corpus itself. More of them reach farther in characters, but have more
-# pairs to measure, and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
+# The sample is read by a BPE of 384 tokens, learned from the corpus itself. More of them reach farther in characters, but
+# have more pairs to measure, and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
 twelve_books='data/sample/*books/*.txt'
 
-# measure OUT DOCUMENTS CORPUS TOKENIZER D_MAX D_FIT PREPARE_FLAGS [COUNT_FLAGS ...]
+# measure OUT DOCUMENTS CORPUS TOKENIZER D_MAX D_FIT PREPARE_FLAGS COUNT_PRESET [COUNT_FLAGS ...]
 # Whole texts, tokenised, go to the folder DOCUMENTS, all else to OUT. Pairs at d = 1, 2, 4 … D_MAX; fits end at D_FIT.
+# COUNT_PRESET: one of count_ngrams.py.
 # A TOKENIZER named …_bpe384 is one of 384 tokens, trained on CORPUS where it is not there yet.
 measure() {
-    local out=$1 documents=$2 corpus=$3 tokenizer=$4 d_max=$5 d_fit=$6 prepare_flags=$7
-    shift 7
+    local out=$1 documents=$2 corpus=$3 tokenizer=$4 d_max=$5 d_fit=$6 prepare_flags=$7 preset=$8
+    shift 8
     local d=1 distances=()
     while [ "$d" -le "$d_max" ]; do distances+=("$d") && d=$((2 * d)); done
     case "$corpus" in
@@ -27,13 +28,13 @@ measure() {
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" --boundaries book \
         --out "$documents" $prepare_flags
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv" \
-        --d "${distances[@]}" "$@"
+        --d "${distances[@]}" --preset "$preset" "$@"
     "$python" measure_mutual_info/estimate_two_point.py --counts "$out/counts.csv" --d-max "$d_fit" --out "$out"
 }
 
 # runs: sets $books and $wikipedia to where fig2c.sh and figB4.sh with this PRESET put their results, $results around.
 runs() {
-    case ${PRESET:-cpu} in
+    case $PRESET in
         smoke) results=results/smoke ;;
         cpu) results=results ;;
         paper) results=results/paper ;;

@@ -7,6 +7,7 @@
 #   PRESET=paper  PG19 with the tokens of Llama 3.1, d = 1 … 8192, fitted to 4096             16 CPU cores, hours
 # The paper's number: 1.10 · d^−0.91. With PRESET=cpu the tokens are parts of words: expect a steeper fall within words, up to
 # d = 8, and a slower one beyond, which no single power law describes.
+# Which pairs are counted, processes and memory of each preset stand at the top of count_ngrams.py (PRESETS).
 # Eight of the twelve books come from packages of npm and Debian, see fetch_sample.py; without these tools give it the
 # packages, or take the other four: CORPUS=data/sample/books OUT=results/four_books bash measure_mutual_info/fig2c.sh
 # Your own: CORPUS=… TOKENIZER=… OUT=results/mine bash measure_mutual_info/fig2c.sh [flags of count_ngrams.py], and
@@ -18,8 +19,8 @@ begin CORPUS TOKENIZER PREPARE_FLAGS OUT
 
 runs
 corpus=$twelve_books tokenizer=data/tokenizers/twelve_books_bpe384 prepare_flags="--source books" d_max=8192 d_fit=4096
-documents=data/documents/twelve_books_bpe384 flags=()
-case ${PRESET:-cpu} in
+documents=data/documents/twelve_books_bpe384
+case $PRESET in
     smoke)
         corpus=data/sample/books tokenizer=data/tokenizers/four_books_bpe384 d_max=256 d_fit=256
         documents=data/documents/two_books_bpe384 prepare_flags="--source books --max-books 2"
@@ -27,30 +28,30 @@ case ${PRESET:-cpu} in
     paper)
         corpus=emozilla/pg19 tokenizer=meta-llama/Llama-3.1-8B documents=data/documents/pg19_llama_books
         prepare_flags="--source pg19 --streaming --min-book-words 5000"
-        flags=(--processes 16 --memory-gb 32)
         ;;
 esac
-out=$books
+
+out=$books counting=$PRESET
 if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # one's own: everything goes to a folder of its own
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or TOKENIZER of your own the results go there"}
     documents=$out/documents
 fi
-if [ -n "${CORPUS:-}" ]; then tokenizer=$out/own_bpe384 prepare_flags=""; fi
+if [ -n "${CORPUS:-}" ]; then
+    tokenizer=$out/own_bpe384 prepare_flags=""
+    if [ "$PRESET" != paper ]; then counting=own; fi
+fi
 corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
-
-# The same left tokens at every d, so that the plateau has one height; the paper's counts take all pairs there are.
-if [ -z "${CORPUS:-}" ] && [ "${PRESET:-cpu}" != paper ]; then flags=(--equal-pairs); fi
-flags=(${flags[@]+"${flags[@]}"} "$@")
+flags=("$@")
 
 two_point() { # OUT DOCUMENTS TOKENIZER [more of the flags of prepare_dataset.py]
-    measure "$1" "$2" "$corpus" "$3" "$d_max" "$d_fit" "$prepare_flags ${4:-}" ${flags[@]+"${flags[@]}"}
+    measure "$1" "$2" "$corpus" "$3" "$d_max" "$d_fit" "$prepare_flags ${4:-}" "$counting" ${flags[@]+"${flags[@]}"}
 }
 
 two_point "$out" "$documents" "$tokenizer"
-if [ "${PRESET:-cpu}" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
+if [ "$PRESET" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
     two_point "$out/shuffled" "${documents}_shuffled" "$tokenizer" "--shuffle-seed 0"
 fi
-if [ "${PRESET:-cpu}" = cpu ] && [ "$out" = "$books" ]; then
+if [ "$PRESET" = cpu ] && [ "$out" = "$books" ]; then
     two_point "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024"
 fi
 "$python" plots/two_point.py --figure 2c --results "$out" --out "$out/fig2c"

@@ -10,31 +10,33 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin
 
-PRESET=${PRESET:-cpu}
-wikipedia=(data/sample/wikipedia.jsonl "$sample_model")
 case $PRESET in
     smoke)
-        out=results/smoke/figB1 beside=results/smoke/fig2b
-        measure $out/wikipedia data/documents/wikipedia_128 "${wikipedia[@]}" 128 8 "--source wikipedia" "$@"
-        panels=("$out/wikipedia")
+        out=results/smoke/figB1 beside=results/smoke/fig2b L_max=128 n_documents=8
+        corpus=data/sample/wikipedia.jsonl model=$sample_model documents=wikipedia_128 prepare_flags="--source wikipedia"
         ;;
     cpu)
-        out=results/figB1 beside=results/fig2b
-        measure "$out/wikipedia" data/documents/wikipedia_2048 "${wikipedia[@]}" 2048 32 "--source wikipedia" "$@"
-        panels=("$out/wikipedia")
+        out=results/figB1 beside=results/fig2b L_max=2048 n_documents=32
+        corpus=data/sample/wikipedia.jsonl model=$sample_model documents=wikipedia_2048 prepare_flags="--source wikipedia"
         ;;
     paper)
-        out=results/paper/figB1 beside=results/paper/fig2b
-        measure $out/wikipedia data/documents/wikipedia_llama_2048 wikimedia/wikipedia meta-llama/Llama-3.1-405B-FP8 2048 1024 \
-            "--source wikipedia --config 20231101.en --streaming --min-book-words 1000" \
-            --backend vllm --dtype bfloat16 --tensor-parallel 8 --batch-tokens 65536 "$@"
-        measure $out/deepseek data/documents/pg19_deepseek_2048 emozilla/pg19 deepseek-ai/DeepSeek-V3-Base 2048 1024 \
-            "--source pg19 --streaming --min-book-words 5000" \
-            --backend vllm --dtype bfloat16 --tensor-parallel 8 --pipeline-parallel 2 --batch-tokens 65536 "$@"
-        panels=("$out/wikipedia" "$out/deepseek")
+        out=results/paper/figB1 beside=results/paper/fig2b L_max=2048 n_documents=1024
+        corpus=wikimedia/wikipedia model=meta-llama/Llama-3.1-405B-FP8 documents=wikipedia_llama_2048
+        prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000"
+        second_corpus=emozilla/pg19 second_model=deepseek-ai/DeepSeek-V3-Base second_documents=pg19_deepseek_2048
+        second_prepare_flags="--source pg19 --streaming --min-book-words 5000"
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
+
+measure "$out/wikipedia" "data/documents/$documents" "$corpus" "$model" "$L_max" "$n_documents" "$prepare_flags" \
+    "$PRESET" "$@"
+panels=("$out/wikipedia")
+if [ "$PRESET" = paper ]; then
+    measure "$out/deepseek" "data/documents/$second_documents" "$second_corpus" "$second_model" "$L_max" "$n_documents" \
+        "$second_prepare_flags" paper-deepseek "$@"
+    panels+=("$out/deepseek")
+fi
 for panel in "${panels[@]}"; do
     "$python" plots/bipartite.py --figure sweep --results "$panel" --out "$panel/sweep"
 done

@@ -11,21 +11,18 @@ cd "$(dirname "$0")/.."
 begin
 
 runs
-if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
-sample=(data/sample/wikipedia.jsonl data/tokenizers/wikipedia_bpe384)
-case ${PRESET:-cpu} in
+corpus=data/sample/wikipedia.jsonl tokenizer=data/tokenizers/wikipedia_bpe384
+case $PRESET in
     smoke)
-        measure "$wikipedia" data/documents/wikipedia_bpe384_20 "${sample[@]}" 256 256 \
-            "--source wikipedia --max-books 20" --equal-pairs "$@"
+        documents=wikipedia_bpe384_20 d_max=256 d_fit=256 prepare_flags="--source wikipedia --max-books 20"
         ;;
-    cpu)
-        measure "$wikipedia" data/documents/wikipedia_bpe384 "${sample[@]}" 1024 256 "--source wikipedia" \
-            --equal-pairs "$@"
-        ;;
+    cpu) documents=wikipedia_bpe384 d_max=1024 d_fit=256 prepare_flags="--source wikipedia" ;;
     paper)
-        measure "$wikipedia" data/documents/wikipedia_llama_books wikimedia/wikipedia meta-llama/Llama-3.1-8B 256 256 \
-            "--source wikipedia --config 20231101.en --streaming --min-book-words 1000 --min-tokens 1024" \
-            --processes 16 --memory-gb 32 "$@"
+        corpus=wikimedia/wikipedia tokenizer=meta-llama/Llama-3.1-8B documents=wikipedia_llama_books d_max=256 d_fit=256
+        prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000 --min-tokens 1024"
         ;;
 esac
+
+if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
+measure "$wikipedia" "data/documents/$documents" "$corpus" "$tokenizer" "$d_max" "$d_fit" "$prepare_flags" "$PRESET" "$@"
 "$python" plots/two_point.py --figure B.4 --results "$books" "$wikipedia" --out "$results/figB4/figB4"

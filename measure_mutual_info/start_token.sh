@@ -10,11 +10,12 @@ cd "$(dirname "$0")/.."
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
 corpus=data/sample/books model=$sample_model prepare_flags="--source books" other=${OTHER_START:-"<|endoftext|>"}
-case ${PRESET:-cpu} in
+case $PRESET in
     smoke) out=results/smoke/start_token L_max=16 n_documents=(--n-documents 8) length=128 ;;
     cpu) out=results/start_token L_max=64 n_documents=() length=2048 ;; # the documents of Fig. 2b, their first 64 tokens
     *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
+
 documents=data/documents/$(basename "$corpus")_$length
 if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or MODEL of your own the results go there"}
@@ -32,7 +33,7 @@ for start in tokenizer other; do
     bos=()
     [ "$start" = tokenizer ] || bos=(--bos "$other")
     "$python" measure_mutual_info/score_documents.py --documents "$documents" --model "$model" --L-max "$L_max" \
-        ${n_documents[@]+"${n_documents[@]}"} ${bos[@]+"${bos[@]}"} --out "$out/$start/scores.csv" "$@"
+        ${n_documents[@]+"${n_documents[@]}"} ${bos[@]+"${bos[@]}"} --preset "$PRESET" --out "$out/$start/scores.csv" "$@"
     "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/$start/scores.csv" --out "$out/$start"
 done
 "$python" measure_mutual_info/compare_start_tokens.py --scores "$out"/{tokenizer,other}/scores.csv --out "$out"

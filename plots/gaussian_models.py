@@ -266,7 +266,7 @@ def draw_training(models: Models) -> Figure:
     caption = [f"{models.about()} Means over seeds." + " Dotted: runs of fewer steps." * ("short" in tables)]
     fig, axes = new_figure(
         len(lengths),
-        "KL (nats a variable)",
+        "KL (nats a token)",
         -(-len(models.names) // 4),
         caption,
         [f"L = {L:g}" for L in lengths],

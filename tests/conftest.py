@@ -51,7 +51,7 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
         unittest.mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
     ):
         try:
-            run(module.main, module.Settings)
+            run(module.main, module.Settings, presets=getattr(module, "PRESETS", None))
         except SystemExit as stopped:
             code = stopped.code or 0
     return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
@@ -59,7 +59,7 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def call_shell(script: str, *flags: object, **settings: str) -> subprocess.CompletedProcess:
     """Call a shell file as a user would, with these settings and none that the caller of the tests may have set."""
-    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "STEPS", "FIT", "RUNS")
+    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "FIT", "RUNS")
     names += ("WORKERS", "OUT", "PRESET")
     clean = {key: value for key, value in os.environ.items() if key not in names}
     command = ["bash", str(ROOT / script), *map(str, flags)]

@@ -127,6 +127,39 @@ class Settings:
         return self.batch_tokens // self.L
 
 
+# What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
+PRESETS = {
+    "paper": {},
+    "gpu": {
+        "epochs": 5.0,
+        "batch_tokens": 8192,
+        "learning_rate": 3e-3,
+        "warmup": 300,
+        "held_out": 0.2,
+        "log_every": 50,
+        "checkpoint_every": 500,
+    },
+    "cpu": {  # few tokens a step, and so many steps, which is what a transformer lacks
+        "epochs": 0.5,
+        "batch_tokens": {512: 2048, 4096: 4096},
+        "learning_rate": 5e-3,
+        "warmup": 100,
+        "held_out": 0.2,
+        "log_every": 50,
+        "checkpoint_every": 250,
+    },
+    "smoke": {
+        "epochs": 1.0,
+        "batch_tokens": {128: 512, 256: 1024},
+        "learning_rate": 5e-3,
+        "warmup": 2,
+        "held_out": 0.34,
+        "log_every": 5,
+        "checkpoint_every": 10,
+    },
+}
+
+
 def world() -> int:
     """Processes of this run, as torchrun says; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -430,4 +463,4 @@ def main(cfg: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Settings, __doc__)
+    run(main, Settings, __doc__, PRESETS)

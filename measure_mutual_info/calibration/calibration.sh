@@ -6,28 +6,24 @@
 #   PRESET=cpu    1,000 replications of 100 and 1,000 documents to L = 2048 (committed; default) 2 CPU cores, 33 minutes
 #   PRESET=paper  the same with the paper's 1,024 documents                                      2 CPU cores, 33 minutes
 # Two-point: 600 replications of 100 books of 1,000 tokens (smoke: 10 of 30 of 200), 5 minutes of these on one core.
-# Flags go to calibrate.py, e.g. --workers 16.
+# Replications, documents and lengths of each preset stand at the top of bipartite.py and two_point.py (PRESETS).
+# Flags go to bipartite.py, e.g. --workers 16.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . common/environment.sh
 begin OUT
 
-PRESET=${PRESET:-cpu} two_point=()
 case $PRESET in
-    smoke)
-        out=results/smoke/calibration
-        flags=(--replications 20 --replications-misspecified 5 --n-documents 30 100 --L-max 256 --L-fit-min 32 --pool-documents 2000)
-        two_point=(--replications 10 --books 30 --tokens 200 --d-max 16)
-        ;;
-    cpu) out=results/calibration flags=(--replications 1000) ;;
-    paper) out=results/paper/calibration flags=(--replications 1000 --n-documents 100 1024) ;;
+    smoke) out=results/smoke/calibration ;;
+    cpu) out=results/calibration ;;
+    paper) out=results/paper/calibration ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
+
 out=${OUT:-$out}
-"$python" measure_mutual_info/calibration/bipartite.py --out "$out" --workers 2 "${flags[@]}" "$@"
-if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then # Santa Fe with less noise and with more; 200 replications show the same
-    "$python" measure_mutual_info/calibration/bipartite.py --out "$out" --workers 2 "${flags[@]}" \
-        --processes santa_fe --epsilons 0.05 0.2 --replications 200
+"$python" measure_mutual_info/calibration/bipartite.py --out "$out" --preset "$PRESET" "$@"
+if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then
+    "$python" measure_mutual_info/calibration/bipartite.py --out "$out" --preset "$PRESET-noise"
 fi
-"$python" measure_mutual_info/calibration/two_point.py --out "$out" ${two_point[@]+"${two_point[@]}"}
+"$python" measure_mutual_info/calibration/two_point.py --out "$out" --preset "$PRESET"
 "$python" plots/calibration.py --results "$out" --out "$out"

@@ -107,6 +107,10 @@ class Settings:
             raise UserError(f"--tokens {self.tokens} --d-max {self.d_max}: a book must be longer than the distance")
 
 
+# What --preset sets in place of the defaults above.
+PRESETS = {"paper": {}, "cpu": {}, "smoke": {"replications": 10, "books": 30, "tokens": 200, "d_max": 16}}
+
+
 class Source(NamedTuple):
     """A process that is held against the truth."""
 
@@ -272,4 +276,4 @@ def main(cfg: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Settings, __doc__)
+    run(main, Settings, __doc__, PRESETS)

@@ -208,6 +208,58 @@ def test_a_place_where_nothing_can_be_written_is_one_line(program, flags, out, t
     assert out.strip("/").split("/")[0] in one_line_error(call_script(program, *flags, "--out", out))
 
 
+LENGTHS_SCRIPT = SCRIPT.replace(
+    'if __name__ == "__main__":',
+    'PRESETS = {"paper": {}, "cpu": {"L_max": 64, "ell_max": {16: 1, 64: 2}}, "bug": {"fail": "bug"}}\n'
+    'if __name__ == "__main__":',
+).replace("Settings, __doc__)", "Settings, __doc__, PRESETS)")
+
+
+@pytest.fixture
+def presets(script):
+    """The script has presets as well, and a setting L, by which one of them chooses."""
+    script.write_text(
+        LENGTHS_SCRIPT.replace('    fail: str = ""', '    L: int = 256\n    fail: str = ""'), encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ell_max", "L_max"),
+    [
+        ("", 1024, 2048),
+        ("--preset paper", 1024, 2048),
+        ("--preset cpu", 2, 64),
+        ("--preset=cpu --L 64", 2, 64),
+        ("--preset cpu --L 63", 1, 64),
+        ("--L 4 --preset cpu", 1, 64),
+        ("--preset cpu --L 16 --L-max 128", 1, 128),
+        ("--ell-max 7 --preset cpu --L 16", 7, 64),
+        ("--preset cpu --preset paper", 1024, 2048),
+    ],
+)
+def test_a_preset_sets_what_no_flag_does(run, presets, arguments, ell_max, L_max):
+    done = run(*arguments.split())
+    assert (done.stdout, done.stderr) == (f"ell_max {ell_max} L_max {L_max}\n", "")
+
+
+def test_an_unknown_preset_is_one_line(run, presets):
+    for arguments, said in (
+        (["--preset", "huge"], "huge"),
+        (["--preset=", "--L", "3"], "(no name)"),
+        (["--preset"], "(no name)"),
+    ):
+        done = run(*arguments)
+        assert (done.returncode, done.stderr) == (2, f"error: --preset {said}: choose one of paper, cpu, bug\n")
+
+
+def test_help_shows_the_values_of_a_preset(run, presets):
+    plain, cpu = run("--help").stdout, run("--help", "--preset", "cpu").stdout
+    assert "--preset paper|cpu|bug" in plain
+    assert "2048" in plain
+    assert "2048" not in cpu
+    assert "64" in cpu
+
+
 def test_names_that_are_not_utf8_can_be_printed(tmp_path):
     program = tmp_path / "says.py"
     program.write_text(SCRIPT.replace('"ell_max", ', r'"\udce9", '), encoding="utf-8")

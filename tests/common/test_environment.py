@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT, call_shell
 
-SHELLS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/*.sh"))
+SHELLS = sorted(str(path.relative_to(ROOT)) for where in ("*", "*/calibration") for path in ROOT.glob(f"{where}/*.sh"))
 SOURCED = ["common/environment.sh", "measure_mutual_info/_bipartite.sh", "measure_mutual_info/_two_point.sh"]
 SOURCED.append("train_on_pg19/_books.sh")
 FIGURES = [name for name in SHELLS if name not in SOURCED]

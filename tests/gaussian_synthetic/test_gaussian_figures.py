@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pandas as pd
@@ -14,8 +15,9 @@ def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedPr
 
 def test_from_models_to_the_pictures(tmp_path):
     out, runs = tmp_path / "mine", tmp_path / "runs"
-    mine = {"MODELS": "tiny mamba2-mini-256", "LENGTHS": "4", "STEPS": "20", "OUT": str(out), "RUNS": str(runs)}
-    flags = ["--family", "logarithmic", "--log-every", "10", "--checkpoint-every", "10"]
+    mine = {"MODELS": "tiny mamba2-mini-256", "LENGTHS": "4", "OUT": str(out), "RUNS": str(runs)}
+    mine["PRESET"] = "smoke"
+    flags = ["--family", "logarithmic", "--steps", "20"]
     done = figure("fig3", *flags, **mine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs, 2 at a time" in done.stdout
@@ -25,13 +27,16 @@ def test_from_models_to_the_pictures(tmp_path):
     summary = pd.read_csv(out / "summary.csv")
     assert set(summary["model"]) == {"independent", "tiny", "mamba2-mini-256"}
     assert (summary["family"] == "logarithmic").all()
+    assert (summary.loc[summary["model"] != "independent", "draws"] == 16).all()
+    settings = json.loads((runs / "full" / "tiny_4_0" / "log.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["steps"], settings["copies"], settings["batch"]) == (20, 2, 256)  # a flag, and the preset's
     again = figure("fig3", *flags, **mine)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("already") == 2
 
 
 def test_a_run_that_fails_is_named(tmp_path):
-    mine = {"MODELS": "gpt5", "LENGTHS": "4", "STEPS": "20", "OUT": str(tmp_path / "mine"), "RUNS": str(tmp_path / "r")}
+    mine = {"MODELS": "gpt5", "LENGTHS": "4", "OUT": str(tmp_path / "mine"), "RUNS": str(tmp_path / "r")}
     done = figure("fig3", **mine)
     assert done.returncode != 0
     assert "error: gpt5, L = 4, seed 0, see" in done.stderr

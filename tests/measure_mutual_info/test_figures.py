@@ -77,7 +77,9 @@ def test_from_texts_to_the_figures(mine):
     assert (results / "scores.csv").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["fig2b", "figB1", "figB2", "figB3", "fig2c", "figB4", "figB5", "calibration"])
+@pytest.mark.parametrize(
+    "name", ["fig2b", "figB1", "figB2", "figB3", "fig2c", "figB4", "figB5", "calibration/calibration"]
+)
 def test_unknown_preset(name):
     done = figure(name, PRESET="huge")
     assert done.returncode == 2
@@ -117,7 +119,7 @@ def test_two_point_from_texts_to_the_figure(tmp_path):
 
 def test_calibration_from_documents_to_pictures(tmp_path):
     small = "--processes markov --replications 3 --replications-misspecified 2 --n-documents 20 --pool-documents 1000"
-    done = figure("calibration", None, *small.split(), PRESET="smoke", OUT=str(tmp_path))
+    done = figure("calibration/calibration", None, *small.split(), PRESET="smoke", OUT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):
         assert (tmp_path / "markov" / made).stat().st_size > 0

@@ -103,6 +103,17 @@ def test_a_run_of_steps_that_no_row_divides(documents, tmp_path):
     assert read_log(tmp_path)["step"].tolist() == [5, 9]
 
 
+def test_what_stands_in_a_preset_is_what_a_run_records(documents, tmp_path, monkeypatch):
+    changed = train.PRESETS["smoke"] | {"batch_tokens": {16: 64, 64: 128}, "held_out": 0.3, "learning_rate": 1e-3}
+    monkeypatch.setitem(train.PRESETS, "smoke", changed)
+    given = ["--model", "tiny", "--documents", documents, "--preset", "smoke", "--epochs", 2, "--device", "cpu"]
+    done = call_script(SCRIPT, *given, "--L", L, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = train.read_run(tmp_path)["identity"]["settings"]
+    assert (found["batch_tokens"], found["held_out"], found["learning_rate"], found["log_every"]) == (64, 0.3, 1e-3, 5)
+    assert found["epochs"] == 2  # a flag comes before the preset
+
+
 def test_a_finished_run_is_left_as_it_is(documents, whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     again = call(documents, whole)

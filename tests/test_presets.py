@@ -1,0 +1,195 @@
+"""Each number has one home: hyperparameters in a program's presets, a figure's inputs in its shell file."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from common.cli import check_settings, parse
+from gaussian_synthetic import evaluate, train
+from measure_mutual_info import count_ngrams, score_documents
+from tests.conftest import ROOT, call_script
+from train_on_pg19 import train as train_books
+
+# What a shell file may hand to a program: what is measured, of what and where to, never how.
+INPUTS = {
+    "--corpus",
+    "--tokenizer",
+    "--source",
+    "--config",
+    "--streaming",
+    "--boundaries",
+    "--min-tokens",
+    "--vocab-size",
+}
+INPUTS |= {"--min-book-words", "--max-books", "--max-documents-per-book", "--shuffle-seed", "--parts", "--documents"}
+INPUTS |= {"--model", "--models", "--L", "--L-max", "--n-documents", "--d", "--d-max", "--seed", "--bos", "--family"}
+INPUTS |= {"--layers", "--rank-layers", "--context", "--pairs", "--fit", "--preset"}
+INPUTS |= {"--out", "--store", "--runs", "--scores", "--counts", "--summary", "--state", "--state-information"}
+INPUTS |= {"--unpaired"}  # one more estimator
+SHELLS = [*ROOT.glob("*/*.sh"), *ROOT.glob("*/calibration/*.sh")]
+SHELLS = [file for file in SHELLS if file.parent.name not in ("benchmarks", "plots") and file.name != "environment.sh"]
+PROGRAMS = sorted(
+    path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
+    for path in [*ROOT.glob("*/*.py"), *ROOT.glob("*/calibration/*.py")]
+    if re.search(r"^    run\(.*PRESETS\)", path.read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+def relative(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def flags(text: str) -> set[str]:
+    """Of the commands and the variables of a shell file, without its comments and the calls that draw."""
+    lines = [re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines()]
+    calls = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return {flag for line in calls if "plots/" not in line for flag in re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", line)}
+
+
+def test_flags_of_a_shell_file():
+    lines = [
+        "x=(--copies 4) # --seed",
+        "# --L",
+        '"$python" a.py --out "$out" \\',
+        "  --n-documents 3",
+        "plots/a.py --row 3",
+    ]
+    assert flags("\n".join(lines)) == {"--copies", "--out", "--n-documents"}
+
+
+@pytest.mark.parametrize("file", SHELLS, ids=relative)
+def test_shell_files_hand_over_inputs_and_a_preset(file):
+    text = file.read_text(encoding="utf-8")
+    handed = flags(text)
+    assert handed <= INPUTS, f"{', '.join(sorted(handed - INPUTS))}: put it into a preset of the program"
+    for program in PROGRAMS:
+        for call in re.findall(rf"{program.replace('.', '/')}\.py(?:.*\\\n)*.*", text):
+            counts_no_pairs = file.name == "_bipartite.sh" and "count_ngrams" in call
+            assert "--preset" in call or counts_no_pairs, call
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_preset_has_settings_that_fit_together(program):
+    module = importlib.import_module(program)
+    assert {"smoke", "cpu", "paper"} <= module.PRESETS.keys()
+    needed = {"model": "x", "documents": "x", "runs": "x", "out": "x.csv", "d": 1}
+    names = [one.name for one in fields(module.Settings)]
+    given = [str(word) for name in names if name in needed for word in (f"--{name}", needed[name])]
+    for name, values in module.PRESETS.items():
+        assert values.keys() <= set(names)
+        lengths = {L for value in values.values() if isinstance(value, dict) for L in value}
+        for of_length in [["--L", str(L)] for L in lengths] or [[]]:
+            cfg = parse(module.Settings, [*given, *of_length, "--preset", name], presets=module.PRESETS)
+            check_settings(cfg)
+            cfg.validate()
+
+
+@pytest.mark.parametrize(
+    ("preset", "L", "epochs", "batch_tokens", "warmup", "learning_rate"),
+    [
+        *[("smoke", 128, 1, 512, 2, 5e-3), ("smoke", 256, 1, 1024, 2, 5e-3)],
+        *[("cpu", 512, 0.5, 2048, 100, 5e-3), ("cpu", 4096, 0.5, 4096, 100, 5e-3)],
+        *[("gpu", 512, 5, 8192, 300, 3e-3), ("gpu", 4096, 5, 8192, 300, 3e-3)],
+        *[("paper", 4096, 5, 16_384, 2000, 5e-5), ("paper", 8192, 5, 16_384, 2000, 5e-5)],
+    ],
+)
+def test_steps_of_the_models_of_books(preset, L, epochs, batch_tokens, warmup, learning_rate):
+    """What the committed runs were made with."""
+    given = ["--model", "x", "--documents", "x", "--out", "x", "--L", str(L), "--preset", preset]
+    cfg = parse(train_books.Settings, given, presets=train_books.PRESETS)
+    assert (cfg.epochs, cfg.batch_tokens, cfg.warmup, cfg.learning_rate) == (
+        epochs,
+        batch_tokens,
+        warmup,
+        learning_rate,
+    )
+    assert cfg.held_out == {"smoke": 0.34, "paper": 0.03}.get(preset, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("preset", "L", "steps", "warmup", "batch"),
+    [
+        *[
+            ("cpu", 16, 1000, 100, 64),
+            ("cpu", 64, 2000, 100, 16),
+            ("cpu", 256, 4000, 200, 4),
+            ("cpu", 1024, 4000, 200, 1),
+        ],
+        *[("cpu-short", 64, 500, 50, 16), ("cpu-short", 256, 2000, 200, 4)],
+        *[("gpu", 64, 4000, 200, 128), ("gpu", 256, 8000, 400, 32), ("gpu", 1024, 8000, 400, 8)],
+        *[("gpu-short", 256, 4000, 200, 32), ("gpu-short", 1024, 4000, 200, 8)],
+        *[("smoke", 4, 30, 5, 256), ("smoke", 16, 30, 5, 64)],
+        *[("paper", 64, 500_000, 2000, 4), ("paper", 16_384, 500_000, 2000, 4)],
+    ],
+)
+def test_steps_and_batch_of_the_gaussian_models_go_by_length(preset, L, steps, warmup, batch):
+    """What the committed runs were made with; the learning rates and copies beside it."""
+    flags = ["--model", "x", "--out", "x", "--L", str(L), "--preset", preset]
+    cfg = parse(train.Settings, flags, presets=train.PRESETS)
+    assert (cfg.steps, cfg.warmup, cfg.batch) == (steps, warmup, batch)
+    assert (cfg.copies, cfg.learning_rate) == {"paper": (64, 5e-5), "smoke": (2, 4e-3)}.get(preset, (4, 4e-3))
+
+
+@pytest.mark.parametrize(
+    ("module", "record"),
+    [
+        (score_documents, "fig2b/scores.json"),
+        (score_documents, "figB1/wikipedia/scores.json"),
+        (count_ngrams, "fig2c/counts.json"),
+        (count_ngrams, "figB4/wikipedia/counts.json"),
+    ],
+    ids=["fig2b", "figB1", "fig2c", "figB4"],
+)
+def test_the_preset_cpu_is_what_the_committed_results_were_made_with(module, record):
+    """So that scores are reused: all that the flags of the shell file leave open comes from the preset."""
+    path = ROOT / "results" / record
+    if not path.exists():
+        pytest.skip(f"no {record}")
+    made = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    inputs = [("documents", "--documents"), ("model", "--model"), ("out", "--out"), ("L_max", "--L-max"), ("d", "--d")]
+    given = [(flag, made[name]) for name, flag in [*inputs, ("n_documents", "--n-documents")] if made.get(name)]
+    words = [str(word) for flag, value in given for word in (flag, *(value if isinstance(value, list) else [value]))]
+    cfg = parse(module.Settings, [*words, "--preset", "cpu"], presets=module.PRESETS)
+    assert json.loads(json.dumps(asdict(cfg), default=str)) == made
+
+
+QUICK = ["--model", "tiny", "--L", 4, "--steps", 10, "--log-every", 5, "--checkpoint-every", 5]
+
+
+def recorded(folder: Path) -> dict:
+    return json.loads((folder / "log.json").read_text(encoding="utf-8"))["settings"]
+
+
+def test_what_stands_in_a_preset_is_what_a_run_records(tmp_path, monkeypatch):
+    """Changed on top of the program, it changes the run, its record and what it may go on from."""
+    monkeypatch.setitem(train.PRESETS, "smoke", train.PRESETS["smoke"] | {"copies": 3, "batch": {1: 8}, "clip": 1.5})
+    done = call_script("gaussian_synthetic/train.py", *QUICK, "--preset", "smoke", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = recorded(tmp_path)
+    assert (settings["copies"], settings["batch"], settings["clip"], settings["learning_rate"]) == (3, 8, 1.5, 4e-3)
+    assert (settings["steps"], settings["warmup"]) == (10, 5)  # a flag, and the preset's
+    identity = train.read_checkpoint(tmp_path / train.CHECKPOINT)["identity"]["settings"]
+    assert identity == {name: settings[name] for name in identity}
+    monkeypatch.setitem(evaluate.PRESETS, "smoke", {"draws": 2})
+    evaluate_flags = ["--runs", tmp_path, "--out", tmp_path / "made", "--preset", "smoke"]
+    assert call_script("gaussian_synthetic/evaluate.py", *evaluate_flags).returncode == 0
+    assert pd.read_csv(tmp_path / "made" / "summary.csv")["draws"].max() == 2
+    other = call_script("gaussian_synthetic/train.py", *QUICK, "--preset", "cpu", "--warmup", 5, "--out", tmp_path)
+    assert "holds another run (" in other.stderr
+    assert "copies 3, here 4" in other.stderr
+
+
+def test_the_preset_stands_in_the_recorded_command(tmp_path):
+    """The arguments themselves stay as they are, as torchrun hands them to each process."""
+    done = call_script("gaussian_synthetic/train.py", *QUICK, "--preset=smoke", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--preset=smoke" in json.loads((tmp_path / "log.json").read_text(encoding="utf-8"))["command"]
+    assert "--preset=smoke" not in sys.argv
