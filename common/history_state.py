@@ -1,4 +1,4 @@
-"""How many numbers a model carries from the past into the future, by its configuration alone: dim(z) of Def. 5.1.
+"""How many numbers a model keeps of the past, by its configuration alone: dim(z) of Def. 5.1.
 
     config = AutoConfig.from_pretrained("state-spaces/mamba-130m-hf")     # or read_settings({"model_type": "mamba", …})
     history_state(config, 4096)           # elements after 4,096 tokens, all layers

@@ -93,7 +93,7 @@ for name in $(cut -d' ' -f1 <<< "$list" | sort -u); do
     "$python" gaussian_synthetic/evaluate.py --runs "${folders[@]}" --preset "$PRESET" --out "$part"
 done
 if ! "$python" gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"; then
-    echo "no collapse.csv, and so no number in panel c: it takes more models of fixed state, see above"
+    echo "no collapse.csv: it takes more models of fixed state, see above"
 fi
 "$python" plots/gaussian_models.py --figure 3 --results "$out" --out "$out/fig3"
 "$python" plots/gaussian_models.py --figure utilisation --results "$out" --out "$out/utilisation"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The L²M condition (Sec. 5; not a figure of the paper): history states of published models against the laws of I(L/2; L),
-# and how many nats an element of state really carried in the models of Fig. 3.
+# and the information per state element of the models of Fig. 3.
 #   PRESET=smoke  three models to 65,536 tokens, the paper's laws                           1 CPU core, 10 seconds
 #   PRESET=cpu    all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
 #                 was measured on books (committed; default)

@@ -84,9 +84,9 @@ class Settings:
     """add direct_unpaired"""
     ngram_weight: float = 0.8
     """weight of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)"""
-    L_min: int = 0
+    L_fit_min: int = 0
     """tokens; fits begin here. Paper: all lengths"""
-    L_max: int | None = None
+    L_fit_max: int | None = None
     """tokens; fits end here; all lengths if not given"""
     bootstrap: int = 500
     """not in the paper: resamplings of whole books; 0 for none"""
@@ -104,8 +104,10 @@ class Settings:
             raise UserError("direct_corrected needs the 2-gram counts: give --counts counts.csv (count_ngrams.py)")
         if not 0 <= self.ngram_weight <= 1:
             raise UserError(f"--ngram-weight {self.ngram_weight:g}: give a weight from 0 to 1")
-        if self.L_max is not None and self.L_max <= self.L_min:
-            raise UserError(f"--L-min {self.L_min} --L-max {self.L_max}: the fits would have no length between them")
+        if self.L_fit_max is not None and self.L_fit_max <= self.L_fit_min:
+            raise UserError(
+                f"--L-fit-min {self.L_fit_min} --L-fit-max {self.L_fit_max}: the fits would have no length between them"
+            )
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
         if self.out.exists() and not self.out.is_dir():
@@ -374,7 +376,7 @@ def main(cfg: Settings) -> None:
         added = {column: values.to_numpy() for column, values in added.items()}
         tables.append(estimate_table(terms, context_mismatch).assign(**names, **added))
         for ratio in _ratios(terms):
-            window = ratio, cfg.L_min, math.inf if cfg.L_max is None else cfg.L_max
+            window = ratio, cfg.L_fit_min, math.inf if cfg.L_fit_max is None else cfg.L_fit_max
             fits, notes = fit_ratio(terms, *window)
             boot = {}
             if cfg.bootstrap and "power" in [fit.law for fit in fits]:

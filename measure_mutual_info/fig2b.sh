@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fig. 2b: bipartite mutual information I(L/2; L) of books against L, direct and vCLUB estimators, with fitted exponents;
-# and sweep.png, how far to trust these: β in every window of lengths, the local slopes, the laws that fit better.
+# and sweep.png, β in every window of lengths.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of the sample books to L = 128                    2 CPU cores, 1 minute
 #   PRESET=demo   the same, 32 documents to L = 1024                                          2 CPU cores, 5 to 8 minutes
 #   PRESET=cpu    the same, all 126 documents to L = 2048 (the committed results; default)    2 CPU cores, 1 hour

@@ -60,7 +60,7 @@ class Settings:
     """L/ell of the points that are fitted. Paper: 2 (Fig. 2b)"""
     estimators: tuple[Literal["direct", "vclub"], ...] = ("direct", "vclub")
     """which to plan for"""
-    L_min: tuple[int, ...] = (0, 16, 64)
+    L_fit_min: tuple[int, ...] = (0, 16, 64)
     """not in the paper: tokens; fits may begin at the first length of the pilot from each of these on"""
     least_L_max: int = 256
     """not in the paper: tokens; fits may end at each length from here on, or else at the last one"""
@@ -74,8 +74,8 @@ class Settings:
             raise UserError(f"--half-width {self.half_width:g}: give a half-width of at least 0.0001, such as 0.02")
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if not self.estimators or not self.L_min:
-            raise UserError("--estimators and --L-min: give at least one each")
+        if not self.estimators or not self.L_fit_min:
+            raise UserError("--estimators and --L-fit-min: give at least one each")
         if self.resamplings < 2:
             raise UserError(f"--resamplings {self.resamplings}: give at least 2")
 
@@ -214,10 +214,12 @@ def main(cfg: Settings) -> None:
             f"{cfg.scores} has {len(L_all)} lengths with L = {cfg.ratio:g} ell, and a fit needs {MIN_POINTS}: choose "
             "another --ratio, or score the pilot to a larger --L-max"
         )
-    chosen = windows(L_all, cfg.L_min, cfg.least_L_max)
+    chosen = windows(L_all, cfg.L_fit_min, cfg.least_L_max)
     if not chosen:
-        first = min(cfg.L_min)
-        raise UserError(f"--L-min {first}: {cfg.scores} has fewer than {MIN_POINTS} lengths from there on: lower it")
+        first = min(cfg.L_fit_min)
+        raise UserError(
+            f"--L-fit-min {first}: {cfg.scores} has fewer than {MIN_POINTS} lengths from there on: lower it"
+        )
     book = scores.drop_duplicates("document").set_index("document")["book"][terms[cfg.estimators[0]].index].to_numpy()
     books = len(np.unique(book))
     print(f"pilot: {documents_line}; books: {books}")

@@ -46,8 +46,8 @@ class Settings:
     """the scores.csv to write"""
     L_max: int = 2048
     """tokens; longest context + continuation. Shorter documents are left out"""
-    ell_max: int = 1024
-    """tokens; largest split point ℓ"""
+    ell_max: int | None = None
+    """tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)"""
     ratios: tuple[int, ...] = (2, 3, 4)
     """L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2"""
     n_documents: int | None = None
@@ -96,7 +96,7 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.ell_max < 2:
+        if self.ell_max is not None and self.ell_max < 2:
             raise UserError(f"--ell-max {self.ell_max}: the smallest split point is 2 tokens")
         if not self.ratios or min(self.ratios) < 2:
             raise UserError(f"--ratios {self.ratios}: L must lie beyond ℓ, so every ratio L/ℓ must be at least 2")
@@ -224,6 +224,7 @@ def scoring_manifest(cfg: Settings, sample: Sample, bos: int, revision: str | No
     shown = asdict(cfg)
     for free in ("out", "documents", "shard", "device", "tensor_parallel", "pipeline_parallel", "gpu_memory"):
         del shown[free]
+    shown["ell_max"] = max(ell for ell, _ in cfg.points)
     digest = hashlib.sha256(sample.ids.tobytes() + sample.x_donor.tobytes() + "\n".join(sample.names).encode())
     model = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
     files = model_fingerprint(cfg.model)

@@ -1,4 +1,4 @@
-"""History states of models against the mutual information that they have to carry (the L²M condition, Sec. 5).
+"""History states of models against the mutual information that they must hold (the L²M condition, Sec. 5).
 
     python plots/condition.py --results results/condition --out results/condition/condition
 
@@ -7,7 +7,7 @@ state_information.csv (state_information.py) from the folder. Writes results/con
     left   elements of the state after L/2 tokens, a line a model, in a colour for each kind of growth; and how many
            elements the laws of I(L/2; L) ask for, at one nat an element and at the other constants of required.csv.
            Of each kind the models of the least and the largest state at the right edge are named.
-    right  nats an element of state that models trained on Gaussian sequences carried, a point a run
+    right  information per state element of models trained on Gaussian sequences, a point a run
 
 Hardware: one CPU core, two seconds. Expect lines of slope 1 and flat ones; the laws, of slope 0.7, cross the flat ones.
 """
@@ -257,7 +257,7 @@ def spread(wanted: np.ndarray, gap: float, top: float) -> np.ndarray:
 
 
 def draw_information(ax: Axes, information: pd.DataFrame, lengths: list[float]) -> tuple[list, list[str]]:
-    """Points by L; runs that carried nothing stand as small markers at the bottom edge."""
+    """Points by L; runs that used none stand as small markers at the bottom edge."""
     handles, labels = [], []
     for index, (L, look) in enumerate(zip(lengths, LENGTHS, strict=False)):
         rows = information[information["L"] == L]
@@ -301,10 +301,10 @@ def readable(value: float) -> str:
 
 def caption(found: Condition) -> list[str]:
     if found.information is None:
-        return ["A model whose line lies below a law cannot", "carry I(L/2; L)."]
+        return ["A model whose line lies below a law cannot", "hold I(L/2; L)."]
     below = int((found.information["nats_per_element"] <= 0).sum())
-    right = "Right: runs on Gaussian sequences" + f"; ▾: {below} that carried nothing." * bool(below)
-    return ["Left: a model whose line lies below a law cannot carry I(L/2; L).", right]
+    right = "Right: runs on Gaussian sequences" + f"; ▾: {below} at or below 0." * bool(below)
+    return ["Left: a model whose line lies below a law cannot hold I(L/2; L).", right]
 
 
 def main(cfg: Settings) -> None:

@@ -158,7 +158,10 @@ def test_the_preset_cpu_is_what_the_committed_results_were_made_with(module, rec
     given = [(flag, made[name]) for name, flag in [*inputs, ("n_documents", "--n-documents")] if made.get(name)]
     words = [str(word) for flag, value in given for word in (flag, *(value if isinstance(value, list) else [value]))]
     cfg = parse(module.Settings, [*words, "--preset", "cpu"], presets=module.PRESETS)
-    assert json.loads(json.dumps(asdict(cfg), default=str)) == made
+    found = json.loads(json.dumps(asdict(cfg), default=str))
+    for settings in (found, made):  # which L_max bounds where it is not given
+        settings["ell_max"] = settings.get("ell_max") or settings.get("L_max", 0) // 2
+    assert found == made
 
 
 QUICK = ["--model", "tiny", "--L", 4, "--steps", 10, "--log-every", 5, "--checkpoint-every", 5]

@@ -52,13 +52,16 @@ class Backend(Protocol):
         """Score a group. Both (group, L_max) token ids; the X of documents[i] goes to the Y of y_recipients[i]."""
 
 
-def grid(L_max: int, ell_max: int = 1024, ratios: Sequence[int] = (2, 3, 4)) -> list[tuple[int, int]]:
+def grid(L_max: int, ell_max: int | None = None, ratios: Sequence[int] = (2, 3, 4)) -> list[tuple[int, int]]:
     """The paper's (ℓ, L) in tokens: ℓ = 2, 4, 8, …, ell_max with L = r·ℓ for each ratio r, as far as L ≤ L_max.
+
+    ell_max: None for no bound but L_max.
 
     >>> grid(16, ratios=(2, 4))
     [(2, 4), (2, 8), (4, 8), (4, 16), (8, 16)]
     """
-    ells = [2**k for k in range(1, ell_max.bit_length()) if 2**k <= ell_max]
+    most = L_max if ell_max is None else ell_max
+    ells = [2**k for k in range(1, most.bit_length()) if 2**k <= most]
     return [(ell, ratio * ell) for ell in ells for ratio in sorted(ratios) if ratio * ell <= L_max]
 
 

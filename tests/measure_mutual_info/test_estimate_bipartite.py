@@ -332,7 +332,7 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
 
 def test_window_of_the_fits(tmp_path):
     scores = save(tmp_path, power_scores(1, 30))
-    done = run("--scores", scores, "--out", tmp_path, "--L-min", 16, "--L-max", 256, "--bootstrap", 20)
+    done = run("--scores", scores, "--out", tmp_path, "--L-fit-min", 16, "--L-fit-max", 256, "--bootstrap", 20)
     assert done.returncode == 0, done.stderr
     assert "one book: the resampling is over its documents" in done.stdout
     fits = pd.read_csv(tmp_path / "fit.csv")
@@ -594,7 +594,7 @@ def test_bad_settings(tmp_path):
     refused(run("--scores", scores, "--out", scores), "is a file: give a folder")
     refused(run("--scores", tmp_path / "no.csv", "--out", out), "no.csv: check the name")
     refused(run("--scores", tmp_path, "--out", out), "is no CSV table")
-    refused(run("--scores", scores, "--out", out, "--L-min", 8, "--L-max", 8), "no length between them")
+    refused(run("--scores", scores, "--out", out, "--L-fit-min", 8, "--L-fit-max", 8), "no length between them")
     refused(run("--scores", scores, "--out", out, "--bootstrap", 1), "--bootstrap 1: give 0 for none")
     unknown = run("--scores", scores, "--out", out, "--estimators", "clever")
     assert unknown.returncode == 2

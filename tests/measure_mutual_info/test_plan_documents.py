@@ -234,7 +234,7 @@ def test_books_through_the_command_line(tmp_path):
     rng = np.random.default_rng(8)
     values, _ = draw_books(rng, 10, 6, 0.3)
     scores = save_scores(tmp_path, values.reshape(10, 6, len(L)).transpose(1, 0, 2).reshape(60, -1), books=10)
-    done = call_script(SCRIPT, "--scores", scores, "--out", tmp_path / "plan.csv", "--resamplings", 5, "--L-min", 4)
+    done = call_script(SCRIPT, "--scores", scores, "--out", tmp_path / "plan.csv", "--resamplings", 5, "--L-fit-min", 4)
     row = pd.read_csv(tmp_path / "plan.csv").iloc[-1]
     assert row["design_effect"] > 1.5
     again = pd.read_csv(scores).pivot(index="document", columns="L_tokens", values="logq_y_given_x_nats").to_numpy()
@@ -251,7 +251,9 @@ def test_half_the_width_takes_four_times_the_documents_of_the_sample(tmp_path):
     for wanted in (0.02, 0.01):
         out = tmp_path / "plan.csv"
         scores = ROOT / "results" / "fig2b" / "scores.csv"
-        call_script(SCRIPT, "--scores", scores, "--out", out, "--half-width", wanted, "--resamplings", 2, "--L-min", 0)
+        call_script(
+            SCRIPT, "--scores", scores, "--out", out, "--half-width", wanted, "--resamplings", 2, "--L-fit-min", 0
+        )
         table = pd.read_csv(out)
         assert sorted(set(table["L_max"])) == [256, 512, 1024, 2048]
         needed[wanted] = table["n_documents"].to_numpy()
@@ -295,8 +297,8 @@ def all_alike(scores: Path) -> None:
         (None, ["--half-width", -0.1], "--half-width -0.1: give"),
         (None, ["--out", "plan.txt"], "--out plan.txt: give the name of a .csv file"),
         (None, ["--ratio", 3], "has 0 lengths with L = 3 ell, and a fit needs 3: choose another --ratio"),
-        (None, ["--L-min", 256], "--L-min 256: "),
-        (None, ["--L-min", 4000], "has fewer than 3 lengths from there on"),
+        (None, ["--L-fit-min", 256], "--L-fit-min 256: "),
+        (None, ["--L-fit-min", 4000], "has fewer than 3 lengths from there on"),
         (None, ["--resamplings", 1], "--resamplings 1"),
         (None, ["--estimators"], "give at least one each"),
         (None, ["--scores", "nowhere.csv"], "no file nowhere.csv"),
@@ -304,7 +306,7 @@ def all_alike(scores: Path) -> None:
         (one_document, [], "1 documents; at least two with scores are needed"),
         (two_lengths, [], "has 2 lengths with L = 2 ell, and a fit needs 3"),
         (negative, [], "allows no plan (direct, L = 4 to 256: 0 of 7 points lie 3 standard errors above 0"),
-        (few_documents, ["--L-min", 0], "8 documents are too few for the covariance of 8 lengths, 9 are needed"),
+        (few_documents, ["--L-fit-min", 0], "8 documents are too few for the covariance of 8 lengths, 9 are needed"),
         (all_alike, [], "singular"),
     ],
 )
@@ -325,6 +327,6 @@ def test_bad_input(tmp_path, spoil, flags, message):
 def test_windows_without_a_plan_are_named(tmp_path):
     """Eight documents suffice for seven lengths, not for eight."""
     scores = save_scores(tmp_path, draw(np.random.default_rng(10), EXACT, 8) + 4 * EXACT, books=3)
-    done = call_script(SCRIPT, "--scores", scores, "--out", tmp_path / "plan.csv", "--resamplings", 2, "--L-min", 4)
+    done = call_script(SCRIPT, "--scores", scores, "--out", tmp_path / "plan.csv", "--resamplings", 2, "--L-fit-min", 4)
     assert "no plan for direct, L = 4 to 512: 8 documents are too few" in done.stdout
     assert set(pd.read_csv(tmp_path / "plan.csv")["L_max"]) == {256}

@@ -108,7 +108,7 @@ def test_draws_the_csvs(folder):
     below = [x for line in right.get_lines() if line.get_gid() == "below" for x in line.get_xdata()]
     lost = int((information["nats_per_element"] <= 0).sum())
     assert len(below) == lost > 0
-    assert f"▾: {lost} that carried nothing" in caption_of(fig)
+    assert f"▾: {lost} at or below 0" in caption_of(fig)
 
 
 def test_names_stand_apart_and_within(folder):

@@ -15,9 +15,10 @@ def test_docstring_examples():
 
 
 def test_grid_is_the_papers():
-    points = passes.grid(4096)
+    points = passes.grid(4096, 1024)
     assert {ell for ell, L in points if L == 2 * ell} == {2**k for k in range(1, 11)}
     assert {ell for ell, L in points if L == 3 * ell} == {2**k for k in range(1, 11)}
+    assert max(passes.grid(8192)) == (4096, 8192), "no bound but the longest L"
     assert passes.grid(2048)[-1] == (1024, 2048)
     assert max(ell for ell, L in passes.grid(2048) if L == 4 * ell) == 512
     assert max(passes.grid(1000)) == (256, 768), "nothing beyond the longest L"
