@@ -148,7 +148,7 @@ def load(cfg: Settings) -> TransformersBackend:
 
 
 def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
-    """(batches, 2, batch_documents, L_max): documents and their y_recipients, spread evenly over the corpus."""
+    """(batches, 2, batch_documents, L_max): documents and those that get their X, spread evenly over the corpus."""
     shape = (cfg.rounds + 1, 2, cfg.batch_documents, cfg.L_max)
     count = int(np.prod(shape[:3]))
     if cfg.documents is None:

@@ -358,10 +358,12 @@ def main(cfg: Settings) -> None:
         terms = per_document_terms(scores, estimator, first2_entropy, cfg.ngram_weight)
         without_donor = terms.isna().any(axis=1)
         if without_donor.any():
-            print(f"{estimator}: {without_donor.sum()} documents left out whose x_donor has no scores")
+            print(f"{estimator}: {without_donor.sum()} documents left out whose X' is of a document without scores")
             terms = terms[~without_donor]
         if len(terms) < 2:
-            raise UserError(f"{estimator}: {len(terms)} documents have a x_donor with scores, and two are needed")
+            raise UserError(
+                f"{estimator}: {len(terms)} documents have an X' of a document with scores, and two are needed"
+            )
         units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
         boot_clusters = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
         corrected = estimator == "direct_corrected"

@@ -53,7 +53,7 @@ class Settings:
     n_documents: int | None = None
     """how many documents, drawn at random; all of them if not given. Paper: 1,024"""
     seed: int = 0
-    """of the draw of documents and of the permutation of x_donors"""
+    """of the draw of documents and of the permutation that gives each document its X'"""
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = 4096
@@ -248,7 +248,15 @@ def score_groups(
     mine = [group for group in range(_groups(cfg, sample)) if group % n == i]
     tokens = passes.tokens_a_document(cfg.points)
     documents = sum(len(_rows(cfg, sample, group)) for group in mine)
-    with tqdm(total=documents, unit="document", desc="scoring", smoothing=0.05, disable=not progress) as bar:
+    with tqdm(
+        total=documents,
+        unit="document",
+        desc="scoring",
+        smoothing=0.05,
+        mininterval=2,
+        miniters=0,
+        disable=not progress,
+    ) as bar:
         done = 0
         for group in mine:
             rows = _rows(cfg, sample, group)
@@ -257,7 +265,7 @@ def score_groups(
 
                     def tick(passed: int, end: int = done + len(rows)) -> None:
                         bar.n = round(min(bar.n + passed / tokens, end), 2)
-                        bar.refresh()
+                        bar.update(0)  # shows it, if the last time is 2 seconds ago
 
                     backend.tick = tick
                 began = time.time()
@@ -266,7 +274,8 @@ def score_groups(
                 store.write(group, passes.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
                 bar.set_postfix_str(f"{tokens * len(rows) / seconds:.0f} tokens/s")
             done += len(rows)
-            bar.update(done - bar.n)
+            bar.n = done
+            bar.update(0)
 
 
 def _groups(cfg: Settings, sample: Sample) -> int:
@@ -330,7 +339,7 @@ def main(cfg: Settings) -> None:
         print(f"{cfg.out} is complete already, with these settings")
         return
     within = int((sample.books == sample.books[sample.x_donor]).sum())
-    print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; {within} with a x_donor of the same")
+    print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")
     started = time.time()
     store = score_store.ScoreStore(parts, wanted)
     i, n = cfg.shard_of

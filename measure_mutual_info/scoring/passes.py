@@ -91,7 +91,7 @@ def x_donors(books: Sequence[str], seed: int) -> np.ndarray:
     _, book = np.unique(np.asarray(books), return_inverse=True)
     count = len(book)
     if count < 2:
-        raise ValueError("a x_donor needs at least two documents")
+        raise ValueError("an X donor needs at least two documents")
     rng = np.random.default_rng(seed)
     x_donor = rng.permutation(count)
     # Swap the x_donors of two documents wherever that mends one pair and spoils none. While a pair of book A can still

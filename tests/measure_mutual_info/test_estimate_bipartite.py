@@ -479,7 +479,7 @@ def test_documents_whose_x_donor_failed(tmp_path):
     scores.loc[scores["document"] == "a", LOGQ] = np.nan
     done = run("--scores", save(tmp_path, scores), "--out", tmp_path, "--unpaired")
     assert done.returncode == 0, done.stderr
-    assert "direct_unpaired: 2 documents left out whose x_donor has no scores" in done.stdout
+    assert "direct_unpaired: 2 documents left out whose X' is of a document without scores" in done.stdout
     table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
     assert table.loc[("direct", 2), "n_documents"] == 5
     assert table.loc[("direct_unpaired", 2), "n_documents"] == 3
