@@ -234,6 +234,8 @@ def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
         first = backend.encode("a", add_special_tokens=False).tokens[:1]
         if first and first[0].startswith("▁"):
             raise file.refuse("it says tokenizer.ggml.add_space_prefix = False")
+    if kind == "gpt2" and pre == "default":
+        print(f"{file.path.name} names no pre-tokenizer: GPT-2's is taken, which may cut elsewhere than the original")
     if kind != "gpt2" or pre in LIKE_GPT2:
         return
     if pre in DIGITS_FIRST:

@@ -57,7 +57,15 @@ from measure_mutual_info.estimate_bipartite import estimate_table, fit_ratio, pe
 from measure_mutual_info.scoring import score_store
 
 ESTIMATORS = ("direct", "vclub")
-FIT_VALUES = ("beta", "lo95", "hi95", "chi2", "p_value", "called", "selected_of_all")  # called: index into GROWTH_LAWS
+FIT_VALUES = (
+    "beta",
+    "lo95",
+    "hi95",
+    "chi2",
+    "p_value",
+    "selected",
+    "selected_of_all",
+)  # selected: index into GROWTH_LAWS
 ROWS_A_GROUP = 250
 POOL_PIECE = 1000  # documents of the pool that are sampled at a time
 
@@ -283,7 +291,7 @@ def shapes(cfg: Settings, job: Job) -> dict[str, tuple[int, ...]]:
 def gls(cfg: Settings, terms: pd.DataFrame, all_laws: bool) -> np.ndarray:
     """FIT_VALUES of the power law over the window by generalised least squares; NaN where nothing could be fitted.
 
-    called: the law of the smaller AICc of power and logarithm; selected_of_all: of all laws, where `all_laws`.
+    selected: the law of the smaller AICc of power and logarithm; selected_of_all: of all laws, where `all_laws`.
     """
     laws = GROWTH_LAWS if all_laws else ("power", "logarithm")
     fits, _ = fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=laws)
@@ -292,13 +300,13 @@ def gls(cfg: Settings, terms: pd.DataFrame, all_laws: bool) -> np.ndarray:
         return np.full(len(FIT_VALUES), np.nan)
     # Power and logarithm have two parameters each: their AICc differ as their χ² do, which three points give, too.
     two = [name for name in ("power", "logarithm") if name in found]
-    called = GROWTH_LAWS.index(min(two, key=lambda law: found[law].chi2))
+    selected = GROWTH_LAWS.index(min(two, key=lambda law: found[law].chi2))
     comparable = [name for name in found if math.isfinite(found[name].aicc)]
     of_all = math.nan
     if all_laws and comparable:
         of_all = GROWTH_LAWS.index(min(comparable, key=lambda law: found[law].aicc))
     power = found["power"]
-    return np.array([*power.parameters["beta"], power.chi2, power.p_value, called, of_all])
+    return np.array([*power.parameters["beta"], power.chi2, power.p_value, selected, of_all])
 
 
 def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
@@ -368,7 +376,7 @@ def tables(
             )
             for method in METHODS:
                 values = dict(zip(FIT_VALUES, part[method][:, e].T, strict=True))
-                for name in ("called", "selected_of_all"):
+                for name in ("selected", "selected_of_all"):
                     values[name] = laws[np.nan_to_num(values[name], nan=len(GROWTH_LAWS)).astype(int)]
                 fits.append(
                     pd.DataFrame(
@@ -383,7 +391,7 @@ def tables(
     estimates["covered"] = (estimates["mi_nats"] - estimates["mi_true_nats"]).abs() <= half
     fits["covered"] = (fits["lo95"] <= fits["beta_true"]) & (fits["beta_true"] <= fits["hi95"])
     columns = ["process", "predictor", "estimator", "n_documents", "seed", "method", "beta", "lo95", "hi95"]
-    columns += ["beta_true", "covered", "chi2", "p_value", "called", "selected_of_all"]
+    columns += ["beta_true", "covered", "chi2", "p_value", "selected", "selected_of_all"]
     return estimates, fits[columns], coverage(estimates, fits, exact.beta["ols"])
 
 

@@ -46,7 +46,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame, beta_exact_local: floa
             held = (of["lo95"] <= beta_exact_local) & (beta_exact_local <= of["hi95"])
             more = {"beta_exact_local": beta_exact_local, "coverage_local": held.mean()}
             if method == "gls":
-                more |= {f"selected_{law}": (of["called"] == law).mean() for law in ("power", "logarithm")}
+                more |= {f"selected_{law}": (of["selected"] == law).mean() for law in ("power", "logarithm")}
             half = (of["hi95"] - of["lo95"]) / 2
             rows.append(row(key, f"beta_{method}", math.nan, of, "beta", of["beta_true"].iloc[0], half) | more)
     table = pd.DataFrame(rows).astype({"L_tokens": "Int64"})

@@ -166,7 +166,7 @@ def write_vocabulary(path: Path, pre: str | None, bpe: Path) -> str:
     return str(path)
 
 
-def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe):
+def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe, capsys):
     """Digits are cut first for SmolLM2 and StarCoder; Qwen composes letters first; others are refused."""
     tokenizers = {
         pre: load_tokenizer(write_vocabulary(tmp_path / f"{pre}.gguf", pre, bpe))
@@ -177,6 +177,9 @@ def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe):
     assert pieces == {"gpt-2": ["a", "Ġ12"], "smollm": ["a", "Ġ", "1", "2"], "qwen2": ["a", "Ġ", "1", "2"]}
     assert tokenizers["qwen2"].ids("e\u0301") == tokenizers["qwen2"].ids("é") != tokenizers["gpt-2"].ids("e\u0301")
     assert tokenizers["qwen2"].hash not in {tokenizers["gpt-2"].hash, tokenizers["smollm"].hash}
+    unnamed = load_tokenizer(write_vocabulary(tmp_path / "unnamed.gguf", None, bpe))
+    assert unnamed.hash == tokenizers["gpt-2"].hash
+    assert capsys.readouterr().out.startswith("unnamed.gguf names no pre-tokenizer: GPT-2's is taken")
     with pytest.raises(UserError, match=r"it says tokenizer\.ggml\.pre = elvish"):
         load_tokenizer(write_vocabulary(tmp_path / "elvish.gguf", "elvish", bpe))
 

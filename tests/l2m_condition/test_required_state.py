@@ -359,7 +359,7 @@ def test_totals_alone_and_lines_beyond_the_table():
     assert paper_law("paper-direct").mi(1.0) == pytest.approx(2.27)
 
 
-# ---- what was carried ------------------------------------------------------------------------------------------------
+# ---- information per state element
 
 
 def test_carried(tmp_path):

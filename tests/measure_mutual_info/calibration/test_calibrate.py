@@ -60,7 +60,7 @@ def whole(tmp_path_factory):
 
 def read(folder, name) -> pd.DataFrame:
     table = pd.read_csv(folder / f"{name}.csv")
-    return table.fillna({"called": "", "selected_of_all": ""}) if name == "calibration_fit" else table
+    return table.fillna({"selected": "", "selected_of_all": ""}) if name == "calibration_fit" else table
 
 
 def test_estimates(whole):
@@ -114,10 +114,12 @@ def test_replications_are_new_documents_and_predictors_share_them():
 def test_fits(whole):
     table = read(whole, "calibration_fit")
     columns = "process predictor estimator n_documents seed method beta lo95 hi95 beta_true covered chi2 p_value"
-    assert list(table.columns) == [*columns.split(), "called", "selected_of_all"]
+    assert list(table.columns) == [*columns.split(), "selected", "selected_of_all"]
+    committed = ROOT / "results" / "calibration" / "markov" / "calibration_fit.csv"
+    assert list(table.columns) == list(pd.read_csv(committed, nrows=0).columns)
     covered = (table["lo95"] <= table["beta_true"]) & (table["beta_true"] <= table["hi95"])
     assert (table["covered"] == covered).all()
-    assert (table["called"].isin(["power", "logarithm"]) == (table["method"].eq("gls") & table["beta"].notna())).all()
+    assert (table["selected"].isin(["power", "logarithm"]) == (table["method"].eq("gls") & table["beta"].notna())).all()
 
     cfg, process = small(), BernoulliUniform()
     values = bipartite.replicate(cfg, process, "exact", 50, 1)["direct"].to_numpy()[:, 1:]  # L from 8
@@ -128,13 +130,13 @@ def test_fits(whole):
     found = row.loc["gls", ["beta", "lo95", "hi95", "chi2", "p_value"]].astype(float)
     power = fits["power"]
     np.testing.assert_allclose(found, [*power.parameters["beta"], power.chi2, power.p_value], rtol=1e-3)
-    assert row.loc["gls", "called"] == min(fits, key=lambda law: fits[law].chi2)
+    assert row.loc["gls", "selected"] == min(fits, key=lambda law: fits[law].chi2)
     assert row.loc["gls", "selected_of_all"] in LAWS
     line = linregress(np.log(L), np.log(values.mean(axis=0)))
     half = student.ppf(0.975, 2) * line.stderr
     found = row.loc["ols", ["beta", "lo95", "hi95"]].astype(float)
     np.testing.assert_allclose(found, [line.slope, line.slope - half, line.slope + half], rtol=1e-4)
-    assert row.loc["ols", "called"] == ""
+    assert row.loc["ols", "selected"] == ""
 
     of_all = table[table["selected_of_all"] != ""]
     assert set(of_all["seed"]) == {0, 1}, "as many replications as asked for try all laws"
@@ -179,7 +181,7 @@ def test_coverage_sums_up_the_other_two(whole):
         interval = binomtest(int(held.sum()), len(held)).proportion_ci()
         assert (row["coverage_lo95"], row["coverage_hi95"]) == pytest.approx(tuple(interval), rel=1e-5)
         if row["quantity"] == "beta_gls":
-            called = fits[(fits["method"] == "gls") & (fits[list(kind)] == list(kind.values())).all(axis=1)]["called"]
+            called = fits[(fits["method"] == "gls") & (fits[list(kind)] == list(kind.values())).all(axis=1)]["selected"]
             assert row["selected_logarithm"] == pytest.approx((called == "logarithm").mean(), rel=1e-5)
             assert row["selected_power"] == pytest.approx((called == "power").mean(), rel=1e-5)
 
