@@ -1,0 +1,144 @@
+"""Resuming: a run that was killed goes on from the pieces it finished, and never from those of another run.
+
+What decides the numbers of a run is its `identity`. It is stored beside what the run writes and compared by
+`refuse_other` when the same folder or file is met again. Work that takes long is cut into pieces with keys, each
+written in one step by `Pieces`; a checkpoint of a training run or a shard of documents is a piece as well.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.cli import UserError
+from common.record import atomic_file, printable, replace_text
+
+RESUME_OK = {"resume_ok": True}  # metadata of a setting that may change when a run is resumed, as it moves no number
+MANIFEST = "manifest.json"
+SHOWN = 3  # differences that a message names
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what np.load raises
+
+
+def identity(cfg: Any, **facts: Any) -> dict[str, Any]:
+    """What must be the same for a run to go on: the settings without the metadata RESUME_OK, and `facts`.
+
+    It has been through JSON, so that it compares equal with what is read from disk.
+    """
+    kept = [one.name for one in fields(cfg) if not one.metadata.get("resume_ok")]
+    settings = asdict(cfg)
+    return json.loads(json.dumps({name: settings[name] for name in kept} | facts, default=str))
+
+
+def refuse_other(found: Any, wanted: dict[str, Any], where: Path, remedy: str = "choose another --out") -> None:
+    """UserError unless `found`, which lies at `where`, is the identity `wanted`; it names what differs."""
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is of something else, or damaged: {remedy}, or delete it")
+    found, wanted = _flat(found), _flat(wanted)
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        shown = "; ".join(f"{key} {_brief(found, key)} there, {_brief(wanted, key)} here" for key in differing[:SHOWN])
+        more = f"; {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        raise UserError(f"{where} was made with other settings ({shown}{more}): {remedy}, or delete it")
+
+
+def _flat(nested: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """{"model": {"width": 64}} as {"model.width": 64}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return flat
+
+
+def _brief(values: dict[str, Any], key: str) -> str:
+    text = json.dumps(values[key], ensure_ascii=False) if key in values else "nothing"
+    return printable(text if len(text) <= 60 else text[:57] + "…")
+
+
+def read_identity(path: Path, key: str) -> Any:
+    """What the JSON file `path` holds under `key`; None if the file is not there or holds nothing of the kind."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def begun(folder: Path, wanted: dict[str, Any], record: str = MANIFEST) -> bool:
+    """Whether this run has begun `folder`, by the `identity` in its file `record`; False if it is empty or not there.
+
+    UserError: the folder is a file, holds something else, or is of a run with other settings.
+    """
+    if printable(str(folder)) != str(folder):
+        raise UserError(f"{printable(str(folder))} is no UTF-8, so no library would open it: choose another --out")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a folder with --out")
+    if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(f".{record}.")):
+        return False
+    if not (folder / record).is_file():
+        raise UserError(f"{folder} holds files and no {record}: choose another --out, or empty it")
+    refuse_other(read_identity(folder / record, "identity"), wanted, folder)
+    return True
+
+
+def begin(folder: Path, wanted: dict[str, Any], record: str = MANIFEST, **facts: Any) -> None:
+    """Make `folder` and its file `record`, once everything that can refuse the run has had its say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / record, json.dumps({"identity": wanted} | facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def finished(result: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the CSV `result` is there, by the `identity` in its record. UserError: it is of other settings."""
+    if not result.exists():
+        return False
+    refuse_other(read_identity(result.with_suffix(".json"), "identity"), wanted, result)
+    return True
+
+
+class Pieces:
+    """The finished pieces of a run: a folder with its identity, and an .npz of named arrays for each key."""
+
+    def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
+        """UserError: the folder is of another run. Nothing is written before the first piece."""
+        self.folder, self.wanted = folder, wanted
+        self._begun = begun(folder, wanted)
+
+    def path(self, key: int | str) -> Path:
+        return self.folder / (f"{key:06d}.npz" if isinstance(key, int) else f"{key}.npz")
+
+    def done(self, key: int | str) -> bool:
+        return self.path(key).exists()
+
+    def write(self, key: int | str, arrays: dict[str, np.ndarray]) -> None:
+        """Store a piece in one step. OSError if the disk is full; nothing partial stays."""
+        if not self._begun:
+            begin(self.folder, self.wanted)
+            self._begun = True
+        with atomic_file(self.path(key), "wb") as file:
+            np.savez(file, **arrays)
+
+    def read(self, key: int | str, shapes: dict[str, tuple[int, ...] | None]) -> dict[str, np.ndarray]:
+        """The arrays of a piece. shapes: by name, None where any will do.
+
+        UserError: the file is missing, damaged, or holds other names or shapes.
+        """
+        path, arrays, reason = self.path(key), {}, "unexpected contents"
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in file.files}
+        except DAMAGED as error:
+            reason = type(error).__name__
+        if arrays.keys() != shapes.keys() or any(
+            shape is not None and arrays[name].shape != shape for name, shape in shapes.items()
+        ):
+            raise UserError(f"{path} is damaged ({reason}): delete this file and run the same command again")
+        return arrays
+
+    def remove(self) -> None:
+        """The pieces are in the result."""
+        shutil.rmtree(self.folder, ignore_errors=True)
