@@ -20,9 +20,6 @@ from common import history_state_layers as layers
 from common.cli import UserError
 from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Growth, Part, Settings
 
-__all__ = ["Growth", "Part", "growth_exponent", "history_state", "layer_types", "parts", "read_settings"]
-__all__ += ["state_by_kind"]
-
 KNOWN = frozenset({*ATTENTION, *COMPRESSED, *LATENT, *RECURRENT})
 # What no configuration may leave to the defaults of transformers, with what says it too where a type's own
 # attribute_map does not: lists of layers, BLOOM's and xLSTM's width.

@@ -3,28 +3,20 @@ r"""Which history states are large enough for a law of I(L/2; L) (Sec. 5: Theore
     python l2m_condition/required_state.py --state results/mine/state.csv --fit results/fig2b/fit.csv \
         --out results/mine
 
-The law, in nats, is I(L/2; L) = A · L^β: the paper's two, and those of fit.csv (estimate_bipartite.py) with their
-intervals. It is compared with what the state after L/2 tokens can hold,
+The law I(L/2; L) = A · L^β, in nats, is one of the paper's two, or of fit.csv (estimate_bipartite.py) with its
+interval. It is compared with what the state after L/2 tokens can hold,
     I(L/2; L) <= C · dim(z_{L/2}) + ln M        (Theorem 5.2; M is the size of the vocabulary)
 which README.md of this folder derives. C, in nats an element, is an assumption that every row names (`capacity`):
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     1 nat        --nats-per-element
-    measured     --summary, the largest of state_information.csv, below
+    measured     --summary, the most that a model trained on Gaussian sequences was seen to use
 Writes into the folder --out:
     condition.csv  a row a model, law and capacity: verdict, max_context_tokens, satisfies_wanted
     required.csv   a row a law, L and capacity: I(L/2; L), and the smallest state, required_elements
-    state_information.csv (with --summary)  a row a run of gaussian_synthetic/evaluate.py: nats an element of the state
-The verdict depends on the exponents only, not on C:
-    satisfies      the state grows at least as L^β: the model can satisfy the condition at every length
-    violates       the state is bounded or grows more slowly: only ever larger models can satisfy it
-    undecided      the interval of β contains the exponent
-max_context_tokens is the length at which I(L/2; L) exceeds what the state can hold: inf where it grows as the law does,
-empty where the state is too small at the first length of its table already.
-
-A model that has read the first half X predicts the second half Y better than the law of Y alone does, by
-    E[log q(Y|X)] − E[log p(Y)] = U · I(L/2; L)   (nats; U = `utilisation` of summary.csv),
-so state and current token hold at least U · I(L/2; L) / dim(z) nats an element. The token's part, small if the half is
-long, is not subtracted. This is no upper limit: longer training would use more.
+The verdict depends on the exponents only: the state grows at least as L^β (`satisfies`), it is bounded or grows more
+slowly (`violates`), or the interval of β contains its exponent (`undecided`). max_context_tokens is the length at which
+I(L/2; L) exceeds what the state can hold: inf where it grows as the law does, empty where the condition fails at
+every row of its table.
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
 """
@@ -49,7 +41,7 @@ STATE_REMEDY = "make it with python l2m_condition/state_size.py"
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter"]
 FIT_NUMBERS = ["value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max", "p_value"]
 FIT_REMEDY = "make it with python measure_mutual_info/estimate_bipartite.py"
-SUMMARY = ["model", "L", "seed", "state_size", "mi_nats", "utilisation", "utilisation_stderr"]
+SUMMARY = ["state_size", "mi_nats", "utilisation"]
 SUMMARY_REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 PAPER = {"paper-direct": (2.27, 0.76), "paper-vclub": (3.26, 0.71)}  # A in nats, β: Fig. 2b, without an interval
 CONDITION = ["model", "group", "law", "beta", "beta_lo95", "beta_hi95", "growth_exponent", "verdict", "capacity"]
@@ -90,9 +82,6 @@ class Settings:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give numbers above 0")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file: give a folder")
-
-
-# ---- the left side ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -156,9 +145,6 @@ def read_law(path: Path, estimator: str) -> ScalingLaw:
             low, high = scale(rows.loc[name, ["lo95", "hi95"]].to_numpy(float))
         half.append((high - low) / 2)
     return ScalingLaw(f"{rows['source']['A']}-{estimator}", A, beta, *half, *extent)
-
-
-# ---- the right side --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -230,25 +216,23 @@ def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
     return State(model, group, exponent, sizes.index.to_numpy(float), sizes.sum(axis=1).to_numpy(), logarithmic)
 
 
-def state_information(path: Path) -> pd.DataFrame:
-    """The rows of state_information.csv, of the runs that keep a state. UserError: a bad file, or no such run."""
+def measured(path: Path) -> float:
+    """The most nats that an element of a state holds among the runs of summary.csv. UserError: none.
+
+    A model that has read the first half X predicts the second half Y better than the law of Y alone does, by
+        E[log q(Y|X)] − E[log p(Y)] = U · I(L/2; L)   (nats; U = `utilisation`),
+    so state and current token hold U · I(L/2; L) / dim(z) an element. Longer training might use more.
+    """
     table = read_csv(path, SUMMARY, SUMMARY_REMEDY)
-    for column in SUMMARY[1:]:
-        table[column] = numbers(table[column], path, SUMMARY_REMEDY)
-    table = table[table["state_size"] > 0].astype({"L": int, "seed": int, "state_size": int})  # not `independent`
-    if not table["utilisation"].notna().all() or not (table["utilisation"] * table["mi_nats"] > 0).any():
-        raise UserError(f"{path} has a run without a utilisation, or none above 0: {SUMMARY_REMEDY}")
-    nats = table["utilisation"] * table["mi_nats"]
-    error = table.pop("utilisation_stderr") * table["mi_nats"] / table["state_size"]
-    each = nats / table["state_size"]
-    return table.assign(used_nats=nats, nats_per_element=each, stderr_nats_per_element=error)
-
-
-# ---- both sides ------------------------------------------------------------------------------------------------------
+    size, mi, used = (numbers(table[column], path, SUMMARY_REMEDY) for column in SUMMARY)
+    best = (used * mi / size)[size > 0].max()  # `independent` keeps nothing
+    if not 0 < best < math.inf:
+        raise UserError(f"{path} has no run with a state and a utilisation above 0: {SUMMARY_REMEDY}")
+    return float(best)
 
 
 def max_context(law: ScalingLaw, state: State, nats: float, vocabulary: int) -> float:
-    """The L at which the law asks for more than the state of L/2 tokens holds; NaN: it does so from the start on."""
+    """The L at which the law asks for more than the state of L/2 tokens holds; NaN: everywhere in its table."""
     if state.exponent >= law.beta:
         return math.inf
 
@@ -256,10 +240,10 @@ def max_context(law: ScalingLaw, state: State, nats: float, vocabulary: int) -> 
         held = nats * state.size(math.exp(x) / 2) + math.log(vocabulary)
         return math.log(max(held, 1e-300) / law.A) - law.beta * x
 
-    low, high = math.log(2 * state.tokens[0]), 300.0  # e^300 = 10^130 tokens
-    if surplus(low) < 0 or surplus(high) > 0:
-        return math.nan if surplus(low) < 0 else math.inf
-    return math.exp(brentq(surplus, low, high, xtol=1e-13))
+    held = [x for x in np.log(2 * state.tokens) if surplus(x) >= 0]
+    if not held:
+        return math.nan
+    return math.inf if surplus(300.0) > 0 else math.exp(brentq(surplus, held[-1], 300.0, xtol=1e-13))  # 10^130 tokens
 
 
 def condition(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float]) -> pd.DataFrame:
@@ -291,23 +275,21 @@ def required(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float]
     return pd.DataFrame(rows, columns=REQUIRED)
 
 
-def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame, needs: pd.DataFrame) -> None:
-    """What the CSVs say, for a reader of the terminal."""
+def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
+    """What condition.csv says, for a reader of the terminal."""
     for law in laws:
-        rows = needs[(needs["law"] == law.name) & (needs["L_tokens"] == cfg.wanted)]
-        print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}; {law.mi(cfg.wanted):,.0f} nats at {cfg.wanted:,} tokens;")
-        print("   ", ", ".join(f"{row.required_elements:,.0f} elements at {row.capacity}" for row in rows.itertuples()))
-        counts = table[table["law"] == law.name].drop_duplicates("model")["verdict"].value_counts()
-        print("   ", ", ".join(f"{n} {what}" for what, n in counts.items()))
+        rows = table[table["law"] == law.name]
+        counts = rows.drop_duplicates("model")["verdict"].value_counts()
+        nats = f"{law.mi(cfg.wanted):,.0f} nats at {cfg.wanted:,} tokens"
+        print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}, {nats}:", *(f"{n} {what}" for what, n in counts.items()))
         if law.p_value < NO_POWER_LAW:
             print("    its points are no power law (p < 0.001): read it as one number among others")
         if cfg.wanted > law.L_max:
             print(f"    measured to L = {law.L_max:g}: {cfg.wanted:,} tokens are extrapolated")
-    rows = table[table["law"] == laws[0].name]
-    first = rows.drop_duplicates("model").set_index("model")[["state_elements", "growth_exponent", "verdict"]]
-    held = rows.pivot(index="model", columns="capacity", values="max_context_tokens").loc[first.index]
+    rows, index = table[table["law"] == laws[0].name], ["model", "state_elements", "growth_exponent", "verdict"]
+    held = rows.pivot(index=index, columns="capacity", values="max_context_tokens")
     print(f"\n{laws[0].name}: state at the cut of {cfg.wanted:,} tokens, and to how many tokens the condition holds at")
-    print(first.join(held[rows["capacity"].unique()]).to_string(float_format="{:.4g}".format))
+    print(held.reset_index().to_string(index=False, float_format="{:.4g}".format))
 
 
 def main(cfg: Settings) -> None:
@@ -320,16 +302,13 @@ def main(cfg: Settings) -> None:
         raise UserError(f"two laws are called {twice.pop()}: give each corpus once, or rename its source in fit.csv")
     capacities = {f"{cfg.bits_per_element:g} bits": cfg.bits_per_element * math.log(2)}
     capacities |= {f"{nats:g} nat{'s' * (nats != 1)}": nats for nats in cfg.nats_per_element}
-    runs = None if cfg.summary is None else state_information(cfg.summary)
-    if runs is not None:
-        capacities["measured"] = float(runs["nats_per_element"].max())
+    if cfg.summary is not None:
+        capacities["measured"] = measured(cfg.summary)
     table, needs = condition(cfg, laws, capacities), required(cfg, laws, capacities)
     inputs = [cfg.state, *cfg.fit, *([cfg.summary] if cfg.summary else [])]
-    if runs is not None:
-        write_csv(cfg.out / "state_information.csv", runs, cfg, [cfg.summary], started)
     write_csv(cfg.out / "required.csv", needs, cfg, inputs, started)
     write_csv(cfg.out / "condition.csv", table, cfg, inputs, started)
-    report(cfg, laws, table, needs)
+    report(cfg, laws, table)
     print(f"wrote condition.csv and required.csv into {cfg.out}")
 
 

@@ -66,30 +66,20 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
         return model, listed[model]
     if path.suffix == ".gguf":
         return path.stem, load_config(model)
-    if path.suffix != ".json" and not path.is_dir():
-        return model, read_settings(_from_hub(model), model)
-    file = path / "config.json" if path.is_dir() else path
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"no file {file}: give a model's config.json, or the folder that holds it") from error
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error}): give a model's config.json") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{file} holds no settings by name: give a model's config.json")
-    name = file.stem if file.stem != "config" else file.resolve().parent.name
-    return name, read_settings(settings, model)
-
-
-def _from_hub(model: str) -> dict:
-    try:
-        return PreTrainedConfig.get_config_dict(model)[0]
+        is_file = path.suffix == ".json"
+        settings = json.loads(path.read_text("utf-8")) if is_file else PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{model}: no name of {CONFIGURATIONS.name}, no file or folder, and not to be had from the hub: check the "
-            f"spelling, or that the hub can be reached ({type(error).__name__}: {reason})"
+            f"{model}: no name of {CONFIGURATIONS.name}, no JSON file, no folder with a config.json, and not to be had "
+            f"from the hub: check the spelling, or that the hub can be reached ({type(error).__name__}: {reason})"
         ) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{model} holds no settings by name: give a model's config.json")
+    if path.name == "config.json" or path.is_dir():
+        return (path.parent if is_file else path).resolve().name, read_settings(settings, model)
+    return path.stem if is_file else model, read_settings(settings, model)
 
 
 def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.DataFrame:
@@ -116,14 +106,10 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
 
 
 def show(table: pd.DataFrame) -> None:
-    """The totals in megabytes, a line a model; a star behind those at lengths beyond what the model announces."""
-    total = table[table["layer_kind"] == "total"].copy()
-    stars = total["beyond_maximum"].map({True: "*", False: " "})
-    total["state"] = (total["state_bytes"] / 1e6).map("{:,.1f}".format) + stars
-    wide = total.pivot(index="model", columns="context_tokens", values="state").loc[total["model"].unique()]
-    wide.columns = [f"{context:,} " for context in wide.columns]
-    print(wide.rename_axis("MB after … tokens").to_string())
-    print("* beyond the maximum of the configuration (max_position_embeddings)")
+    """The totals in megabytes, a line a model."""
+    total = table[table["layer_kind"] == "total"].assign(MB=lambda total: total["state_bytes"] / 1e6)
+    wide = total.pivot(index="model", columns="context_tokens", values="MB").loc[total["model"].unique()]
+    print(wide.rename_axis("MB after … tokens").to_string(float_format="{:,.1f}".format))
 
 
 def main(cfg: Settings) -> None:

@@ -3,11 +3,10 @@
     python plots/condition.py --results results/condition --out results/condition/condition
 
 Not a figure of the paper. Reads state.csv (l2m_condition/state_size.py), condition.csv and required.csv
-(required_state.py) and, where it is there, state_information.csv from the folder. Writes OUT.png and OUT.pdf:
-    left   elements of the state after L/2 tokens, a line a model, in a colour for each kind of growth; and how many
-           elements the laws of I(L/2; L) ask for, at one nat an element and at the other constants of required.csv.
-           Of each kind the models of the least and the largest state at the right edge are named.
-    right  information per state element of models trained on Gaussian sequences, a point a run
+(required_state.py) from the folder. Writes OUT.png and OUT.pdf: elements of the state after L/2 tokens, a line a model,
+in a colour for each kind of growth; and how many elements the laws of I(L/2; L) ask for, at one nat an element and at
+the other constants of required.csv. Of more than ten models, those of each kind with the least and the largest state
+at the right edge are named.
 
 Hardware: one CPU core, two seconds. Expect lines of slope 1 and flat ones; the laws, of slope 0.7, cross the flat ones.
 """
@@ -25,14 +24,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 from style import (
-    COLORS,
-    GREY,
     LEFT_IN,
-    PAGE_IN,
     RIGHT_IN,
     SMALL,
     above_zero,
-    mark_below,
     new_figure,
     plain_ticks,
     put_legend,
@@ -51,17 +46,16 @@ GROUPS = {  # colours of Okabe and Ito, and a dash each, so that they differ wit
     "logarithmic": ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
     "bounded": ("#D55E00", (0, (4, 1, 1, 1))),
 }
-MARKERS = "oD^svP"
 SHORT = EngFormatter(sep="")  # 1k, 10M
 NAMED = 10  # models up to which each has its name at the right edge
-NAMES_IN, LINE_IN = 1.35, 0.125  # beside the left panel: the names, and the height of one
+WIDTH_IN, NAMES_IN, LINE_IN = 5.0, 1.4, 0.125  # of the figure, of the names at its right, and the height of one
 PAPER, MEASURED = "0.15", "#A87400"
 
 
 @dataclass(frozen=True)
 class Settings:
     results: Path = Path("results/condition")
-    """folder with state.csv, condition.csv, required.csv and perhaps state_information.csv"""
+    """folder with state.csv, condition.csv and required.csv"""
     out: Path = Path("results/condition/condition")
     """where to write, without the suffix"""
 
@@ -73,7 +67,7 @@ def read_states(folder: Path) -> pd.DataFrame:
         path, ["model", "layer_kind", "context_tokens", "state_elements"], REMEDY, ["model", "layer_kind"]
     )
     groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY, ["model", "group"]).drop_duplicates()
-    if unknown := set(groups["group"]) - set(GROUPS):
+    if unknown := set(groups["group"]) - {*GROUPS}:
         raise UserError(f"{folder / 'condition.csv'}: unknown group {unknown.pop()!r}; known: {', '.join(GROUPS)}")
     states = states[states["layer_kind"] == "total"].merge(groups, on="model")
     above_zero(states["state_elements"], path, "state_elements", REMEDY)
@@ -90,27 +84,15 @@ def draw(folder: Path) -> Figure:
     required = required[required["L_tokens"].between(states["L"].min(), states["L"].max())]
     if required["L_tokens"].nunique() < 2:
         raise UserError(f"{folder}: state.csv and required.csv share no two L, so nothing to draw: {REMEDY}")
-    if two := (folder / "state_information.csv").exists():
-        numbers = ["L", "state_size", "nats_per_element"]
-        information = read_table(folder / "state_information.csv", numbers, REMEDY, [])
-        above_zero(information["state_size"], folder / "state_information.csv", "state_size", REMEDY)
     groups = [name for name in GROUPS if (states["group"] == name).any()]
-    caption = ["Left: a model whose line lies below a law cannot hold I(L/2; L)."]
-    if two:
-        below = int((information["nats_per_element"] <= 0).sum())
-        caption += ["Right: runs on Gaussian sequences" + f"; ▾: {below} at or below 0." * bool(below)]
-    labels = ["State after L/2 tokens (elements)", "Information per state element (nats)"]
-    entries = len(groups) + required["law"].nunique()
-    fig, axes = new_figure(2, labels, entries, caption, x_labels=["Sequence length L (tokens)", "State (elements)"])
-    room, box = PAGE_IN - 2 * LEFT_IN - RIGHT_IN - NAMES_IN, axes[0].get_position()
-    for ax, left, panel in zip(axes, (LEFT_IN, PAGE_IN - RIGHT_IN - 0.4 * room), (0.6 * room, 0.4 * room), strict=True):
-        ax.set_position((left / PAGE_IN, box.y0, panel / PAGE_IN, box.height))
-        ax.yaxis.set_label_coords((0.31 - LEFT_IN) / panel, 0.5)
-    put_legend(axes[0], *draw_states(axes[0], states, required, groups))
-    if two:
-        put_legend(axes[1], *draw_information(axes[1], information))
-    else:
-        axes[1].remove()
+    entries = len(groups) + required["law"].nunique() - 1  # the paper's two share a line
+    caption = ["A model whose line lies below a law cannot hold I(L/2; L)."]
+    fig, (ax,) = new_figure(1, "State after L/2 tokens (elements)", entries, caption)
+    box, panel_in = ax.get_position(), WIDTH_IN - LEFT_IN - RIGHT_IN - NAMES_IN
+    fig.set_figwidth(WIDTH_IN)
+    ax.set_position((LEFT_IN / WIDTH_IN, box.y0, panel_in / WIDTH_IN, box.height))
+    ax.yaxis.set_label_coords((0.31 - LEFT_IN) / panel_in, 0.5)
+    put_legend(ax, *draw_states(ax, states, required, groups))
     return fig
 
 
@@ -169,32 +151,6 @@ def put_names(ax: Axes, names: list[tuple[float, str, str]]) -> None:
         look = {"color": color, "fontsize": SMALL, "va": "center", "arrowprops": leader}
         units = {"xycoords": "axes fraction", "textcoords": "offset points"}
         ax.annotate(name, (1, start / panel_in), (8, (place - start) * 72), **units, **look)
-
-
-def draw_information(ax: Axes, information: pd.DataFrame) -> tuple[list, list[str]]:
-    """Points by L; runs that used none stand as small markers at the bottom edge."""
-    handles, labels = [], []
-    for index, (L, rows) in enumerate(information.groupby("L")):
-        color, shown = COLORS[index % len(COLORS)], rows[rows["nats_per_element"] > 0]
-        look = {"color": color, "markersize": 3.4, "markerfacecolor": "none", "markeredgewidth": 0.9}
-        handles += ax.plot(shown["state_size"], shown["nats_per_element"], MARKERS[index % len(MARKERS)], **look)
-        mark_below(ax, rows.loc[rows["nats_per_element"] <= 0, "state_size"], index, color)
-        labels.append(f"L = {L:,.0f}")
-    sizes, nats = (information.loc[information[name] > 0, name] for name in ("state_size", "nats_per_element"))
-    ax.set_xscale("log")
-    ax.set_xlim(sizes.min() / 2, sizes.max() * 2)
-    plain_ticks(ax.xaxis, *ax.get_xlim(), base=10, room=4, label=SHORT)
-    if len(nats):
-        ax.set_yscale("log")
-        ax.axhline(nats.max(), color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
-        ax.set_ylim(nats.min() / 4, nats.max() * 2)
-        label = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom", "color": GREY}
-        ax.text(0.98, nats.max(), f"{nats.max():.2g}", **label)
-        plain_ticks(ax.yaxis, *ax.get_ylim(), base=10, room=8, label=power)
-    else:
-        ax.set_yticks([])
-        ax.text(0.5, 0.5, "no run used any information", color=GREY, ha="center", transform=ax.transAxes)
-    return handles, labels
 
 
 def power(value: float) -> str:

@@ -84,9 +84,8 @@ def test_ordinary_names_stay():
         ("gaussian_models.py", FIG3, "G.7", "kl.kl_nats"),
         ("books.py", FIG4, "", "gap.position"),
         ("families.py", FIGC6, "", "rank.L"),
-        ("condition.py", CONDITION, "", "capacity.L_tokens"),
-        ("condition.py", CONDITION, "", "capacity.state_elements"),
-        ("condition.py", CONDITION, "", "state_information.state_size"),
+        ("condition.py", CONDITION, "", "state.context_tokens"),
+        ("condition.py", CONDITION, "", "state.state_elements"),
     ],
 )
 def test_nothing_for_a_logarithmic_axis(script, tables, figure, column, tmp_path):
@@ -114,27 +113,10 @@ def test_one_panel_of_fig_c6_with_nothing_above_0(tmp_path, figures):
     assert_texts_fit(figures[0])
 
 
-def test_runs_that_carried_nothing(tmp_path, figures):
+def test_a_condition_without_lines(tmp_path):
     arguments = drawn(*CONDITION)(tmp_path)
-    change(tmp_path / "state_information.csv", lambda t: t.assign(nats_per_element="-0.1"))
-    assert call_script("plots/condition.py", *arguments).returncode == 0
-    right = figures[0].axes[1]
-    assert [text.get_text() for text in right.texts] == ["no run used any information"]
-    assert len(labels(right.xaxis)) >= 2
-    assert not right.get_yticks().size
-
-
-@pytest.mark.parametrize(
-    ("change_of", "said"),
-    [
-        (lambda t: t[t["L_tokens"] == t["L_tokens"].iloc[0]], "one L makes no lines"),
-        (lambda t: t.assign(L_tokens=t["L_tokens"] + "000000000"), "share no L, so nothing to draw"),
-    ],
-)
-def test_a_condition_without_lines(tmp_path, change_of, said):
-    arguments = drawn(*CONDITION)(tmp_path)
-    change(tmp_path / "capacity.csv", change_of)
-    assert said in one_line_error(call_script("plots/condition.py", *arguments))
+    change(tmp_path / "state.csv", lambda t: t[t["context_tokens"] == "256"])
+    assert "share no two L, so nothing to draw" in one_line_error(call_script("plots/condition.py", *arguments))
 
 
 def labels(axis) -> dict[float, str]:
@@ -168,11 +150,14 @@ def test_axes_have_ticks_whatever_their_range(low, factor, tmp_path):
 def test_a_condition_within_a_decade(tmp_path, figures):
     """As of a few models of one size, from 2,000 to 8,000 tokens: no power of ten on either axis."""
     arguments = drawn(*CONDITION)(tmp_path)
-    for name, column in (("capacity", "state_elements"), ("required", "required_elements")):
-        table = pd.read_csv(tmp_path / f"{name}.csv").query("L_tokens in (2000, 5000)")
+    for name, at, column in (
+        ("state", "context_tokens", "state_elements"),
+        ("required", "L_tokens", "required_elements"),
+    ):
+        table = pd.read_csv(tmp_path / f"{name}.csv").query(f"500 <= {at} <= 5000")
         table[column] = np.linspace(23_000, 41_000, len(table))
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     assert call_script("plots/condition.py", *arguments).returncode == 0
     left = figures[0].axes[0]
     assert labels(left.xaxis) == {2000: "2k", 5000: "5k"}
-    assert labels(left.yaxis) == {20_000: "20k", 50_000: "50k"}
+    assert labels(left.yaxis) == {20_000: "20000", 50_000: "50000"}
