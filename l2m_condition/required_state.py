@@ -281,7 +281,8 @@ def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
         rows = table[table["law"] == law.name]
         counts = rows.drop_duplicates("model")["verdict"].value_counts()
         nats = f"{law.mi(cfg.wanted):,.0f} nats at {cfg.wanted:,} tokens"
-        print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}, {nats}:", *(f"{n} {what}" for what, n in counts.items()))
+        said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}, {nats}: {said}")
         if law.p_value < NO_POWER_LAW:
             print("    its points are no power law (p < 0.001): read it as one number among others")
         if cfg.wanted > law.L_max:

@@ -37,6 +37,7 @@ from style import (
 
 from common.cli import UserError, run
 
+STATE = ["model", "layer_kind", "context_tokens", "state_elements"]
 REQUIRED = ["law", "L_tokens", "capacity", "nats_per_element", "required_elements", "required_lo95", "required_hi95"]
 REMEDY = "make it with bash l2m_condition/condition.sh"
 GROUPS = {  # colours of Okabe and Ito, and a dash each, so that they differ without colour
@@ -46,7 +47,7 @@ GROUPS = {  # colours of Okabe and Ito, and a dash each, so that they differ wit
     "logarithmic": ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
     "bounded": ("#D55E00", (0, (4, 1, 1, 1))),
 }
-SHORT = EngFormatter(sep="")  # 1k, 10M
+SHORT = EngFormatter(sep="")  # 1k, 10M, 1T
 NAMED = 10  # models up to which each has its name at the right edge
 WIDTH_IN, NAMES_IN, LINE_IN = 5.0, 1.4, 0.125  # of the figure, of the names at its right, and the height of one
 PAPER, MEASURED = "0.15", "#A87400"
@@ -63,9 +64,7 @@ class Settings:
 def read_states(folder: Path) -> pd.DataFrame:
     """model, group, L, elements: a row a model and L. UserError: a column is missing, or a group is unknown."""
     path = folder / "state.csv"
-    states = read_table(
-        path, ["model", "layer_kind", "context_tokens", "state_elements"], REMEDY, ["model", "layer_kind"]
-    )
+    states = read_table(path, STATE, REMEDY, STATE[:2])
     groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY, ["model", "group"]).drop_duplicates()
     if unknown := set(groups["group"]) - {*GROUPS}:
         raise UserError(f"{folder / 'condition.csv'}: unknown group {unknown.pop()!r}; known: {', '.join(GROUPS)}")
@@ -134,7 +133,7 @@ def draw_states(ax: Axes, states: pd.DataFrame, required: pd.DataFrame, groups: 
     bottom, top = drawn[drawn > 0].min() / 2, drawn.max() * 2
     ax.set_yscale("log")
     ax.set_ylim(bottom, top)
-    plain_ticks(ax.yaxis, bottom, top, base=10, room=8, label=power)
+    plain_ticks(ax.yaxis, bottom, top, base=10, room=8, label=SHORT)
     put_names(ax, sorted((name for name in names if name[0] > 0), reverse=True))
     return handles, labels
 
@@ -151,14 +150,6 @@ def put_names(ax: Axes, names: list[tuple[float, str, str]]) -> None:
         look = {"color": color, "fontsize": SMALL, "va": "center", "arrowprops": leader}
         units = {"xycoords": "axes fraction", "textcoords": "offset points"}
         ax.annotate(name, (1, start / panel_in), (8, (place - start) * 72), **units, **look)
-
-
-def power(value: float) -> str:
-    """10⁷; what is no power of ten in plain digits."""
-    exponent = round(np.log10(value))
-    if not np.isclose(value, 10.0**exponent, rtol=1e-9):
-        return f"{value:.10g}"
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def main(cfg: Settings) -> None:

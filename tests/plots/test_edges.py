@@ -15,8 +15,7 @@ from tests.conftest import call_script, one_line_error
 from tests.plots.made_up import assert_texts_fit, caption_of, save_coverage
 from tests.test_damaged_files import CASES, CONDITION, FIG2B, FIG2C, FIG3, FIG4, FIGC6, drawn
 
-import condition  # isort: skip  # after made_up has put its folder on the path
-import style  # isort: skip
+import style  # isort: skip  # after made_up has put its folder on the path
 
 SCRIPTS = [case for case in CASES if case[0].startswith("plots")]
 NAMES = {"source", "model", "tokenizer", "model_a", "model_b", "leads_at_the_end", "family"}
@@ -135,15 +134,11 @@ def test_axes_have_ticks_whatever_their_range(low, factor, tmp_path):
     ax.set_yscale("log")
     ax.set_xlim(low, low * factor)
     ax.set_ylim(low, low * factor)
-    style.plain_ticks(ax.xaxis, low, low * factor, base=10, room=8, label=condition.power)
+    style.plain_ticks(ax.xaxis, low, low * factor, base=10, room=8)
     style.plain_ticks(ax.yaxis, low, low * factor, base=2, room=8)
     fig.draw_without_rendering()
     assert min(len(labels(ax.xaxis)), len(labels(ax.yaxis))) >= 2
-    plain = str.maketrans({"k": "e3", "M": "e6"} | {sign: str(i) for i, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"⁻": "-"})
-    for at, label in labels(ax.xaxis).items():
-        power = label.startswith("10") and label[-1] in "⁰¹²³⁴⁵⁶⁷⁸⁹"
-        assert float(f"1e{label[2:].translate(plain)}" if power else label.translate(plain)) == pytest.approx(at)
-    for at, label in labels(ax.yaxis).items():
+    for at, label in (labels(ax.xaxis) | labels(ax.yaxis)).items():
         assert float(label) == pytest.approx(at)
 
 
@@ -160,4 +155,4 @@ def test_a_condition_within_a_decade(tmp_path, figures):
     assert call_script("plots/condition.py", *arguments).returncode == 0
     left = figures[0].axes[0]
     assert labels(left.xaxis) == {2000: "2k", 5000: "5k"}
-    assert labels(left.yaxis) == {20_000: "20000", 50_000: "50000"}
+    assert labels(left.yaxis) == {20_000: "20k", 50_000: "50k"}
