@@ -109,22 +109,6 @@ def test_gaussian_channels_carry_what_the_rank_allows(name):
         assert mi <= rank * channels[0]
 
 
-@pytest.mark.parametrize(("tokens", "slope"), [(1, 4.0), (20, 1.0), (50, 4.0)])
-def test_a_gentle_law_of_a_bounded_state_obeys_the_grid_bound(tokens, slope):
-    """One element z in [−1, 1], coins of bias sigmoid(slope · z): ln q is λ-Lipschitz in z, λ = slope · tokens."""
-    z = np.linspace(-1, 1, 2001)
-    heads = np.arange(tokens + 1)
-    log_choose = [math.lgamma(tokens + 1) - math.lgamma(k + 1) - math.lgamma(tokens - k + 1) for k in heads]
-    log_q = np.array(log_choose) + slope * np.outer(z, heads) - tokens * np.logaddexp(0, slope * z)[:, None]
-    q = np.exp(log_q)  # (z, number of heads), a sufficient statistic
-    mi = float((q * (log_q - np.log(q.mean(axis=0)))).sum(axis=1).mean())
-    steepness = slope * tokens
-    assert np.abs(np.diff(slope * np.outer(z, heads) - tokens * np.logaddexp(0, slope * z)[:, None], axis=0)).max() <= (
-        steepness * (z[1] - z[0])
-    )
-    assert 0.2 < mi <= 1 + math.log(math.ceil(steepness))  # d = 1, R = 1, no current token
-
-
 def test_a_million_tokens(tmp_path):
     """More than 60,000 nats, give or take: 10^5 to 10^6 elements where one holds 1 to 0.1 nats."""
     _, said = run_it(tmp_path, "--nats-per-element", 1, 0.1)
