@@ -159,6 +159,16 @@ def delta(name: str, key_heads: int, key: int, value_heads: int, value: int, ker
     return recurrence(name, value_heads * key * value, (2 * key_heads * key + value_heads * value) * kernel)
 
 
+def gated_delta(c: Settings) -> list[Part]:
+    keys = c.linear_num_key_heads, c.linear_key_head_dim
+    return delta("deltanet", *keys, c.linear_num_value_heads, c.linear_value_head_dim, c.linear_conv_kernel_dim)
+
+
+def kimi_delta(c: Settings) -> list[Part]:
+    heads = c.linear_num_heads, c.linear_head_dim
+    return delta("kda", *heads, *heads, c.linear_conv_kernel_dim)
+
+
 def fla_delta(c: Settings) -> list[Part]:
     """Of flash-linear-attention."""
     value_heads, kernel = c.get("num_v_heads", c.num_heads), c.conv_size if c.use_short_conv else 0
@@ -181,13 +191,8 @@ _FORMULAS: dict[str, Callable[[Settings], list[Part]]] = {
     ),
     "nemotron_h": lambda c: mamba2(c.mamba_num_heads, c.mamba_head_dim, c.ssm_state_size, c.n_groups, c.conv_kernel),
     "zamba2": lambda c: mamba2(c.n_mamba_heads, c.mamba_headdim, c.mamba_d_state, c.mamba_ngroups, c.mamba_d_conv),
-    "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid": lambda c: delta(
-        *("deltanet", c.linear_num_key_heads, c.linear_key_head_dim, c.linear_num_value_heads),
-        *(c.linear_value_head_dim, c.linear_conv_kernel_dim),
-    ),
-    "kimi_linear": lambda c: delta(
-        "kda", *(c.linear_num_heads, c.linear_head_dim) * 2, kernel=c.linear_conv_kernel_dim
-    ),
+    "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid": gated_delta,
+    "kimi_linear": kimi_delta,
     "gated_deltanet": fla_delta,
     "minimax": lambda c: recurrence("lightning", c.num_attention_heads * head_width(c) ** 2),
     "recurrent_gemma": lambda c: recurrence("rglru", c.lru_width, c.lru_width * (c.conv1d_width - 1)),
