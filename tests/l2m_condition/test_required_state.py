@@ -226,6 +226,7 @@ def test_interval_is_that_of_a_line():
     [
         (["--bits-per-element", -1], "--bits-per-element -1.0: give numbers above 0"),
         (["--nats-per-element", 1, 0], "--nats-per-element (1.0, 0.0)"),
+        (["--lengths"], "--lengths (): give numbers above 0"),
         (["--wanted", 100], "begins at 256 tokens"),
         (["--fit", "FIT", "--estimator", "guess"], "but direct, vclub: choose with --estimator"),
         (["--fit", "FIT", "SAME"], "two laws are called books-direct"),
