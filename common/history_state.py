@@ -99,7 +99,6 @@ def read_settings(settings: dict[str, Any], where: str = "the configuration") ->
     if not isinstance(model_type, str):
         raise UserError(f"{where} has no model_type: give the config.json of a model")
     model_type = ALIASES.get(model_type, model_type)
-    settings = {**settings, "model_type": model_type}
     if model_type not in CONFIG_MAPPING:
         config = PreTrainedConfig.from_dict(settings)
         config.model_type = model_type

@@ -307,6 +307,11 @@ def test_what_fits_no_configuration_is_refused():
         hs.history_state(config, 10)
 
 
+def test_recurrent_models_have_no_heads():
+    mamba = hs.read_settings({"model_type": "mamba", "num_hidden_layers": 2, "hidden_size": 32})
+    assert hs.history_state(mamba, 7) == 2 * 64 * (16 + 4)
+
+
 def test_settings_of_types_that_transformers_lacks():
     rwkv = hs.read_settings(dict(model_type="rwkv7", num_hidden_layers=3, hidden_size=64, head_dim=16))
     assert hs.history_state(rwkv, 7) == 3 * (16 * 64 + 2 * 64)
