@@ -1,0 +1,254 @@
+"""What a history state of d elements can tell about the future of a Gaussian sequence, exactly (not in the paper).
+
+    python gaussian_synthetic/capacity.py --out results/capacity                       # L = 16, 64, 256: minutes
+    python gaussian_synthetic/capacity.py --L 1024 4096 --cuts middle --out results/mine
+
+A model that keeps d linear functions of the past for each of its independent copies cannot predict better than these
+numbers, whatever it is trained for. Three of them, for each L and d, in nats a copy:
+    middle     what any d linear functions of X lose about Y at the cut L/2: −½ Σ_{i>d} ln(1 − ρ_i²), with ρ the
+               canonical correlations of X and Y in descending order
+    lower      a state has to serve every cut: the sequence is cut into segments, and on segment [a, b) the state at a
+               loses at least that much about Y_[a,b); the largest sum over all ways to cut it (dynamic programming)
+    attained   Σ_t ½ ln(v_t/p_t) of a filter s_t = U_t (s_{t−1}, y_t), found by L-BFGS from a greedy start: p_t the
+               variance of y_t given the whole past, v_t given s_{t−1}
+The best linear state lies between `lower` and `attained`. Caveats: a state of real numbers that is no linear function
+of the past is not bound by this; and a model that sees the current token beside its state has about one element a copy
+more. Copies are independent and `middle` is convex in d, so a state of S elements for c copies has d = S/c.
+
+Writes into --out:
+    spectrum.csv   family, k, n, L, i, rho, information_nats: the canonical correlations at the middle cut
+    capacity.csv   family, k, n, L, d, rank, mi_nats, and of middle, lower and attained the columns <name>_nats, a
+                   copy's sum over positions, and <name>_kl_nats, the KL a token of --copies copies
+A killed run goes on from `<out>/capacity.parts`. One CPU core: seconds for L = 64, half an hour for L = 256.
+Expect: rank 5, 16, 49 at L = 16, 64, 256; half of I(L/2; L) is lost at about 0.63 nats an element.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import minimize
+from tqdm import tqdm
+
+from common.cli import UserError, run
+from common.parallel import in_parallel
+from common.record import write_csv
+from common.resume import RESUME_OK, Pieces, identity
+from gaussian_synthetic.exact import dense, families
+
+RANK_NATS = 1e-10  # a canonical direction with less information is rounding
+BYTES_A_PAIR = 6 * 8  # of positions: Σ and its factors in float64
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = field(metadata=RESUME_OK)
+    """folder for the CSVs"""
+    L: tuple[int, ...] = (16, 64, 256)
+    """tokens: powers of n"""
+    d: tuple[int, ...] = ()
+    """elements of the state a copy; default: from 0 to the rank, every one to 16 and about 8 a doubling beyond"""
+    family: Literal["subvolume", "logarithmic"] = "subvolume"
+    """App. C: three of the four columns copied, or one"""
+    k: int | None = None
+    """copied columns in the family's place"""
+    n: int = families.PAPER_N
+    """branching, values of a row"""
+    copies: int = 64
+    """independent sequences side by side in one token, for the KL a token"""
+    cuts: Literal["all", "middle"] = "all"
+    """middle: no lower and attained, which take O(L³) time for each d"""
+    iterations: int = 300
+    """of L-BFGS, at most, from the greedy filter"""
+    processes: int = field(default=1, metadata=RESUME_OK)
+    """each works on one L and d at a time"""
+
+    def validate(self) -> None:
+        for L in self.L:
+            self.build(L)
+            needed = BYTES_A_PAIR * L**2
+            families.check_memory(needed, f"the dense algebra of L = {L:,}", "cpu")
+        if min(self.d, default=0) < 0:
+            raise UserError(f"--d {min(self.d)}: a state has at least 0 elements")
+        for name in ("copies", "iterations", "processes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: at least 1")
+
+    def build(self, L: int) -> families.Family:
+        k = families.NAMED[self.family] if self.k is None else self.k
+        return families.family(families.layers_of_length(L, self.n), k, self.n)
+
+
+def canonical_correlations(sigma: np.ndarray, cut: int) -> np.ndarray:
+    """ρ of the first `cut` positions and the others, descending, (min(cut, L − cut),). sigma: (L, L)."""
+    return np.linalg.svd(_whitened_cross(sigma, cut), compute_uv=False)
+
+
+def _whitened_cross(sigma: np.ndarray, cut: int) -> np.ndarray:
+    """C_X⁻¹ Σ_XY C_Y⁻ᵀ, (cut, L − cut). Its first j columns are those of the j positions after the cut alone."""
+    of_x, of_y = (torch.from_numpy(np.linalg.cholesky(block)) for block in (sigma[:cut, :cut], sigma[cut:, cut:]))
+    cross = torch.linalg.solve_triangular(of_x, torch.from_numpy(sigma[:cut, cut:].copy()), upper=False)
+    return torch.linalg.solve_triangular(of_y, cross.T.contiguous(), upper=False).T.numpy()
+
+
+def beyond(rho: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """−½ Σ_{i>d} ln(1 − ρ_i²) in nats, (…, numbers of d). rho: (…, r), descending."""
+    lost = -np.log1p(-(rho**2)) / 2
+    tails = np.concatenate([lost[..., ::-1].cumsum(axis=-1)[..., ::-1], np.zeros_like(lost[..., :1])], axis=-1)
+    return tails[..., np.minimum(d, rho.shape[-1])]
+
+
+def lower_bounds(sigma: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The largest Σ over segments of what d elements at the segment's start lose about it, nats, (numbers of d,)."""
+    L = len(sigma)
+    best = np.zeros((L + 1, len(d)))  # of the positions before each cut
+    best[1:] = -np.inf
+    for a in range(L):
+        if a == 0:  # nothing is known before the first position, and nothing lost
+            best[1:] = np.maximum(best[1:], best[0])
+            continue
+        cross = _whitened_cross(sigma, a)
+        _, values, right = np.linalg.svd(cross, full_matrices=False)
+        kept = int(np.searchsorted(-values, -math.sqrt(2 * RANK_NATS) / L))
+        rows = torch.from_numpy(values[:kept, None] * right[:kept])  # the same Gram matrices with fewer rows
+        grams = torch.einsum("ij,kj->jik", rows, rows).cumsum(dim=0)  # of the first 1, 2, … columns
+        squares = torch.linalg.eigvalsh(grams).flip(1).clamp(0, 1 - 1e-15).numpy()
+        best[a + 1 :] = np.maximum(best[a + 1 :], best[a] + beyond(np.sqrt(squares), d))
+    return best[L]
+
+
+def filter_variances(sigma: torch.Tensor, maps: torch.Tensor | None, d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """v_t = Var(y_t | s_{t−1}), (L,), of a filter that keeps d elements, and its maps Q_t, (L − d − 1, d, d+1).
+
+    State and innovation, z_t = (s_{t−1}, (y_t − E[y_t | s_{t−1}])/√v_t), have the identity as covariance, and
+    s_t = Q_t z_t with orthonormal rows: those of maps[t − d], made orthonormal, or where there are none the d
+    directions of z_t that tell most about the future. The first d states keep everything.
+    """
+    L = len(sigma)
+    cross = sigma.new_empty(0, L)  # Cov(s_{t−1}, y_t …)
+    variances, used = [], []
+    for t in range(L):
+        now = cross[:, 0]
+        variances.append(1 - now @ now)
+        innovation = (sigma[t, t + 1 :] - now @ cross[:, 1:]) / variances[-1].sqrt()
+        joint = torch.cat([cross[:, 1:], innovation[None]])
+        if t < d:
+            cross = joint
+        elif t < L - 1:
+            if maps is None:
+                of_future = torch.linalg.cholesky(sigma[t + 1 :, t + 1 :])
+                whitened = torch.linalg.solve_triangular(of_future, joint.T, upper=False)
+                keep = torch.linalg.svd(whitened, full_matrices=True)[2][:d]
+            else:
+                given = maps[t - d]  # not by QR, whose signs would turn the frame of the maps that follow
+                keep = torch.linalg.solve_triangular(torch.linalg.cholesky(given @ given.T), given, upper=False)
+            used.append(keep)
+            cross = keep @ joint
+    return torch.stack(variances), torch.stack(used) if used else sigma.new_empty(0, d, d + 1)
+
+
+def best_filter(sigma: np.ndarray, log_std: np.ndarray, d: int, iterations: int) -> tuple[float, np.ndarray]:
+    """Σ_t ½ ln(v_t/p_t) in nats a copy of the best filter found, and its maps. log_std: (L,) ½ ln p_t."""
+    cov, floor = torch.from_numpy(sigma), float(log_std.sum())
+
+    def loss(maps: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        variances, used = filter_variances(cov, maps, d)
+        return variances.log().sum() / 2 - floor, used
+
+    def value_and_gradient(flat: np.ndarray, shape: tuple[int, ...]) -> tuple[float, np.ndarray]:
+        maps = torch.from_numpy(flat.reshape(shape)).requires_grad_()
+        value = loss(maps)[0]
+        value.backward()
+        return value.item(), maps.grad.numpy().ravel()
+
+    with torch.no_grad():
+        value, maps = loss(None)
+    if d == 0 or not len(maps):
+        return value.item(), maps.numpy()
+    start = maps.numpy()
+    options = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-9}
+    work = partial(value_and_gradient, shape=start.shape)
+    found = minimize(work, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    with torch.no_grad():
+        value, maps = loss(torch.from_numpy(found.x.reshape(start.shape)))
+    return value.item(), maps.numpy()
+
+
+def rank_of(rho: np.ndarray) -> int:
+    """Canonical directions that carry information, beyond rounding."""
+    return int((beyond(rho, np.arange(len(rho))) > RANK_NATS).sum())
+
+
+def default_d(rank: int) -> list[int]:
+    """0 … 16, then about 8 a doubling, and the rank."""
+    beyond_16 = np.unique(np.round(2 ** np.arange(4, math.log2(max(rank, 16)) + 1e-9, 1 / 8)).astype(int))
+    return sorted({*range(min(rank, 16) + 1), *(int(d) for d in beyond_16 if d < rank), rank})
+
+
+@lru_cache(maxsize=2)
+def _sigma(of: families.Family) -> np.ndarray:
+    return dense.covariance(of)
+
+
+def _attained(task: tuple[int, int], cfg: Settings) -> float:
+    torch.set_num_threads(1)
+    L, d = task
+    of = cfg.build(L)
+    return best_filter(_sigma(of), families.conditional_std(of).log().numpy(), d, cfg.iterations)[0]
+
+
+def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """spectrum.csv and capacity.csv; the attained values, which take the time, are pieces."""
+    spectra, rows, wanted = [], [], []
+    for L in cfg.L:
+        of = cfg.build(L)
+        names = {"family": cfg.family, "k": of.k[-1] if of.layers > 1 else 0, "n": cfg.n, "L": L}
+        sigma = _sigma(of)
+        rho = canonical_correlations(sigma, L // 2)
+        rank = rank_of(rho)
+        numbers, information = np.arange(1, rank + 1), -np.log1p(-(rho[:rank] ** 2)) / 2
+        spectra.append(pd.DataFrame(names | {"i": numbers, "rho": rho[:rank], "information_nats": information}))
+        d = np.array(sorted(cfg.d) or default_d(rank))
+        table = pd.DataFrame(names | {"d": d, "rank": rank, "mi_nats": information.sum()})
+        table["middle_nats"] = np.where(d >= rank, 0.0, beyond(rho, d))
+        table["lower_nats"] = lower_bounds(sigma, d) if cfg.cuts == "all" else np.nan
+        rows.append(table)
+        wanted += [(L, int(one)) for one in d]
+    attained = dict.fromkeys(wanted, math.nan)
+    if cfg.cuts == "all":
+        left = [(L, d) for L, d in wanted if not pieces.done(f"{L}-{d}")]
+        with tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="filters") as bar:
+            for (L, d), value in in_parallel(partial(_attained, cfg=cfg), left, cfg.processes):
+                pieces.write(f"{L}-{d}", {"attained_nats": np.float64(value)})
+                bar.update()
+        attained = {(L, d): float(pieces.read(f"{L}-{d}", {"attained_nats": ()})["attained_nats"]) for L, d in wanted}
+    table = pd.concat(rows, ignore_index=True)
+    table["attained_nats"] = [attained[key] for key in zip(table["L"], table["d"], strict=True)]
+    for name in ("middle", "lower", "attained"):
+        table[f"{name}_kl_nats"] = cfg.copies * table[f"{name}_nats"] / table["L"]
+    return pd.concat(spectra, ignore_index=True), table
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    pieces = Pieces(cfg.out / "capacity.parts", identity(cfg))
+    spectrum, capacity = tables(cfg, pieces)
+    write_csv(cfg.out / "spectrum.csv", spectrum, cfg, started=started)
+    write_csv(cfg.out / "capacity.csv", capacity, cfg, started=started)
+    pieces.remove()
+    for L, rows in capacity.groupby("L"):
+        print(f"L = {L}: rank {rows['rank'].iloc[0]}, I(L/2; L) = {rows['mi_nats'].iloc[0]:.4g} nats a copy")
+    print(f"spectrum.csv and capacity.csv are in {cfg.out}")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)
