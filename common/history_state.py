@@ -3,7 +3,6 @@
     config = AutoConfig.from_pretrained("state-spaces/mamba-130m-hf")     # or read_settings({"model_type": "mamba", …})
     history_state(config, 4096)           # elements after 4,096 tokens, all layers
     state_by_kind(config, 4096)           # {"mamba_recurrence": …, "mamba_convolution": …}
-    bits_by_kind(config, 4096, Bits(cache=4))     # the same in bits, keys and values quantised
     growth_exponent(config)               # Growth(exponent=0, logarithms=0): how it grows with the context
     parts(config)                         # what each layer keeps
 
@@ -19,47 +18,32 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from common import history_state_layers as layers
 from common.cli import UserError
-from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Bits, Growth, Part, Settings
-
-__all__ = ["Bits", "Growth", "Part", "bits_by_kind", "growth_exponent", "history_state", "layer_types", "parts"]
-__all__ += ["read_settings", "state_by_kind"]
+from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Growth, Part, Settings
 
 KNOWN = frozenset({*ATTENTION, *COMPRESSED, *LATENT, *RECURRENT})
-# What no configuration may leave to the defaults of transformers, with the other names it goes by.
-LAYER_LISTS = ("layers_block_type", "hybrid_override_pattern")
+# What no configuration may leave to the defaults of transformers, with what says it too where a type's own
+# attribute_map does not: lists of layers, BLOOM's and xLSTM's width.
 REQUIRED = {
-    "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "num_blocks", *LAYER_LISTS),
-    "hidden_size": ("n_embd", "n_embed", "d_model", "embedding_dim"),
-    "num_attention_heads": ("n_head", "n_heads", "attention_heads"),
+    "num_hidden_layers": ("layers_block_type", "hybrid_override_pattern"),
+    "hidden_size": ("n_embed", "embedding_dim"),
+    "num_attention_heads": (),
 }
-# The same models under the names of their own code on the hub.
-ALIASES = {"kimi_k2": "deepseek_v3"}
-MINIMAX = ("minimax_text_01", "minimax_m1")
+ALIASES = {"kimi_k2": "deepseek_v3"}  # the same model under the name of its own code on the hub
 
 
-def history_state(config: PreTrainedConfig, context: int, expand_latents: bool = False) -> int:
+def history_state(config: PreTrainedConfig, context: int) -> int:
     """Elements of the history state after `context` tokens. UserError: as `parts`, or fewer than one token."""
-    return sum(state_by_kind(config, context, expand_latents).values())
+    return sum(state_by_kind(config, context).values())
 
 
-def state_by_kind(config: PreTrainedConfig, context: int, expand_latents: bool = False) -> dict[str, int]:
+def state_by_kind(config: PreTrainedConfig, context: int) -> dict[str, int]:
     """The same by kind of part, over all layers, in the order in which the kinds first appear. UserError as there."""
+    if context < 1:
+        raise UserError(f"a context of {context} tokens: give at least 1")
     elements: dict[str, int] = {}
-    for part in _from_one_token_on(config, context, expand_latents):
+    for part in parts(config):
         elements[part.kind] = elements.get(part.kind, 0) + part.elements(context)
     return elements
-
-
-def bits_by_kind(
-    config: PreTrainedConfig, context: int, bits: Bits | None = None, expand_latents: bool = False
-) -> dict[str, int]:
-    """The same in bits, scales of a quantised cache among them. UserError as there, or a number of bits below 1."""
-    bits = bits or Bits()
-    bits.validate()
-    found: dict[str, int] = {}
-    for part in _from_one_token_on(config, context, expand_latents):
-        found[part.kind] = found.get(part.kind, 0) + part.bits(context, bits)
-    return found
 
 
 def growth_exponent(config: PreTrainedConfig) -> Growth:
@@ -67,12 +51,8 @@ def growth_exponent(config: PreTrainedConfig) -> Growth:
     return max((part.growth for part in parts(config)), default=Growth(0, 0))
 
 
-def parts(config: PreTrainedConfig, expand_latents: bool = False) -> list[Part]:
-    """What every layer keeps, bottom first.
-
-    expand_latents: as a cache would hold it that keeps the keys and values of all heads of MLA, not the latent, which
-    is the smaller history state and what transformers keeps. UserError that names a model type, layer type or setting.
-    """
+def parts(config: PreTrainedConfig) -> list[Part]:
+    """What every layer keeps, bottom first. UserError that names a model type, layer type or setting."""
     if config.is_encoder_decoder:
         raise UserError(f"model type {config.model_type!r} has an encoder: give a model that is a decoder alone")
     config = config.get_text_config(decoder=True)
@@ -88,10 +68,7 @@ def parts(config: PreTrainedConfig, expand_latents: bool = False) -> list[Part]:
     own = len(kinds) - (getattr(config, "num_kv_shared_layers", None) or 0)
     if own < 1:
         raise UserError(f"num_kv_shared_layers {config.num_kv_shared_layers} of {len(kinds)} layers: give fewer")
-    found = []
-    for layer, kind in enumerate(kinds[:own]):
-        found += _layer(config.per_layer_config[layer], layer, kind, expand_latents)
-    return found
+    return [part for layer, kind in enumerate(kinds[:own]) for part in _layer(config, layer, kind)]
 
 
 def layer_types(config: PreTrainedConfig) -> list[str]:
@@ -104,8 +81,7 @@ def layer_types(config: PreTrainedConfig) -> list[str]:
     if named is not None:
         if len(named) != number:
             raise UserError(f"num_hidden_layers {number} and {len(named)} layer types: give as many")
-        older = {"deepseek_sparse_attention": "indexed_attention"}  # what transformers 5.17 calls it
-        return [older.get(kind, kind) for kind in named]
+        return list(named)
     if config.model_type in ATTENTION:
         kind = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
     else:
@@ -116,76 +92,49 @@ def layer_types(config: PreTrainedConfig) -> list[str]:
 def read_settings(settings: dict[str, Any], where: str = "the configuration") -> PreTrainedConfig:
     """The configuration that a config.json holds. Model types that transformers lacks become a bare list of settings.
 
-    where: the file, for messages. UserError: no model type, one of unknown state, settings that transformers refuses.
+    where: the file, for messages. UserError: no model type, settings that transformers refuses, or a number of layers,
+    a width or a number of heads that transformers would take from the defaults of the type.
     """
     model_type = settings.get("model_type")
     if not isinstance(model_type, str):
         raise UserError(f"{where} has no model_type: give the config.json of a model")
-    settings = {**settings, "model_type": ALIASES.get(model_type, model_type)}
-    if model_type in MINIMAX:
-        if "attn_type_list" not in settings:
-            raise UserError(f"{where} does not say attn_type_list: add it")
-        kinds = [("linear_attention", "full_attention")[of] for of in settings.pop("attn_type_list")]
-        settings |= {"model_type": "minimax", "layer_types": kinds}
-    if settings["model_type"] in KNOWN:  # models of images and text keep these in parts, of which some rely on defaults
-        _check_required(settings, where)
-    if settings["model_type"] not in CONFIG_MAPPING:
+    model_type = ALIASES.get(model_type, model_type)
+    settings = {**settings, "model_type": model_type}
+    if model_type not in CONFIG_MAPPING:
         config = PreTrainedConfig.from_dict(settings)
-        config.model_type = settings["model_type"]
+        config.model_type = model_type
         return config
     try:
-        config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+        config = CONFIG_MAPPING[model_type].from_dict(settings)
     except Exception as error:  # transformers raises almost anything at settings that do not fit
         reason = " ".join(str(error).split())[:250]
-        if "layer_types" in reason:
-            reason += f" … and they are {', '.join(sorted(set(map(str, settings['layer_types']))))}"
         raise UserError(f"{where}: transformers refuses these settings: {reason}") from error
-    _check_understood(config, settings, where)
+    if model_type in KNOWN:  # models of images and text keep these in parts, of which some rely on defaults
+        attention = model_type in ATTENTION | COMPRESSED | LATENT
+        for name in list(REQUIRED) if attention else list(REQUIRED)[:2]:
+            spellings = (name, config.attribute_map.get(name), *REQUIRED[name])
+            if all(settings.get(spelling) is None for spelling in spellings):
+                raise UserError(f"{where} does not say {name}: add it")
     return config
-
-
-def _check_understood(config: PreTrainedConfig, settings: dict[str, Any], where: str) -> None:
-    """A spelling of another model type is no error to transformers, which then counts with its default."""
-    for name, spellings in REQUIRED.items():
-        for spelling in spellings:
-            value = settings.get(spelling)
-            if isinstance(value, int) and settings.get(name) is None and getattr(config, name, value) != value:
-                raise UserError(
-                    f"{where}: model type {config.model_type!r} does not read {spelling} and takes {name} to be "
-                    f"{getattr(config, name)}: write {name}"
-                )
-
-
-def _check_required(settings: dict[str, Any], where: str) -> None:
-    attention = settings["model_type"] in ATTENTION | COMPRESSED | LATENT
-    for name in list(REQUIRED) if attention else list(REQUIRED)[:2]:
-        if not any(settings.get(spelling) is not None for spelling in (name, *REQUIRED[name])):
-            raise UserError(f"{where} does not say {name}: add it")
 
 
 def _model_type(config: PreTrainedConfig) -> str:
     return ALIASES.get(config.model_type, config.model_type)
 
 
-def _from_one_token_on(config: PreTrainedConfig, context: int, expand_latents: bool) -> list[Part]:
-    if context < 1:
-        raise UserError(f"a context of {context} tokens: give at least 1")
-    return parts(config, expand_latents)
-
-
-def _layer(config: PreTrainedConfig, layer: int, kind: str, expand_latents: bool) -> list[Part]:
-    c, of = Settings(config), _model_type(config)
+def _layer(config: PreTrainedConfig, layer: int, kind: str) -> list[Part]:
+    c, of = Settings(config.per_layer_config[layer], layer), _model_type(config)
     recurrent = RECURRENT.get(of)
     if kind in ("moe", "mlp"):  # layers of their own in some hybrids
         return []
     if kind in ("full_attention", "sliding_attention", "chunked_attention") and of in ATTENTION:
-        return layers.attention(c, layer, kind)
+        return layers.attention(c, kind)
     if kind in ("full_attention", "indexed_attention") and of in LATENT:
-        return layers.latent(c, layer, kind, expand_latents)
+        return layers.latent(c, kind)
     if kind.endswith(("compressed_attention", "sparse_attention", "sliding_attention")) and of in COMPRESSED:
-        return layers.compressed(c, layer, kind)
+        return layers.compressed(c, kind)
     if kind in ("linear_attention", "conv") and recurrent:
-        return recurrent(c, layer)
+        return recurrent(c)
     if kind == "hybrid" and recurrent and of in ATTENTION:  # both, side by side
-        return [*layers.attention(c, layer, "full_attention"), *recurrent(c, layer)]
+        return [*layers.attention(c, "full_attention"), *recurrent(c)]
     raise UserError(f"layer {layer} of model type {of!r} is {kind!r}, whose history state is not known here")

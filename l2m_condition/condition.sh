@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The L²M condition (Sec. 5; not a figure of the paper): history states of published models against the laws of I(L/2; L),
-# and the information per state element of the models of Fig. 3.
+# The L²M condition (Sec. 5; not a figure of the paper): history states of published models against the laws of I(L/2; L).
 #   PRESET=smoke  three models to 65,536 tokens, the paper's laws                           1 CPU core, 10 seconds
 #   PRESET=cpu    all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
 #                 was measured on books (committed; default)
@@ -25,17 +24,10 @@ esac
 if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # one's own
     out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL, FIT or flags of your own results go there"}
 fi
-if [ -n "${MODEL:-}" ]; then read -ra models <<< "$MODEL"; fi
+read -ra models <<< "${MODEL:-${models[*]}}"
 out=${OUT:-$out} fit=${FIT:-$fit}
 
-state=(--out "$out/state.csv" --context "${contexts[@]}")
-if [ ${#models[@]} -gt 0 ]; then state+=(--model "${models[@]}"); fi
-condition=(--state "$out/state.csv" --out "$out")
-if [ -n "$fit" ]; then condition+=(--fit "$fit"); fi
-"$python" l2m_condition/state_size.py "${state[@]}"
-if [ -f "$summary" ]; then
-    "$python" l2m_condition/state_information.py --summary "$summary" --out "$out/state_information.csv"
-    condition+=(--state-information "$out/state_information.csv")
-fi
-"$python" l2m_condition/required_state.py "${condition[@]}" "$@"
+"$python" l2m_condition/state_size.py --out "$out/state.csv" --context "${contexts[@]}" ${models:+--model "${models[@]}"}
+"$python" l2m_condition/required_state.py --state "$out/state.csv" --out "$out" ${fit:+--fit "$fit"} \
+    --summary "$summary" "$@"
 "$python" plots/condition.py --results "$out" --out "$out/condition"

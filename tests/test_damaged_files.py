@@ -188,23 +188,13 @@ def configuration(folder: Path) -> list[object]:
 
 
 def required(folder: Path) -> list[object]:
-    rows("condition/state.csv", folder, 200)
-    rows("condition/state_information.csv", folder, 10**6)
-    rows("fig2b/fit.csv", folder, 10**6)
-    flags = [
-        "--state",
-        folder / "state.csv",
-        "--fit",
-        folder / "fit.csv",
-        "--state-information",
-        folder / "state_information.csv",
-    ]
-    return [*flags, "--out", folder / "out"]
-
-
-def state_information(folder: Path) -> list[object]:
+    rows("condition/state.csv", folder, 10**6)
+    table = pd.read_csv(folder / "state.csv")
+    table[table["model"].isin(["Llama-3.1-8B", "Jamba-v0.1", "Mamba-130M"])].to_csv(folder / "state.csv", index=False)
     rows("fig3/summary.csv", folder, 10**6)
-    return ["--summary", folder / "summary.csv", "--out", folder / "state_information.csv"]
+    rows("fig2b/fit.csv", folder, 10**6)
+    flags = [f"--{name}={folder / name}.csv" for name in ("state", "fit", "summary")]
+    return [*flags, "--out", folder / "out"]
 
 
 def drawn(*tables: str, figure: str = "") -> Callable[[Path], list[object]]:
@@ -221,9 +211,7 @@ FIG2C = ("fig2c/two_point.csv", "fig2c/fit.csv", "fig2c/sweep.csv")
 FIG3 = ("fig3/kl.csv", "fig3/summary.csv", "fig3/training.csv")
 FIG4 = ("fig4/smooth.csv", "fig4/summary.csv", "fig4/gap.csv", "fig4/crossover.csv")
 FIGC6 = tuple(f"figC6/subvolume/{name}.csv" for name in ("gaussian_mi", "two_point", "rank", "fit"))
-CONDITION = tuple(
-    f"condition/{name}.csv" for name in ("state", "condition", "capacity", "required", "state_information")
-)
+CONDITION = tuple(f"condition/{name}.csv" for name in ("state", "condition", "required"))
 CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/prepare_dataset.py", prepare_json_lines),
     ("measure_mutual_info/prepare_dataset.py", prepare_parquet),
@@ -240,7 +228,6 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("train_on_pg19/compare.py", compare),
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
-    ("l2m_condition/state_information.py", state_information),
     *(("plots/bipartite.py", drawn(*FIG2B, figure=name)) for name in ("2b", "B.1", "B.2", "B.3", "sweep")),
     *(("plots/two_point.py", drawn(*FIG2C, figure=name)) for name in ("2c", "B.4", "B.5")),
     *(("plots/gaussian_models.py", drawn(*FIG3, figure=name)) for name in ("3", "utilisation", "training", "G.7")),
