@@ -171,7 +171,8 @@ def draw_panels(
     entries = max(len(estimators) for _, estimators, _ in panels) * (2 if len(panels) > 2 else 1) + 2 * paper
     y_label = Y_LABEL.format(cut)
     fig, upper, lower = style.new_figure(len(panels), y_label, titles=titles, entries=entries + 2, lower=SLOPE_LABEL)
-    fig.suptitle(heading, fontsize="medium")
+    if heading:
+        fig.suptitle(heading, fontsize="medium")
     for ax, below, (results, estimators, ratio) in zip(upper, lower, panels, strict=True):
         legend = draw_estimates(ax, results, estimators, ratio)
         for index, name in enumerate(estimators):

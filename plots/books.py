@@ -3,7 +3,7 @@
     python plots/books.py --results results/fig4 --out results/fig4/fig4
     python plots/books.py --results results/figG9 --out results/figG9/figG9
 
-Reads smooth.csv, summary.csv (evaluate.py), gap.csv and crossover.csv (compare.py). Writes OUT.png and OUT.pdf: on the
+Reads smooth.csv, summary.csv, gap.csv and crossover.csv (evaluate.py). Writes OUT.png and OUT.pdf: on the
 left a line a model, the mean over seeds in each window of positions; on the right a line a pair with its 95% interval,
 and a dot where one model overtakes the other. Above 0 the second model is better.
 
@@ -27,7 +27,7 @@ SMOOTH = ["model", "L", "seed", "position", "nll_nats"]
 SUMMARY = ["model", "L", "seed", "kind", "parameters", "n_documents", "n_books", "source"]
 GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95"]
 CROSSOVER = ["model_a", "model_b", "overtakes_at"]
-REMEDY = "make it with train_on_pg19/evaluate.py and compare.py, see fig4.sh"
+REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 
 
@@ -102,7 +102,7 @@ def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
     """Lines, bands and dots of the pairs; returns the legend. UserError: more pairs than colours."""
     legend, pairs = {}, curves.gap.groupby(["model_a", "model_b"], sort=False)
     if len(pairs) > len(COLORS):
-        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give compare.py --pairs")
+        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give evaluate.py --pairs")
     for color, ((a, b), rows) in zip(COLORS, pairs, strict=False):
         (legend[f"{a} less {b}"],) = ax.plot(rows["position"], rows["gap_nats"], color=color)
         ax.fill_between(rows["position"], rows["lo95"], rows["hi95"], color=color, alpha=0.2, linewidth=0)

@@ -59,8 +59,18 @@ FIT += ["L_min", "L_max", "p_value", "selected"]
 MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit claims nothing
 # Columns of any CSV that hold words, and columns of lengths, which stand on logarithmic axes.
 TEXT = {"source", "model", "tokenizer", "estimator", "law", "parameter", "selected", "plateau_law", "family", "kind"}
-TEXT |= {"model_a", "model_b", "leads_at_the_end", "process", "predictor", "quantity", "group", "capacity"}
-LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "L_min", "L_max", "position", "step"}
+TEXT |= {
+    "model_a",
+    "model_b",
+    "leads_at_the_end",
+    "process",
+    "predictor",
+    "quantity",
+    "group",
+    "capacity",
+    "layer_kind",
+}
+LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min", "L_max", "position", "step"}
 
 
 @dataclass(frozen=True)

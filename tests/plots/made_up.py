@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,25 +11,70 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import pytest
 
 from tests.conftest import ROOT, call_script, one_line_error
 
 matplotlib.use("Agg")
-PLOTS, RESULTS = ROOT / "plots", ROOT / "results"
-sys.path.insert(0, str(PLOTS))  # as when a script runs: its own folder comes first
+RESULTS = ROOT / "results"
+sys.path.insert(0, str(ROOT / "plots"))  # as when a script runs: its own folder comes first
 
 
-def copied(names: str, folder: Path, **changes: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
-    """A copy of the committed CSVs results/<names>*.csv, a pattern, upside down: the order of rows must not matter.
+def committed(folder: Path, *names: str, **changes: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
+    """Copies of CSVs of results/, upside down, because the order of rows must not matter.
 
     changes: by the name of a CSV, what becomes of its table.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in RESULTS.glob(f"{names}.csv"):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)[::-1] if path.stem in changes else None
-        if table is None:
-            shutil.copy(path, folder)
-        else:
-            table = table.apply(pd.to_numeric, errors="ignore") if False else pd.read_csv(path)[::-1]
-            changes[path.stem](table).to_csv(folder / path.name, index=False)
+    for path in (RESULTS / f"{name}.csv" for name in names):
+        table = pd.read_csv(path)[::-1]
+        changes.get(path.stem, lambda same: same)(table).to_csv(folder / path.name, index=False)
+        if path.stem == "coverage":
+            (folder / "coverage.json").write_bytes(path.with_suffix(".json").read_bytes())
     return folder
+
+
+def assert_points(container, x, y, low=None, high=None) -> None:
+    """Points and the ends of their bars, in any order of x."""
+    points, _, bars = container.lines
+    order = np.argsort(points.get_xdata())
+    assert points.get_xdata()[order] == pytest.approx(np.sort(x))
+    expected = np.argsort(np.asarray(x))
+    assert points.get_ydata()[order] == pytest.approx(np.asarray(y)[expected])
+    if low is not None:
+        ends = np.array(bars[0].get_segments())[:, :, 1][order]
+        assert ends[:, 0] == pytest.approx(np.asarray(low)[expected])
+        assert ends[:, 1] == pytest.approx(np.asarray(high)[expected])
+
+
+def gid(ax, name: str) -> list:
+    """The lines of a panel that are called so."""
+    return [line for line in ax.get_lines() if line.get_gid() == name]
+
+
+def labels(where) -> list[str]:
+    """Of the legend of a panel or of a figure."""
+    legend = where.legends[0] if hasattr(where, "legends") and where.legends else where.get_legend()
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def refusal(script: str, *arguments: object) -> str:
+    """The one line of an error on a command line."""
+    return one_line_error(call_script(script, *arguments))
+
+
+def assert_texts_fit(fig) -> None:
+    """No text covers a panel or another text, or leaves the figure."""
+    fig.savefig(io.BytesIO())  # lays the texts out
+    texts = [label for ax in fig.axes for label in (ax.xaxis.label, ax.yaxis.label, ax.title) if label.get_text()]
+    texts += [*fig.legends, *(ax.get_legend() for ax in fig.axes if ax.get_legend()), *fig.texts]
+    boxes = [text.get_window_extent() for text in texts]
+    panels = [ax.get_window_extent() for ax in fig.axes]
+    for index, box in enumerate(boxes):
+        assert fig.bbox.x0 <= box.x0 < box.x1 <= fig.bbox.x1
+        assert fig.bbox.y0 <= box.y0 < box.y1 <= fig.bbox.y1
+        assert not any(box.overlaps(other) for other in [*panels, *boxes[:index]])
+    for ax in fig.axes:
+        ticks = [label for label in ax.get_xticklabels() if label.get_text()]
+        ends = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in ticks))
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(ends))
