@@ -3,7 +3,7 @@
     python plots/books.py --results results/fig4 --out results/fig4/fig4
     python plots/books.py --results results/figG9 --out results/figG9/figG9
 
-Reads smooth.csv, summary.csv (evaluate.py), gap.csv and crossover.csv (compare.py). Writes OUT.png and OUT.pdf: on the
+Reads smooth.csv, summary.csv, gap.csv and crossover.csv (evaluate.py). Writes OUT.png and OUT.pdf: on the
 left a line a model, the mean over seeds in each window of positions; on the right a line a pair with its 95% interval,
 and a dot where one model overtakes the other. Above 0 the second model is better.
 
@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from style import COLORS, GREY, new_figure, plain_ticks, put_legend, read_table, save
+from style import COLORS, GREY, log_axis, new_figure, put_legend, read_table, save
 
 from common.cli import UserError, run
 
-SMOOTH = ["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"]
-SUMMARY = ["model", "L", "seed", "nll_nats", "stderr_nats", "kind", "parameters", "n_documents", "n_books", "source"]
-GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95", "seeds_a", "seeds_b"]
-CROSSOVER = ["model_a", "model_b", "leads_at_the_end", "overtakes_at", "lo95", "hi95"]
-REMEDY = "make it with train_on_pg19/evaluate.py and compare.py, see fig4.sh"
+SMOOTH = ["model", "L", "seed", "position", "nll_nats"]
+SUMMARY = ["model", "L", "seed", "kind", "parameters", "n_documents", "n_books", "source"]
+GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95"]
+CROSSOVER = ["model_a", "model_b", "overtakes_at"]
+REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 
 
@@ -65,19 +66,16 @@ class Curves:
         looks = {}
         for color, kind in zip(COLORS, kinds, strict=False):
             for dash, name in zip(DASHES, sizes.loc[sizes["kind"] == kind, "model"], strict=False):
-                looks[name] = {"color": color, "linestyle": dash, "linewidth": 1.0}
+                looks[name] = {"color": color, "linestyle": dash}
         return looks
 
 
 def read_curves(folder: Path) -> Curves:
-    """UserError: a file or column is missing, a number is none, no rows, CSVs of different models."""
-    smooth = read_table(folder / "smooth.csv", SMOOTH, REMEDY, ["model"], ["stderr_nats"])
-    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, ["model", "kind", "source"], ["stderr_nats"])
-    gap = read_table(folder / "gap.csv", GAP, REMEDY, ["model_a", "model_b"], ["lo95", "hi95"])
-    words = ["model_a", "model_b", "leads_at_the_end"]
-    crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, words, ["overtakes_at", "lo95", "hi95"])
-    if smooth.empty or summary.empty or gap.empty:
-        raise UserError(f"{folder}: one of its CSVs has no rows: {REMEDY}")
+    """UserError: a bad CSV, no rows, or CSVs of different models or lengths."""
+    smooth = read_table(folder / "smooth.csv", SMOOTH, REMEDY, key=SMOOTH[:4])
+    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
+    gap = read_table(folder / "gap.csv", GAP, REMEDY, ["lo95", "hi95"], key=GAP[:4])
+    crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, ["overtakes_at"])
     names = set(summary["model"])
     if set(smooth["model"]) != names or not {*gap["model_a"], *gap["model_b"]} <= names:
         raise UserError(f"{folder}: its CSVs are of different models: {REMEDY}")
@@ -86,59 +84,42 @@ def read_curves(folder: Path) -> Curves:
     return Curves(smooth, summary, gap, crossover)
 
 
-def label(name: str, curves: Curves) -> str:
-    """Name, size, seeds."""
-    rows = curves.summary[curves.summary["model"] == name]
-    seeds = rows["seed"].nunique()
-    size = rows["parameters"].iloc[0] / 1e6
-    return f"{name}: {size:.{2 if size < 10 else 0}f} million" + (f", {seeds} seeds" if seeds > 1 else "")
-
-
-def draw_nll(ax: Axes, curves: Curves, looks: dict[str, dict[str, object]], first: int) -> None:
-    handles, shown = [], curves.smooth[curves.smooth["position"] >= first]
-    if shown.empty:
-        shown = curves.smooth
-    for name, look in looks.items():
+def draw_nll(ax: Axes, curves: Curves, first: int) -> dict[str, Artist]:
+    """Means over seeds from position `first` on, or all if there are none; returns the legend."""
+    legend, shown = {}, curves.smooth[curves.smooth["position"] >= first]
+    shown = curves.smooth if shown.empty else shown
+    for name, look in curves.looks().items():
+        rows = curves.summary[curves.summary["model"] == name]
+        seeds, size = rows["seed"].nunique(), rows["parameters"].iloc[0] / 1e6
+        label = f"{name}: {size:.{2 if size < 10 else 0}f} million" + (f", {seeds} seeds" if seeds > 1 else "")
         mean = shown[shown["model"] == name].groupby("position")["nll_nats"].mean()
-        handles += ax.plot(mean.index, mean, **look)
-    put_legend(ax, handles, [label(name, curves) for name in looks])
+        (legend[label],) = ax.plot(mean.index, mean, **look)
+    log_axis(ax.xaxis, shown["position"], "position", base=2)
+    return legend
 
 
-def draw_gap(ax: Axes, curves: Curves) -> None:
-    handles, labels = [], []
-    for color, ((a, b), rows) in zip(COLORS, curves.gap.groupby(["model_a", "model_b"], sort=False), strict=False):
-        handles += ax.plot(rows["position"], rows["gap_nats"], color=color, linewidth=1.0)
+def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
+    """Lines, bands and dots of the pairs; returns the legend. UserError: more pairs than colours."""
+    legend, pairs = {}, curves.gap.groupby(["model_a", "model_b"], sort=False)
+    if len(pairs) > len(COLORS):
+        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give evaluate.py --pairs")
+    for color, ((a, b), rows) in zip(COLORS, pairs, strict=False):
+        (legend[f"{a} less {b}"],) = ax.plot(rows["position"], rows["gap_nats"], color=color)
         ax.fill_between(rows["position"], rows["lo95"], rows["hi95"], color=color, alpha=0.2, linewidth=0)
         where = curves.crossover[(curves.crossover["model_a"] == a) & (curves.crossover["model_b"] == b)]
         ax.plot(where["overtakes_at"], 0 * where["overtakes_at"], "o", color=color, markersize=4, zorder=5)
-        labels.append(f"{a} less {b}")
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    put_legend(ax, handles, labels)
+    log_axis(ax.xaxis, curves.gap["position"], "position", base=2)
+    return legend
 
 
 def draw(curves: Curves, cfg: Settings) -> Figure:
     """UserError: more models or pairs than can be told apart."""
-    looks, pairs = curves.looks(), curves.crossover[["model_a", "model_b"]].drop_duplicates()
-    if len(pairs) > len(COLORS):
-        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give compare.py --pairs")
-    of = curves.summary.iloc[0]
-    caption = [
-        f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. Bands: 95% "
-        "interval." + " Dot: one overtakes the other." * bool(curves.crossover["overtakes_at"].notna().any()),
-    ]
-    fig, axes = new_figure(
-        2,
-        ["NLL (nats a token)", "Gap in NLL (nats a token)"],
-        max(len(looks), len(pairs)),
-        caption,
-        x_labels=["Position (tokens)"] * 2,
-    )
-    draw_nll(axes[0], curves, looks, cfg.from_position)
-    draw_gap(axes[1], curves)
-    for ax, low in zip(axes, (min(cfg.from_position, of["L"]), 1), strict=True):
-        ax.set_xscale("log", base=2)
-        ax.set_xlim(low / 1.1, of["L"] * 1.1)
-        plain_ticks(ax.xaxis, low, of["L"], base=2, room=8)
+    of, y_labels = curves.summary.iloc[0], ["NLL (nats a token)", "Gap in NLL (nats a token)"]
+    fig, (left, right), _ = new_figure(2, y_labels, "Position (tokens)", entries=len(curves.looks()))
+    fig.suptitle(f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books", fontsize="medium")
+    put_legend(left, draw_nll(left, curves, cfg.from_position))
+    put_legend(right, draw_gap(right, curves))
     return fig
 
 

@@ -23,17 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
-from style import (
-    LEFT_IN,
-    RIGHT_IN,
-    SMALL,
-    above_zero,
-    new_figure,
-    plain_ticks,
-    put_legend,
-    read_table,
-    save,
-)
+from style import SMALL, log_axis, new_figure, put_legend, read_table, save
 
 from common.cli import UserError, run
 
@@ -49,7 +39,7 @@ GROUPS = {  # colours of Okabe and Ito, and a dash each, so that they differ wit
 }
 SHORT = EngFormatter(sep="")  # 1k, 10M, 1T
 NAMED = 10  # models up to which each has its name at the right edge
-WIDTH_IN, NAMES_IN, LINE_IN = 5.0, 1.4, 0.125  # of the figure, of the names at its right, and the height of one
+WIDTH_IN, LINE_IN = 5.0, 0.125  # of the figure, and the height of a name at its right
 PAPER, MEASURED = "0.15", "#A87400"
 
 
@@ -64,41 +54,40 @@ class Settings:
 def read_states(folder: Path) -> pd.DataFrame:
     """model, group, L, elements: a row a model and L. UserError: a column is missing, or a group is unknown."""
     path = folder / "state.csv"
-    states = read_table(path, STATE, REMEDY, STATE[:2])
-    groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY, ["model", "group"]).drop_duplicates()
+    states = read_table(path, STATE, REMEDY)
+    groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY).drop_duplicates()
     if unknown := set(groups["group"]) - {*GROUPS}:
         raise UserError(f"{folder / 'condition.csv'}: unknown group {unknown.pop()!r}; known: {', '.join(GROUPS)}")
     states = states[states["layer_kind"] == "total"].merge(groups, on="model")
-    above_zero(states["state_elements"], path, "state_elements", REMEDY)
-    above_zero(states["context_tokens"], path, "context_tokens", REMEDY)
+    if not (states["state_elements"] > 0).any():
+        raise UserError(f"{path}: no state_elements above 0, so nothing to draw: {REMEDY}")
     return states.assign(L=2 * states["context_tokens"]).sort_values("L")
 
 
 def draw(folder: Path) -> Figure:
     """UserError: as `read_states`, or the states and the laws share no two L."""
     states, path = read_states(folder), folder / "required.csv"
-    required = read_table(path, REQUIRED, REMEDY, ["law", "capacity"], REQUIRED[-2:]).sort_values("L_tokens")
-    if required.duplicated(["law", "capacity", "L_tokens"]).any():
-        raise UserError(f"{path} has rows twice: {REMEDY}")
+    required = read_table(path, REQUIRED, REMEDY, REQUIRED[-2:], ["law", "capacity", "L_tokens"]).sort_values(
+        "L_tokens"
+    )
     required = required[required["L_tokens"].between(states["L"].min(), states["L"].max())]
     if required["L_tokens"].nunique() < 2:
         raise UserError(f"{folder}: state.csv and required.csv share no two L, so nothing to draw: {REMEDY}")
     groups = [name for name in GROUPS if (states["group"] == name).any()]
     entries = len(groups) + required["law"].nunique() - 1  # the paper's two share a line
-    caption = ["A model whose line lies below a law cannot hold I(L/2; L)."]
-    fig, (ax,) = new_figure(1, "State after L/2 tokens (elements)", entries, caption)
-    box, panel_in = ax.get_position(), WIDTH_IN - LEFT_IN - RIGHT_IN - NAMES_IN
-    fig.set_figwidth(WIDTH_IN)
-    ax.set_position((LEFT_IN / WIDTH_IN, box.y0, panel_in / WIDTH_IN, box.height))
-    ax.yaxis.set_label_coords((0.31 - LEFT_IN) / panel_in, 0.5)
-    put_legend(ax, *draw_states(ax, states, required, groups))
+    fig, (ax,), _ = new_figure(1, "State after L/2 tokens (elements)", entries=entries)
+    fig.set_size_inches(WIDTH_IN, fig.get_figheight() + 0.4)
+    legend, names = draw_states(ax, states, required, groups)
+    put_legend(ax, legend)
+    fig.get_layout_engine().execute(fig)  # from here on the height of the panel is known
+    put_names(ax, sorted((name for name in names if name[0] > 0), reverse=True))
     return fig
 
 
-def draw_states(ax: Axes, states: pd.DataFrame, required: pd.DataFrame, groups: list[str]) -> tuple[list, list[str]]:
-    """Lines, bands and the names at the right edge; returns what the legend says."""
+def draw_states(ax: Axes, states: pd.DataFrame, required: pd.DataFrame, groups: list[str]) -> tuple[dict, list]:
+    """Lines and bands; returns the legend, and the names for the right edge as (y, name, colour)."""
     low, high = required["L_tokens"].min(), required["L_tokens"].max()
-    names, handles, labels = [], [], []
+    names, legend = [], {}
     paper = required["law"].str.startswith("paper-")
     for capacity, rows in required[paper].groupby("capacity", sort=False):
         needs = rows.pivot(index="L_tokens", columns="law", values="required_elements")
@@ -106,16 +95,16 @@ def draw_states(ax: Axes, states: pd.DataFrame, required: pd.DataFrame, groups: 
         ax.fill_between(needs.index, least, most, color=PAPER, alpha=0.45, linewidth=0.8, zorder=4, gid="paper")
         how = f"{rows['nats_per_element'].iloc[0]:.2g} nats" if capacity == "measured" else capacity
         names.append((float(np.sqrt(least.iloc[-1] * most.iloc[-1])), f"law at {how}/element", PAPER))
-    handles.append(Patch(color=PAPER, alpha=0.45, linewidth=0))
-    labels.append(f"law of the paper ({' to '.join(required['law'][paper].unique())})")
+    laws = " to ".join(required["law"][paper].unique())
+    legend[f"law of the paper ({laws})"] = Patch(color=PAPER, alpha=0.45, linewidth=0)
     one_nat = required["capacity"][np.log(required["nats_per_element"]).abs().idxmin()]  # or the nearest
     for law, rows in required[~paper & (required["capacity"] == one_nat)].groupby("law", sort=False):
         x, line = rows["L_tokens"], {"color": MEASURED, "linewidth": 1.2}
         ax.plot(x, rows["required_elements"], zorder=5, gid="measured", **line)
         ax.fill_between(x, rows["required_lo95"], rows["required_hi95"], color=MEASURED, alpha=0.3, linewidth=0)
         names.append((rows["required_elements"].iloc[-1], f"{law} at {one_nat}", MEASURED))
-        handles.append((Patch(color=MEASURED, alpha=0.3, linewidth=0), Line2D([], [], **line)))
-        labels.append(f"{law} at {one_nat} an element" + ", 95% interval" * bool(rows["required_hi95"].notna().all()))
+        label = f"{law} at {one_nat} an element" + ", 95% interval" * bool(rows["required_hi95"].notna().all())
+        legend[label] = (Patch(color=MEASURED, alpha=0.3, linewidth=0), Line2D([], [], **line))
     for group in groups:
         (color, dash), last = GROUPS[group], {}
         for model, rows in states[states["group"] == group].groupby("model", sort=False):
@@ -124,18 +113,12 @@ def draw_states(ax: Axes, states: pd.DataFrame, required: pd.DataFrame, groups: 
         every = states["model"].nunique() <= NAMED
         chosen = last if every else dict.fromkeys((max(last, key=last.get), min(last, key=last.get)))
         names += [(last[model], model, color) for model in chosen]
-        handles.append(Line2D([], [], color=color, linestyle=dash))
-        labels.append(f"{group} ({len(last)} model{'s' * (len(last) > 1)})")
-    ax.set_xscale("log")
+        legend[f"{group} ({len(last)} model{'s' * (len(last) > 1)})"] = Line2D([], [], color=color, linestyle=dash)
+    log_axis(ax.xaxis, required["L_tokens"], "L_tokens", label=SHORT)
     ax.set_xlim(low, high)
-    plain_ticks(ax.xaxis, low, high, base=10, room=8, label=SHORT)
     drawn = pd.concat([states.loc[states["L"].between(low, high), "state_elements"], required["required_elements"]])
-    bottom, top = drawn[drawn > 0].min() / 2, drawn.max() * 2
-    ax.set_yscale("log")
-    ax.set_ylim(bottom, top)
-    plain_ticks(ax.yaxis, bottom, top, base=10, room=8, label=SHORT)
-    put_names(ax, sorted((name for name in names if name[0] > 0), reverse=True))
-    return handles, labels
+    log_axis(ax.yaxis, drawn, "state_elements", label=SHORT)
+    return legend, names
 
 
 def put_names(ax: Axes, names: list[tuple[float, str, str]]) -> None:

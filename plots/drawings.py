@@ -60,7 +60,7 @@ def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color:
 
 def draw_fig1() -> Figure:
     """What the second half owes to the first has to pass through the history state."""
-    matplotlib.rcParams.update(RC | {"text.parse_math": True})
+    matplotlib.rcParams.update(RC)
     fig = Figure(figsize=(PAGE_IN, 2.0))
     ax = blank(fig, (0.01, 0.02, 0.58, 0.96), TOKENS, 5.6)
     half = TOKENS // 2
@@ -95,7 +95,7 @@ def draw_fig1() -> Figure:
 
 def draw_fig2a() -> Figure:
     """Two tokens at a distance, and two halves."""
-    matplotlib.rcParams.update(RC | {"text.parse_math": True})
+    matplotlib.rcParams.update(RC)
     fig = Figure(figsize=(COLUMN_IN, 2.3))
     ax = blank(fig, (0.02, 0.01, 0.96, 0.98), TOKENS, 8.0)
     first, second = 2, 9

@@ -13,30 +13,25 @@ Hardware: one CPU core, two seconds. Expect a straight line of slope 0.79 beside
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from style import GREY, SeriesStyle, mark_below, new_figure, plain_ticks, put_legend, read_table, save
+from style import GREY, LOOKS, draw_points, log_axis, new_figure, one_run, put_legend, read_table, save
 
 from common.cli import UserError, run
 
-NUMBERS = {
-    "gaussian_mi": ["family", "copies", "L", "ell", "mi_nats"],
-    "two_point": ["family", "copies", "L", "i", "j", "mi_nats"],
-    "rank": ["family", "copies", "L", "ell", "rank"],
+# Of each CSV: what holds its values, and the rows that are drawn.
+TABLES = {
+    "gaussian_mi": (["family", "copies", "L", "ell", "mi_nats"], "ell == L // 2"),
+    "two_point": (["family", "copies", "L", "i", "j", "mi_nats"], "i == 1 and j == L"),
+    "rank": (["family", "copies", "L", "ell", "rank"], "ell == L // 2"),
 }
-FIT = ["source", "law", "parameter", "value", "L_min", "L_max", "selected"]
-STYLES = (
-    SeriesStyle("", "#0072B2", "o", 3.6),
-    SeriesStyle("", "#D55E00", "D", 4.2, filled=False),
-    SeriesStyle("", "#009E73", "^", 3.6),
-    SeriesStyle("", "#CC79A7", "s", 4.0, filled=False),
-)
+Y_LABELS = ["I(L/2; L) (nats)", "I of first and last\nposition (nats)", "Rank of Cov(X, Y) at L/2"]
+FIT = ["law", "parameter", "value", "L_min", "L_max", "selected"]
 NAMES = {"subvolume": "sub-volume"}
 
 
@@ -50,13 +45,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Exact:
-    """The CSVs of one folder, ascending in L: bipartite and rank at L/2, two_point of the first and last position."""
+    """The CSVs of one folder. tables: of those that are there, the drawn rows, ascending in L."""
 
     family: str
-    copies: int
-    bipartite: pd.DataFrame
-    two_point: pd.DataFrame
-    rank: pd.DataFrame | None
+    copies: float
+    tables: dict[str, pd.DataFrame]
     fits: pd.DataFrame
 
     @property
@@ -66,105 +59,58 @@ class Exact:
         return None if fit.empty else pd.concat([fit["value"], fit.iloc[0][["law", "L_min", "L_max"]]])
 
 
-def remedy(folder: Path) -> str:
-    return f"make it with python gaussian_synthetic/exact_mi.py --family subvolume --out {folder}"
-
-
 def read_exact(folder: Path) -> Exact:
-    """UserError: a file or column is missing, a number is none, or the files are of several families."""
-    why = remedy(folder)
+    """UserError: a bad CSV, or the files are of several families."""
+    why = f"make it with python gaussian_synthetic/exact_mi.py --family subvolume --out {folder}"
     tables = {}
-    for name, columns in NUMBERS.items():
-        if name != "rank" or (folder / "rank.csv").exists():
-            table = read_table(folder / f"{name}.csv", columns, why, ["family"]).sort_values("L")
-            if name == "two_point":
-                table = table[(table["i"] == 1) & (table["j"] == table["L"])]
-            else:
-                table = table[table["ell"] == table["L"] // 2]
-            if table.empty or table["L"].duplicated().any():
-                raise UserError(f"{folder / f'{name}.csv'} has not one value at L/2 for each L: {why}")
-            tables[name] = table
-    found = pd.concat([table[["family", "copies"]] for table in tables.values()]).drop_duplicates()
-    if len(found) > 1:
-        raise UserError(f"{folder}: its CSVs are of several families or copies: keep one in a folder")
-    fits = pd.DataFrame(columns=FIT)
-    if (folder / "fit.csv").exists():
-        fits = read_table(folder / "fit.csv", FIT, why, ["source", "law", "parameter", "selected"])
-    family, copies = found.iloc[0]
-    return Exact(family, int(copies), tables["gaussian_mi"], tables["two_point"], tables.get("rank"), fits)
+    for name, (columns, drawn) in TABLES.items():
+        path = folder / f"{name}.csv"
+        if name != "rank" or path.exists():
+            tables[name] = read_table(path, columns, why).query(drawn).sort_values("L")
+            if tables[name].empty or tables[name]["L"].duplicated().any():
+                raise UserError(f"{path} has not one value at L/2 for each L: {why}")
+    run_of = one_run(folder, list(tables.values()), ("family", "copies"))
+    there = (folder / "fit.csv").exists()
+    return Exact(*run_of, tables, read_table(folder / "fit.csv", FIT, why) if there else pd.DataFrame(columns=FIT))
 
 
 def draw(results: list[Exact]) -> Figure:
     """The panels. UserError: more families than there are looks, or of different numbers of copies."""
-    if not 1 <= len(results) <= len(STYLES):
-        raise UserError(f"{len(results)} folders: give 1 to {len(STYLES)}")
+    if not 1 <= len(results) <= len(LOOKS):
+        raise UserError(f"--results names {len(results)} folders: give 1 to {len(LOOKS)}")
     if len({one.copies for one in results}) > 1:
         raise UserError("the folders are of different numbers of copies: make them with the same --copies")
-    copies = results[0].copies
-    caption = ["Exact; one sequence." if copies == 1 else f"Exact; {copies} independent sequences side by side."]
-    y_labels = ["I(L/2; L) (nats)", "I of first and last\nposition (nats)"]
-    with_rank = [one for one in results if one.rank is not None]
-    if with_rank:
-        y_labels.append("Rank of Cov(X, Y) at L/2")
-    if any((values <= 0).any() for one in results for values in (one.bipartite["mi_nats"], one.two_point["mi_nats"])):
-        caption[0] += " ▾: no information."
-    fig, axes = new_figure(
-        len(y_labels), y_labels, -(-len(results) // 2), caption, one_legend=True, columns=len(y_labels)
-    )
-    handles, labels = [], []
-    for index, (look, one) in enumerate(zip(STYLES, results, strict=False)):
-        handle = _points(axes[0], one.bipartite, look, index)
-        _points(axes[1], one.two_point, look, index)
-        if one.rank is not None:
-            _points(axes[2], one.rank, look, index)
-        label, line = NAMES.get(one.family, one.family), one.line
-        if line is not None:
-            L = np.geomspace(line["L_min"], line["L_max"], 100)
-            power = line["law"] == "power_ols"
-            mi = line["A"] * L ** line["beta"] if power else line["A"] + line["B"] * np.log(L)
-            (drawn,) = axes[0].plot(L, mi, color=look.color, linewidth=0.9, zorder=1)
-            handle = (drawn, handle)
-            label += f": {line['A']:.3f}·L^{line['beta']:.3f}" if power else ""
-            label += "" if power else f": {line['A']:.3f} + {line['B']:.4f}·ln L"
-        handles.append(handle)
-        labels.append(label)
-    for ax, column in zip(axes, ("bipartite", "two_point", "rank"), strict=False):
-        _axes(ax, pd.concat([getattr(one, column) for one in results if getattr(one, column) is not None]))
-    put_legend(axes[0], handles, labels, columns=2)
+    names = [name for name in TABLES if any(name in one.tables for one in results)]
+    fig, axes, _ = new_figure(len(names), Y_LABELS[: len(names)], entries=len(results))
+    legend = {}
+    for ax, name in zip(axes, names, strict=True):
+        column, found = TABLES[name][0][-1], [one.tables.get(name) for one in results]
+        for index, (table, look) in enumerate(zip(found, LOOKS, strict=False)):
+            if table is not None:
+                drawn = draw_points(ax, table["L"], table[column], None, look, index)
+            if name == "gaussian_mi":
+                line, label = results[index].line, NAMES.get(results[index].family, results[index].family)
+                if line is not None:
+                    L = np.geomspace(line["L_min"], line["L_max"], 100)
+                    power = line["law"] == "power_ols"
+                    mi = line["A"] * L ** line["beta"] if power else line["A"] + line["B"] * np.log(L)
+                    (law,) = ax.plot(L, mi, color=look.color, linewidth=0.9, zorder=1)
+                    drawn = (law, drawn)
+                    label += f": {line['A']:.3f}·L^{line['beta']:.3f}" if power else ""
+                    label += "" if power else f": {line['A']:.3f} + {line['B']:.4f}·ln L"
+                legend[label] = drawn
+        every = pd.concat([table for table in found if table is not None])
+        log_axis(ax.xaxis, every["L"], "L", base=4, label=lambda L: f"$4^{{{math.log(L, 4):.3g}}}$")
+        if (every[column] > 0).any():
+            log_axis(ax.yaxis, every[column], column)
+        else:
+            ax.set_yticks([])
+            ax.text(0.5, 0.5, "all 0", color=GREY, ha="center", transform=ax.transAxes)
+    put_legend(fig, legend, columns=2)
     return fig
 
 
-def _points(ax: Axes, points: pd.DataFrame, look: SeriesStyle, index: int) -> ErrorbarContainer:
-    """The last column against L; what is 0, as of two positions that are independent, at the bottom edge."""
-    shown = points[points[points.columns[-1]] > 0]
-    mark_below(ax, points.loc[points.index.difference(shown.index), "L"], index, look.color)
-    return ax.errorbar(shown["L"], shown[shown.columns[-1]], **look.marks())
-
-
-def _axes(ax: Axes, points: pd.DataFrame) -> None:
-    values = points[points.columns[-1]]
-    ax.set_xscale("log", base=2)
-    ax.set_xlim(points["L"].min() / 2, points["L"].max() * 2)
-    plain_ticks(ax.xaxis, *ax.get_xlim(), base=4, room=4)
-    values = values[values > 0]
-    if values.empty:
-        ax.set_yticks([])
-        ax.text(0.5, 0.5, "all 0", color=GREY, ha="center", transform=ax.transAxes)
-        return
-    low, high = values.min() / 2, values.max() * 2
-    ax.set_yscale("log")
-    ax.set_ylim(low, high)
-    plain_ticks(ax.yaxis, low, high, base=10, room=8, label=_exponent if low < 1e-4 else "{:.10g}".format)
-
-
-def _exponent(value: float) -> str:
-    """1e-5, 2.5e-5."""
-    return np.format_float_scientific(value, precision=4, trim="-", exp_digits=1).replace("+", "")
-
-
 def main(cfg: Settings) -> None:
-    if not cfg.results:
-        raise UserError("--results names no folder: give one or more of exact_mi.py")
     save(draw([read_exact(folder) for folder in cfg.results]), cfg.out)
 
 

@@ -25,17 +25,19 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from style import COLORS, GREY, L_AXIS, SeriesStyle, above_zero, new_figure, plain_ticks, put_legend, read_table, save
+from style import COLORS, GREY, L_AXIS, SeriesStyle, draw_points, log_axis, new_figure, put_legend, read_table, save
 
 from common.cli import UserError, run
 
-SUMMARY = ["model", "L", "seed", "state_size", "mi_nats", "mean_kl_nats", "utilisation", "copies", "k", "family"]
-KL = ["model", "L", "seed", "position", "kl_nats", "nll_nats", "entropy_nats"]
-TRAINING = ["model", "L", "seed", "steps", "step", "kl_nats"]
+KEY = ["model", "L", "seed"]
+SUMMARY = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "utilisation"]
+KL = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats"]
+TRAINING = [*KEY, "steps", "step", "kl_nats"]
 INDEPENDENT = "independent"  # the predictor that ignores the past
-MARKERS = ("o", "D", "^", "s", "v", "P")
+MARKERS = "oD^svP"
 # Of lines without markers, by whether the state is of fixed size and how often the colour has come before.
 DASHES = {(True, 0): "-", (False, 0): "--", (True, 1): "-.", (False, 1): (0, (5, 1, 1, 1, 1, 1))}
 MOST = len(COLORS) * 2
@@ -82,214 +84,137 @@ class Models:
         return self.summary.loc[self.summary["model"] == name, "state_size"].nunique() == 1
 
     def looks(self) -> dict[str, SeriesStyle]:
-        """UserError: more models than can be told apart."""
+        """Of points, filled where the state is of fixed size. UserError: more models than can be told apart."""
         if len(self.names) > MOST:
             raise UserError(f"{self.folder} has {len(self.names)} models, and at most {MOST} can be told apart")
-        both = {}
-        for i, name in enumerate(self.names):
-            color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-            both[name] = SeriesStyle(name, color, marker, 3.6, filled=self.constant(name))
-        return both
+        looks = [(name, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(self.names)]
+        return {name: SeriesStyle(name, color, marker, 3.6, self.constant(name)) for name, color, marker in looks}
 
     def lines(self) -> dict[str, dict[str, object]]:
         """Colour and dashes of each model, for ax.plot without markers. UserError as `looks`."""
-        looks = enumerate(self.looks().values())
-        return {
-            look.label: {"color": look.color, "linestyle": DASHES[look.filled, i // len(COLORS)], "linewidth": 0.8}
-            for i, look in looks
-        }
-
-    def by_length(self, name: str, column: str) -> pd.DataFrame:
-        """Mean over seeds, least and largest (columns mean, min, max) of a column of summary.csv; the index is L."""
-        rows = self.summary[self.summary["model"] == name]
-        return rows.groupby("L")[column].agg(["mean", "min", "max"])
-
-    def about(self) -> str:
-        """The first line of a caption."""
-        family, k, copies = self.summary.iloc[0][["family", "k", "copies"]]
-        name = {"subvolume": "sub-volume"}.get(family, family)
-        return f"Gaussian {name} family, k = {k:g}, {copies:g} copies a token."
+        dashes = [DASHES[self.constant(name), i // len(COLORS)] for i, name in enumerate(self.names)]
+        looks = zip(self.looks().values(), dashes, strict=True)
+        return {look.label: {"color": look.color, "linestyle": dash, "linewidth": 0.8} for look, dash in looks}
 
 
 def read_models(folder: Path) -> Models:
-    """UserError: a file or column is missing, a number is none, no models."""
-    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, ["model", "family"], ["utilisation"])
+    """UserError: a bad CSV, or one without models."""
+    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, ["utilisation"], KEY)
     if (summary["model"] == INDEPENDENT).all():
         raise UserError(f"{folder / 'summary.csv'} has no models: {REMEDY}")
     return Models(folder, summary)
 
 
-def draw_by_length(ax: Axes, models: Models, names: Sequence[str], column: str) -> tuple[list, list[str]]:
-    """A column of summary.csv against L, a series a model, bars from the least seed to the largest. For the legend."""
-    handles, looks = [], models.looks()
+def draw_seeds(ax: Axes, models: Models, names: Sequence[str], column: str, by: pd.Series) -> dict[str, Artist]:
+    """Means of a column of summary.csv over seeds against `by`, L or another, bars from the least seed to the largest.
+
+    A line joins those of a model where `by` is L. Returns the legend.
+    """
+    legend, looks = {}, models.looks()
     for name in names:
-        found = models.by_length(name, column)
+        rows = models.summary[models.summary["model"] == name]
+        found = rows.groupby(by[rows.index])[column].agg(["mean", "min", "max"])
         bars = [found["mean"] - found["min"], found["max"] - found["mean"]]
-        mark = looks[name].marks() | {"fmt": f"{looks[name].marker}-"}
-        handles.append(ax.errorbar(found.index, found["mean"], bars, linewidth=0.8, **mark))
-    ax.set_xscale("log", base=2)
-    ax.set_xlim(models.lengths[0] / 1.5, models.lengths[-1] * 1.5)
-    plain_ticks(ax.xaxis, models.lengths[0], models.lengths[-1], base=4, room=6)
-    return handles, list(names)
-
-
-def draw_independent(ax: Axes, models: Models, column: str) -> list:
-    """The predictor that ignores the past, a grey line; its handle."""
-    found = models.by_length(INDEPENDENT, column)
-    return ax.plot(found.index, found["mean"], color=GREY, linestyle=":", linewidth=0.9, zorder=1)
-
-
-def log_y(ax: Axes, values: np.ndarray, path: Path, column: str) -> None:
-    """Logarithmic, around all values above 0. UserError: there is none, and path and column say of what."""
-    values = above_zero(values, path, column, REMEDY)
-    low, high = values.min() / 1.3, values.max() * 1.3
-    ax.set_yscale("log")
-    ax.set_ylim(low, high)
-    plain_ticks(ax.yaxis, low, high, base=10 if high / low > 30 else 2, room=8, label=_short)
-
-
-def _short(value: float) -> str:
-    """1/32 in full would reach into the label of the axis."""
-    return f"{value:.2g}" if value < 1 else f"{value:g}"
+        legend[name] = draw_points(ax, found.index.to_series(), found["mean"], bars, looks[name], floor=-np.inf)
+        if by.name == "L":
+            ax.plot(found.index, found["mean"], color=looks[name].color, linewidth=0.8)
+    return legend
 
 
 def draw_fig3(models: Models) -> Figure:
-    growing = [name for name in models.names if not models.constant(name)]
-    fixed = [name for name in models.names if models.constant(name)]
-    caption = [f"{models.about()} Means over seeds; bars: from the least to the largest seed."]
-    x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)"]
     titles = ["a  state grows with L", "b  state of fixed size", "c  against I/dim(z)"]
-    entries = -(-(len(models.names) + 1) // 3)
-    fig, axes = new_figure(3, "Average KL (nats a token)", entries, caption, titles, x_labels=x_labels, one_legend=True)
-    handles, labels = [], []
-    for ax, names in zip(axes, (growing, fixed), strict=False):
-        found, called = draw_by_length(ax, models, names, "mean_kl_nats")
-        handles, labels = handles + found, labels + called
-        line = draw_independent(ax, models, "mean_kl_nats")
-    looks, summary, path = models.looks(), models.summary, models.folder / "summary.csv"
+    x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)"]
+    fig, axes, _ = new_figure(3, "Average KL (nats a token)", x_labels, titles, entries=len(models.names) // 3)
+    fixed = [name for name in models.names if models.constant(name)]
+    summary, path, legend = models.summary, models.folder / "summary.csv", {}
+    for ax, names in zip(axes, ([name for name in models.names if name not in fixed], fixed), strict=False):
+        legend |= draw_seeds(ax, models, names, "mean_kl_nats", summary["L"])
+        found = summary[summary["model"] == INDEPENDENT].groupby("L")["mean_kl_nats"].mean()
+        (line,) = ax.plot(found.index, found, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
+        log_axis(ax.xaxis, models.lengths, f"{path}: L", base=2)
     ratio = summary["mi_nats"] / summary["state_size"].where(summary["state_size"] > 0)
-    for name in fixed:
-        rows = summary.assign(ratio=ratio)[summary["model"] == name]
-        by_ratio = rows.groupby("ratio")["mean_kl_nats"].agg(["mean", "min", "max"])
-        bars = [by_ratio["mean"] - by_ratio["min"], by_ratio["max"] - by_ratio["mean"]]
-        axes[2].errorbar(by_ratio.index, by_ratio["mean"], bars, **looks[name].marks())
-    for ax in axes:
-        log_y(ax, summary["mean_kl_nats"].to_numpy(), path, "mean_kl_nats")
     if fixed:
-        found = above_zero(ratio[summary["model"].isin(fixed)], path, "mi_nats / state_size", REMEDY)
-        axes[2].set_xscale("log")
-        axes[2].set_xlim(found.min() / 1.6, found.max() * 1.6)
-        plain_ticks(axes[2].xaxis, *axes[2].get_xlim(), base=10, room=5)
+        draw_seeds(axes[2], models, fixed, "mean_kl_nats", ratio)
+        log_axis(axes[2].xaxis, ratio[summary["model"].isin(fixed)], f"{path}: mi_nats / state_size")
     else:
         axes[2].text(0.5, 0.5, "no model of fixed state", color=GREY, ha="center", transform=axes[2].transAxes)
-    put_legend(axes[0], [*handles, *line], [*labels, INDEPENDENT], columns=3)
+    log_axis(axes[0].yaxis, summary["mean_kl_nats"], f"{path}: mean_kl_nats")
+    put_legend(fig, legend | {INDEPENDENT: line}, columns=4)
+    return fig
+
+
+def draw_utilisation(models: Models) -> Figure:
+    fig, (ax,), _ = new_figure(1, "Utilisation of I(L/2; L)", entries=len(models.names))
+    put_legend(ax, draw_seeds(ax, models, models.names, "utilisation", models.summary["L"]))
+    for y in (0, 1):
+        ax.axhline(y, color=GREY, linewidth=0.5, zorder=0)
+    log_axis(ax.xaxis, models.lengths, f"{models.folder / 'summary.csv'}: L", base=2)
+    return fig
+
+
+Curve = tuple[str, pd.Series, dict[str, object]]  # label, values by x, look
+
+
+def draw_curves(curves: dict[int, list[Curve]], y_label: str, x_label: str, base: int) -> Figure:
+    """A panel a length, each curve as a line against x, whose axis is logarithmic to this base."""
+    titles = [f"L = {L:g}" for L in curves]
+    fig, axes, _ = new_figure(len(curves), y_label, x_label, titles, entries=3)
+    legend = {}
+    for ax, here in zip(axes, curves.values(), strict=True):
+        for name, values, look in here:
+            (line,) = ax.plot(values.index, values, **look)
+            legend.setdefault(name, line)
+        log_axis(ax.xaxis, np.concatenate([values.index for _, values, _ in here]), x_label, base)
+    put_legend(fig, legend, columns=4 if len(curves) > 1 else 2)
     return fig
 
 
 def by_row(rows: pd.DataFrame, column: str, row: int) -> pd.Series:
     """Mean over seeds and over `row` neighbouring positions; the index is the mean position."""
-    mean = rows.groupby("position")[column].mean()
-    group = (np.arange(len(mean)) // row).tolist()
-    return pd.Series(mean.groupby(group).mean().to_numpy(), mean.index.to_series().groupby(group).mean())
+    mean = rows.groupby("position")[column].mean().reset_index()
+    return mean.groupby(mean.index // row).mean().set_index("position")[column]
 
 
 def draw_positions(models: Models, cfg: Settings) -> Figure:
     """Figs. G.7 and G.8. UserError: a length that there is not."""
-    kl = read_table(models.folder / "kl.csv", KL, REMEDY, ["model"])
+    path = models.folder / "kl.csv"
+    kl = read_table(path, KL, REMEDY, key=[*KEY, "position"])
     lengths = list(cfg.L) or [L for L in models.lengths if L > cfg.row][-3:]
-    if missing := set(lengths) - set(models.lengths) or ({0} if not lengths else set()):
+    if missing := set(lengths or [0]) - set(kl["L"]):
         raise UserError(f"--L {min(missing)}: {models.folder} has {', '.join(map(str, models.lengths))}")
-    column, looks = "kl_nats" if cfg.figure == "G.7" else "nll_nats", models.lines()
-    columns = 4 if len(lengths) > 1 else 2  # of the legend
-    y_label = "KL (nats a token)" if cfg.figure == "G.7" else "NLL (nats a token)"
-    caption = [f"{models.about()} Points: means over seeds and {cfg.row} positions."]
-    fig, axes = new_figure(
-        len(lengths),
-        y_label,
-        -(-(len(looks) + 1) // columns),
-        caption,
-        [f"L = {L}" for L in lengths],
-        x_labels=["Position (tokens)"] * len(lengths),
-        one_legend=True,
-    )
-    drawn, values = {}, []
-    for ax, L in zip(axes, lengths, strict=True):
-        here = kl[kl["L"] == L]
-        for name, look in looks.items():
-            rows = here[here["model"] == name]
-            if len(rows):
-                found = by_row(rows, column, cfg.row)
-                (drawn[name],) = ax.plot(found.index, found, **look)
-                values.append(found.to_numpy())
-        if cfg.figure == "G.8":
-            exact = by_row(here, "entropy_nats", cfg.row)
-            (drawn["exact entropy"],) = ax.plot(exact.index, exact, color="black", linewidth=1.2, zorder=1)
-            values.append(exact.to_numpy())
-        ax.set_xscale("log", base=2)
-        ax.set_xlim(1, L * 1.2)
-        plain_ticks(ax.xaxis, 1, L, base=4, room=6)
-    every = np.concatenate(values)
-    for ax in axes:
-        if cfg.figure == "G.7":
-            log_y(ax, every, models.folder / "kl.csv", column)
-        else:
-            ax.set_ylim(every.min() - 0.03 * np.ptp(every), every.max() + 0.03 * np.ptp(every))
-    put_legend(axes[0], list(drawn.values()), list(drawn), columns=columns)
+    name = "KL" if cfg.figure == "G.7" else "NLL"
+    column, curves = f"{name.lower()}_nats", {}
+    for L in lengths:
+        rows = [(model, kl[(kl["model"] == model) & (kl["L"] == L)], look) for model, look in models.lines().items()]
+        curves[L] = [(model, by_row(found, column, cfg.row), look) for model, found, look in rows if len(found)]
+        if name == "NLL":
+            exact = by_row(kl[kl["L"] == L], "entropy_nats", cfg.row)
+            curves[L].append(("exact entropy", exact, {"color": "black", "linewidth": 1.2, "zorder": 1}))
+    fig = draw_curves(curves, f"{name} (nats a token)", "Position (tokens)", base=2)
+    if name == "KL":
+        values = np.concatenate([values for here in curves.values() for _, values, _ in here])
+        log_axis(fig.axes[0].yaxis, values, f"{path}: {column}")
     return fig
-
-
-def draw_utilisation(models: Models) -> Figure:
-    caption = [models.about(), "Means over seeds; bars: least to largest seed."]
-    fig, (ax,) = new_figure(1, "Utilisation of I(L/2; L)", len(models.names), caption)
-    handles, labels = draw_by_length(ax, models, models.names, "utilisation")
-    ax.axhline(1, color=GREY, linewidth=0.5, zorder=0)
-    ax.axhline(0, color=GREY, linewidth=0.5, zorder=0)
-    values = models.summary.loc[models.summary["model"] != INDEPENDENT, "utilisation"]
-    ax.set_ylim(min(values.min(), 0) - 0.05, 1.05)
-    put_legend(ax, handles, labels)
-    return fig
-
-
-def read_training(folder: Path) -> pd.DataFrame:
-    """training.csv. UserError: a bad one, or one without rows."""
-    table = read_table(folder / "training.csv", TRAINING, REMEDY, ["model"])
-    if table.empty:
-        raise UserError(f"{folder / 'training.csv'} has no rows: {REMEDY}")
-    return table
 
 
 def draw_training(models: Models) -> Figure:
-    tables = {"full": read_training(models.folder)}
-    if (models.folder / "short" / "training.csv").exists():
-        tables["short"] = read_training(models.folder / "short")
-    lengths = sorted(tables["full"]["L"].unique())
-    caption = [f"{models.about()} Means over seeds." + " Dotted: runs of fewer steps." * ("short" in tables)]
-    fig, axes = new_figure(
-        len(lengths),
-        "KL (nats a token)",
-        -(-len(models.names) // 4),
-        caption,
-        [f"L = {L:g}" for L in lengths],
-        x_labels=["Optimizer steps"] * len(lengths),
-        one_legend=True,
-    )
-    drawn = {}
-    for ax, L in zip(axes, lengths, strict=True):
+    """KL against steps; dotted, that of shorter runs in the folder `short`."""
+    tables = {}
+    for path in (models.folder / "training.csv", models.folder / "short" / "training.csv"):
+        if path.exists() or not tables:
+            tables[path] = read_table(path, TRAINING, REMEDY, key=[*KEY, "steps", "step"])
+    full, curves = next(iter(tables.values())), {}
+    for L in sorted(full["L"].unique()):
+        curves[L] = []
         for name, look in models.lines().items():
-            for budget, table in tables.items():
-                rows = table[(table["model"] == name) & (table["L"] == L)]
-                mean = rows.groupby("step")["kl_nats"].mean()
+            for path, table in tables.items():
+                mean = table[(table["model"] == name) & (table["L"] == L)].groupby("step")["kl_nats"].mean()
+                dotted = {"linestyle": ":"} if path.parent.name == "short" else {}
                 if len(mean):
-                    (line,) = ax.plot(mean.index, mean, **look | ({"linestyle": ":"} if budget == "short" else {}))
-                    drawn.setdefault(name, line)
-        steps = tables["full"].loc[tables["full"]["L"] == L, "step"]
-        ax.set_xscale("log")
-        ax.set_xlim(steps.min() / 1.2, steps.max() * 1.2)
-        plain_ticks(ax.xaxis, *ax.get_xlim(), base=10, room=4)
-    every = np.concatenate([table["kl_nats"] for table in tables.values()])
-    for ax in axes:
-        log_y(ax, every, models.folder / "training.csv", "kl_nats")
-    put_legend(axes[0], list(drawn.values()), list(drawn), columns=4)
+                    curves[L].append((name, mean, look | dotted))
+    fig = draw_curves(curves, "KL (nats a token)", "Optimizer steps", base=10)
+    values = np.concatenate([table["kl_nats"] for table in tables.values()])
+    log_axis(fig.axes[0].yaxis, values, f"{models.folder / 'training.csv'}: kl_nats")
     return fig
 
 

@@ -12,66 +12,37 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . common/environment.sh
 begin
 
-bipartite=()
-for folder in results/fig2b results/figB1/*; do
-  if [ -f "$folder/bipartite.csv" ]; then bipartite+=("$folder"); fi
-done
-two_point=()
-for folder in results/fig2c results/figB4/*; do
-  if [ -f "$folder/two_point.csv" ]; then two_point+=("$folder"); fi
-done
-calibration=false
-if compgen -G 'results/calibration/*/coverage.csv' > /dev/null; then calibration=true; fi
-families=()
-for family in subvolume logarithmic; do
-  if [ -f "results/figC6/$family/gaussian_mi.csv" ]; then families+=("results/figC6/$family"); fi
-done
-others=()
-for file in results/fig3/summary.csv results/fig4/smooth.csv results/figG9/smooth.csv results/condition/required.csv; do
-  if [ -f "$file" ]; then others+=("$file"); fi
-done
-if [ ${#bipartite[@]} -eq 0 ] && [ ${#two_point[@]} -eq 0 ] && [ ${#families[@]} -eq 0 ] && ! $calibration &&
-  [ ${#others[@]} -eq 0 ]; then
-  echo "nothing to draw: no results/fig2b/bipartite.csv (bash measure_mutual_info/fig2b.sh makes it)" >&2
-  exit 2
-fi
+folders() {  # the folders of those of these files that are there
+  for file in "$@"; do if [ -f "$file" ]; then dirname "$file"; fi; done
+}
+draw() {  # program, folders, OUT, other flags; nothing where there is no folder
+  if [ -n "$2" ]; then
+    # shellcheck disable=SC2086
+    "$python" "plots/$1.py" --results $2 --out "results/$3" "${@:4}"
+  fi
+}
 
-if [ -f results/fig2b/bipartite.csv ]; then
-  for figure in 2b B.2 B.3; do
-    name=fig${figure/./}
-    "$python" plots/bipartite.py --figure "$figure" --results results/fig2b --out "results/$name/$name"
-  done
-fi
-if compgen -G 'results/figB1/*/bipartite.csv' > /dev/null; then
-  "$python" plots/bipartite.py --figure B.1 --results "${bipartite[@]}" --out results/figB1/figB1
-fi
-for folder in results/fig2b results/figB1/*; do
-  if [ -f "$folder/sweep.csv" ]; then
-    "$python" plots/bipartite.py --figure sweep --results "$folder" --out "$folder/sweep"
-  fi
-done
-if [ -f results/fig2c/two_point.csv ]; then
-  "$python" plots/two_point.py --figure 2c --results results/fig2c --out results/fig2c/fig2c
-fi
-if [ ${#two_point[@]} -gt 0 ]; then
-  for figure in B.4 B.5; do
-    name=fig${figure/./}
-    "$python" plots/two_point.py --figure "$figure" --results "${two_point[@]}" --out "results/$name/$name"
-  done
-fi
-if $calibration; then "$python" plots/calibration.py --results results/calibration; fi
-if [ ${#families[@]} -gt 0 ]; then
-  "$python" plots/families.py --results "${families[@]}" --out results/figC6/figC6
-fi
-if [ -f results/fig3/summary.csv ]; then
-  for picture in 3:fig3/fig3 G.7:figG7/figG7 G.8:figG8/figG8 utilisation:fig3/utilisation training:fig3/training; do
-    "$python" plots/gaussian_models.py --figure "${picture%%:*}" --results results/fig3 --out "results/${picture#*:}"
-  done
-fi
-for figure in fig4 figG9; do
-  if [ -f "results/$figure/smooth.csv" ]; then
-    "$python" plots/books.py --results "results/$figure" --out "results/$figure/$figure"
-  fi
-done
-if [ -f results/condition/required.csv ]; then "$python" plots/condition.py --results results/condition; fi
+books=$(folders results/fig2b/bipartite.csv)
+corpora=$(folders results/figB1/*/bipartite.csv)
+draw bipartite "$books" fig2b/fig2b --figure 2b
+draw bipartite "$books" figB2/figB2 --figure B.2
+draw bipartite "$books" figB3/figB3 --figure B.3
+if [ -n "$corpora" ]; then draw bipartite "$books $corpora" figB1/figB1 --figure B.1; fi
+for folder in $books $corpora; do draw bipartite "$folder" "${folder#results/}/sweep" --figure sweep; done
+books=$(folders results/fig2c/two_point.csv)
+corpora=$(folders results/fig2c/two_point.csv results/figB4/*/two_point.csv)
+draw two_point "$books" fig2c/fig2c --figure 2c
+draw two_point "$corpora" figB4/figB4 --figure B.4
+draw two_point "$corpora" figB5/figB5 --figure B.5
+if compgen -G 'results/calibration/*/coverage.csv' > /dev/null; then draw calibration results/calibration calibration; fi
+draw families "$(folders results/figC6/{subvolume,logarithmic}/gaussian_mi.csv)" figC6/figC6
+runs=$(folders results/fig3/summary.csv)
+draw gaussian_models "$runs" fig3/fig3 --figure 3
+draw gaussian_models "$runs" figG7/figG7 --figure G.7
+draw gaussian_models "$runs" figG8/figG8 --figure G.8
+draw gaussian_models "$runs" fig3/utilisation --figure utilisation
+draw gaussian_models "$runs" fig3/training --figure training
+draw books "$(folders results/fig4/smooth.csv)" fig4/fig4
+draw books "$(folders results/figG9/smooth.csv)" figG9/figG9
+draw condition "$(folders results/condition/required.csv)" condition/condition
 "$python" plots/drawings.py

@@ -14,30 +14,13 @@ from tests.conftest import ROOT
 PAGE = ROOT / "README.md"
 
 
-@pytest.fixture(scope="module")
-def found() -> list[claims.Claim]:
-    return claims.claims()
-
-
-def test_the_page_has_the_table_that_the_results_give(found):
-    text = PAGE.read_text(encoding="utf-8")
+def test_the_page_and_the_csv_hold_what_the_results_give():
+    found, text = claims.claims(), PAGE.read_text(encoding="utf-8")
     assert claims.on_page(text, claims.markdown(found), PAGE) == text, "run python docs/claims.py"
-
-
-def test_the_csv_has_the_same_rows(found):
     table = pd.read_csv(ROOT / "results/claims.csv", dtype=str, keep_default_na=False)
-    expected = pd.DataFrame(found).assign(source=[" ".join(claim.source) for claim in found])
-    assert table.to_dict("records") == expected.to_dict("records"), "run python docs/claims.py"
-
-
-def test_every_claim_has_its_files(found):
-    for claim in found:
-        assert (ROOT / claim.picture).is_file(), claim.claim
-        assert all((ROOT / "results" / name).is_file() for name in claim.source), claim.claim
-
-
-def test_what_the_results_support(found):
-    """Known from the committed results without the program: the exact family and the law that does not fit."""
+    assert table.to_dict("records") == pd.DataFrame(found).to_dict("records"), "run python docs/claims.py"
+    assert all((ROOT / claim.picture).is_file() for claim in found)
+    # Known from the committed results without the program: the exact family and the law that does not fit.
     by_claim = {claim.claim: claim for claim in found}
     exact = by_claim["I(L/2; L) of the Gaussian sub-volume family grows as L^β"]
     assert exact.verdict == claims.REPRODUCED
@@ -65,12 +48,8 @@ def test_numbers_are_shown_with_their_interval():
     assert not claims.Number(0, 1, 2).overlaps(claims.Number(0, 2.1, 3))
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{claims.BEGIN}\n{claims.BEGIN}\n{claims.END}"])
-def test_a_page_without_markers_is_refused(text):
-    with pytest.raises(UserError, match="needs one line"):
-        claims.on_page(text, "table", PAGE)
-
-
-def test_only_the_table_changes():
+def test_only_the_table_of_a_page_with_markers_changes():
     page = f"before\n{claims.BEGIN}\nold\n{claims.END}\nafter\n"
     assert claims.on_page(page, "new", PAGE) == page.replace("old", "new")
+    with pytest.raises(UserError, match="needs one line"):
+        claims.on_page(f"{claims.BEGIN}\n{claims.BEGIN}\n{claims.END}", "table", PAGE)
