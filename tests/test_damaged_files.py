@@ -153,7 +153,7 @@ def gaussian_evaluate(folder: Path) -> list[object]:
 
 def collapse(folder: Path) -> list[object]:
     rows("fig3/summary.csv", folder, 10**6)
-    return ["--summary", folder / "summary.csv", "--bootstrap", 4, "--out", folder / "collapse.csv"]
+    return ["--summary", folder / "summary.csv", "--out", folder / "collapse.csv"]
 
 
 def book_run(folder: Path) -> list[object]:
