@@ -46,10 +46,9 @@ curves() {
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
     while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
-    "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
-        --out "$out" --n-documents "$n_documents"
     # shellcheck disable=SC2086
-    "$python" train_on_pg19/compare.py --store "$store" --out "$out" ${pairs:+--pairs $pairs}
+    "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
+        --out "$out" --n-documents "$n_documents" ${pairs:+--pairs $pairs}
     "$python" plots/books.py --results "$out" --out "$out/$figure"
 }
 
