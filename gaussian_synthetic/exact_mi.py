@@ -7,9 +7,6 @@ Nothing is sampled or estimated. Information is in nats, for --copies independen
 count from 1. Writes into --out, each CSV with the columns family and copies:
     gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) of the first ℓ positions and the others
     two_point.csv    L, i, j, mi_nats                   of two positions: first and last, and --pairs
-    by_position.csv  L, position, entropy_nats          of W_t given W_<t
-                     past_nats                          I(W_<t; W_t): what the past tells about this position
-                     past_future_nats                   I(W_≤t; W_>t): what past and present tell about the rest
     rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
     fit.csv          straight lines through I(L/2; L) from --fit-layers on: `power_ols` (A, beta) in log-log,
                      `logarithm_ols` (A + B ln L), `selected` the one that predicts the last point better from the
@@ -21,7 +18,6 @@ beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats a layer for logar
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -41,7 +37,6 @@ from gaussian_synthetic.exact.families import Family
 COLUMNS = {  # of each CSV, behind family and copies
     "gaussian_mi": ["L", "ell", "mi_nats"],
     "two_point": ["L", "i", "j", "mi_nats"],
-    "by_position": ["L", "position", "entropy_nats", "past_nats", "past_future_nats"],
     "rank": ["L", "ell", "rank"],
 }
 FIT_COLUMNS = ["source", "model", "estimator", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
@@ -63,8 +58,6 @@ class Settings:
     """not in the paper: cuts ℓ in tokens beside L/2, at every L that is longer"""
     pairs: tuple[tuple[int, int], ...] = ()
     """not in the paper: further pairs of positions, `--pairs 1 100 7 64`, at every L that is as long"""
-    position_layers: tuple[int, ...] = (4,)
-    """not in the paper: the lengths of by_position.csv, as layers, where they are among --layers"""
     rank_layers: int = 5
     """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
     fit_layers: int = 3
@@ -191,15 +184,6 @@ def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
     return pd.DataFrame([shared | row for row in rows], columns=FIT_COLUMNS)
 
 
-def position_rows(log_std: np.ndarray, copies: int) -> list[tuple]:
-    """The rows of by_position.csv for one length; log_std: (L,), see `bipartite_information`."""
-    L = len(log_std)
-    entropy = copies * (math.log(2 * math.pi * math.e) / 2 + log_std)
-    past = 0.0 - copies * log_std  # every position has the variance 1
-    past_future = np.append(copies * bipartite_information(log_std, np.arange(1, L)), 0.0)
-    return list(zip([L] * L, range(1, L + 1), entropy, past, past_future, strict=True))
-
-
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
@@ -214,8 +198,6 @@ def main(cfg: Settings) -> None:
         first, second = np.array(pairs).T
         found = cfg.copies * two_point_information(of, first - 1, second - 1)
         rows["two_point"] += zip([L] * len(pairs), first, second, found, strict=True)
-        if of.layers in cfg.position_layers:
-            rows["by_position"] += position_rows(log_std, cfg.copies)
         if of.layers <= cfg.rank_layers:
             families.check_memory(4 * 8 * L**2, f"the covariance of {L:,} positions")
             sigma = dense.covariance(of)

@@ -3,7 +3,7 @@
     python plots/books.py --results results/fig4 --out results/fig4/fig4
     python plots/books.py --results results/figG9 --out results/figG9/figG9
 
-Reads smooth.csv, summary.csv (evaluate.py), gap.csv and crossover.csv (compare.py). Writes OUT.png and OUT.pdf: on the
+Reads smooth.csv, summary.csv, gap.csv and crossover.csv (evaluate.py). Writes OUT.png and OUT.pdf: on the
 left a line a model, the mean over seeds in each window of positions; on the right a line a pair with its 95% interval,
 and a dot where one model overtakes the other. Above 0 the second model is better.
 
@@ -26,7 +26,7 @@ SMOOTH = ["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr
 SUMMARY = ["model", "L", "seed", "nll_nats", "stderr_nats", "kind", "parameters", "n_documents", "n_books", "source"]
 GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95", "seeds_a", "seeds_b"]
 CROSSOVER = ["model_a", "model_b", "leads_at_the_end", "overtakes_at", "lo95", "hi95"]
-REMEDY = "make it with train_on_pg19/evaluate.py and compare.py, see fig4.sh"
+REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 
 
@@ -120,7 +120,7 @@ def draw(curves: Curves, cfg: Settings) -> Figure:
     """UserError: more models or pairs than can be told apart."""
     looks, pairs = curves.looks(), curves.crossover[["model_a", "model_b"]].drop_duplicates()
     if len(pairs) > len(COLORS):
-        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give compare.py --pairs")
+        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give evaluate.py --pairs")
     of = curves.summary.iloc[0]
     caption = [
         f"{of['source']}: {of['n_documents']:g} documents of {of['n_books']:g} books, L = {of['L']:g}. Bands: 95% "

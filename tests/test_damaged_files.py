@@ -174,13 +174,6 @@ def book_evaluate(folder: Path) -> list[object]:
     return flags
 
 
-def compare(folder: Path) -> list[object]:
-    book_evaluate(folder)
-    for path in ("run", "other", "documents"):
-        shutil.rmtree(folder / path)
-    return ["--store", folder / "out" / "nll", "--out", folder / "compared"]
-
-
 def configuration(folder: Path) -> list[object]:
     (folder / "model").mkdir()
     tiny_model("mistral", 60).config.save_pretrained(folder / "model")
@@ -237,7 +230,6 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("gaussian_synthetic/collapse.py", collapse),
     ("train_on_pg19/train.py", book_run),
     ("train_on_pg19/evaluate.py", book_evaluate),
-    ("train_on_pg19/compare.py", compare),
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
     ("l2m_condition/state_information.py", state_information),

@@ -31,6 +31,7 @@ import hashlib
 import itertools
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,6 @@ from train_on_pg19.nll import curves
 from train_on_pg19.training import books
 from train_on_pg19.training.loss import ROWS
 
-KEY = ["model", "L", "seed"]
-TABLES = {
-    "nll": ["model", "L", "position", "nll_nats", "stderr_nats", "n_documents", "seed"],
-    "smooth": [*KEY, "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"],
-    "summary": [*KEY, "nll_nats", "stderr_nats", "n_documents", "n_books", "bits_per_byte", "bits_per_byte_stderr"],
-}
-TABLES["summary"] += ["kind", "parameters", "steps", "dtype", "source"]
 PIECE_TOKENS = 2**17  # of the documents whose NLL is stored at once: seconds of work
 
 
@@ -275,25 +269,25 @@ def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarr
 def tables_of(
     candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray, text: np.ndarray | None
 ) -> dict[str, pd.DataFrame]:
-    """Rows of TABLES. sums: (books, L) NLL; documents, text: (books,) numbers of documents, and of bytes, of each."""
+    """Rows of the first three CSVs. sums: (books, L) NLL; documents, text: (books,) documents, and bytes, of each."""
+    seed, of, totals = {"seed": candidate.seed}, curves.windows(L), sums.sum(axis=1)
 
-    def curve(values: np.ndarray, positions: dict[str, np.ndarray], digits: int) -> pd.DataFrame:
+    def curve(before: dict[str, Any], values: np.ndarray, digits: int, after: dict[str, Any]) -> pd.DataFrame:
         mean, error = curves.mean_by_book(values, documents)
-        return pd.DataFrame(positions | {"nll_nats": mean.round(digits), "stderr_nats": error.round(digits)})
+        nll = {"nll_nats": mean.round(digits), "stderr_nats": error.round(digits), "n_documents": documents.sum()}
+        return pd.DataFrame({"model": candidate.name, "L": L} | before | nll | after)
 
-    of, totals = curves.windows(L), sums.sum(axis=1)
-    bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / np.log(2), text)
     middle = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
-    summary = {"n_books": len(documents), "kind": candidate.config.model_type, "steps": candidate.steps}
-    summary |= {"bits_per_byte": np.round(bits[0], 6), "bits_per_byte_stderr": np.round(bits[1], 6)}
-    summary |= {"parameters": parameters(candidate.config)}
-    tables = {
-        "nll": curve(sums, {"position": np.arange(1, L + 1)}, 5),
-        "smooth": curve(curves.over_windows(sums, of), middle, 6),
-        "summary": curve(totals[:, None] / L, {}, 6).assign(**summary),
+    bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / np.log(2), text)
+    more = {"n_books": len(documents), "bits_per_byte": np.round(bits[0], 6)}
+    more |= {"bits_per_byte_stderr": np.round(bits[1], 6), "kind": candidate.config.model_type}
+    return {
+        "nll": curve({"position": np.arange(1, L + 1)}, sums, 5, seed),
+        "smooth": curve(seed | middle, curves.over_windows(sums, of), 6, {}),
+        "summary": curve(
+            seed, totals[:, None] / L, 6, more | {"parameters": parameters(candidate.config), "steps": candidate.steps}
+        ),
     }
-    names = {"model": candidate.name, "L": L, "seed": candidate.seed, "n_documents": documents.sum()}
-    return {name: table.assign(**names) for name, table in tables.items()}
 
 
 def parameters(config: PreTrainedConfig) -> int:
@@ -323,12 +317,11 @@ def gap_tables(
         number = {"n_documents": documents.sum(), "n_books": len(documents)}
         number |= {"seeds_a": len(sums[a]), "seeds_b": len(sums[b])}
         found = curves.gap(sums[a], sums[b], documents)
-        values = {"gap_nats": found.gap, "stderr_nats": found.error, "lo95": found.lo95, "hi95": found.hi95}
-        columns = {"first": of[:, 0], "last": of[:, 1], "position": positions.round(2)}
-        gaps.append(pd.DataFrame(pair | columns | {name: value.round(6) for name, value in values.items()} | number))
+        columns = {"first": of[:, 0], "last": of[:, 1], "position": positions.round(2), "gap_nats": found.gap.round(6)}
+        columns |= {"stderr_nats": found.error.round(6), "lo95": found.lo95.round(6), "hi95": found.hi95.round(6)}
+        gaps.append(pd.DataFrame(pair | columns | number))
         where = curves.crossover(found, positions)
-        at = {"overtakes_at": where.position, "lo95": where.lo95, "hi95": where.hi95}
-        at = {name: round(float(value), 3) for name, value in at.items()}
+        at = {"overtakes_at": round(where.position, 3), "lo95": round(where.lo95, 3), "hi95": round(where.hi95, 3)}
         leader, other = (b, a) if found.gap[-1] > 0 else (a, b)
         crossings.append(pair | {"leads_at_the_end": leader if found.gap[-1] else ""} | at | number)
         since = f"from position {where.position:.4g} on" if where.direction else "everywhere"
@@ -361,25 +354,25 @@ def main(cfg: Settings) -> None:
 
     text = bytes_of_text(sequences(0), facts)
     of_book = None if text is None else curves.book_sums(text[:, None], names)[:, 0]
-    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    windows, weights = {}, {}
+    tables, windows, weights = defaultdict(list), defaultdict(list), []
     for candidate, start in zip(candidates, starts, strict=True):
-        weights[f"{candidate.name}, seed {candidate.seed}"] = pretrained.model_fingerprint(candidate.place)
-        made_by = [pretrained.model_fingerprint(candidate.place), getattr(candidate.config, "_commit_hash", None)]
-        digest = hashlib.sha256(json.dumps([*made_by, start, cfg.dtype]).encode()).hexdigest()[:16]
+        weights.append(pretrained.model_fingerprint(candidate.place))
+        made_by = [candidate.name, weights[-1], getattr(candidate.config, "_commit_hash", None), start, cfg.dtype]
+        digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
         blocks = measured(cfg, candidate, sequences(start), pieces, digest)
         sums = curves.book_sums(itertools.chain.from_iterable(blocks), names)
-        windows.setdefault(candidate.name, []).append(curves.over_windows(sums, curves.windows(L)))
+        windows[candidate.name].append(curves.over_windows(sums, curves.windows(L)))
         for name, table in tables_of(candidate, L, sums, documents_of_book, of_book).items():
-            tables[name].append(table.assign(dtype=cfg.dtype, source=facts["source"])[TABLES[name]])
+            tables[name].append(table)
         mean, error = tables["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
         print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats a token")
     done = {name: pd.concat(parts) for name, parts in tables.items()}
+    done["summary"] = done["summary"].assign(dtype=cfg.dtype, source=facts["source"])
     done |= gap_tables(pairs, L, windows, documents_of_book)
     about = {"tokenizer": facts["tokenizer"], "source": facts["source"], "weights": weights}
+    about |= {"device": pretrained.find_device(cfg.device)}
     for name, table in done.items():
-        device = pretrained.find_device(cfg.device)
-        write_csv(cfg.out / f"{name}.csv", table, cfg, [cfg.documents / "state.json"], started, **about, device=device)
+        write_csv(cfg.out / f"{name}.csv", table, cfg, [cfg.documents / "state.json"], started, **about)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,10 @@ def test_bad_input(runs, tmp_path):
         ([wider], "holds other tensors than gpt2-mini has here: train again"),
         ([nan], "the KL of the model is not finite: train it again"),
         ([runs[0], nan], "are both tiny, L = 16, seed 0: give one"),
-        ([runs[0], train_one(tmp_path / "other", "--family", "logarithmic", "--seed", 2)], "give each family its own --out"),
+        (
+            [runs[0], train_one(tmp_path / "other", "--family", "logarithmic", "--seed", 2)],
+            "give each family its own --out",
+        ),
     ]:
         assert said in one_line_error(call(arguments, tmp_path / "out"))
         assert not (tmp_path / "out").exists()

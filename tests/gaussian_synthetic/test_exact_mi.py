@@ -93,11 +93,11 @@ def test_a_state_of_the_rank_predicts_as_well_as_all_of_the_past():
 
 
 def test_every_csv_of_a_run(tmp_path):
-    flags = ["--layers", 1, 2, 3, 4, "--ell", 1, 5, 100, "--pairs", 1, 3, 64, 2, 1, 256, "--position-layers", 2]
+    flags = ["--layers", 1, 2, 3, 4, "--ell", 1, 5, 100, "--pairs", 1, 3, 64, 2, 1, 256]
     done = call_script(SCRIPT, "--out", tmp_path, *flags, "--copies", 2)
     assert done.returncode == 0, done.stderr
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
-    assert set(tables) == {"gaussian_mi", "two_point", "by_position", "rank", "fit"}
+    assert set(tables) == {"gaussian_mi", "two_point", "rank", "fit"}
     mi = tables["gaussian_mi"]
     assert mi.columns.tolist() == ["family", "copies", "L", "ell", "mi_nats"]
     assert list(zip(mi["L"], mi["ell"], strict=True)) == [
@@ -112,13 +112,6 @@ def test_every_csv_of_a_run(tmp_path):
         *((256, 1, 256), (256, 1, 3), (256, 64, 2)),
     ]
     assert pairs["mi_nats"].iloc[-1] == pytest.approx(-np.log(1 - sigma[63, 1] ** 2), abs=1e-12)
-    positions = tables["by_position"]
-    assert positions["position"].tolist() == list(range(1, 17))
-    half = named("subvolume", 2)
-    assert positions["past_future_nats"].iloc[7] == pytest.approx(2 * bipartite_information(log_std(half), 8), abs=1e-9)
-    assert positions["past_future_nats"].iloc[-1] == 0
-    one_alone = 2 * math.log(2 * math.pi * math.e) / 2
-    np.testing.assert_allclose(positions["entropy_nats"] + positions["past_nats"], one_alone, atol=1e-12)
     assert list(zip(tables["rank"]["L"], tables["rank"]["ell"], strict=True)) == list(
         zip(mi["L"], mi["ell"], strict=True)
     )

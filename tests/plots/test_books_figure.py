@@ -137,7 +137,7 @@ def test_a_missing_csv(folder, monkeypatch, capsys):
     (folder / "gap.csv").unlink()
     line = fails(monkeypatch, capsys, books, "--results", folder, "--out", folder / "fig4")
     assert "gap.csv" in line
-    assert "compare.py" in line
+    assert "evaluate.py" in line
 
 
 def test_make_all_draws_them(folder, tmp_path_factory):
