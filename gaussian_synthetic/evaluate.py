@@ -46,12 +46,13 @@ from gaussian_synthetic.exact_mi import bipartite_information
 from gaussian_synthetic.training import models
 
 KEY = ["model", "L", "seed"]
-POSITION_COLUMNS = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"]
-SUMMARY_COLUMNS = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"]
-SUMMARY_COLUMNS += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
-SUMMARY_COLUMNS += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
-TRAINING_COLUMNS = [*KEY, "steps", "step", "kl_nats"]
-TABLES = {"kl": POSITION_COLUMNS, "training": TRAINING_COLUMNS, "summary": SUMMARY_COLUMNS}
+TABLES = {
+    "kl": [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"],
+    "training": [*KEY, "steps", "step", "kl_nats"],
+    "summary": [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"],
+}
+TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
+TABLES["summary"] += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
 NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
 
@@ -96,8 +97,8 @@ class Run:
     """the rows of its log.csv"""
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        return tuple(self.settings[name] for name in KEY)
+    def key(self) -> dict[str, Any]:
+        return {name: self.settings[name] for name in KEY}
 
     @property
     def family(self) -> families.Family:
@@ -125,7 +126,7 @@ def check_runs(runs: list[Run]) -> None:
     for i, this in enumerate(runs):
         for before in runs[:i]:
             if before.key == this.key:
-                model, L, seed = this.key
+                model, L, seed = this.key.values()
                 raise UserError(f"{before.folder} and {this.folder} are both {model}, L = {L}, seed {seed}: give one")
             if before.law != this.law:
                 raise UserError(
@@ -147,13 +148,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> models.Gauss
 
 @torch.inference_mode()
 def measure(
-    model: torch.nn.Module,
-    conditionals: families.Conditionals,
-    copies: int,
-    draws: int,
-    batch: int,
-    seed: int,
-    progress: bool = True,
+    model: torch.nn.Module, conditionals: families.Conditionals, copies: int, draws: int, batch: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """D and −log q of every draw and position, (draws, L) float64 each, nats a token (sums over copies).
 
@@ -161,7 +156,7 @@ def measure(
     """
     device, std = conditionals.std.device, conditionals.std[:, None]
     kl, nll = np.empty((2, draws, conditionals.of.L))
-    with tqdm(total=draws, unit="draw", desc=getattr(model, "name", ""), disable=not progress) as bar:
+    with tqdm(total=draws, unit="draw", desc=getattr(model, "name", "")) as bar:
         for first in range(0, draws, batch):
             rows = range(first, min(draws, first + batch))
             own = (train.generator(seed, "evaluate", row, device) for row in rows)
@@ -272,13 +267,12 @@ def main(cfg: Settings) -> None:
         shapes = {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "state_size": (), "parameters": ()}
         found = pieces.read(this.checkpoint, shapes)
         law = found["kl"], found["nll"], families.conditional_std(this.family).log().numpy(), copies
-        names = dict(zip(KEY, this.key, strict=True))
-        row = summary_row(*law) | names | this.law | {"steps": this.step, "checkpoint": this.checkpoint}
+        row = summary_row(*law) | this.key | this.law | {"steps": this.step, "checkpoint": this.checkpoint}
         row |= {"draws": cfg.draws, "draw_seed": cfg.seed}
         row |= {name: int(found[name]) for name in ("state_size", "parameters")}
-        tables["kl"].append(position_rows(*law).assign(**names))
+        tables["kl"].append(position_rows(*law).assign(**this.key))
         log = this.log.assign(kl_nats=_digits(this.log["kl_nats"], 4))
-        tables["training"].append(log.assign(**names, steps=this.settings["steps"]))
+        tables["training"].append(log.assign(**this.key, steps=this.settings["steps"]))
         tables["summary"].append(pd.DataFrame([row]))
         nothing = dict.fromkeys(("seed", "steps", "draws", "draw_seed", "state_size", "parameters"), 0)
         nothing |= {"model": "independent", "L": L, "checkpoint": ""}

@@ -8,7 +8,7 @@ count from 1. Writes into --out, each CSV with the columns family and copies:
     gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) of the first ℓ positions and the others
     two_point.csv    L, i, j, mi_nats                   of two positions: first and last, and --pairs
     rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
-    fit.csv          straight lines through I(L/2; L) from --fit-layers on: `power_ols` (A, beta) in log-log,
+    fit.csv          straight lines through I(L/2; L) from three layers on: `power_ols` (A, beta) in log-log,
                      `logarithm_ols` (A + B ln L), `selected` the one that predicts the last point better from the
                      others; and between neighbouring lengths `local_power` (beta)
 
@@ -41,6 +41,7 @@ COLUMNS = {  # of each CSV, behind family and copies
 }
 FIT_COLUMNS = ["source", "model", "estimator", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
 FIT_COLUMNS += ["selected"]
+FIT_LAYERS = 3  # the lines of fit.csv begin at so many layers
 SINGULAR = 1e-10  # singular values of a covariance below this times the largest are 0; they fall from 1e-4 to 1e-15
 
 
@@ -60,8 +61,6 @@ class Settings:
     """not in the paper: further pairs of positions, `--pairs 1 100 7 64`, at every L that is as long"""
     rank_layers: int = 5
     """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
-    fit_layers: int = 3
-    """the lines of fit.csv begin at this many layers"""
     k: tuple[int, ...] = field(default=(), metadata=UNCHECKED)
     """not in the paper: copied columns, one number or one for each layer above the first; β = log_n k"""
     n: tuple[int, ...] = field(default=(families.PAPER_N,), metadata=UNCHECKED)
@@ -85,21 +84,13 @@ class Settings:
             raise UserError(
                 f"--layers {' '.join(map(str, self.layers))}: give one number where --k or --n has one a layer"
             )
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
-        lengths = [of.L for of in self.families(self.layers)]
-        longest = max(lengths)
+        longest = max(of.L for of in self.families(self.layers))
         for ell in self.ell:
             if not 1 <= ell < longest:
                 raise UserError(f"--ell {ell}: cuts lie from 1 to L − 1 = {longest - 1:,} of the longest sequence")
         for i, j in self.pairs:
             if not (1 <= i <= longest and 1 <= j <= longest and i != j):
                 raise UserError(f"--pairs {i} {j}: give two different positions from 1 to L = {longest:,}")
-
-    @property
-    def fit_from(self) -> int:
-        """The L at which the lines of fit.csv begin."""
-        return min((of.L for of in self.families(self.layers) if of.layers >= self.fit_layers), default=0)
 
     def families(self, layers: Iterable[int]) -> list[Family]:
         """Of each number of layers, ascending. UserError as families.family."""
@@ -208,7 +199,8 @@ def main(cfg: Settings) -> None:
         write_csv(cfg.out / f"{name}.csv", names.join(table), cfg, started=started)
     mi = tables["gaussian_mi"]
     middle = mi[mi["ell"] == mi["L"] // 2]
-    lines = fits(cfg.family, middle, cfg.fit_from)
+    L_from = min((L for L, of in of_length.items() if of.layers >= FIT_LAYERS), default=0)
+    lines = fits(cfg.family, middle, L_from)
     if len(lines):
         write_csv(cfg.out / "fit.csv", lines, cfg, started=started)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import call_script, one_line_error
+from conftest import call_script, one_line_error, trained
 
 from common import history_state
 from gaussian_synthetic import evaluate
@@ -55,15 +55,11 @@ INDEPENDENT = regressed(lambda t: t)
 
 def measured(model: torch.nn.Module, draws: int = 64, **changes) -> tuple[np.ndarray, np.ndarray]:
     conditionals = families.prepare(OF)
-    return evaluate.measure(model, conditionals, COPIES, draws, **{"batch": 8, "seed": 0, "progress": False, **changes})
+    return evaluate.measure(model, conditionals, COPIES, draws, **{"batch": 8, "seed": 0, **changes})
 
 
 def train_one(out: Path, *changes: object) -> Path:
-    small = ["--model", "tiny", "--L", 16, "--copies", COPIES, "--steps", 20, "--warmup", 2, "--log-every", 10]
-    small += ["--checkpoint-every", 10, "--learning-rate", 3e-3, "--device", "cpu"]
-    done = call_script("gaussian_synthetic/train.py", "--out", out, *small, *changes)
-    assert done.returncode == 0, done.stderr
-    return out
+    return trained("gaussian_synthetic/train.py", out, "--copies", COPIES, "--learning-rate", 3e-3, *changes)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMOLLM2, call_script, one_line_error, tiny_model, write_documents
+from conftest import SMOLLM2, call_script, one_line_error, tiny_model, trained, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import pretrained
@@ -69,12 +69,9 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_documents(tmp_path_factory.mktemp("documents") / "words", ids, IDS)
 
 
-def trained(documents: Path, out: Path, *changes: object) -> Path:
-    flags = ["--L", L, "--batch-tokens", 4 * L, "--epochs", 2, "--held-out", 0.3, "--warmup", 2, "--log-every", 2]
-    flags += ["--checkpoint-every", 4, "--learning-rate", 3e-3, "--device", "cpu", "--model", "tiny"]
-    done = call_script("train_on_pg19/train.py", *flags, "--documents", documents, "--out", out, *changes)
-    assert done.returncode == 0, done.stderr
-    return out
+def train_one(documents: Path, out: Path, *changes: object) -> Path:
+    flags = ["--held-out", 0.3, "--warmup", 2, "--log-every", 2, "--checkpoint-every", 4, "--learning-rate", 3e-3]
+    return trained("train_on_pg19/train.py", out, *flags, "--documents", documents, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +79,9 @@ def runs(documents, tmp_path_factory) -> tuple[Path, Path, Path]:
     """Two seeds of one model, and a Mamba2."""
     folder = tmp_path_factory.mktemp("runs")
     return (
-        trained(documents, folder / "tiny_0"),
-        trained(documents, folder / "tiny_1", "--seed", 1),
-        trained(documents, folder / "mamba2_0", "--model", "mamba2-mini-small"),
+        train_one(documents, folder / "tiny_0"),
+        train_one(documents, folder / "tiny_1", "--seed", 1),
+        train_one(documents, folder / "mamba2_0", "--model", "mamba2-mini-small"),
     )
 
 
@@ -180,7 +177,7 @@ def test_the_pairs_asked_for(documents, runs, candidates, tmp_path):
 def test_the_training_loss_is_the_mean_over_positions(documents, tmp_path):
     """At a learning rate that moves nothing, one row of log.csv is the mean over all training sequences: to 1e-4."""
     still = ["--learning-rate", 1e-12, "--epochs", 1, "--log-every", 7, "--checkpoint-every", 7]
-    run = trained(documents, tmp_path / "run", *still)
+    run = train_one(documents, tmp_path / "run", *still)
     logged = pd.read_csv(run / "log.csv")["nll_nats"]
     assert len(logged) == 1
     done = call(documents, tmp_path / "out", [run], "--books", "training")
@@ -206,7 +203,7 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     for row in books.open_books(documents, L)[0]:
         ids.setdefault(row["book"], []).append([*row["input_ids"], *row["input_ids"][:8]])
     folder = write_documents(tmp_path / "plain", ids, IDS)
-    run = trained(folder, tmp_path / "run", "--model", "mamba2-mini-small", "--L", 40, "--batch-tokens", 160)
+    run = train_one(folder, tmp_path / "run", "--model", "mamba2-mini-small", "--L", 40, "--batch-tokens", 160)
     held_out = train.read_run(run)["held_out_books"]
     one, other, third = held_out
     trained_on = next(rows for name, rows in ids.items() if name not in held_out)
@@ -368,7 +365,7 @@ def test_bad_settings(documents, runs, tmp_path, flags, said):
 
 
 def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
-    other = trained(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
+    other = train_one(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
     said = one_line_error(call(documents, tmp_path / "out", [runs[0], other]))
     assert "held out different books" in said
     done = call(documents, tmp_path / "all", [runs[0], other], "--books", "all")
@@ -386,7 +383,7 @@ def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
     (tmp_path / "out" / "nll").mkdir(parents=True)
     (tmp_path / "out" / "nll" / "notes.txt").write_text("mine")
     assert "holds files and no manifest.json" in one_line_error(call(documents, tmp_path / "out", [runs[0]]))
-    slower = trained(documents, tmp_path / "slower", "--seed", 2, "--learning-rate", 1e-3)
+    slower = train_one(documents, tmp_path / "slower", "--seed", 2, "--learning-rate", 1e-3)
     said = one_line_error(call(documents, tmp_path / "out", [runs[0], slower]))
     assert "the runs of tiny differ in learning_rate, not in the seed alone: evaluate them apart" in said
     folder = tmp_path / "run"

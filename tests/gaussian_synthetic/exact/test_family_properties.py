@@ -37,8 +37,11 @@ def test_every_conditional(of: Family, seed: int):
     z, mean = families.draw(conditionals, 3, torch.Generator().manual_seed(seed))
     wanted_mean, wanted_std = dense.conditionals(sigma, z.numpy())
     np.testing.assert_allclose(np.diag(sigma), 1, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(sigma[::-1, ::-1], sigma, rtol=0, atol=1e-12)  # the same law backwards
     np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-9)
+    before = z.clone()
     np.testing.assert_allclose(families.conditional_mean(conditionals, z).numpy(), wanted_mean, rtol=0, atol=1e-9)
+    assert torch.equal(z, before)  # the caller's values are left alone
     np.testing.assert_allclose(families.conditional_std(of).numpy(), wanted_std, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(conditionals.std.numpy(), families.conditional_std(of).numpy())
 
