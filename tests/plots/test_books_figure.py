@@ -105,7 +105,7 @@ def test_too_many(folder):
     with pytest.raises(books.UserError, match="at most 4 of each of 7 kinds"):
         many.looks()
     pairs = pd.concat([curves.crossover.assign(model_b=f"m{i}") for i in range(8)])
-    with pytest.raises(books.UserError, match=r"give compare\.py --pairs"):
+    with pytest.raises(books.UserError, match=r"give evaluate\.py --pairs"):
         books.draw(books.Curves(curves.smooth, curves.summary, curves.gap, pairs), books.Settings(folder, folder / "x"))
 
 
