@@ -229,7 +229,7 @@ def _digits(values: np.ndarray, digits: int) -> np.ndarray:
 
 
 def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.ndarray]:
-    """kl and nll of a run, (draws, L), and its state_size and parameters.
+    """kl and nll of a run, (draws, L), and as sizes the elements of its state and its parameters.
 
     UserError: a KL that is not finite, a batch that does not fit the GPU.
     """
@@ -240,14 +240,12 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
         kl, nll = measure(model, conditionals, this.settings["copies"], cfg.draws, cfg.batch, cfg.seed)
     except torch.OutOfMemoryError as error:
         fits = f"give --batch {cfg.batch // 2}" if cfg.batch > 1 else "give --device cpu"
-        raise UserError(
-            f"{this.folder}: {cfg.batch} sequences of {L:,} tokens at a time do not fit the memory of {device}: "
-            f"{fits}, which changes no number"
-        ) from error
+        what = f"{cfg.batch} sequences of {L:,} tokens at a time do not fit the memory of {device}"
+        raise UserError(f"{this.folder}: {what}: {fits}, which changes no number") from error
     if not np.isfinite(kl).all():
         raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
-    sizes = history_state(model.config, L // 2), sum(parameter.numel() for parameter in model.parameters())
-    return {"kl": kl, "nll": nll, "state_size": np.array(sizes[0]), "parameters": np.array(sizes[1])}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"kl": kl, "nll": nll, "sizes": np.array([history_state(model.config, L // 2), parameters])}
 
 
 def main(cfg: Settings) -> None:
@@ -264,12 +262,11 @@ def main(cfg: Settings) -> None:
         L, copies = this.settings["L"], this.settings["copies"]
         if not pieces.done(this.checkpoint):
             pieces.write(this.checkpoint, evaluate(cfg, this, device))
-        shapes = {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "state_size": (), "parameters": ()}
-        found = pieces.read(this.checkpoint, shapes)
+        found = pieces.read(this.checkpoint, {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "sizes": (2,)})
         law = found["kl"], found["nll"], families.conditional_std(this.family).log().numpy(), copies
         row = summary_row(*law) | this.key | this.law | {"steps": this.step, "checkpoint": this.checkpoint}
         row |= {"draws": cfg.draws, "draw_seed": cfg.seed}
-        row |= {name: int(found[name]) for name in ("state_size", "parameters")}
+        row |= dict(zip(("state_size", "parameters"), found["sizes"].tolist(), strict=True))
         tables["kl"].append(position_rows(*law).assign(**this.key))
         log = this.log.assign(kl_nats=_digits(this.log["kl_nats"], 4))
         tables["training"].append(log.assign(**this.key, steps=this.settings["steps"]))

@@ -97,6 +97,13 @@ def toy_books(folder: Path, tokens: int, documents: int, vocabulary: int = 60) -
     return write_documents(folder, ids, vocabulary)
 
 
+def tiny_scoring(folder: Path, tokens: int, documents: int) -> list[object]:
+    """Flags of score_documents.py, but for --out, with a tiny model on toy_books."""
+    tiny_model("llama", 60).save_pretrained(folder / "model")
+    flags = ["--documents", toy_books(folder / "documents", tokens, documents), "--model", folder / "model"]
+    return [*flags, "--bos", 0, "--device", "cpu"]
+
+
 SHARED = ["--model", "tiny", "--device", "cpu", "--checkpoint-every", 5]
 BOOKS = ["--L", 32, "--batch-tokens", 128, "--epochs", 2, "--held-out", 0.4, "--warmup", 1, "--log-every", 1]
 TINY_RUN = {  # flags of a run of a second or two, but for --out and --documents

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
-from tests.conftest import ROOT, TINY_RUN, call_script, tiny_model, toy_books, trained
+from tests.conftest import ROOT, TINY_RUN, call_script, tiny_model, tiny_scoring, toy_books, trained
 
 TRIES = int(os.environ.get("FUZZ", "4"))
 RESULTS = ROOT / "results"
@@ -95,18 +95,7 @@ def count(folder: Path) -> list[object]:
 
 
 def score(folder: Path) -> list[object]:
-    tiny_model("llama", 60).save_pretrained(folder / "model")
-    flags = [
-        "--documents",
-        toy_books(folder / "documents", 40, 3),
-        "--model",
-        folder / "model",
-        "--bos",
-        0,
-        "--device",
-        "cpu",
-    ]
-    return [*flags, "--L-max", 32, "--ell-max", 16, "--out", folder / "scores.csv"]
+    return [*tiny_scoring(folder, 40, 3), "--L-max", 32, "--ell-max", 16, "--out", folder / "scores.csv"]
 
 
 def prepare_json_lines(folder: Path) -> list[object]:

@@ -27,7 +27,7 @@ import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, TINY_RUN, call_script, one_line_error, prose, tiny_model, toy_books, trained
+from tests.conftest import ROOT, TINY_RUN, call_script, one_line_error, prose, tiny_scoring, toy_books, trained
 
 KILLS = int(os.environ.get("KILLS", "3"))
 
@@ -53,18 +53,8 @@ def count(folder: Path) -> list[object]:
 
 
 def score(folder: Path) -> list[object]:
-    tiny_model("llama", 60).save_pretrained(folder / "model")
-    flags = [
-        "--documents",
-        toy_books(folder / "documents", 64, 10),
-        "--model",
-        folder / "model",
-        "--bos",
-        0,
-        "--device",
-        "cpu",
-    ]
-    return [*flags, "--L-max", 64, "--ell-max", 32, "--batch-tokens", 64, "--out", "OUT/scores.csv"]
+    flags = ["--L-max", 64, "--ell-max", 32, "--batch-tokens", 64, "--out", "OUT/scores.csv"]
+    return [*tiny_scoring(folder, 64, 10), *flags]
 
 
 def calibrate(folder: Path) -> list[object]:
