@@ -35,6 +35,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from common import training
 from common.cli import UserError, run
 from common.history_state import history_state
 from common.record import file_hash, numbers, read_csv, whole_numbers, write_csv
@@ -113,8 +114,8 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """UserError: no checkpoint in the folder, or a damaged one."""
-    path = folder / train.CHECKPOINT
-    saved = train.read_checkpoint(path)
+    path = folder / training.CHECKPOINT
+    saved = training.read_checkpoint(path)
     settings, step = saved["identity"]["settings"], saved["step"]
     if step < settings["steps"]:
         print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
@@ -123,7 +124,7 @@ def read_run(folder: Path) -> Run:
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
     """The trained model, for evaluation. UserError: no or a damaged checkpoint, a model of another version."""
-    saved = train.read_checkpoint(folder / train.CHECKPOINT)
+    saved = training.read_checkpoint(folder / training.CHECKPOINT)
     settings = saved["identity"]["settings"]
     model = models.build(settings["model"], settings["copies"], settings["L"])
     try:
@@ -294,8 +295,8 @@ def _digits(values: np.ndarray, digits: int) -> np.ndarray:
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    device = train.torch_device(cfg.device)
-    train.allow_tf32(False)
+    device = training.torch_device(cfg.device)
+    training.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]
     tables = read_tables(cfg)
     check_runs(cfg, runs, tables["summary"])

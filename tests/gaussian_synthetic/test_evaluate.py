@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import call_script, one_line_error
 
-from common import history_state
+from common import history_state, training
 from common.cli import UserError
 from gaussian_synthetic import evaluate, train
 from gaussian_synthetic.exact import dense, families
@@ -199,13 +199,13 @@ def test_a_run_is_evaluated_once(runs, tmp_path):
 
 
 def test_a_run_that_went_on_is_evaluated_again(tmp_path, monkeypatch):
-    def cut(now, started, save=train.Training.save):
-        save(now, started)
+    def cut(now, save=training.Run.save):
+        save(now)
         if now.step == 10:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "save", cut)
+        patch.setattr(training.Run, "save", cut)
         with pytest.raises(KeyboardInterrupt):
             train_one(tmp_path / "run")
     done = call([tmp_path / "run"], tmp_path / "out")
