@@ -36,6 +36,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from common import training
 from common.cli import UserError, run
 from common.history_state import history_state
 from common.record import file_hash, write_csv
@@ -113,12 +114,12 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """UserError: no checkpoint in the folder, or a damaged one."""
-    saved = train.read_checkpoint(folder / train.CHECKPOINT)
+    saved = training.read_checkpoint(folder / training.CHECKPOINT)
     settings, step = saved["identity"]["settings"], saved["step"]
     if step < settings["steps"]:
         print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
     log = train.log_table(saved["rows"], settings["copies"])
-    return Run(folder, settings, step, file_hash(folder / train.CHECKPOINT)[:16], log)
+    return Run(folder, settings, step, file_hash(folder / training.CHECKPOINT)[:16], log)
 
 
 def check_runs(runs: list[Run]) -> None:
@@ -136,7 +137,7 @@ def check_runs(runs: list[Run]) -> None:
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
     """The trained model, for evaluation. UserError: no or a damaged checkpoint, a model of another version."""
-    saved = train.read_checkpoint(folder / train.CHECKPOINT)
+    saved = training.read_checkpoint(folder / training.CHECKPOINT)
     settings = saved["identity"]["settings"]
     model = models.build(settings["model"], settings["copies"], settings["L"])
     try:
@@ -251,8 +252,8 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    device = train.torch_device(cfg.device)
-    train.allow_tf32(False)
+    device = training.torch_device(cfg.device)
+    training.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]
     check_runs(runs)
     pieces = Pieces(cfg.out / "kl.parts", {"draws": cfg.draws, "draw_seed": cfg.seed})

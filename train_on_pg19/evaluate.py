@@ -126,10 +126,10 @@ def find_model(model: str) -> EvaluatedModel:
         name = printable(folder.name) if folder.exists() else model
         return EvaluatedModel(name, 0, model, pretrained.load_config(model), None, None)
     record = train.read_run(folder)
-    checkpoint, state = train.last_checkpoint(folder)
+    checkpoint, step = train.last_checkpoint(folder)
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: let train.py come to its first one")
-    settings, step = record["identity"]["settings"], state["global_step"]
+    settings = record["identity"]["settings"]
     if step < record["steps"]:
         print(f"{folder} stands at step {step:,} of {record['steps']:,}: evaluated as it is")
     config = pretrained.load_config(str(checkpoint))
