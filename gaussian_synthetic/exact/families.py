@@ -136,7 +136,7 @@ def row_matrix(n: int, coupling: float) -> torch.Tensor:
 class Mixing:
     """What the mixing across rows of one layer does, and what it leaves; float64.
 
-    own, other: (R, 1) the mixed values of a pair are own·one + other·the other; the last row has no x_donor: 1 and 0.
+    own, other: (R, 1) the mixed values of a pair are own·one + other·the other; 1 and 0 for the last row.
     adjacent: (L−1,) correlation of neighbours in the layer's output.
     """
 

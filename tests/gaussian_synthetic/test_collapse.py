@@ -33,6 +33,7 @@ def shares(table: pd.DataFrame, tmp_path) -> pd.DataFrame:
     table.to_csv(tmp_path / "summary.csv", index=False)
     runs = collapse.read_runs(tmp_path / "summary.csv")
     assert set(runs["model"]) == {f"mamba-{state}" for state in STATES}
+    assert (runs["parameters"] == runs["state_size"] + 64 * 16).all()
     return collapse.collapse(runs).set_index("predictor")
 
 
@@ -43,6 +44,11 @@ def test_runs_on_one_curve_collapse(tmp_path):
     for name in ("L", "state_size", "parameters"):
         assert found.loc[name, "explained"] < 0.8
         assert found.loc[f"mi_per_state − {name}", "lo95"] > 0
+    row, y = found.loc["L"], np.log(3 * np.array([(mi / state) ** 0.7 for mi in LENGTHS.values() for state in STATES]))
+    x = np.repeat(np.log(list(LENGTHS)), len(STATES))
+    value, reach = collapse.ratio(*(collapse.left_out_errors(x, y, degree) ** 2 for degree in (2, 0)))
+    assert row["explained"] == pytest.approx(1 - value, abs=0.02)
+    assert np.log((1 - row["lo95"]) / (1 - row["hi95"])) == pytest.approx(2 * reach / value, rel=0.05)
     assert ((found["lo95"] < found["explained"]) & (found["explained"] < found["hi95"])).all()
     assert (found.loc[list(collapse.PREDICTORS), "hi95"] < 1).all()
     assert (found["cells"] == 16).all()

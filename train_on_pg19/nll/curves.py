@@ -48,7 +48,7 @@ def book_sums(rows: Iterable[np.ndarray], books: np.ndarray) -> np.ndarray:
     index = np.unique(books, return_inverse=True)[1]
     sums = [np.float64(0)] * (index.max() + 1)
     for book, row in zip(index, rows, strict=True):
-        sums[book] = sums[book] + row.astype(np.float64)
+        sums[book] = sums[book] + row  # a float64 scalar makes it float64
     return np.stack(sums)
 
 
