@@ -1,8 +1,6 @@
 """How fast and in how much memory families.py draws sequences with their exact conditionals, beside dense algebra.
 
     python benchmarks/gaussian.py                     # two idle CPU cores: 4 minutes, 7 GB of memory, 1 GB of disk
-    python benchmarks/gaussian.py --device cuda --layers 4 5 6 7 8 --out results/benchmarks/gaussian_gpu.csv
-                                                      # one H200: a minute
 
 The sub-volume family, float32: draws z and the means of z_t given z_<t. Dense: the Cholesky factor C of the covariance
 is made before and not counted; z = C ε, and the means are z less C's diagonal times ε. The product is torch's with the
@@ -14,18 +12,14 @@ Writes results/benchmarks/gaussian.csv: a row a measure, ratio above 1 means our
   seconds of one draw            64 copies to L = 1,048,576, against linear growth, and the log-log slope
   float32 error                  of the means, in standard deviations of their conditionals, and the KL that it makes:
                                  of what was drawn (what a model is trained on), and of given values
-  GPU                            draws with conditionals a second at 4 × 64 copies, the least bytes that have to be
-                                 moved for them as a share of the memory bandwidth, and seconds under torch.compile
 
 Expect: linear time, as fast as dense at L = 1,024, ten times as fast at 16,384; a draw at 65,536 in 0.2 seconds.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,54 +30,33 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
-from benchmarks.publish import publish
+from benchmarks.publish import median_seconds, publish
 from common.cli import UserError, run
 from gaussian_synthetic.exact import dense, families
 
-DRAWS, COPIES = 4, 64
-GPU_BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.04e12}  # bytes a second, NVIDIA's data sheets, SXM
+BATCH, COPIES = 4 * 64, 64
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("results/benchmarks/gaussian.csv")
     dense_layers: tuple[int, ...] = (5, 6, 7)
-    """L = 4^layers where dense algebra is the rival; on a GPU not used"""
+    """L = 4^layers where dense algebra is the rival"""
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
-    """L = 4^layers, ascending, of the growth of time; on a GPU 4 … 8 are enough"""
+    """L = 4^layers, two or more, ascending, of the growth of time"""
     error_layers: tuple[int, ...] = (6, 8, 10)
     """L = 4^layers of the float32 error"""
     rounds: int = 5
-    device: str = "cpu"
-    """cpu, or cuda for the GPU's rows alone"""
     folder: Path | None = None
     """where the dense factors go for the time being; default: the system's folder for temporary files"""
 
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.rounds < 1:
-            raise UserError(f"--rounds {self.rounds}: give at least 1")
+        if self.rounds < 1 or min(self.layers + self.dense_layers + self.error_layers) < 1:
+            raise UserError("--rounds, --layers, --dense-layers and --error-layers: give at least 1")
         if len(self.layers) < 2 or list(self.layers) != sorted(self.layers):
             raise UserError(f"--layers {' '.join(map(str, self.layers))}: give two or more, ascending")
-        if min(self.layers + self.dense_layers + self.error_layers) < 1:
-            raise UserError("--layers, --dense-layers and --error-layers: give at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"--device {self.device}: give cpu or cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: torch sees no GPU here")
-
-
-def median_seconds(work: Callable[[], object], rounds: int, device: str = "cpu") -> float:
-    """Of `rounds` calls, after one that is not counted."""
-    seconds = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
 
 
 def ours(layers: int, batch: int, rounds: int) -> dict:
@@ -105,21 +78,22 @@ def write_factor(layers: int, path: Path) -> dict:
     return {"prepared": time.perf_counter() - started, "bytes": peak_bytes()}
 
 
+def draw_by_dense(C: np.ndarray, batch: int, random: torch.Generator, triangular: bool) -> tuple[torch.Tensor, ...]:
+    """z and the means, (L, batch) each, from the factor C by a triangular product or by a whole one."""
+    noise = torch.empty(len(C), batch).normal_(generator=random)
+    if triangular:  # BLAS stores columns one after the other, so it is given C and the noise transposed
+        noise_t = torch.empty(batch, len(C)).copy_(noise.T)
+        z = torch.from_numpy(scipy.linalg.blas.strmm(1.0, C.T, noise_t.numpy().T, trans_a=1)).contiguous()
+    else:
+        z = torch.from_numpy(C) @ noise
+    return z, z - torch.from_numpy(C.diagonal().copy())[:, None] * noise
+
+
 def by_dense(path: Path, batch: int, rounds: int, triangular: bool) -> dict:
-    """As `ours`, from a factor on disk, by a triangular product or by a whole one."""
-    C = np.load(path)
-    random, diagonal = torch.Generator().manual_seed(0), torch.from_numpy(C.diagonal().copy())[:, None]
-
-    def draw() -> tuple[torch.Tensor, torch.Tensor]:
-        noise = torch.empty(len(C), batch).normal_(generator=random)
-        if triangular:  # BLAS stores columns one after the other, so it is given C and the noise transposed
-            noise_t = torch.empty(batch, len(C)).copy_(noise.T)
-            z = torch.from_numpy(scipy.linalg.blas.strmm(1.0, C.T, noise_t.numpy().T, trans_a=1)).contiguous()
-        else:
-            z = torch.from_numpy(C) @ noise
-        return z, z - diagonal * noise
-
-    return {"seconds": median_seconds(draw, rounds), "bytes": peak_bytes()}
+    """As `ours`, from a factor on disk."""
+    C, random = np.load(path), torch.Generator().manual_seed(0)
+    seconds = median_seconds(lambda: draw_by_dense(C, batch, random, triangular), rounds)
+    return {"seconds": seconds, "bytes": peak_bytes()}
 
 
 def float32_error(layers: int) -> dict:
@@ -135,114 +109,55 @@ def float32_error(layers: int) -> dict:
     return found
 
 
-def least_bytes(of: families.Family, batch: int, item: int = 4) -> int:
-    """Bytes that a draw with conditionals cannot but move, were each layer one pass in and out of memory.
-
-    Drawing writes a layer's values and reads those below; predicting reads the values and the two means of each one
-    below, and writes two means a value, one at the top.
-    """
-    values = [length * sequences * batch for length, sequences in zip(of.lengths, of.sequences, strict=True)]
-    top, below = values[-1], sum(values[:-1])
-    drawing, predicting = (top + below) + below, (top + below) + 2 * below + 2 * below + top
-    return item * (drawing + predicting)
-
-
-def gpu_rows(cfg: Settings, row: Callable[..., None]) -> None:
-    name = torch.cuda.get_device_name()
-    peak = next((speed for part, speed in GPU_BANDWIDTH.items() if part in name), float("nan"))
-    batch = DRAWS * COPIES
-    for layers in tqdm(cfg.layers, desc="lengths"):
-        of = families.named("subvolume", layers)
-        conditionals = families.prepare(of, device="cuda")
-        random = torch.Generator("cuda").manual_seed(0)
-        eager = median_seconds(lambda: families.draw(conditionals, batch, random), cfg.rounds, "cuda")  # noqa: B023
-        setting = f"{name}, L = {of.L:,}, {DRAWS} draws × {COPIES} copies, float32"
-        row(setting, "draws with conditionals", "1/s", "linear in L", DRAWS * 256 / of.L, DRAWS / eager, float("nan"))
-        share = least_bytes(of, batch) / eager / peak
-        row(setting, "share of the memory bandwidth", "", "all of it", 1.0, share, share)
-        compiled = torch.compile(
-            lambda of_family=conditionals: families._predict(
-                of_family, families._draw_layers(of_family, batch, None, True)[1]
-            )
-        )
-        faster = median_seconds(compiled, cfg.rounds, "cuda")
-        row(setting, "seconds, torch.compile", "s", "eager", eager, faster, eager / faster)
-
-
-def cpu_rows(cfg: Settings, row: Callable[..., None], folder: Path) -> None:
-    batch = DRAWS * COPIES
-    with tqdm(total=4 * len(cfg.dense_layers) + len(cfg.layers) + len(cfg.error_layers), desc="gaussian") as bar:
-
-        def measured(function: str, *arguments: object) -> dict:
-            found = in_a_process(f"benchmarks.gaussian.{function}", *arguments)
-            bar.update()
-            return found
-
-        for layers in cfg.dense_layers:
-            path = folder / "factor.npy"
-            made = measured("write_factor", layers, path)
-            rivals = {
-                "triangular product": measured("by_dense", path, batch, cfg.rounds, True),
-                "product": measured("by_dense", path, batch, cfg.rounds, False),
-            }
-            path.unlink()
-            found = measured("ours", layers, batch, cfg.rounds)
-            best = min(rivals, key=lambda name: rivals[name]["seconds"])
-            rival, setting = rivals[best], f"L = {4**layers:,}, {DRAWS} draws × {COPIES} copies, float32"
-            what = f"{best} with a factor made before"
-            row(setting, "seconds", "s", what, rival["seconds"], found["seconds"], rival["seconds"] / found["seconds"])
-            row(
-                setting,
-                "peak memory",
-                "GB",
-                what,
-                rival["bytes"] / 1e9,
-                found["bytes"] / 1e9,
-                rival["bytes"] / found["bytes"],
-            )
-            ratio = made["prepared"] / found["prepared"]
-            row(
-                setting,
-                "seconds before the first draw",
-                "s",
-                "covariance and Cholesky factor",
-                made["prepared"],
-                found["prepared"],
-                ratio,
-            )
-
-        grown = [measured("ours", layers, COPIES, cfg.rounds)["seconds"] for layers in cfg.layers]
-        for layers, seconds in zip(cfg.layers, grown, strict=True):
-            linear = grown[0] * 4 ** (layers - cfg.layers[0])
-            setting = f"L = {4**layers:,}, one draw of {COPIES} copies, float32"
-            row(setting, "seconds", "s", f"linear from L = {4 ** cfg.layers[0]:,}", linear, seconds, linear / seconds)
-        slope = np.polyfit([layers * np.log(4) for layers in cfg.layers], np.log(grown), 1)[0]
-        setting = f"L = {4 ** cfg.layers[0]:,} to {4 ** cfg.layers[-1]:,}, one draw of {COPIES} copies, float32"
-        row(setting, "log-log slope of seconds against L", "", "limit", 1.1, slope, 1.1 / slope)
-
-        for layers in cfg.error_layers:
-            found = measured("float32_error", layers)
-            for way in ("drawn", "given"):
-                setting = f"L = {4**layers:,}, means of {way} values in float32 against float64"
-                rms, most = found[f"{way}_rms"], found[f"{way}_max"]
-                unit = "conditional standard deviations"
-                row(setting, "root mean square error", unit, "", float("nan"), rms, float("nan"))
-                row(setting, "largest error", unit, "", float("nan"), most, float("nan"))
-                row(setting, "KL made by the error", "nats a variable", "", float("nan"), rms**2 / 2, float("nan"))
-
-
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
     """The table; `folder` is for the dense factors."""
     rows: list[dict] = []
+    bar = tqdm(total=4 * len(cfg.dense_layers) + len(cfg.layers) + len(cfg.error_layers), desc="gaussian")
 
-    def row(setting: str, what: str, unit: str, baseline: str, base: float, value: float, ratio: float) -> None:
+    def measured(function: str, *arguments: object) -> dict:
+        found = in_a_process(f"benchmarks.gaussian.{function}", *arguments)
+        bar.update()
+        return found
+
+    def row(setting: str, what: str, unit: str, baseline: str, base: float, value: float) -> None:
         names = {"benchmark": "gaussian", "setting": setting, "measure": what, "unit": unit, "baseline": baseline}
-        rows.append(names | {"baseline_value": base, "our_value": value, "ratio": ratio})
+        rows.append(names | {"baseline_value": base, "our_value": value, "ratio": base / value})
 
-    if cfg.device == "cuda":
-        gpu_rows(cfg, row)
-    else:
-        cpu_rows(cfg, row, folder)
+    for layers in cfg.dense_layers:
+        path = folder / "factor.npy"
+        made = measured("write_factor", layers, path)
+        rivals = {
+            "triangular product": measured("by_dense", path, BATCH, cfg.rounds, True),
+            "product": measured("by_dense", path, BATCH, cfg.rounds, False),
+        }
+        path.unlink()
+        found = measured("ours", layers, BATCH, cfg.rounds)
+        best = min(rivals, key=lambda name: rivals[name]["seconds"])
+        rival, setting = rivals[best], f"L = {4**layers:,}, 4 draws × {COPIES} copies, float32"
+        what = f"{best} with a factor made before"
+        row(setting, "seconds", "s", what, rival["seconds"], found["seconds"])
+        row(setting, "peak memory", "GB", what, rival["bytes"] / 1e9, found["bytes"] / 1e9)
+        what = "covariance and Cholesky factor"
+        row(setting, "seconds before the first draw", "s", what, made["prepared"], found["prepared"])
+
+    grown = [measured("ours", layers, COPIES, cfg.rounds)["seconds"] for layers in cfg.layers]
+    shortest, of = f"L = {4 ** cfg.layers[0]:,}", f"one draw of {COPIES} copies, float32"
+    for layers, seconds in zip(cfg.layers, grown, strict=True):
+        linear = grown[0] * 4 ** (layers - cfg.layers[0])
+        row(f"L = {4**layers:,}, {of}", "seconds", "s", f"linear from {shortest}", linear, seconds)
+    slope = np.polyfit([layers * np.log(4) for layers in cfg.layers], np.log(grown), 1)[0]
+    setting = f"{shortest} to {4 ** cfg.layers[-1]:,}, {of}"
+    row(setting, "log-log slope of seconds against L", "", "limit", 1.1, slope)
+
+    for layers in cfg.error_layers:
+        found = measured("float32_error", layers)
+        for way in ("drawn", "given"):
+            setting = f"L = {4**layers:,}, means of {way} values in float32 against float64"
+            rms, most, unit = found[f"{way}_rms"], found[f"{way}_max"], "conditional standard deviations"
+            row(setting, "root mean square error", unit, "", np.nan, rms)
+            row(setting, "largest error", unit, "", np.nan, most)
+            row(setting, "KL made by the error", "nats a variable", "", np.nan, rms**2 / 2)
+    bar.close()
     return pd.DataFrame(rows)
 
 

@@ -1,7 +1,11 @@
-"""Writing and showing a table of ratios, the same way in every benchmark."""
+"""What every benchmark does: time work, and write and show a table of ratios."""
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,10 +13,20 @@ import pandas as pd
 from common.record import write_csv
 
 
-def publish(table: pd.DataFrame, cfg: Any, started: float, **facts: Any) -> None:
-    """Write the agreed columns to cfg.out, values to four digits, and print them."""
+def median_seconds(work: Callable[[], object], rounds: int) -> float:
+    """Of `rounds` calls, after one that is not counted."""
+    seconds = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def publish(table: pd.DataFrame, cfg: Any, started: float, out: Path | None = None, **facts: Any) -> None:
+    """Write the agreed columns to cfg.out (or `out`), values to four digits, and print them."""
     for column in ("baseline_value", "our_value", "ratio"):
         table[column] = [float(f"{value:.4g}") for value in table[column]]
-    write_csv(cfg.out, table, cfg, started=started, **facts)
+    write_csv(out or cfg.out, table, cfg, started=started, **facts)
     print(table.drop(columns="benchmark").to_string(index=False))
-    print(f"wrote {cfg.out}")
+    print(f"wrote {out or cfg.out}")

@@ -10,11 +10,8 @@ This is 1 if one curve explains everything, and 0 or less if the curve is useles
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size
     parameters        of the model at its shortest length; with its table of positions they would depend on L
-    L_and_state       a quadratic surface in both, which includes every parabola in a mixture of the two
-The intervals weight cells at random (exponential weights, the Bayesian bootstrap) and draw their seeds with
-replacement. Drawing cells instead would leave some lengths or states with one cell or none, too few for a parabola
-through three lengths. Rows such as `mi_per_state − L` hold the difference in the same draws; above 0 the paper's claim
-explains more.
+The 95% intervals take cells as independent: the linearised error of a ratio of two sums over cells, and Student's t.
+Rows such as `mi_per_state − L` hold the difference on the same cells; above 0 the paper's claim explains more.
 
 Writes collapse.csv: predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU core, seconds.
 Expect: near 1 for mi_per_state if the state limits the models, rather than their training.
@@ -24,25 +21,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import trange
+from scipy import stats
 
 from common.cli import UserError, run
 from common.record import numbers, read_csv, write_csv
 
 COLUMNS = ["model", "L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters"]
 CLAIM = "mi_per_state"
-PREDICTORS = {
-    CLAIM: (CLAIM,),
-    "L": ("L",),
-    "state_size": ("state_size",),
-    "parameters": ("parameters",),
-    "L_and_state": ("L", "state_size"),
-}
+PREDICTORS = (CLAIM, "L", "state_size", "parameters")
 MIN_CELLS = 8
 REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 
@@ -53,101 +43,71 @@ class Settings:
     """summary.csv of evaluate.py"""
     out: Path
     """the CSV to write"""
-    models: tuple[str, ...] = ()
-    """names; default: all whose state_size is the same at every L"""
-    bootstrap: int = 1000
-    """not in the paper: draws of weights and seeds behind the intervals"""
-    seed: int = 0
-    """of these draws"""
-
-    def validate(self) -> None:
-        if self.out.suffix != ".csv":
-            raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.bootstrap < 2:
-            raise UserError(f"--bootstrap {self.bootstrap}: give at least 2")
 
 
-def read_runs(path: Path, models: tuple[str, ...]) -> pd.DataFrame:
-    """The runs of summary.csv that count, with mi_per_state. UserError: a bad file, unknown models, too few cells."""
+def read_runs(path: Path) -> pd.DataFrame:
+    """The runs of summary.csv that count, with mi_per_state and ln_kl. UserError: a bad file, too few cells."""
     table = read_csv(path, COLUMNS, REMEDY)
     for column in COLUMNS[1:]:
         table[column] = numbers(table[column], path, REMEDY)
     table = table[table["state_size"] > 0]  # `independent` keeps nothing
-    if unknown := set(models) - set(table["model"]):
-        there = ", ".join(sorted(table["model"].unique()))
-        raise UserError(f"--models {' '.join(sorted(unknown))}: not in {path}, which has {there}")
-    constant = table.groupby("model")["state_size"].nunique() == 1
-    several = table.groupby("model")["L"].nunique() > 1
-    table = table[table["model"].isin(models or constant[constant & several].index)]
-    if not (table["mean_kl_nats"] > 0).all():
-        raise UserError(f"{path}: a mean_kl_nats is not above 0, and has no logarithm: {REMEDY}")
-    table = table.assign(mi_per_state=table["mi_nats"] / table["state_size"])
-    table["parameters"] = table.groupby("model")["parameters"].transform("min")
+    models = table.groupby("model")
+    table = table[(models["state_size"].transform("nunique") == 1) & (models["L"].transform("nunique") > 1)]
+    if not (table[["mean_kl_nats", "mi_nats", "L", "parameters"]] > 0).all(axis=None):
+        raise UserError(f"{path}: a number that is not above 0 has no logarithm: {REMEDY}")
     cells = table.groupby(["model", "L"]).ngroups
     if cells < MIN_CELLS:
         raise UserError(
             f"{path} has {cells} cells (a model at a length) of models whose state is the same at every length, and "
-            f"{MIN_CELLS} are needed: evaluate more runs, or name models with --models"
+            f"{MIN_CELLS} are needed: evaluate more runs"
         )
-    return table
+    table["parameters"] = table.groupby("model")["parameters"].transform("min")
+    return table.assign(mi_per_state=table["mi_nats"] / table["state_size"], ln_kl=np.log(table["mean_kl_nats"]))
 
 
-def design(cells: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
-    """A constant, ln x and (ln x)² of each predictor, and the products of two: (cells, 3), or 6 for two; centred."""
-    x = [np.log(cells[name].to_numpy(float)) for name in names]
-    x = [values - values.mean() for values in x]
-    powers = [power for values in x for power in (values, values**2)]
-    return np.column_stack([np.ones(len(cells)), *powers, *(a * b for a, b in combinations(x, 2))])
-
-
-def explained(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Share of the variance of y predicted for cells left out one by one, and the standard deviation of the errors.
-
-    X: (cells, parameters), y: (cells,), weight: (cells,) above 0, how much each cell counts.
-    """
-    errors, spread = np.empty((2, len(y)))
+def left_out_errors(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
+    """(cells,): y less what a polynomial in x, fitted to all other cells, predicts. x, y: (cells,)."""
+    X = np.vander(x - x.mean(), degree + 1)
+    errors = np.empty(len(y))
     for cell in range(len(y)):
         others = np.arange(len(y)) != cell
-        root = np.sqrt(weight[others])
-        beta = np.linalg.lstsq(X[others] * root[:, None], y[others] * root, rcond=None)[0]
-        errors[cell] = y[cell] - X[cell] @ beta
-        spread[cell] = y[cell] - np.average(y[others], weights=weight[others])
-    left = weight @ errors**2
-    return 1 - left / (weight @ spread**2), float(np.sqrt(left / weight.sum()))
+        # Least norm where the others are too few for a parabola.
+        errors[cell] = y[cell] - X[cell] @ np.linalg.lstsq(X[others], y[others], rcond=None)[0]
+    return errors
 
 
-def collapse(runs: pd.DataFrame, replications: int, seed: int) -> pd.DataFrame:
+def ratio(parts: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
+    """Σ parts / Σ whole over cells, and how far its 95% interval reaches, linearised. parts, whole: (cells,)."""
+    n, value = len(whole), parts.sum() / whole.sum()
+    error = np.sqrt(n / (n - 1) * ((parts - value * whole) ** 2).sum()) / whole.sum()
+    return value, stats.t.ppf(0.975, n - 1) * error
+
+
+def collapse(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of collapse.csv; runs: from `read_runs`."""
-    runs = runs.assign(ln_kl=np.log(runs["mean_kl_nats"]))
-    grouped = runs.groupby(["model", "L"])
-    cells = grouped[["L", "state_size", "parameters", CLAIM, "ln_kl"]].mean().reset_index(drop=True)
-    kl_of_cell = [group.to_numpy() for _, group in grouped["ln_kl"]]
-    designs = {name: design(cells, variables) for name, variables in PREDICTORS.items()}
+    cells = runs.groupby(["model", "L"])[["state_size", "parameters", CLAIM, "ln_kl"]].mean()
+    cells = cells.reset_index()
     y = cells["ln_kl"].to_numpy()
-    found = {name: explained(X, y, np.ones(len(y))) for name, X in designs.items()}
-
-    rng, drawn = np.random.default_rng(seed), {name: np.empty(replications) for name in designs}
-    for i in trange(replications, desc="resampling"):
-        weight = rng.exponential(size=len(y))
-        again = np.array([rng.choice(values, len(values)).mean() for values in kl_of_cell])
-        for name, X in designs.items():
-            drawn[name][i] = explained(X, again, weight)[0]
+    whole = left_out_errors(y, y, 0) ** 2
+    left = {name: left_out_errors(np.log(cells[name].to_numpy(float)), y, 2) ** 2 for name in PREDICTORS}
     rows = []
-    for name, (share, sd) in found.items():
-        rows.append((name, share, *np.quantile(drawn[name], [0.025, 0.975]), sd))
-    for name in ("L", "state_size", "parameters"):
-        difference = np.quantile(drawn[CLAIM] - drawn[name], [0.025, 0.975])
-        rows.append((f"{CLAIM} − {name}", found[CLAIM][0] - found[name][0], *difference, np.nan))
+    for name, squares in left.items():
+        unexplained, reach = ratio(squares, whole)
+        ends = unexplained * np.exp(np.array([1, -1]) * reach / unexplained)  # in the logarithm: it is above 0
+        rows.append((name, 1 - unexplained, *(1 - ends), np.sqrt(squares.mean())))
+    for name in PREDICTORS[1:]:
+        difference, reach = ratio(left[name] - left[CLAIM], whole)
+        rows.append((f"{CLAIM} − {name}", difference, difference - reach, difference + reach, np.nan))
     table = pd.DataFrame(rows, columns=["predictor", "explained", "lo95", "hi95", "residual_sd"])
     return table.assign(cells=len(y), runs=len(runs))
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
-    runs = read_runs(cfg.summary, cfg.models)
-    table = collapse(runs, cfg.bootstrap, cfg.seed)
-    models = sorted(runs["model"].unique())
+    if cfg.out.suffix != ".csv":
+        raise UserError(f"--out {cfg.out}: give the name of a .csv file")
+    runs = read_runs(cfg.summary)
+    table, models = collapse(runs), sorted(runs["model"].unique())
     write_csv(cfg.out, table, cfg, [cfg.summary], started, models=models)
     print(f"{len(runs)} runs of {', '.join(models)}")
     print(table.drop(columns=["cells", "runs"]).round(3).to_string(index=False))

@@ -15,8 +15,9 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  mi_nats         exact I(L/2; L) of the token sequence
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
-with standard errors over draws. Runs that are already in --out, from the same checkpoint and draws, are not computed
-again. A folder is for one family and number of copies.
+with standard errors over draws. The CSVs have the runs of this call, all of one family and number of copies. What was
+computed from a checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position, and not computed again: a killed run
+goes on.
 
 A CPU is enough for small models; those of the paper need a GPU. Expect at L = 256 a mean D_i of 16 nats for
 `independent` (64 copies of 0.25 nats), and of 0 for an exact model.
@@ -35,25 +36,25 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from common import training
 from common.cli import UserError, run
 from common.history_state import history_state
-from common.record import file_hash, numbers, read_csv, whole_numbers, write_csv
+from common.record import file_hash, write_csv
+from common.resume import Pieces
 from gaussian_synthetic import train
 from gaussian_synthetic.exact import families
 from gaussian_synthetic.exact_mi import bipartite_information
 from gaussian_synthetic.training import models
 
 KEY = ["model", "L", "seed"]
-POSITION_COLUMNS = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"]
-SUMMARY_COLUMNS = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"]
-SUMMARY_COLUMNS += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
-SUMMARY_COLUMNS += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
-TRAINING_COLUMNS = [*KEY, "steps", "step", "kl_nats"]
-# summary.csv last: a run counts as done when it has it.
-TABLES = {"kl": POSITION_COLUMNS, "training": TRAINING_COLUMNS, "summary": SUMMARY_COLUMNS}
-TEXTS = ("model", "family", "checkpoint")
-COUNTS = ("L", "seed", "position", "state_size", "steps", "step", "parameters", "k", "n", "copies", "draws")
-COUNTS += ("draw_seed",)
+TABLES = {
+    "kl": [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"],
+    "training": [*KEY, "steps", "step", "kl_nats"],
+    "summary": [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"],
+}
+TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
+TABLES["summary"] += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
+NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Settings:
     runs: tuple[Path, ...]
     """folders that train.py wrote"""
     out: Path
-    """folder for the CSVs; what other runs left there is kept"""
+    """folder for the CSVs"""
     draws: int = 256
     """not in the paper: sequences of L tokens"""
     batch: int = 8
@@ -97,11 +98,11 @@ class Run:
     """the rows of its log.csv"""
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        return tuple(self.settings[name] for name in KEY)
+    def key(self) -> dict[str, Any]:
+        return {name: self.settings[name] for name in KEY}
 
     @property
-    def of(self) -> families.Family:
+    def family(self) -> families.Family:
         return train.build_family(*(self.settings[name] for name in ("family", "L", "k", "n")))
 
     @property
@@ -113,17 +114,30 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """UserError: no checkpoint in the folder, or a damaged one."""
-    path = folder / train.CHECKPOINT
-    saved = train.read_checkpoint(path)
+    saved = training.read_checkpoint(folder / training.CHECKPOINT)
     settings, step = saved["identity"]["settings"], saved["step"]
     if step < settings["steps"]:
         print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
-    return Run(folder, settings, step, file_hash(path)[:16], train.log_table(saved["rows"], settings["copies"]))
+    log = train.log_table(saved["rows"], settings["copies"])
+    return Run(folder, settings, step, file_hash(folder / training.CHECKPOINT)[:16], log)
+
+
+def check_runs(runs: list[Run]) -> None:
+    """UserError: two runs of one model, L and seed, or of two families or numbers of copies."""
+    for i, this in enumerate(runs):
+        for before in runs[:i]:
+            if before.key == this.key:
+                model, L, seed = this.key.values()
+                raise UserError(f"{before.folder} and {this.folder} are both {model}, L = {L}, seed {seed}: give one")
+            if before.law != this.law:
+                raise UserError(
+                    f"{before.folder} is of {before.law}, {this.folder} of {this.law}: give each family its own --out"
+                )
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
     """The trained model, for evaluation. UserError: no or a damaged checkpoint, a model of another version."""
-    saved = train.read_checkpoint(folder / train.CHECKPOINT)
+    saved = training.read_checkpoint(folder / training.CHECKPOINT)
     settings = saved["identity"]["settings"]
     model = models.build(settings["model"], settings["copies"], settings["L"])
     try:
@@ -135,13 +149,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> models.Gauss
 
 @torch.inference_mode()
 def measure(
-    model: torch.nn.Module,
-    conditionals: families.Conditionals,
-    copies: int,
-    draws: int,
-    batch: int,
-    seed: int,
-    progress: bool = True,
+    model: torch.nn.Module, conditionals: families.Conditionals, copies: int, draws: int, batch: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """D and −log q of every draw and position, (draws, L) float64 each, nats a token (sums over copies).
 
@@ -149,13 +157,11 @@ def measure(
     """
     device, std = conditionals.std.device, conditionals.std[:, None]
     kl, nll = np.empty((2, draws, conditionals.of.L))
-    with tqdm(total=draws, unit="draw", desc=getattr(model, "name", ""), disable=not progress) as bar:
+    with tqdm(total=draws, unit="draw", desc=getattr(model, "name", "")) as bar:
         for first in range(0, draws, batch):
             rows = range(first, min(draws, first + batch))
-            drawn = [
-                train.draw_tokens(conditionals, 1, copies, train.generator(seed, "evaluate", row, device))
-                for row in rows
-            ]
+            own = (train.generator(seed, "evaluate", row, device) for row in rows)
+            drawn = [train.draw_tokens(conditionals, 1, copies, random) for random in own]
             z, mean_p = (torch.cat(values) for values in zip(*drawn, strict=True))
             mean_q, log_std_q = model(z)
             log_q = torch.distributions.Normal(mean_q, log_std_q.exp(), validate_args=False).log_prob(z)
@@ -195,95 +201,27 @@ def position_rows(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: 
         "position": np.arange(1, len(log_std) + 1),
         "kl_nats": _digits(mean_kl, 5),
         "nll_nats": _digits(nll.mean(axis=0), 6),
-        "entropy_nats": _digits(copies * (math.log(2 * math.pi * math.e) / 2 + log_std), 6),
+        "entropy_nats": _digits(copies * (NOISE + log_std), 6),
         "kl_stderr_nats": _digits(error, 3),
         "share_of_past": share.round(4),
     }
     return pd.DataFrame(columns)
 
 
-def summary_row(kl: np.ndarray, nll: np.ndarray, of: families.Family, copies: int) -> dict[str, Any]:
-    """What the draws say in summary.csv: means over all positions, and U. kl, nll: (draws, L)."""
-    log_std = families.conditional_std(of).log().numpy()
-    mi = copies * bipartite_information(log_std, of.L // 2)
-    row: dict[str, Any] = {"mi_nats": mi}
+def summary_row(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: int) -> dict[str, Any]:
+    """What the draws say in summary.csv: means over all positions, and U. Arguments as `position_rows`."""
+    mi = copies * bipartite_information(log_std, len(log_std) // 2)
+    row: dict[str, Any] = {"mi_nats": mi, "mean_entropy_nats": copies * (NOISE + log_std.mean())}
     row["mean_kl_nats"], row["mean_kl_stderr_nats"] = mean_and_error(kl.mean(axis=1))
     row["mean_nll_nats"], row["mean_nll_stderr_nats"] = mean_and_error(nll.mean(axis=1))
-    row["mean_entropy_nats"] = copies * (math.log(2 * math.pi * math.e) / 2 + log_std.mean())
     row["utilisation"], row["utilisation_stderr"] = utilisation(kl, mi)
     return row
 
 
-def independent_row(of: families.Family, copies: int) -> dict[str, Any]:
+def independent_row(log_std: np.ndarray, copies: int) -> dict[str, Any]:
     """The same, exact, of the predictor that knows the variances and ignores the past: D_i = I(W_i; W_<i)."""
-    past = -copies * families.conditional_std(of).log().numpy()[None].repeat(2, axis=0)
-    entropy = np.full_like(past, copies * math.log(2 * math.pi * math.e) / 2)
-    return summary_row(past, entropy, of, copies) | {"state_size": 0, "steps": 0, "parameters": 0}
-
-
-def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, pd.DataFrame]:
-    """The rows of one run for each of TABLES. UserError: a KL that is not finite, a batch that does not fit the GPU."""
-    settings, of, copies = this.settings, this.of, this.settings["copies"]
-    model = load_model(this.folder, device)
-    conditionals = families.prepare(of, device=device)
-    try:
-        kl, nll = measure(model, conditionals, copies, cfg.draws, cfg.batch, cfg.seed)
-    except torch.OutOfMemoryError as error:
-        fits = f"give --batch {cfg.batch // 2}" if cfg.batch > 1 else "give --device cpu"
-        raise UserError(
-            f"{this.folder}: {cfg.batch} sequences of {of.L:,} tokens at a time do not fit the memory of {device}: "
-            f"{fits}, which changes no number"
-        ) from error
-    if not np.isfinite(kl).all():
-        raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
-    names = dict(zip(KEY, this.key, strict=True))
-    positions = position_rows(kl, nll, families.conditional_std(of).log().numpy(), copies).assign(**names)
-    made = {
-        "state_size": history_state(model.config, settings["L"] // 2),
-        "steps": this.step,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-    summary = pd.DataFrame([summary_row(kl, nll, of, copies) | names | made | _made_by(cfg, this)])
-    training = this.log.assign(**names, steps=settings["steps"], kl_nats=_digits(this.log["kl_nats"].to_numpy(), 4))
-    return {"kl": positions[POSITION_COLUMNS], "training": training[TRAINING_COLUMNS], "summary": summary}
-
-
-def _made_by(cfg: Settings, this: Run) -> dict[str, Any]:
-    """The columns that say what a row was made from: the same again, and the row stands."""
-    return this.law | {"draws": cfg.draws, "draw_seed": cfg.seed, "checkpoint": this.checkpoint}
-
-
-def read_tables(cfg: Settings) -> dict[str, pd.DataFrame]:
-    """TABLES as they are in --out, empty where they are not. UserError: not ones of this script."""
-    tables = {}
-    for name, columns in TABLES.items():
-        path = cfg.out / f"{name}.csv"
-        if not path.exists():
-            tables[name] = pd.DataFrame(columns=columns)
-            continue
-        table = read_csv(path, columns, remedy := "give another --out")
-        for column in table.columns.difference(TEXTS):
-            table[column] = (whole_numbers if column in COUNTS else numbers)(table[column], path, remedy)
-        tables[name] = table
-    return tables
-
-
-def write_tables(cfg: Settings, tables: dict[str, pd.DataFrame], this: Run, started: float) -> None:
-    """All CSVs. Rows of `independent` are made anew."""
-    summary = tables["summary"]
-    summary = summary[summary["model"] != "independent"]
-    copies, rows = this.settings["copies"], []
-    for L in sorted(summary["L"].astype(int).unique()):
-        of = train.build_family(this.settings["family"], L, this.settings["k"], this.settings["n"])
-        names = {"model": "independent", "L": L, "seed": 0, "checkpoint": "", "draws": 0, "draw_seed": 0}
-        rows.append(independent_row(of, copies) | this.law | names)
-    summary = pd.concat([summary, pd.DataFrame(rows)])[SUMMARY_COLUMNS]
-    for column in summary.columns.difference([*TEXTS, *COUNTS]):
-        summary[column] = _digits(summary[column].to_numpy(float), 7)
-    for name, table in (tables | {"summary": summary}).items():
-        within = [column for column in ("position", "step") if column in table]
-        table = table.sort_values([*KEY, *within])
-        write_csv(cfg.out / f"{name}.csv", table, cfg, started=started, device=str(cfg.device))
+    past = -copies * log_std[None].repeat(2, axis=0)
+    return summary_row(past, np.full_like(past, copies * NOISE), log_std, copies)
 
 
 def _digits(values: np.ndarray, digits: int) -> np.ndarray:
@@ -291,44 +229,64 @@ def _digits(values: np.ndarray, digits: int) -> np.ndarray:
     return np.array([float(f"{value:.{digits}g}") for value in values])
 
 
+def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.ndarray]:
+    """kl and nll of a run, (draws, L), and as sizes the elements of its state and its parameters.
+
+    UserError: a KL that is not finite, a batch that does not fit the GPU.
+    """
+    L = this.settings["L"]
+    model = load_model(this.folder, device)
+    conditionals = families.prepare(this.family, device=device)
+    try:
+        kl, nll = measure(model, conditionals, this.settings["copies"], cfg.draws, cfg.batch, cfg.seed)
+    except torch.OutOfMemoryError as error:
+        fits = f"give --batch {cfg.batch // 2}" if cfg.batch > 1 else "give --device cpu"
+        what = f"{cfg.batch} sequences of {L:,} tokens at a time do not fit the memory of {device}"
+        raise UserError(f"{this.folder}: {what}: {fits}, which changes no number") from error
+    if not np.isfinite(kl).all():
+        raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"kl": kl, "nll": nll, "sizes": np.array([history_state(model.config, L // 2), parameters])}
+
+
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    device = train.torch_device(cfg.device)
-    train.allow_tf32(False)
+    device = training.torch_device(cfg.device)
+    training.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]
-    tables = read_tables(cfg)
-    check_runs(cfg, runs, tables["summary"])
+    check_runs(runs)
+    pieces = Pieces(cfg.out / "kl.parts", {"draws": cfg.draws, "draw_seed": cfg.seed})
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    independent: dict[int, dict[str, Any]] = {}
     for this in runs:
-        same = {name: table[KEY].eq(pd.Series(this.key, KEY)).all(axis=1) for name, table in tables.items()}
-        made = tables["summary"].loc[same["summary"], list(_made_by(cfg, this))].to_dict("records")
-        if made == [_made_by(cfg, this)]:
-            print(f"{this.folder} is in {cfg.out} already")
-            continue
-        rows = evaluate(cfg, this, device)
-        tables = {name: pd.concat([table[~same[name]], rows[name]]) for name, table in tables.items()}
-        write_tables(cfg, tables, this, started)
-        row = rows["summary"].iloc[0]
+        L, copies = this.settings["L"], this.settings["copies"]
+        if not pieces.done(this.checkpoint):
+            pieces.write(this.checkpoint, evaluate(cfg, this, device))
+        found = pieces.read(this.checkpoint, {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "sizes": (2,)})
+        law = found["kl"], found["nll"], families.conditional_std(this.family).log().numpy(), copies
+        row = summary_row(*law) | this.key | this.law | {"steps": this.step, "checkpoint": this.checkpoint}
+        row |= {"draws": cfg.draws, "draw_seed": cfg.seed}
+        row |= dict(zip(("state_size", "parameters"), found["sizes"].tolist(), strict=True))
+        tables["kl"].append(position_rows(*law).assign(**this.key))
+        log = this.log.assign(kl_nats=_digits(this.log["kl_nats"], 4))
+        tables["training"].append(log.assign(**this.key, steps=this.settings["steps"]))
+        tables["summary"].append(pd.DataFrame([row]))
+        nothing = dict.fromkeys(("seed", "steps", "draws", "draw_seed", "state_size", "parameters"), 0)
+        nothing |= {"model": "independent", "L": L, "checkpoint": ""}
+        independent[L] = independent_row(*law[2:]) | this.law | nothing
         print(
             f"{this.folder}: mean KL {row['mean_kl_nats']:.4g} ± {row['mean_kl_stderr_nats']:.2g} nats a token, "
             f"utilisation {row['utilisation']:.3f} ± {row['utilisation_stderr']:.2g} of {row['mi_nats']:.4g} nats"
         )
+    tables["summary"].append(pd.DataFrame(independent.values()))
+    for name, columns in TABLES.items():
+        table = pd.concat(tables[name])[columns]
+        if name == "summary":
+            table = table.assign(**{column: _digits(table[column], 7) for column in table.select_dtypes(float)})
+        table = table.sort_values([*KEY, *table.columns.intersection(["position", "step"])])
+        write_csv(cfg.out / f"{name}.csv", table, cfg, started=started, device=str(device))
     print(f"{', '.join(f'{name}.csv' for name in TABLES)} are in {cfg.out}")
-
-
-def check_runs(cfg: Settings, runs: list[Run], summary: pd.DataFrame) -> None:
-    """UserError: two runs of one model, L and seed, or of two families or numbers of copies, in one folder."""
-    seen: dict[tuple, Path] = {}
-    for this in runs:
-        if this.key in seen:
-            model, L, seed = this.key
-            raise UserError(f"{seen[this.key]} and {this.folder} are both {model}, L = {L}, seed {seed}: give one")
-        seen[this.key] = this.folder
-    conditionals = {str(this.law): this.folder for this in runs}
-    conditionals |= {str(row): cfg.out for row in summary[list(runs[0].law)].to_dict("records")}
-    if len(conditionals) > 1:
-        (one, there), (other, here) = list(conditionals.items())[:2]
-        raise UserError(f"{there} is of {one}, {here} of {other}: give each family its own --out")
 
 
 if __name__ == "__main__":

@@ -7,21 +7,17 @@ Nothing is sampled or estimated. Information is in nats, for --copies independen
 count from 1. Writes into --out, each CSV with the columns family and copies:
     gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) of the first ℓ positions and the others
     two_point.csv    L, i, j, mi_nats                   of two positions: first and last, and --pairs
-    by_position.csv  L, position, entropy_nats          of W_t given W_<t
-                     past_nats                          I(W_<t; W_t): what the past tells about this position
-                     past_future_nats                   I(W_≤t; W_>t): what past and present tell about the rest
     rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
-    fit.csv          straight lines through I(L/2; L) from --fit-layers on: `power_ols` (A, beta) in log-log,
+    fit.csv          straight lines through I(L/2; L) from three layers on: `power_ols` (A, beta) in log-log,
                      `logarithm_ols` (A + B ln L), `selected` the one that predicts the last point better from the
                      others; and between neighbouring lengths `local_power` (beta)
 
-Hardware: one CPU core, 2 seconds for 10 layers (L = 1,048,576; 0.5 GB), 10 more for the ranks to L = 1024. Expect
+Hardware: one CPU core, 5 seconds for 10 layers (L = 1,048,576; 0.5 GB) and the ranks to L = 1024. Expect
 beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats a layer for logarithmic (paper: 0.79, and a logarithm).
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from common.cli import UNCHECKED, UserError, run
-from common.powerlaw import MIN_POINTS, Fit, fit_power_ols
+from common.powerlaw import MIN_POINTS, fit_power_ols
 from common.record import write_csv
 from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.exact.families import Family
@@ -40,11 +37,11 @@ from gaussian_synthetic.exact.families import Family
 COLUMNS = {  # of each CSV, behind family and copies
     "gaussian_mi": ["L", "ell", "mi_nats"],
     "two_point": ["L", "i", "j", "mi_nats"],
-    "by_position": ["L", "position", "entropy_nats", "past_nats", "past_future_nats"],
     "rank": ["L", "ell", "rank"],
 }
 FIT_COLUMNS = ["source", "model", "estimator", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
 FIT_COLUMNS += ["selected"]
+FIT_LAYERS = 3  # the lines of fit.csv begin at so many layers
 SINGULAR = 1e-10  # singular values of a covariance below this times the largest are 0; they fall from 1e-4 to 1e-15
 
 
@@ -62,12 +59,8 @@ class Settings:
     """not in the paper: cuts ℓ in tokens beside L/2, at every L that is longer"""
     pairs: tuple[tuple[int, int], ...] = ()
     """not in the paper: further pairs of positions, `--pairs 1 100 7 64`, at every L that is as long"""
-    position_layers: tuple[int, ...] = (4,)
-    """not in the paper: the lengths of by_position.csv, as layers, where they are among --layers"""
     rank_layers: int = 5
     """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
-    fit_layers: int = 3
-    """the lines of fit.csv begin at this many layers"""
     k: tuple[int, ...] = field(default=(), metadata=UNCHECKED)
     """not in the paper: copied columns, one number or one for each layer above the first; β = log_n k"""
     n: tuple[int, ...] = field(default=(families.PAPER_N,), metadata=UNCHECKED)
@@ -91,21 +84,13 @@ class Settings:
             raise UserError(
                 f"--layers {' '.join(map(str, self.layers))}: give one number where --k or --n has one a layer"
             )
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
-        lengths = [of.L for of in self.families(self.layers)]
-        longest = max(lengths)
+        longest = max(of.L for of in self.families(self.layers))
         for ell in self.ell:
             if not 1 <= ell < longest:
                 raise UserError(f"--ell {ell}: cuts lie from 1 to L − 1 = {longest - 1:,} of the longest sequence")
         for i, j in self.pairs:
             if not (1 <= i <= longest and 1 <= j <= longest and i != j):
                 raise UserError(f"--pairs {i} {j}: give two different positions from 1 to L = {longest:,}")
-
-    @property
-    def fit_from(self) -> int:
-        """The L at which the lines of fit.csv begin."""
-        return min((of.L for of in self.families(self.layers) if of.layers >= self.fit_layers), default=0)
 
     def families(self, layers: Iterable[int]) -> list[Family]:
         """Of each number of layers, ascending. UserError as families.family."""
@@ -129,55 +114,26 @@ def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndar
 
 
 def correlation(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """corr(z_i, z_j) for m pairs of positions counted from 0, first and second (m,). Time O(L + layers · m).
+    """corr(z_i, z_j) for m pairs of positions counted from 0, first and second (m,). Time O(L · different positions).
 
-    From the top down: a value depends on its row and, where it was mixed, on one beside it, so two neighbouring values
-    of a layer come out of two neighbouring rows, whose copied columns are two neighbouring values of the layer below.
-    From the bottom up: the 2 × 2 correlations of two such windows give those of the layer above.
-    UserError: a position outside the sequence.
+    Every z_i is a sum of the independent normals of all layers. From the top down, its weights on a layer's output
+    become those on the fresh normals of this layer, and those on the output of the copies below, by the transposed of
+    what a draw does (mixing, then M). UserError: a position outside the sequence.
     """
-    positions = [np.asarray(first), np.asarray(second)]
-    if any(len(some) and not (some.min() >= 0 and some.max() < of.L) for some in positions):
+    positions, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+    if len(positions) and not (positions[0] >= 0 and positions[-1] < of.L):
         raise UserError(f"positions from 0 to {of.L - 1} make pairs, not others")
-    # starts[side][layer]: where the window of two values begins.
-    starts = [[np.minimum(some, of.L - 2)] for some in positions]
-    for side in starts:
-        for n, length in zip(reversed(of.n[1:]), reversed(of.lengths[:-1]), strict=True):
-            rows_before = side[-1] // n - (side[-1] % n == 0)
-            side.append(np.clip(rows_before, 0, length - 2))
-        side.reverse()
-    below, rows = np.zeros((len(positions[0]), 2, 2)), [np.zeros_like(some) for some in positions]
-    for layer, (M, mix) in enumerate(families.mixings(of)):
-        M, k, n = M.numpy(), of.k[layer], of.n[layer]
-        own, other = mix.own.numpy(), mix.other.numpy()
-        here = [side[layer] for side in starts]
-        weights = [_weights(n, own, other, start, row) for start, row in zip(here, rows, strict=True)]
-        copied, fresh = M[:, :k] @ M[:, :k].T, M[:, k:] @ M[:, k:].T
-        same = (rows[0][:, None, None] + np.arange(2)[:, None]) == (rows[1][:, None, None] + np.arange(2))
-        # a, b: which of the two values; s, t: which of the two rows; x, y: columns.
-        one, two = "pasx,xy,pbty,pst->pab", (weights[0], weights[1])
-        below = np.einsum(one, two[0], copied, two[1], below, optimize=True)
-        below = below + np.einsum(one, two[0], fresh, two[1], same.astype(float), optimize=True)
-        rows = here
-    offset = [some - start for some, start in zip(positions, here, strict=True)]
-    return below[np.arange(len(below)), offset[0], offset[1]]
-
-
-def _weights(n: int, own: np.ndarray, other: np.ndarray, start: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """(m, 2, 2, n): the values start and start + 1 as sums over rows row and row + 1 and their columns, unmixed."""
-    weights = np.zeros((len(start), 2, 2, n))
-    m = np.arange(len(start))
-    for which in range(2):
-        of_row, column = np.divmod(start + which, n)
-        at = of_row - row  # 0 or 1
-        last = (column == n - 1) & (of_row < len(own) - 1)
-        first = (column == 0) & (of_row > 0)
-        pair = np.where(first, of_row - 1, of_row)  # the mixing of rows pair and pair + 1
-        mixed = first | last
-        weights[m, which, at, column] = np.where(mixed, own[pair], 1.0)
-        beside = np.where(first, at - 1, at + 1)[mixed]
-        weights[m[mixed], which, beside, np.where(first, n - 1, 0)[mixed]] = other[pair[mixed]]
-    return weights
+    weights = torch.zeros(of.L, len(positions), dtype=torch.float64)
+    weights[positions, range(len(positions))] = 1
+    products = torch.zeros(len(positions), len(positions), dtype=torch.float64)
+    for k, (M, mix) in reversed(list(zip(of.k, families.mixings(of), strict=True))):
+        Z = weights.view(len(mix.own), len(M), -1)
+        families.mix_rows(Z, mix.own, mix.other)
+        X = M.T @ Z
+        fresh = X[:, k:].reshape(-1, len(positions))
+        products += fresh.T @ fresh
+        weights = X[:, :k].flatten(1)
+    return products.numpy()[index[: len(first)], index[len(first) :]]
 
 
 def two_point_information(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -194,49 +150,29 @@ def cross_rank(sigma: np.ndarray, ell: int) -> int:
     return int((values > SINGULAR * values[0]).sum())
 
 
-def fit_logarithm_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
-    """A + B ln L by ordinary least squares, as common.powerlaw.fit_power_ols fits its line. L, mi_nats: (p,), p ≥ 3."""
-    x, mi = np.log(L), np.asarray(mi_nats, dtype=float)
-    B, A = np.polyfit(x, mi, 1)
-    before = np.polyfit(x[:-1], mi[:-1], 1)
-    return Fit(
-        law="logarithm_ols",
-        parameters={name: (float(value), math.nan, math.nan) for name, value in (("A", A), ("B", B))},
-        L_min=L[0].item(),
-        L_max=L[-1].item(),
-        chi2=math.nan,
-        dof=len(L) - 2,
-        p_value=math.nan,
-        aicc=math.nan,
-        heldout_error=float(np.polyval(before, x[-1]) / mi[-1] - 1),
-        scale="linear",
-    )
+def logarithm_rows(L: np.ndarray, mi_nats: np.ndarray) -> list[dict[str, float | str]]:
+    """Rows of fit.csv for A + B ln L by least squares, as fit_power_ols fits its line. L, mi_nats: (p,), p ≥ 3."""
+    x = np.log(L)
+    B, A = np.polyfit(x, mi_nats, 1)
+    predicted = np.polyval(np.polyfit(x[:-1], mi_nats[:-1], 1), x[-1])
+    line = {"law": "logarithm_ols", "L_min": L[0], "L_max": L[-1], "heldout_error": predicted / mi_nats[-1] - 1}
+    return [line | {"parameter": name, "value": value} for name, value in (("A", A), ("B", B))]
 
 
 def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
     """Rows of fit.csv. middle: rows of gaussian_mi.csv at ℓ = L/2, ascending in L; L_from: where the lines begin."""
     L, mi = middle["L"].to_numpy(), middle["mi_nats"].to_numpy()
-    rows = []
-    inside = L >= L_from
+    rows, inside = [], L >= L_from
     if inside.sum() >= MIN_POINTS:
-        lines = [fit(L[inside], mi[inside]) for fit in (fit_power_ols, fit_logarithm_ols)]
-        selected = min(lines, key=lambda line: abs(line.heldout_error)).law
-        rows += [row | {"selected": row["law"] == selected} for line in lines for row in line.rows()]
-    for i in range(len(L) - 1):
-        beta = math.log(mi[i + 1] / mi[i]) / math.log(L[i + 1] / L[i])
-        local = {"law": "local_power", "parameter": "beta", "value": beta, "selected": False}
-        rows.append(local | {"L_min": L[i], "L_max": L[i + 1]})
+        lines = [fit_power_ols(L[inside], mi[inside]).rows(), logarithm_rows(L[inside], mi[inside])]
+        selected = min(lines, key=lambda line: abs(line[0]["heldout_error"]))
+        rows += [row | {"selected": line is selected} for line in lines for row in line]
+    local = np.diff(np.log(mi)) / np.diff(np.log(L))
+    for i, beta in enumerate(local):
+        place = {"L_min": L[i], "L_max": L[i + 1], "selected": False}
+        rows.append({"law": "local_power", "parameter": "beta", "value": beta} | place)
     shared = {"source": name, "model": "exact", "estimator": "bipartite"}
     return pd.DataFrame([shared | row for row in rows], columns=FIT_COLUMNS)
-
-
-def position_rows(log_std: np.ndarray, copies: int) -> list[tuple]:
-    """The rows of by_position.csv for one length; log_std: (L,), see `bipartite_information`."""
-    L = len(log_std)
-    entropy = copies * (math.log(2 * math.pi * math.e) / 2 + log_std)
-    past = 0.0 - copies * log_std  # every position has the variance 1
-    past_future = np.append(copies * bipartite_information(log_std, np.arange(1, L)), 0.0)
-    return list(zip([L] * L, range(1, L + 1), entropy, past, past_future, strict=True))
 
 
 def main(cfg: Settings) -> None:
@@ -253,10 +189,8 @@ def main(cfg: Settings) -> None:
         first, second = np.array(pairs).T
         found = cfg.copies * two_point_information(of, first - 1, second - 1)
         rows["two_point"] += zip([L] * len(pairs), first, second, found, strict=True)
-        if of.layers in cfg.position_layers:
-            rows["by_position"] += position_rows(log_std, cfg.copies)
         if of.layers <= cfg.rank_layers:
-            families.check_memory(4 * 8 * L**2, f"the covariance of {L:,} positions", "cpu")
+            families.check_memory(4 * 8 * L**2, f"the covariance of {L:,} positions")
             sigma = dense.covariance(of)
             rows["rank"] += [(L, ell, cfg.copies * cross_rank(sigma, ell)) for ell in cuts]
     tables = {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items() if rows[name]}
@@ -265,7 +199,8 @@ def main(cfg: Settings) -> None:
         write_csv(cfg.out / f"{name}.csv", names.join(table), cfg, started=started)
     mi = tables["gaussian_mi"]
     middle = mi[mi["ell"] == mi["L"] // 2]
-    lines = fits(cfg.family, middle, cfg.fit_from)
+    L_from = min((L for L, of in of_length.items() if of.layers >= FIT_LAYERS), default=0)
+    lines = fits(cfg.family, middle, L_from)
     if len(lines):
         write_csv(cfg.out / "fit.csv", lines, cfg, started=started)
 

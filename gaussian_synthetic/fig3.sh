@@ -7,7 +7,7 @@
 #   PRESET=gpu    the mini models to L = 1,024, more tokens a step, eight runs at a time    one GPU
 #   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU of 80 GB, months; days a run
 # Steps, learning rate, batch and copies of each preset stand at the top of train.py (PRESETS), draws in evaluate.py.
-# A part of it, or a model of your own (a line in models.py), and other lengths or families:
+# A part of it, or a model of your own (a line in common/architectures.py), and other lengths or families:
 #     MODELS="gpt2-mini mamba-mini" LENGTHS="16 64" SEEDS="0 1" OUT=results/mine bash gaussian_synthetic/fig3.sh --steps 2000
 # where what is left out is the six mini models, 16 64 256 and seed 0, whatever the preset.
 # Flags go to train.py, e.g. --family logarithmic, and alone leave the runs those of the preset; they too want an OUT.
@@ -68,13 +68,13 @@ list=$( # a line for each run
 
 train() { # FOLDER PRESET MODEL L SEED
     local folder=$runs/$1/$3_$4_$5
-    mkdir -p "$folder"
+    mkdir -p "$runs/$1"
     # shellcheck disable=SC2086  # flags are words
     if OMP_NUM_THREADS=$threads "$python" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" --preset "$2" \
-        $flags --out "$folder" >> "$folder/train.txt" 2>&1; then
-        echo "$1: $3, L = $4, seed $5: $(tail -n 1 "$folder/train.txt")"
+        $flags --out "$folder" >> "$folder.txt" 2>&1; then
+        echo "$1: $3, L = $4, seed $5: $(tail -n 1 "$folder.txt")"
     else
-        echo "error: $3, L = $4, seed $5, see $folder/train.txt: $(tail -n 1 "$folder/train.txt")" >&2
+        echo "error: $3, L = $4, seed $5, see $folder.txt: $(tail -n 1 "$folder.txt")" >&2
         return 255 # xargs begins no further run
     fi
 }

@@ -4,14 +4,6 @@
 # Flags go to plots/gaussian_models.py, e.g. --row 16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. common/environment.sh
+. gaussian_synthetic/_by_position.sh
 begin
-
-case $PRESET in
-    smoke) results=results/smoke ;;
-    cpu) results=results ;;
-    gpu | paper) results=results/$PRESET ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
-esac
-if [ ! -f "$results/fig3/kl.csv" ]; then bash gaussian_synthetic/fig3.sh; fi
-"$python" plots/gaussian_models.py --figure G.7 --results "$results/fig3" --out "$results/figG7/figG7" "$@"
+by_position G.7 "$@"

@@ -90,6 +90,35 @@ def write_documents(
     return folder
 
 
+def toy_books(folder: Path, tokens: int, documents: int, vocabulary: int = 60) -> Path:
+    """Six books of random documents."""
+    draw = random.Random(0)
+    ids = {f"book {i}": [draw.choices(range(vocabulary), k=tokens) for _ in range(documents)] for i in range(6)}
+    return write_documents(folder, ids, vocabulary)
+
+
+def tiny_scoring(folder: Path, tokens: int, documents: int) -> list[object]:
+    """Flags of score_documents.py, but for --out, with a tiny model on toy_books."""
+    tiny_model("llama", 60).save_pretrained(folder / "model")
+    flags = ["--documents", toy_books(folder / "documents", tokens, documents), "--model", folder / "model"]
+    return [*flags, "--bos", 0, "--device", "cpu"]
+
+
+SHARED = ["--model", "tiny", "--device", "cpu", "--checkpoint-every", 5]
+BOOKS = ["--L", 32, "--batch-tokens", 128, "--epochs", 2, "--held-out", 0.4, "--warmup", 1, "--log-every", 1]
+TINY_RUN = {  # flags of a run of a second or two, but for --out and --documents
+    "gaussian_synthetic/train.py": ["--L", 16, "--copies", 2, "--steps", 20, "--warmup", 2, "--log-every", 5, *SHARED],
+    "train_on_pg19/train.py": [*BOOKS, *SHARED],
+}
+
+
+def trained(script: str, out: Path, *changes: object) -> Path:
+    """The folder of such a run."""
+    done = call_script(script, *TINY_RUN[script], "--out", out, *changes)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
     """A random model of a type, its weights scaled up so that a wrong context is wrong by far more than rounding."""
     from transformers import AutoConfig, AutoModelForCausalLM

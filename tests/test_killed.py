@@ -27,15 +27,9 @@ import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, call_script, one_line_error, prose, tiny_model, write_documents
+from tests.conftest import ROOT, TINY_RUN, call_script, one_line_error, prose, tiny_scoring, toy_books, trained
 
 KILLS = int(os.environ.get("KILLS", "3"))
-
-
-def books(folder: Path, tokens: int, documents: int, vocabulary: int = 60) -> Path:
-    draw = random.Random(0)
-    ids = {f"book {i}": [draw.choices(range(vocabulary), k=tokens) for _ in range(documents)] for i in range(6)}
-    return write_documents(folder / "documents", ids, vocabulary)
 
 
 def texts(folder: Path) -> Path:
@@ -54,14 +48,13 @@ def learn_tokenizer(folder: Path) -> list[object]:
 
 
 def count(folder: Path) -> list[object]:
-    flags = ["--documents", books(folder, 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
+    flags = ["--documents", toy_books(folder / "documents", 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
     return [*flags, "--processes", 1, "--out", "OUT/counts.csv"]
 
 
 def score(folder: Path) -> list[object]:
-    tiny_model("llama", 60).save_pretrained(folder / "model")
-    flags = ["--documents", books(folder, 64, 10), "--model", folder / "model", "--bos", 0, "--device", "cpu"]
-    return [*flags, "--L-max", 64, "--ell-max", 32, "--batch-tokens", 64, "--out", "OUT/scores.csv"]
+    flags = ["--L-max", 64, "--ell-max", 32, "--batch-tokens", 64, "--out", "OUT/scores.csv"]
+    return [*tiny_scoring(folder, 64, 10), *flags]
 
 
 def calibrate(folder: Path) -> list[object]:
@@ -75,32 +68,24 @@ def calibrate_two_point(folder: Path) -> list[object]:
     return [*flags, "--out", "OUT"]
 
 
-def gaussian_train(folder: Path, out: object = "OUT/run") -> list[object]:
-    flags = ["--model", "tiny", "--L", 16, "--copies", 2, "--steps", 60, "--warmup", 2, "--log-every", 5]
-    return [*flags, "--checkpoint-every", 5, "--device", "cpu", "--out", out]
+def gaussian_train(folder: Path) -> list[object]:
+    return [*TINY_RUN["gaussian_synthetic/train.py"], "--steps", 60, "--out", "OUT/run"]
 
 
 def gaussian_evaluate(folder: Path) -> list[object]:
-    runs = []
-    for seed in range(4):
-        runs.append(folder / f"run {seed}")
-        done = call_script("gaussian_synthetic/train.py", *gaussian_train(folder, runs[-1]), "--seed", seed)
-        assert done.returncode == 0, done.stderr
+    of = "gaussian_synthetic/train.py"
+    runs = [trained(of, folder / f"run {seed}", "--seed", seed) for seed in range(4)]
     return ["--runs", *runs, "--draws", 64, "--device", "cpu", "--out", "OUT"]
 
 
-def book_train(folder: Path, out: object = "OUT/run") -> list[object]:
-    flags = ["--model", "tiny", "--L", 32, "--batch-tokens", 128, "--epochs", 3, "--held-out", 0.4, "--warmup", 1]
-    flags += ["--log-every", 1, "--checkpoint-every", 3, "--device", "cpu", "--documents", books(folder, 40, 6)]
-    return [*flags, "--out", out]
+def book_train(folder: Path) -> list[object]:
+    flags = ["--epochs", 3, "--documents", toy_books(folder / "documents", 40, 6), "--out", "OUT/run"]
+    return [*TINY_RUN["train_on_pg19/train.py"], *flags]
 
 
 def book_evaluate(folder: Path) -> list[object]:
-    runs = [folder / f"run {seed}" for seed in range(3)]
-    for seed, run in enumerate(runs):
-        done = call_script("train_on_pg19/train.py", *book_train(folder / str(seed), run), "--seed", seed)
-        assert done.returncode == 0, done.stderr
-    documents = folder / "0" / "documents"
+    documents, of = toy_books(folder / "documents", 40, 6), "train_on_pg19/train.py"
+    runs = [trained(of, folder / f"run {seed}", "--documents", documents, "--seed", seed) for seed in range(3)]
     return ["--models", *runs, "--documents", documents, "--batch-tokens", 32, "--device", "cpu", "--out", "OUT"]
 
 
@@ -167,8 +152,6 @@ def results(folder: Path) -> dict[str, object]:
             found[name] = weights(torch.load(file, weights_only=True)["model"])
         elif file.suffix == ".safetensors":
             found[name] = weights(load_file(file))
-        elif file.suffix == ".npy":
-            found[name] = np.load(file).tobytes()
         elif file.name in ("tokenizer.json", "prepare.json"):
             found[name] = without_moments(json.loads(file.read_text(encoding="utf-8")))
         elif file.is_dir() or file.suffix in (".json", ".arrow", ".pt", ".pth", ".bin", ".png", ".pdf"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from common import training
 from common.cli import check_settings, parse
 from gaussian_synthetic import evaluate, train
 from measure_mutual_info import count_ngrams, score_documents
@@ -179,15 +180,15 @@ def test_what_stands_in_a_preset_is_what_a_run_records(tmp_path, monkeypatch):
     settings = recorded(tmp_path)
     assert (settings["copies"], settings["batch"], settings["clip"], settings["learning_rate"]) == (3, 8, 1.5, 4e-3)
     assert (settings["steps"], settings["warmup"]) == (10, 5)  # a flag, and the preset's
-    identity = train.read_checkpoint(tmp_path / train.CHECKPOINT)["identity"]["settings"]
+    identity = training.read_checkpoint(tmp_path / training.CHECKPOINT)["identity"]["settings"]
     assert identity == {name: settings[name] for name in identity}
     monkeypatch.setitem(evaluate.PRESETS, "smoke", {"draws": 2})
     evaluate_flags = ["--runs", tmp_path, "--out", tmp_path / "made", "--preset", "smoke"]
     assert call_script("gaussian_synthetic/evaluate.py", *evaluate_flags).returncode == 0
     assert pd.read_csv(tmp_path / "made" / "summary.csv")["draws"].max() == 2
     other = call_script("gaussian_synthetic/train.py", *QUICK, "--preset", "cpu", "--warmup", 5, "--out", tmp_path)
-    assert "holds another run (" in other.stderr
-    assert "copies 3, here 4" in other.stderr
+    assert "was made with other settings (" in other.stderr
+    assert "copies 3 there, 4 here" in other.stderr
 
 
 def test_the_preset_stands_in_the_recorded_command(tmp_path):

@@ -2,9 +2,39 @@
 
 . common/environment.sh
 
-# curves FIGURE [flags of train.py]: from the corpus to the pictures in $out. Reads the variables that the block on top of
-# fig4.sh names. MODELS, SEEDS, CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of
-# one's own, everything goes to $OUT.
+# inputs FIGURE SMOKE CPU PAPER: of the preset, with its length of three; gpu takes that of cpu. Sets grid, a run for each
+# model and seed in lines "SEEDS | MODELS"; n_documents, held out, on which they are compared; pairs, whose gap is drawn.
+inputs() {
+    local small="gpt_neox-mini-small mamba2-mini-small" medium="gpt_neox-mini-medium mamba2-mini-medium"
+    corpus='data/sample/*books/**/*.txt' tokenizer=bytes prepare_flags="--source books" workers=2 threads=1
+    pairs="gpt_neox-mini-small:mamba2-mini-small" out=results/$PRESET/$1 L=$3 n_documents=400
+    case $PRESET in
+        smoke)
+            L=$2 n_documents=16 grid="0 | $small"
+            prepare_flags="--source books --max-books 6 --max-documents-per-book 20"
+            ;;
+        cpu) # the first seed of all models, then more of the small ones
+            out=results/$1 pairs+=" gpt_neox-mini-medium:mamba2-mini-medium"
+            grid="0 | $small $medium
+                1 2 | $small"
+            ;;
+        gpu) # one size more
+            workers=4 grid="0 1 2 | $small $medium gpt_neox-mini-large mamba2-mini-large"
+            pairs+=" gpt_neox-mini-medium:mamba2-mini-medium gpt_neox-mini-large:mamba2-mini-large"
+            ;;
+        paper)
+            L=$4 n_documents=10000 workers=1 threads=16
+            grid="0 | gpt2 gpt2-medium gpt2-large mamba-130m mamba-370m mamba-790m"
+            pairs="gpt2:mamba-130m gpt2-medium:mamba-370m gpt2-large:mamba-790m"
+            corpus=emozilla/pg19 tokenizer=EleutherAI/gpt-neox-20b prepare_flags="--source pg19 --streaming"
+            ;;
+        *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
+    esac
+}
+
+# curves FIGURE [flags of train.py]: from the corpus to the pictures in $out, with what `inputs` has set. MODELS, SEEDS,
+# CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes
+# to $OUT.
 curves() {
     local figure=$1 list models documents store folders=() model seed flag
     shift
@@ -46,10 +76,9 @@ curves() {
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
     while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
-    "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
-        --out "$out" --n-documents "$n_documents"
     # shellcheck disable=SC2086
-    "$python" train_on_pg19/compare.py --store "$store" --out "$out" ${pairs:+--pairs $pairs}
+    "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
+        --out "$out" --n-documents "$n_documents" ${pairs:+--pairs $pairs}
     "$python" plots/books.py --results "$out" --out "$out/$figure"
 }
 

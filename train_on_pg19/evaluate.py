@@ -7,21 +7,32 @@ r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + 
 
 A folder of train.py is evaluated on the books that were held out from it. All models of one call get the same
 documents, so you can add a model of your own if the documents are in its tokens. Writes into --out:
-    nll.csv      a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
-    smooth.csv   the same over windows of positions first … last, an eighth of a doubling wide, see nll.curves.windows
-    summary.csv  a row for each model and seed: the mean over all positions; bits per byte of text, which compare models
-                 with different tokenizers; kind, the type of model, and its parameters
-with standard errors of the sums by book. The NLL of every token goes to --store (4 bytes each), from which compare.py
-computes the gap between two models. A killed run continues where it stopped. The CSVs have the models of this call
-only. 
-Memory: the model's activations on batch_tokens tokens; logits are computed 512 tokens at a time. Expect the NLL to fall
-quickly over the first positions and slowly later; Fig. 4 shows how long it keeps falling.
+    nll.csv        a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
+    smooth.csv     the same over windows of positions first … last, an eighth of a doubling wide, see nll.curves.windows
+    summary.csv    a row for each model and seed: the mean over all positions; bits per byte of text, which compare
+                   models with different tokenizers; kind, the type of model, and its parameters
+    gap.csv        a row for each pair and window: gap_nats = NLL of model_a − NLL of model_b on the same documents,
+                   above 0 where model_b is better, with its 95% interval over books, and over seeds if a model has
+                   several (seeds_a, seeds_b)
+    crossover.csv  a row for each pair: the model that leads at the last positions, and the position from which it leads
+                   (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads significantly,
+                   from hi95 on this one; empty where neither is significant
+with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
+again, so a killed run continues where it stopped. The CSVs have the models of this call only.
+
+Memory: activations and logits of batch_tokens tokens. Expect the NLL to fall quickly over the first positions and
+slowly later (Fig. 4 shows how long it keeps falling). The paper: Mamba leads early positions, GPT2 the late ones, and
+the gap closes as models grow.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,14 +49,14 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from common import pretrained
 from common.cli import UserError, run
 from common.record import printable, write_csv
+from common.resume import Pieces
 from common.tokenizer import load_tokenizer
 from train_on_pg19 import train
-from train_on_pg19.nll import curves, nll_store
+from train_on_pg19.nll import curves
 from train_on_pg19.training import books
 from train_on_pg19.training.loss import ROWS
 
-LN2 = float(np.log(2))
-NLL = ["model", "L", "position", "nll_nats", "stderr_nats", "n_documents", "seed"]
+PIECE_TOKENS = 2**17  # of the documents whose NLL is stored at once: seconds of work
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,13 @@ class Settings:
     """of the draw of documents"""
     store: Path | None = None
     """folder for the NLL of every token; default: nll in --out"""
+    pairs: tuple[str, ...] = ()
+    """of gap.csv, model_a:model_b; default: every two models"""
     bos: str | None = None
     """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the weights; softmax and sums are float32 and float64"""
-    batch_tokens: int = 16_384
+    batch_tokens: int = 8192
     """tokens in one pass, at least one sequence: bounds memory, changes no number beyond rounding"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
@@ -84,10 +97,6 @@ class Settings:
                 raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file: give a folder")
-
-    @property
-    def nll_folder(self) -> Path:
-        return self.store or self.out / "nll"
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,11 @@ class EvaluatedModel:
     run: dict[str, Any] | None
     """run.json, of a folder of train.py"""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of its training."""
+        return self.run["identity"]["settings"] if self.run else {}
+
 
 def find_model(model: str) -> EvaluatedModel:
     """UserError: a folder of train.py without a checkpoint, a damaged one, or a model that cannot be had."""
@@ -112,10 +126,10 @@ def find_model(model: str) -> EvaluatedModel:
         name = printable(folder.name) if folder.exists() else model
         return EvaluatedModel(name, 0, model, pretrained.load_config(model), None, None)
     record = train.read_run(folder)
-    checkpoint, state = train.last_checkpoint(folder)
+    checkpoint, step = train.last_checkpoint(folder)
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: let train.py come to its first one")
-    settings, step = record["identity"]["settings"], state["global_step"]
+    settings = record["identity"]["settings"]
     if step < record["steps"]:
         print(f"{folder} stands at step {step:,} of {record['steps']:,}: evaluated as it is")
     config = pretrained.load_config(str(checkpoint))
@@ -124,17 +138,16 @@ def find_model(model: str) -> EvaluatedModel:
 
 def same_training(candidates: Sequence[EvaluatedModel]) -> None:
     """UserError: runs of one name that differ in more than their seed, which would pass for seeds of one model."""
-    first: dict[str, EvaluatedModel] = {}
-    for candidate in candidates:
-        if candidate.run is None:
+    for before, this in itertools.combinations(candidates, 2):
+        if before.name != this.name:
             continue
-        before = first.setdefault(candidate.name, candidate)
-        one, other = (of.run["identity"]["settings"] | {"seed": 0} for of in (before, candidate))
-        keys = [key for key in one if one[key] != other.get(key)]
-        if keys or before.steps != candidate.steps:
-            what = ", ".join(keys) or "the step they stand at"
+        if before.seed == this.seed:
+            raise UserError(f"--models: {this.name} with seed {this.seed} is there twice: name each model once")
+        one, other = ({**of.settings, "the step they stand at": of.steps, "seed": 0} for of in (before, this))
+        if keys := [key for key in one if one[key] != other.get(key)]:
             raise UserError(
-                f"--models: the runs of {candidate.name} differ in {what}, not in the seed alone: evaluate them apart"
+                f"--models: the runs of {this.name} differ in {', '.join(keys)}, not in the seed alone: evaluate them "
+                "apart"
             )
 
 
@@ -143,30 +156,25 @@ def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], docume
 
     UserError: runs that held out different books, or none of these.
     """
-    names = books.book_of_each(documents)
     held_out = {tuple(candidate.run["held_out_books"]) for candidate in candidates if candidate.run}
-    if len(held_out) > 1 and cfg.books != "all":
-        raise UserError(
-            "--models: these runs held out different books, so no document is new to all of them: evaluate them one by "
-            "one, or train with one --split-seed and --held-out"
-        )
-    if not held_out or cfg.books == "all":
+    if cfg.books == "all" or not held_out:
         if cfg.books != "all":
             print("no folder of train.py among the models, so no book is held out: all are taken")
-        rows, _ = books.split(documents, [], L)
-        repeats = len(names) - len(rows)
+        rows, others = books.split(documents, [], L)
     else:
+        if len(held_out) > 1:
+            raise UserError(
+                "--models: these runs held out different books, so no document is new to all of them: evaluate them "
+                "one by one, or train with one --split-seed and --held-out"
+            )
         # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
-        L = min(
-            L,
-            *(candidate.run["identity"]["settings"]["L"] for candidate in candidates if candidate.run),
-        )
-        training, evaluation = books.split(documents, held_out.pop(), L)
-        repeats = len(names) - len(training) - len(evaluation)
-        if not len(evaluation):
+        L = min(L, *(candidate.settings["L"] for candidate in candidates if candidate.run))
+        others, rows = books.split(documents, held_out.pop(), L)
+        if not len(rows):
             raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
-        rows = evaluation if cfg.books == "held_out" else training
-    if repeats:
+        if cfg.books == "training":
+            others, rows = rows, others
+    if repeats := len(documents) - len(rows) - len(others):
         print(f"{repeats:,} documents of {cfg.documents} repeat another's first {L:,} tokens and are left out")
     if cfg.n_documents is not None and cfg.n_documents < len(rows):
         rows = np.sort(np.random.default_rng(cfg.seed).choice(rows, cfg.n_documents, replace=False))
@@ -184,10 +192,7 @@ def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Datase
         extents = [pc.min_max(chunk.flatten()).as_py() for chunk in column.chunks]
         extent = min(one["min"] for one in extents), max(one["max"] for one in extents)
         return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent).id
-    theirs = (
-        candidate.run["tokenizer_hash"],
-        config.bos_token_id,
-    )  # the start token is the id past the tokenizer's own
+    theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         raise UserError(
             f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {candidate.name} was trained on tokens of "
@@ -196,85 +201,49 @@ def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Datase
     return config.bos_token_id
 
 
-NllFunction = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
 @torch.inference_mode()
-def nll_at_once(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """−ln q of each target given what is before it, nats, (batch, L) float32, from all logits at once.
+def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """−ln q of each target given what is before it, nats, (batch, L) float32.
 
     input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1].
     """
-    logits = model(input_ids=input_ids, use_cache=False).logits
-    nll = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(logits.device), reduction="none")
-    return nll.view(targets.shape)
+    logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
+    rows = zip(logits.split(ROWS), targets.flatten().to(logits.device).split(ROWS), strict=True)
+    nll = [functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in rows]
+    return torch.cat(nll).view(targets.shape)
 
 
-@torch.inference_mode()
-def nll_in_pieces(
-    model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor, rows: int = ROWS
-) -> torch.Tensor:
-    """The same with the logits of about `rows` tokens at a time.
+def measured(
+    cfg: Settings, candidate: EvaluatedModel, sequences: books.Sequences, pieces: Pieces, digest: str
+) -> Iterator[np.ndarray]:
+    """The NLL of the documents in their order, (some, L) float32 at a time; what `pieces` lack is computed.
 
-    The layers run once over all positions. Then the model is called on some positions after the others, its layers
-    giving back the hidden states of these, so that whatever a kind of model does to its logits is done.
+    digest: what the keys of the pieces begin with. UserError: NLL not finite, a batch that does not fit.
     """
-    body = getattr(model, model.base_model_prefix)
-    whole = body(input_ids=input_ids, use_cache=False)
-    step, forward, parts = max(1, rows // len(input_ids)), body.forward, []
-    try:
-        for first in range(0, input_ids.shape[1], step):
-            here = slice(first, first + step)
-            given = type(whole)(last_hidden_state=whole.last_hidden_state[:, here])
-            body.forward = lambda *_, given=given, **__: given
-            parts.append(nll_at_once(model, input_ids[:, here], targets[:, here]))
-    finally:
-        body.forward = forward
-    return torch.cat(parts, dim=1)
-
-
-def nll_function(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> NllFunction:
-    """`nll_in_pieces`, unless it errs on the first 64 tokens of a document: not all models call their layers so."""
-    input_ids, targets = input_ids[:1, :64], targets[:1, :64]
-    whole = nll_at_once(model, input_ids, targets)
-    try:
-        worst = (whole - nll_in_pieces(model, input_ids, targets, rows=5)).abs().max().item()
-    except (AttributeError, TypeError, RuntimeError):
-        worst = float("inf")
-    if worst < (1e-3 if model.dtype == torch.float32 else 0.2) or not whole.isfinite().all():
-        return nll_in_pieces
-    print(f"{type(model).__name__}: all logits of a batch are held at once; if memory is short lower --batch-tokens")
-    return nll_at_once
-
-
-def measure(cfg: Settings, candidate: EvaluatedModel, sequences: books.Sequences, array: np.ndarray) -> None:
-    """Fill the rows of `array` that are still to do. UserError: NLL not finite, a batch that does not fit."""
-    left = nll_store.missing(array)
-    if not len(left):
-        print(f"{candidate.name}, seed {candidate.seed}: all {len(array):,} documents are there already")
-        return
-    model = pretrained.load_model(candidate.place, cfg.dtype, pretrained.find_device(cfg.device))
-    nll_of = nll_function(model, *read_batch(sequences, left[:1], model.device))
-    size = max(1, cfg.batch_tokens // sequences.L)
-    with tqdm(total=len(array), initial=len(array) - len(left), unit="document", desc=candidate.name) as bar:
-        for rows in np.array_split(left, range(size, len(left), size)):
-            try:
-                nll = nll_of(model, *read_batch(sequences, rows, model.device)).cpu().numpy()
-            except torch.OutOfMemoryError as error:
-                fewer = f"--batch-tokens {size // 2 * sequences.L}, which changes no number"
-                fits = fewer if size > 1 else "--dtype bfloat16, or --device split"
-                raise UserError(
-                    f"{candidate.name}: {size} sequences of {sequences.L:,} tokens at a time do not fit memory: give "
-                    f"{fits}"
-                ) from error
-            if not np.isfinite(nll).all():
-                raise UserError(f"{candidate.name}: its NLL is not finite: try --dtype float32, or train it again")
-            array[rows] = nll
+    size, batch = max(1, PIECE_TOKENS // sequences.L), max(1, cfg.batch_tokens // sequences.L)
+    model = None
+    with tqdm(total=len(sequences), unit="document", desc=candidate.name) as bar:
+        for first in range(0, len(sequences), size):
+            rows, key = range(first, min(first + size, len(sequences))), f"{digest}-{first // size:06d}"
+            if not pieces.done(key):
+                model = model or pretrained.load_model(candidate.place, cfg.dtype, pretrained.find_device(cfg.device))
+                batches = (read_batch(sequences, rows[i : i + batch], model.device) for i in range(0, len(rows), batch))
+                try:
+                    nll = torch.cat([nll_of(model, *one).cpu() for one in batches]).numpy()
+                except torch.OutOfMemoryError as error:
+                    fewer = f"--batch-tokens {batch // 2 * sequences.L}, which changes no number"
+                    raise UserError(
+                        f"{candidate.name}: {batch} sequences of {sequences.L:,} tokens at a time do not fit memory: "
+                        f"give {fewer if batch > 1 else '--dtype bfloat16, or --device split'}"
+                    ) from error
+                if not np.isfinite(nll).all():
+                    raise UserError(f"{candidate.name}: its NLL is not finite: try --dtype float32, or train it again")
+                pieces.write(key, {"nll": nll})
+            yield pieces.read(key, {"nll": (len(rows), sequences.L)})["nll"]
             bar.update(len(rows))
-    array.flush()
 
 
-def read_batch(sequences: books.Sequences, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, ...]:
+def read_batch(sequences: books.Sequences, rows: Sequence[int], device: torch.device) -> tuple[torch.Tensor, ...]:
     """input_ids and targets, (rows, L) each."""
     batch = [sequences[row] for row in rows]
     return tuple(torch.stack([one[key] for one in batch]).to(device) for key in ("input_ids", "targets"))
@@ -297,38 +266,27 @@ def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarr
     return np.array([len(tokenizer.text(ids).encode()) for ids in tokens])
 
 
-def position_table(candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
-    """Rows of nll.csv. sums: (books, L); documents: (books,)."""
-    mean, error = curves.mean_by_book(sums, documents)
-    names = {"model": candidate.name, "L": L, "seed": candidate.seed, "n_documents": documents.sum()}
-    columns = {"position": np.arange(1, L + 1), "nll_nats": mean.round(5), "stderr_nats": error.round(5)}
-    return pd.DataFrame({**columns, **names})[NLL]
-
-
-def smooth_table(candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
-    """Rows of smooth.csv, the same over windows; position is the middle of the window on a logarithmic axis."""
-    of = curves.windows(L)
-    mean, error = curves.mean_by_book(curves.over_windows(sums, of), documents)
-    names = {"model": candidate.name, "L": L, "seed": candidate.seed, "n_documents": documents.sum()}
-    columns = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
-    table = pd.DataFrame({**columns, "nll_nats": mean.round(6), "stderr_nats": error.round(6), **names})
-    return table[["model", "L", "seed", "first", "last", "position", "nll_nats", "stderr_nats", "n_documents"]]
-
-
-def summary_row(
+def tables_of(
     candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray, text: np.ndarray | None
-) -> dict:
-    """A row of summary.csv. text: bytes by book, (books,)."""
-    totals = sums.sum(axis=1)
-    mean, error = curves.mean_by_book(totals / L, documents)
-    row = {"model": candidate.name, "L": L, "seed": candidate.seed, "nll_nats": round(float(mean), 6)}
-    row |= {"stderr_nats": round(float(error), 6), "n_documents": documents.sum(), "n_books": len(documents)}
-    bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / LN2, text)
-    row |= {"bits_per_byte": round(float(bits[0]), 6), "bits_per_byte_stderr": round(float(bits[1]), 6)}
-    return row | {
-        "kind": candidate.config.model_type,
-        "parameters": parameters(candidate.config),
-        "steps": candidate.steps,
+) -> dict[str, pd.DataFrame]:
+    """Rows of the first three CSVs. sums: (books, L) NLL; documents, text: (books,) documents, and bytes, of each."""
+    seed, of, totals = {"seed": candidate.seed}, curves.windows(L), sums.sum(axis=1)
+
+    def curve(before: dict[str, Any], values: np.ndarray, digits: int, after: dict[str, Any]) -> pd.DataFrame:
+        mean, error = curves.mean_by_book(values, documents)
+        nll = {"nll_nats": mean.round(digits), "stderr_nats": error.round(digits), "n_documents": documents.sum()}
+        return pd.DataFrame({"model": candidate.name, "L": L} | before | nll | after)
+
+    middle = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
+    bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / np.log(2), text)
+    more = {"n_books": len(documents), "bits_per_byte": np.round(bits[0], 6)}
+    more |= {"bits_per_byte_stderr": np.round(bits[1], 6), "kind": candidate.config.model_type}
+    return {
+        "nll": curve({"position": np.arange(1, L + 1)}, sums, 5, seed),
+        "smooth": curve(seed | middle, curves.over_windows(sums, of), 6, {}),
+        "summary": curve(
+            seed, totals[:, None] / L, 6, more | {"parameters": parameters(candidate.config), "steps": candidate.steps}
+        ),
     }
 
 
@@ -338,51 +296,83 @@ def parameters(config: PreTrainedConfig) -> int:
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
+def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
+    """UserError: a pair of models that are not evaluated."""
+    models = sorted(set(names))
+    known = {f"{a}:{b}": (a, b) for a, b in itertools.permutations(models, 2)}
+    for pair in cfg.pairs:
+        if pair not in known:
+            raise UserError(f"--pairs {pair}: give model_a:model_b, two of {', '.join(models)}")
+    return [known[pair] for pair in cfg.pairs] or list(itertools.combinations(models, 2))
+
+
+def gap_tables(
+    pairs: list[tuple[str, str]], L: int, sums: dict[str, list[np.ndarray]], documents: np.ndarray
+) -> dict[str, pd.DataFrame]:
+    """gap.csv and crossover.csv. sums: of each model one (books, windows) array a seed; documents: (books,)."""
+    of = curves.windows(L)
+    positions, gaps, crossings = curves.centres(of), [], []
+    for a, b in pairs:
+        pair = {"model_a": a, "model_b": b, "L": L}
+        number = {"n_documents": documents.sum(), "n_books": len(documents)}
+        number |= {"seeds_a": len(sums[a]), "seeds_b": len(sums[b])}
+        found = curves.gap(sums[a], sums[b], documents)
+        columns = {"first": of[:, 0], "last": of[:, 1], "position": positions.round(2), "gap_nats": found.gap.round(6)}
+        columns |= {"stderr_nats": found.error.round(6), "lo95": found.lo95.round(6), "hi95": found.hi95.round(6)}
+        gaps.append(pd.DataFrame(pair | columns | number))
+        where = curves.crossover(found, positions)
+        at = {"overtakes_at": round(where.position, 3), "lo95": round(where.lo95, 3), "hi95": round(where.hi95, 3)}
+        leader, other = (b, a) if found.gap[-1] > 0 else (a, b)
+        crossings.append(pair | {"leads_at_the_end": leader if found.gap[-1] else ""} | at | number)
+        since = f"from position {where.position:.4g} on" if where.direction else "everywhere"
+        print(f"{leader} leads {other} {since}; by {abs(found.gap[-1]):.3g} nats a token in the last window")
+    return {"gap": pd.concat(gaps), "crossover": pd.DataFrame(crossings)} if pairs else {}
+
+
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     candidates = [find_model(model) for model in cfg.models]
-    keys = [(candidate.name, candidate.seed) for candidate in candidates]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise UserError(f"--models: {twice[0][0]} with seed {twice[0][1]} is there twice: name each model once")
     same_training(candidates)
-    L = cfg.L or next(
-        (candidate.run["identity"]["settings"]["L"] for candidate in candidates if candidate.run),
-        None,
-    )
+    pairs = wanted_pairs(cfg, [candidate.name for candidate in candidates])
+    L = cfg.L or next((candidate.settings["L"] for candidate in candidates if candidate.run), None)
     if L is None:
         raise UserError("--L: say how many tokens of each document, as no model is a folder of train.py")
     documents, facts = books.open_books(cfg.documents, L)
     rows = choose_documents(cfg, candidates, documents, L)
     starts = [start_of(cfg, candidate, L, documents, facts) for candidate in candidates]
-    chosen = documents.select(rows)
-    names = books.book_of_each(documents)[rows]
+    chosen, names = documents.select(rows), books.book_of_each(documents)[rows]
     documents_of_book = curves.counts(names)
     print(f"{len(rows):,} documents of {len(documents_of_book):,} books, {L:,} tokens each")
     if len(documents_of_book) == 1:
         print("one book: no standard errors, which are of differences between books")
-    nll_store.begin(cfg.nll_folder, list(chosen["document"]), list(names))
-    text = bytes_of_text(books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], 0), facts)
+    of = {"documents": books.fingerprint(cfg.documents), "names": list(chosen["document"]), "L": L}
+    pieces = Pieces(cfg.store or cfg.out / "nll", of)
+
+    def sequences(start: int) -> books.Sequences:
+        return books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
+
+    text = bytes_of_text(sequences(0), facts)
     of_book = None if text is None else curves.book_sums(text[:, None], names)[:, 0]
-    tables: dict[str, list] = {"nll": [], "smooth": [], "summary": []}
+    tables, windows, weights = defaultdict(list), defaultdict(list), []
     for candidate, start in zip(candidates, starts, strict=True):
-        made_by = {"weights": pretrained.model_fingerprint(candidate.place), "start": start, "dtype": cfg.dtype}
-        made_by |= {"revision": getattr(candidate.config, "_commit_hash", None)}
-        made_by |= {"documents": books.fingerprint(cfg.documents), "L": L, "steps": candidate.steps}
-        array = nll_store.open_to_write(cfg.nll_folder, candidate.name, candidate.seed, (len(rows), L), made_by)
-        sequences = books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
-        measure(cfg, candidate, sequences, array)
-        sums = curves.book_sums(array, names)
-        tables["nll"].append(position_table(candidate, L, sums, documents_of_book))
-        tables["smooth"].append(smooth_table(candidate, L, sums, documents_of_book))
-        row = summary_row(candidate, L, sums, documents_of_book, of_book)
-        tables["summary"].append(pd.DataFrame([row | {"dtype": cfg.dtype, "source": facts["source"]}]))
-        print(f"{candidate.name}, seed {candidate.seed}: {row['nll_nats']:.4g} ± {row['stderr_nats']:.2g} nats a token")
-    nll_store.finish(cfg.nll_folder, keys)
-    of = {"tokenizer": facts["tokenizer"], "source": facts["source"], "device": pretrained.find_device(cfg.device)}
-    inputs = [cfg.documents / "state.json", *(one.path for one in nll_store.read(cfg.nll_folder))]
-    for name, parts in tables.items():
-        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, inputs, started, **of)
+        weights.append(pretrained.model_fingerprint(candidate.place))
+        made_by = [candidate.name, weights[-1], getattr(candidate.config, "_commit_hash", None), start, cfg.dtype]
+        digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+        blocks = measured(cfg, candidate, sequences(start), pieces, digest)
+        sums = curves.book_sums(itertools.chain.from_iterable(blocks), names)
+        windows[candidate.name].append(curves.over_windows(sums, curves.windows(L)))
+        for name, table in tables_of(candidate, L, sums, documents_of_book, of_book).items():
+            tables[name].append(table)
+        mean, error = tables["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
+        print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats a token")
+    done = {name: pd.concat(parts) for name, parts in tables.items()}
+    done["summary"] = done["summary"].assign(dtype=cfg.dtype, source=facts["source"])
+    done |= gap_tables(pairs, L, windows, documents_of_book)
+    about = {"tokenizer": facts["tokenizer"], "source": facts["source"], "weights": weights}
+    about |= {"device": pretrained.find_device(cfg.device)}
+    for name, table in done.items():
+        write_csv(cfg.out / f"{name}.csv", table, cfg, [cfg.documents / "state.json"], started, **about)
 
 
 if __name__ == "__main__":

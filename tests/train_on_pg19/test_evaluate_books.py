@@ -1,11 +1,9 @@
-"""NLL by position: against plain logits, the Trainer's loss and score_documents.py; runs cut off or refused."""
+"""NLL by position: against plain logits, the training loss and score_documents.py; gaps; runs cut off or refused."""
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,37 +12,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMOLLM2, call_script, one_line_error, tiny_model, write_documents
+from conftest import SMOLLM2, call_script, one_line_error, tiny_model, trained, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import pretrained
-from common.cli import UserError
 from measure_mutual_info.scoring import backend_transformers
 from train_on_pg19 import evaluate, train
-from train_on_pg19.nll import curves, nll_store
+from train_on_pg19.nll import curves
 from train_on_pg19.training import books
 
-SCRIPT, COMPARE = "train_on_pg19/evaluate.py", "train_on_pg19/compare.py"
+SCRIPT = "train_on_pg19/evaluate.py"
 L, IDS = 32, 60
+# Gemma 2, because it does something to its logits after the head.
 SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-KINDS = {
-    "llama": SMALL,
-    "gpt2": dict(n_embd=32, n_layer=2, n_head=4),
-    "gpt_neox": {**SMALL, "num_key_value_heads": None},
-    "mistral": {**SMALL, "sliding_window": 8},
-    "gemma2": {**SMALL, "head_dim": 8, "final_logit_softcapping": 3.0},
-    "cohere": {**SMALL, "logit_scale": 0.3},
-    "granite": {**SMALL, "logits_scaling": 2.5},
-    "qwen3": {**SMALL, "head_dim": 8},
-    "phi": SMALL,
-    "mamba": dict(hidden_size=32, num_hidden_layers=2, state_size=8),
-    "mamba2": dict(hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=8, n_groups=2),
-}
+SMALL |= dict(head_dim=8, final_logit_softcapping=3.0)
 
 
-def random_model(kind: str, vocabulary: int = 64) -> torch.nn.Module:
+def random_model(vocabulary: int = 64) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=vocabulary, **KINDS[kind])).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", vocab_size=vocabulary, **SMALL)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -60,43 +46,13 @@ def plain_nll(model: torch.nn.Module, ids: torch.Tensor, start: int) -> np.ndarr
     return -torch.log_softmax(logits, -1).gather(2, ids[..., None])[..., 0].numpy()
 
 
-def some_ids(rows: int = 3, length: int = 19) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is given, and what follows it; 5 is the start token."""
-    targets = torch.randint(64, (rows, length), generator=torch.Generator().manual_seed(1))
-    return torch.cat([torch.full((rows, 1), 5), targets[:, :-1]], dim=1), targets
-
-
-@pytest.mark.parametrize("rows", [1, 7, 512])
-@pytest.mark.parametrize("kind", KINDS)
-def test_nll_in_pieces_is_that_of_all_logits_at_once(kind, rows):
-    model, (given, targets) = random_model(kind), some_ids()
-    found = evaluate.nll_in_pieces(model, given, targets, rows=rows)
-    assert found.shape == (3, 19)
-    assert found.dtype == torch.float32
-    expected = plain_nll(model, targets, 5)
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
-    np.testing.assert_allclose(evaluate.nll_at_once(model, given, targets).numpy(), expected, atol=2e-5)
-    assert evaluate.nll_function(model, given, targets) is evaluate.nll_in_pieces
-    np.testing.assert_allclose(plain_nll(model, targets, 5), expected)  # the model is as it was
-
-
-def test_a_model_that_cannot_go_in_pieces_is_found_out(capsys):
-    """OPT's head does not call the layers by the name that it gives them; another one looks at other positions."""
-    shape = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32)
-    opt = AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", vocab_size=64, **shape)).eval()
-    other = random_model("llama")
-    head = other.lm_head.forward
-    other.lm_head.forward = lambda hidden: head(hidden - hidden.mean(dim=1, keepdim=True))
-    given, targets = some_ids()
-    for model in (opt, other):
-        assert evaluate.nll_function(model, given, targets) is evaluate.nll_at_once
-        assert f"{type(model).__name__}: all logits of a batch are held at once" in capsys.readouterr().out
-        found = evaluate.nll_at_once(model, given, targets).numpy()
-        np.testing.assert_allclose(found, plain_nll(model, targets, 5), atol=2e-5)
-
-
-def full_disk(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(("rows", "length"), [(1, 1), (3, 19), (2, 300)])
+def test_nll_is_that_of_the_logits_in_float64(rows, length):
+    ids = torch.randint(64, (rows, length), generator=torch.Generator().manual_seed(1))
+    given = torch.cat([torch.full((rows, 1), 5), ids[:, :-1]], dim=1)  # 5 is the start token
+    found = evaluate.nll_of(random_model(), given, ids)
+    assert (found.shape, found.dtype) == ((rows, length), torch.float32)
+    np.testing.assert_allclose(found.numpy(), plain_nll(random_model(), ids, 5), atol=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +69,9 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_documents(tmp_path_factory.mktemp("documents") / "words", ids, IDS)
 
 
-def trained(documents: Path, out: Path, *changes: object) -> Path:
-    flags = ["--L", L, "--batch-tokens", 4 * L, "--epochs", 2, "--held-out", 0.3, "--warmup", 2, "--log-every", 2]
-    flags += ["--checkpoint-every", 4, "--learning-rate", 3e-3, "--device", "cpu", "--model", "tiny"]
-    done = call_script("train_on_pg19/train.py", *flags, "--documents", documents, "--out", out, *changes)
-    assert done.returncode == 0, done.stderr
-    return out
+def train_one(documents: Path, out: Path, *changes: object) -> Path:
+    flags = ["--held-out", 0.3, "--warmup", 2, "--log-every", 2, "--checkpoint-every", 4, "--learning-rate", 3e-3]
+    return trained("train_on_pg19/train.py", out, *flags, "--documents", documents, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +79,9 @@ def runs(documents, tmp_path_factory) -> tuple[Path, Path, Path]:
     """Two seeds of one model, and a Mamba2."""
     folder = tmp_path_factory.mktemp("runs")
     return (
-        trained(documents, folder / "tiny_0"),
-        trained(documents, folder / "tiny_1", "--seed", 1),
-        trained(documents, folder / "mamba2_0", "--model", "mamba2-mini-small"),
+        train_one(documents, folder / "tiny_0"),
+        train_one(documents, folder / "tiny_1", "--seed", 1),
+        train_one(documents, folder / "mamba2_0", "--model", "mamba2-mini-small"),
     )
 
 
@@ -142,6 +95,16 @@ def candidates(documents, runs, tmp_path_factory) -> Path:
     done = call(documents, out, runs)
     assert done.returncode == 0, done.stderr
     return out
+
+
+def names_of(out: Path) -> list[str]:
+    """The documents whose NLL is stored, in order."""
+    return json.loads((out / "nll" / "manifest.json").read_text())["identity"]["names"]
+
+
+def stored(out: Path) -> list[np.ndarray]:
+    """The NLL of each model, (documents, L)."""
+    return [np.load(path)["nll"] for path in sorted((out / "nll").glob("*-000000.npz"))]
 
 
 def held_out_ids(documents: Path, run: Path) -> tuple[torch.Tensor, np.ndarray]:
@@ -184,14 +147,37 @@ def test_smooth_and_summary(documents, runs, candidates):
     assert found["parameters"] == saved.num_parameters()
     record = json.loads((candidates / "nll.json").read_text())
     assert record["settings"]["models"] == [run.name for run in runs]
-    assert set(record["inputs"]) == {"state.json", "tiny_0.npy", "tiny_1.npy", "mamba2-mini-small_0.npy"}
+    assert len({json.dumps(weights) for weights in record["weights"]}) == 3
     assert record["device"] == "cpu"
 
 
-def test_the_trainers_loss_is_the_mean_over_positions(documents, tmp_path):
+def test_gap_and_crossover(candidates):
+    gap, crossover = (pd.read_csv(candidates / f"{name}.csv") for name in ("gap", "crossover"))
+    pair = gap[["model_a", "model_b", "seeds_a", "seeds_b"]].drop_duplicates()
+    assert pair.to_numpy().tolist() == [["mamba2-mini-small", "tiny", 1, 2]]
+    smooth = pd.read_csv(candidates / "smooth.csv").groupby(["model", "first"])["nll_nats"].mean()
+    np.testing.assert_allclose(gap["gap_nats"], smooth["mamba2-mini-small"] - smooth["tiny"], atol=2e-6)
+    assert ((gap["lo95"] < gap["gap_nats"]) & (gap["gap_nats"] < gap["hi95"])).all()
+    leader = "tiny" if gap["gap_nats"].iloc[-1] > 0 else "mamba2-mini-small"
+    assert crossover["leads_at_the_end"].tolist() == [leader]
+    assert crossover[["n_documents", "n_books"]].iloc[0].tolist() == [12, 3]
+
+
+def test_the_pairs_asked_for(documents, runs, candidates, tmp_path):
+    done = call(documents, tmp_path, runs, "--store", candidates / "nll", "--pairs", "tiny:mamba2-mini-small")
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr  # all is in the store
+    gap, other = (pd.read_csv(folder / "gap.csv")["gap_nats"] for folder in (tmp_path, candidates))
+    np.testing.assert_allclose(gap, -other, atol=2e-6)
+    leader = pd.read_csv(tmp_path / "crossover.csv")["leads_at_the_end"]
+    assert leader.tolist() == pd.read_csv(candidates / "crossover.csv")["leads_at_the_end"].tolist()
+    assert f"{leader[0]} leads" in done.stdout
+
+
+def test_the_training_loss_is_the_mean_over_positions(documents, tmp_path):
     """At a learning rate that moves nothing, one row of log.csv is the mean over all training sequences: to 1e-4."""
     still = ["--learning-rate", 1e-12, "--epochs", 1, "--log-every", 7, "--checkpoint-every", 7]
-    run = trained(documents, tmp_path / "run", *still)
+    run = train_one(documents, tmp_path / "run", *still)
     logged = pd.read_csv(run / "log.csv")["nll_nats"]
     assert len(logged) == 1
     done = call(documents, tmp_path / "out", [run], "--books", "training")
@@ -205,9 +191,9 @@ def test_books_of_the_runs(documents, runs, tmp_path):
     for of, documents_of, books_of in (("held_out", 12, 3), ("training", 28, 7), ("all", 40, 10)):
         done = call(documents, tmp_path / of, [runs[0]], "--books", of)
         assert done.stdout.startswith(f"{documents_of} documents of {books_of} books, 32 tokens each")
-    held_out = set(pd.read_csv(tmp_path / "held_out" / "nll" / "documents.csv")["book"])
+    held_out, training = ({name.split("#")[0] for name in names_of(tmp_path / of)} for of in ("held_out", "training"))
     assert held_out == set(train.read_run(runs[0])["held_out_books"])
-    assert not held_out & set(pd.read_csv(tmp_path / "training" / "nll" / "documents.csv")["book"])
+    assert not held_out & training
 
 
 @pytest.mark.parametrize("length", [32, 40, 44])
@@ -217,7 +203,7 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     for row in books.open_books(documents, L)[0]:
         ids.setdefault(row["book"], []).append([*row["input_ids"], *row["input_ids"][:8]])
     folder = write_documents(tmp_path / "plain", ids, IDS)
-    run = trained(folder, tmp_path / "run", "--model", "mamba2-mini-small", "--L", 40, "--batch-tokens", 160)
+    run = train_one(folder, tmp_path / "run", "--model", "mamba2-mini-small", "--L", 40, "--batch-tokens", 160)
     held_out = train.read_run(run)["held_out_books"]
     one, other, third = held_out
     trained_on = next(rows for name, rows in ids.items() if name not in held_out)
@@ -230,9 +216,9 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     said = f"{12 - kept} documents of {folder} repeat another's first {min(length, 40)} tokens and are left out"
     assert said in done.stdout, done.stderr
     assert f"{kept} documents of 2 books, {length} tokens each" in done.stdout
-    chosen = pd.read_csv(tmp_path / "out" / "nll" / "documents.csv")["document"]
-    assert set(chosen) >= {f"{one}#0002", f"{one}#0003", f"{other}#0000"}
-    assert (f"{one}#0000" in set(chosen)) == (length > 32)
+    chosen = set(names_of(tmp_path / "out"))
+    assert chosen >= {f"{one}#0002", f"{one}#0003", f"{other}#0000"}
+    assert (f"{one}#0000" in chosen) == (length > 32)
     whole = call(folder, tmp_path / "all", [run], "--books", "all", "--L", 32)
     assert "34 documents of 9 books" in whole.stdout
 
@@ -251,60 +237,58 @@ def test_a_draw_of_documents_is_the_same_for_all_models(documents, runs, tmp_pat
     for name, models in (("one", [runs[0]]), ("two", [runs[2]])):
         done = call(documents, tmp_path / name, models, "--n-documents", 5)
         assert done.returncode == 0, done.stderr
-    one, two = (pd.read_csv(tmp_path / name / "nll" / "documents.csv") for name in ("one", "two"))
-    assert len(one) == 5
-    pd.testing.assert_frame_equal(one, two)
-    done = call(documents, tmp_path / "other", [runs[0]], "--n-documents", 5, "--seed", 1)
-    assert not pd.read_csv(tmp_path / "other" / "nll" / "documents.csv").equals(one), done.stderr
+    assert len(names_of(tmp_path / "one")) == 5
+    assert names_of(tmp_path / "one") == names_of(tmp_path / "two")
+    said = one_line_error(call(documents, tmp_path / "one", [runs[0]], "--n-documents", 5, "--seed", 1))
+    assert "nll was made with other settings (names [" in said
 
 
-def test_a_run_that_is_cut_off_goes_on(documents, runs, candidates, tmp_path, monkeypatch):
-    whole, seen = evaluate.nll_in_pieces, []
-
-    def failing(model, input_ids, targets):
-        seen.append(len(input_ids))
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return whole(model, input_ids, targets)
-
-    monkeypatch.setattr(evaluate, "nll_function", lambda *_: failing)
-    flags = [documents, tmp_path, [runs[0]], "--batch-tokens", 2 * L]
-    cut = call(*flags)
-    assert cut.returncode == 130
-    assert "interrupted: the same command again goes on" in cut.stderr
-    assert not (tmp_path / "nll.csv").exists()
-    again = call(*flags)
-    assert again.returncode == 0, again.stderr
-    assert seen == [2] * 7  # the third pair is done twice
+def test_what_is_stored_is_not_computed_again(documents, runs, candidates, tmp_path, monkeypatch):
+    """At pieces of two documents, of which one is damaged."""
+    monkeypatch.setattr(evaluate, "PIECE_TOKENS", 2 * L)
+    assert call(documents, tmp_path, [runs[0]]).returncode == 0
+    whole = (tmp_path / "nll.csv").read_bytes()
     one = pd.read_csv(candidates / "nll.csv").iloc[:L]["nll_nats"]
     np.testing.assert_allclose(pd.read_csv(tmp_path / "nll.csv")["nll_nats"], one, atol=3e-5)
+    pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "nll").glob("*.npz")}
+    damaged = sorted(pieces)[2]
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    assert f"{damaged} is damaged" in one_line_error(call(documents, tmp_path, [runs[0]]))
+    damaged.unlink()
+    assert call(documents, tmp_path, [runs[0]]).returncode == 0
+    assert (tmp_path / "nll.csv").read_bytes() == whole
+    assert [path for path in sorted(pieces) if path.stat().st_mtime_ns != pieces[path]] == [damaged]
+    assert len(pieces) == 6
 
 
-def test_what_is_there_is_not_computed_again_but_other_weights_are(documents, runs, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(runs[0], run)
-    flags = [documents, tmp_path / "out", [run]]
-    call(*flags)
-    stored = nll_store.read(tmp_path / "out" / "nll")[0].nll
-    first = np.array(stored)
-    np.load(tmp_path / "out" / "nll" / "tiny_0.npy", mmap_mode="r+")[3] = 7.0
-    assert "all 12 documents are there already" in call(*flags).stdout
-    assert (nll_store.read(tmp_path / "out" / "nll")[0].nll[3] == 7).all()
-    checkpoint = train.last_checkpoint(run)[0]
+def changed(run: Path, out: Path, factor: float) -> Path:
+    """A copy of a run with other weights."""
+    shutil.copytree(run, out)
+    checkpoint = train.last_checkpoint(out)[0]
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     with torch.no_grad():
-        model.transformer.wte.weight.mul_(3)
+        model.transformer.wte.weight.mul_(factor)
     model.save_pretrained(checkpoint)
-    assert "already" not in call(*flags).stdout
-    new = nll_store.read(tmp_path / "out" / "nll")[0].nll
-    assert (new[3] != 7).all()
-    assert not np.allclose(new, first, atol=1e-3)
+    return out
+
+
+def test_other_weights_are_computed(documents, runs, tmp_path):
+    run = changed(runs[0], tmp_path / "run", 3)
+    for models in ([runs[0]], [run]):
+        assert call(documents, tmp_path / "out", models).returncode == 0
+    one, other = stored(tmp_path / "out")
+    assert not np.allclose(one, other, atol=1e-3)
+    nll = min(
+        (one, other), key=lambda nll: abs(nll.mean() - pd.read_csv(tmp_path / "out" / "nll.csv")["nll_nats"].mean())
+    )
+    assert call(documents, tmp_path / "alone", [run]).returncode == 0
+    np.testing.assert_array_equal(nll, stored(tmp_path / "alone")[0])
 
 
 class TestModelsOfOthers:
     def test_a_local_folder_without_tokenizer(self, documents, tmp_path):
         """Ids of bytes, DNA and the like: --bos gives the id to begin with."""
-        random_model("llama").save_pretrained(tmp_path / "mine")
+        random_model().save_pretrained(tmp_path / "mine")
         done = call(documents, tmp_path / "out", [tmp_path / "mine"], "--L", 16, "--bos", 61)
         assert done.returncode == 0, done.stderr
         assert "so no book is held out: all are taken" in done.stdout
@@ -312,16 +296,16 @@ class TestModelsOfOthers:
         ids = torch.tensor([row["input_ids"][:16] for row in table])
         nll = pd.read_csv(tmp_path / "out" / "nll.csv")
         assert (nll["model"] == "mine").all()
-        np.testing.assert_allclose(nll["nll_nats"], plain_nll(random_model("llama"), ids, 61).mean(axis=0), atol=2e-5)
+        np.testing.assert_allclose(nll["nll_nats"], plain_nll(random_model(), ids, 61).mean(axis=0), atol=2e-5)
 
     def test_beside_a_run_it_meets_the_same_documents(self, documents, runs, tmp_path):
-        random_model("llama").save_pretrained(tmp_path / "mine")
+        random_model().save_pretrained(tmp_path / "mine")
         done = call(documents, tmp_path / "out", [runs[0], tmp_path / "mine"], "--bos", 61)
         assert done.returncode == 0, done.stderr
         assert (pd.read_csv(tmp_path / "out" / "nll.csv")["n_documents"] == 12).all()
 
     def test_refused(self, documents, runs, tmp_path):
-        random_model("llama", vocabulary=59).save_pretrained(tmp_path / "small")
+        random_model(vocabulary=59).save_pretrained(tmp_path / "small")
         tiny_model("gpt2", n_positions=20).save_pretrained(tmp_path / "short")
         cases = [
             (["small", "--L", 16, "--bos", 3], "outside the vocabulary of .*small"),
@@ -351,15 +335,15 @@ def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypa
     done = call(tmp_path / "documents", tmp_path / "out", [SMOLLM2], "--L", 64)
     assert done.returncode == 0, done.stderr
     scores = pd.read_csv(tmp_path / "scores.csv")
-    stored = nll_store.read(tmp_path / "out" / "nll")[0].nll
-    names = pd.read_csv(tmp_path / "out" / "nll" / "documents.csv")["document"].tolist()
+    (nll,) = stored(tmp_path / "out")
+    names = names_of(tmp_path / "out")
     assert len(scores) == 4 * 5
     for row in scores.itertuples():
-        mine = stored[names.index(row.document), row.ell_tokens : row.L_tokens].astype(float).sum()
+        mine = nll[names.index(row.document), row.ell_tokens : row.L_tokens].astype(float).sum()
         assert mine == pytest.approx(-row.logq_y_given_x_nats, abs=1e-3)
     # The bytes that 64 tokens of the books stand for, counted on the texts themselves.
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
-    bits = stored.astype(float).sum() / np.log(2) / summary["bits_per_byte"]
+    bits = nll.astype(float).sum() / np.log(2) / summary["bits_per_byte"]
     assert 3 * 4 * 64 < bits < 5 * 4 * 64  # bytes: English has about four a token
 
 
@@ -369,9 +353,11 @@ def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypa
         (["--L", 41], "40 of 40 documents have fewer than L = 41 tokens"),
         (["--L", 33], "its context is 32 tokens, shorter than L = 33"),
         (["--L", 0], "--L 0: at least 1"),
-        (["--n-documents", 0], "--n-documents 0: at least 1"),
-        (["--batch-tokens", 0], "--batch-tokens 0: at least 1"),
         (["--device", "tpu"], "--device tpu: give auto, cpu"),
+        *(
+            (["--pairs", bad], f"--pairs {bad}: give model_a:model_b, two of tiny")
+            for bad in ("tiny:tiny", "tiny:gpt5")
+        ),
     ],
 )
 def test_bad_settings(documents, runs, tmp_path, flags, said):
@@ -379,7 +365,7 @@ def test_bad_settings(documents, runs, tmp_path, flags, said):
 
 
 def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
-    other = trained(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
+    other = train_one(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
     said = one_line_error(call(documents, tmp_path / "out", [runs[0], other]))
     assert "held out different books" in said
     done = call(documents, tmp_path / "all", [runs[0], other], "--books", "all")
@@ -394,15 +380,12 @@ def test_runs_and_documents_that_do_not_fit(documents, runs, tmp_path):
     assert "is there twice" in one_line_error(call(documents, tmp_path / "out", [runs[0], f"{runs[0]}/"]))
     (tmp_path / "file").write_text("")
     assert "is a file: give a folder" in one_line_error(call(documents, tmp_path / "file", [runs[0]]))
-
-
-def test_seeds_that_differ_in_more(documents, runs, tmp_path):
-    other = trained(documents, tmp_path / "other", "--seed", 2, "--learning-rate", 1e-3)
-    said = one_line_error(call(documents, tmp_path / "out", [runs[0], other]))
+    (tmp_path / "out" / "nll").mkdir(parents=True)
+    (tmp_path / "out" / "nll" / "notes.txt").write_text("mine")
+    assert "holds files and no manifest.json" in one_line_error(call(documents, tmp_path / "out", [runs[0]]))
+    slower = train_one(documents, tmp_path / "slower", "--seed", 2, "--learning-rate", 1e-3)
+    said = one_line_error(call(documents, tmp_path / "out", [runs[0], slower]))
     assert "the runs of tiny differ in learning_rate, not in the seed alone: evaluate them apart" in said
-
-
-def test_a_run_without_a_checkpoint(documents, runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs[0], folder)
     shutil.rmtree(train.last_checkpoint(folder)[0])
@@ -410,119 +393,6 @@ def test_a_run_without_a_checkpoint(documents, runs, tmp_path):
 
 
 def test_weights_that_are_not_finite(documents, runs, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(runs[0], run)
-    checkpoint = train.last_checkpoint(run)[0]
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    with torch.no_grad():
-        model.transformer.ln_f.weight[0] = float("nan")
-    model.save_pretrained(checkpoint)
+    run = changed(runs[0], tmp_path / "run", np.nan)
     assert "tiny: its NLL is not finite" in one_line_error(call(documents, tmp_path / "out", [run]))
-    assert not (tmp_path / "out" / "nll.csv").exists()
-
-
-class TestStore:
-    def test_x_donors(self, documents, runs, tmp_path):
-        assert call(documents, tmp_path, [runs[0]]).returncode == 0
-        said = one_line_error(call(documents, tmp_path, [runs[0]], "--n-documents", 5))
-        assert "holds the NLL of other documents: give another --store" in said
-
-    def test_a_folder_of_something_else(self, documents, runs, tmp_path):
-        (tmp_path / "nll").mkdir()
-        (tmp_path / "nll" / "notes.txt").write_text("mine")
-        assert "holds files and no documents.csv" in one_line_error(call(documents, tmp_path, [runs[0]]))
-        assert (tmp_path / "nll" / "notes.txt").read_text() == "mine"
-
-    def test_a_damaged_array(self, documents, runs, candidates, tmp_path):
-        shutil.copytree(candidates, tmp_path / "out")
-        array = tmp_path / "out" / "nll" / "tiny_1.npy"
-        array.write_bytes(array.read_bytes()[:-50])
-        said = one_line_error(call_script(COMPARE, "--store", array.parent, "--out", tmp_path))
-        assert "tiny_1.npy is missing or damaged (ValueError): run evaluate.py to its end" in said
-        done = call(documents, tmp_path / "out", runs)
-        assert done.stdout.count("are there already") == 2
-        assert (tmp_path / "out" / "nll.csv").read_bytes() == (candidates / "nll.csv").read_bytes()
-
-    def test_an_unfinished_model_is_not_compared(self, candidates, tmp_path):
-        shutil.copytree(candidates / "nll", tmp_path / "nll")
-        np.load(tmp_path / "nll" / "tiny_0.npy", mmap_mode="r+")[3, 5] = np.nan
-        said = one_line_error(call_script(COMPARE, "--store", tmp_path / "nll", "--out", tmp_path))
-        assert "1 of 12 documents are still to do" in said
-
-
-class TestCompare:
-    def test_gap_and_crossover(self, candidates, tmp_path):
-        done = call_script(COMPARE, "--store", candidates / "nll", "--out", tmp_path)
-        assert done.returncode == 0, done.stderr
-        gap, crossover = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("gap", "crossover"))
-        assert gap[["model_a", "model_b", "seeds_a", "seeds_b"]].drop_duplicates().to_numpy().tolist() == [
-            ["mamba2-mini-small", "tiny", 1, 2]
-        ]
-        smooth = pd.read_csv(candidates / "smooth.csv").groupby(["model", "first"])["nll_nats"].mean()
-        expected = smooth["mamba2-mini-small"] - smooth["tiny"]
-        np.testing.assert_allclose(gap["gap_nats"], expected, atol=2e-6)
-        assert (gap["lo95"] < gap["gap_nats"]).all()
-        assert (gap["gap_nats"] < gap["hi95"]).all()
-        leader = "tiny" if gap["gap_nats"].iloc[-1] > 0 else "mamba2-mini-small"
-        assert crossover["leads_at_the_end"].tolist() == [leader]
-        assert f"{leader} leads" in done.stdout
-
-    def test_chosen_pairs(self, candidates, tmp_path):
-        flags = ["--store", candidates / "nll", "--out", tmp_path]
-        leaders = []
-        for pair in ("tiny:mamba2-mini-small", "mamba2-mini-small:tiny"):
-            assert call_script(COMPARE, *flags, "--pairs", pair).returncode == 0
-            gap = pd.read_csv(tmp_path / "gap.csv")
-            assert set(gap["model_a"]) == {pair.split(":")[0]}
-            leaders += pd.read_csv(tmp_path / "crossover.csv")["leads_at_the_end"].tolist()
-            assert leaders[-1] == gap[["model_a", "model_b"]].iloc[0, int(gap["gap_nats"].iloc[-1] > 0)]
-        assert leaders[0] == leaders[1]
-        for bad in ("tiny", "tiny:tiny", "tiny:gpt5", ""):
-            said = one_line_error(call_script(COMPARE, *flags, "--pairs", bad))
-            assert f"--pairs {bad}: give model_a:model_b, two of mamba2-mini-small, tiny" in said
-
-    def test_models_of_an_earlier_call_stay_out(self, documents, runs, tmp_path):
-        assert call(documents, tmp_path, runs).returncode == 0
-        assert call(documents, tmp_path, [runs[1], runs[2]]).returncode == 0
-        assert (tmp_path / "nll" / "tiny_0.npy").is_file()
-        assert call_script(COMPARE, "--store", tmp_path / "nll", "--out", tmp_path).returncode == 0
-        assert set(pd.read_csv(tmp_path / "gap.csv")["seeds_b"]) == {1}
-
-    def test_each_name_has_a_file_of_its_own(self, tmp_path):
-        names = ["gpt2", "x_y", "x/y", "x y", "x//y", "鯨", "кит", "x" * 300, "x" * 301]
-        nll_store.begin(tmp_path / "s", ["d"], ["b"])
-        for number, name in enumerate(names):
-            array = nll_store.open_to_write(tmp_path / "s", name, 0, (1, 2), {})
-            assert np.isnan(array).all()
-            array[:] = number
-        nll_store.finish(tmp_path / "s", [(name, 0) for name in names])
-        found = {one.model: (one.path.name, one.nll[0, 0]) for one in nll_store.read(tmp_path / "s")}
-        assert [found[name][1] for name in names] == list(range(len(names)))
-        assert [found[name][0] for name in ("gpt2", "x_y")] == ["gpt2_0.npy", "x_y_0.npy"]
-        assert re.fullmatch(r"x_y-[0-9a-f]{8}_0\.npy", found["x/y"][0])
-
-    def test_a_file_of_another_model(self, tmp_path, monkeypatch):
-        """As on a disk that does not tell A from a."""
-        nll_store.begin(tmp_path / "s", ["d"], ["b"])
-        monkeypatch.setattr(nll_store, "_path", lambda folder, model, seed: folder / "a_0.npy")
-        nll_store.open_to_write(tmp_path / "s", "A", 0, (1, 2), {})
-        with pytest.raises(UserError, match="holds the NLL of A, not of a"):
-            nll_store.open_to_write(tmp_path / "s", "a", 0, (1, 2), {})
-
-    def test_a_full_disk_is_an_error_that_names_the_file(self, tmp_path, monkeypatch):
-        """And no signal, as it is where what is mapped finds no room."""
-        nll_store.begin(tmp_path / "s", ["d"], ["b"])
-        monkeypatch.setattr(os, "fsync", full_disk)
-        with pytest.raises(OSError, match="No space") as stopped:
-            nll_store.open_to_write(tmp_path / "s", "a", 0, (1, 2), {})
-        assert stopped.value.filename == str(tmp_path / "s" / "a_0.npy")
-        assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["documents.csv"]
-
-    def test_refused(self, documents, runs, tmp_path):
-        assert "no file" in one_line_error(call_script(COMPARE, "--store", tmp_path / "no", "--out", tmp_path))
-        assert call(documents, tmp_path, [runs[0]]).returncode == 0
-        store = ["--store", tmp_path / "nll", "--out", tmp_path]
-        assert "has one model, tiny" in one_line_error(call_script(COMPARE, *store))
-        assert "--per-doubling 0: at least 1" in one_line_error(call_script(COMPARE, *store, "--per-doubling", 0))
-        (tmp_path / "nll" / "tiny_0.npy").unlink()
-        assert "tiny_0.npy is missing or damaged" in one_line_error(call_script(COMPARE, *store))
+    assert not (tmp_path / "out").exists()

@@ -5,12 +5,12 @@ What is measured is (documents, L); documents of one book are alike, so every er
     sums = book_sums(nll, books)                                 # (books, L), float64
     mean, error = mean_by_book(sums, counts(books))              # (L,) each
     found = gap([sums_of_a_seed, …], [sums_of_b_seed, …], n)     # b against a, per position or window
-    where = crossover_interval(found, centres(windows(L)))       # and where one overtakes the other
+    where = crossover(found, centres(windows(L)))                # and where one overtakes the other
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +40,16 @@ def over_windows(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, of[:, 0] - 1, axis=-1) / (of[:, 1] - of[:, 0] + 1)
 
 
-def book_sums(nll: np.ndarray, books: np.ndarray) -> np.ndarray:
-    """Sum over the documents of each book, in the order of np.unique: (documents, L) → (books, L) float64."""
+def book_sums(rows: Iterable[np.ndarray], books: np.ndarray) -> np.ndarray:
+    """Sum over the documents of each book, in the order of np.unique: (documents, L) → (books, L) float64.
+
+    rows may come one after the other, as together they may be larger than memory.
+    """
     index = np.unique(books, return_inverse=True)[1]
-    sums = np.zeros((index.max() + 1, nll.shape[1]))
-    for row, book in enumerate(index):  # row by row: nll may be larger than memory
-        sums[book] += nll[row]
-    return sums
+    sums = [np.float64(0)] * (index.max() + 1)
+    for book, row in zip(index, rows, strict=True):
+        sums[book] = sums[book] + row  # a float64 scalar makes it float64
+    return np.stack(sums)
 
 
 def counts(books: np.ndarray) -> np.ndarray:
@@ -98,43 +101,32 @@ def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -
     return Gap(mean, np.sqrt(variance), mean - reach, mean + reach)
 
 
-def crossover(values: np.ndarray, positions: np.ndarray) -> tuple[int, float]:
-    """Where a gap changes its sign for the last time: (+1 from below, −1 from above, 0 never; the position).
-
-    Between two positions the gap is taken as straight in the logarithm of the position; where it is 0 it has no sign.
-    NaN where it never does.
-    """
-    values, positions = values[values != 0], positions[values != 0]
-    others = np.flatnonzero(np.sign(values) != np.sign(values[-1:]))
-    if not len(others):
-        return 0, np.nan
-    i = others[-1]
-    low, high = np.log(positions[i : i + 2])
-    share = values[i] / (values[i] - values[i + 1])
-    return int(np.sign(values[-1])), float(np.exp(low + share * (high - low)))
-
-
 @dataclass(frozen=True)
 class Crossover:
     """The last change of sign of a gap, and where it may be."""
 
     direction: int
     """+1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie"""
-    position: float
-    lo95: float
+    position: float = np.nan
+    lo95: float = np.nan
     """the last position before it at which the gap is surely of the other sign; NaN: at none"""
-    hi95: float
+    hi95: float = np.nan
     """the first position after it at which the gap is surely of the new sign; NaN: at none"""
 
 
-def crossover_interval(found: Gap, positions: np.ndarray) -> Crossover:
-    """`crossover` of a gap, and the positions around it whose 95% interval holds 0.
+def crossover(found: Gap, positions: np.ndarray) -> Crossover:
+    """Where a gap changes its sign for the last time, and the positions around it whose 95% interval holds 0.
 
+    Between two positions the gap is taken as straight in the logarithm of the position; where it is 0 it has no sign.
     Where the true gap is 0, its interval holds 0 in 95% of all cases, and so does this one the true position.
     """
-    direction, where = crossover(found.gap, positions)
-    if not direction:
-        return Crossover(0, where, np.nan, np.nan)
-    new, old = (found.lo95 > 0, found.hi95 < 0) if direction > 0 else (found.hi95 < 0, found.lo95 > 0)
+    signed = np.flatnonzero(found.gap)
+    values, at = found.gap[signed], np.log(positions[signed])
+    others = np.flatnonzero(np.sign(values) != np.sign(values[-1:]))
+    if not len(others):
+        return Crossover(0)
+    i = others[-1]
+    where = float(np.exp(at[i] + values[i] / (values[i] - values[i + 1]) * (at[i + 1] - at[i])))
+    new, old = (found.lo95 > 0, found.hi95 < 0) if values[-1] > 0 else (found.hi95 < 0, found.lo95 > 0)
     before, after = positions[old & (positions <= where)], positions[new & (positions >= where)]
-    return Crossover(direction, where, max(before, default=np.nan), min(after, default=np.nan))
+    return Crossover(int(np.sign(values[-1])), where, max(before, default=np.nan), min(after, default=np.nan))

@@ -33,17 +33,12 @@ def test_book_sums_and_counts_are_plain_sums():
     books = np.array(["b", "a", "b", "c", "a", "b", "NA"])
     sums = curves.book_sums(nll, books)
     assert sums.dtype == np.float64
+    np.testing.assert_array_equal(curves.book_sums(iter(nll), books), sums)
+    many = curves.book_sums(np.full((10_000, 1), np.float32(1.1)), np.repeat("book", 10_000))
+    assert many[0, 0] == pytest.approx(10_000 * float(np.float32(1.1)), rel=1e-12)  # in float32 off by a hundredth
     for row, (book, count) in enumerate(zip(["NA", "a", "b", "c"], [1, 2, 3, 1], strict=True)):
         np.testing.assert_allclose(sums[row], nll[books == book].astype(np.float64).sum(axis=0), rtol=1e-12)
         assert curves.counts(books)[row] == count
-
-
-def test_sums_are_kept_in_double_precision():
-    """Ten thousand times 1 + 1e-7 in float32 is off by a hundredth."""
-    nll = np.full((10_000, 1), np.float32(1.1))
-    assert curves.book_sums(nll, np.repeat("book", 10_000))[0, 0] == pytest.approx(
-        10_000 * float(np.float32(1.1)), rel=1e-12
-    )
 
 
 def test_the_error_by_book_is_that_of_a_bootstrap():
@@ -120,9 +115,11 @@ def test_a_model_ties_with_itself():
     ],
 )
 def test_crossover(values, expected):
-    direction, position = curves.crossover(np.array(values), np.array([1.0, 2.0, 4.0, 8.0]))
-    assert direction == expected[0]
-    np.testing.assert_allclose(position, expected[1])
+    gap = curves.Gap(np.array(values), *np.full((3, 4), np.nan))
+    found = curves.crossover(gap, np.array([1.0, 2.0, 4.0, 8.0]))
+    assert found.direction == expected[0]
+    np.testing.assert_allclose(found.position, expected[1])
+    assert np.isnan([found.lo95, found.hi95]).all()
 
 
 def made_up_pair(of_books: float, of_seeds: float, random: np.random.Generator):
@@ -137,7 +134,7 @@ def made_up_pair(of_books: float, of_seeds: float, random: np.random.Generator):
 
 
 def test_a_crossover_without_noise_is_exact():
-    found = curves.crossover_interval(*made_up_pair(0, 0, np.random.default_rng(0)))
+    found = curves.crossover(*made_up_pair(0, 0, np.random.default_rng(0)))
     assert found.direction == 1
     assert found.position == pytest.approx(4)
     below, above = 2 ** (2 - 1 / 16), 2 ** (2 + 1 / 16)  # the positions beside it, where the sign is sure
@@ -150,7 +147,7 @@ def test_the_interval_of_a_crossover_holds_the_truth(of_books, of_seeds):
     """95%, and a little more as its ends are positions of the curve; a missing end is no bound."""
     random, held, crossed = np.random.default_rng(1), 0, 0
     for _ in range(600):
-        found = curves.crossover_interval(*made_up_pair(of_books, of_seeds, random))
+        found = curves.crossover(*made_up_pair(of_books, of_seeds, random))
         if found.direction == 1:
             crossed += 1
             held += not found.lo95 > 4 and not found.hi95 < 4
@@ -163,7 +160,7 @@ def test_the_interval_of_a_crossover_holds_the_truth(of_books, of_seeds):
 def test_the_other_direction_is_the_mirror():
     found, positions = made_up_pair(0.1, 0.05, np.random.default_rng(2))
     mirrored = curves.Gap(-found.gap, found.error, -found.hi95, -found.lo95)
-    one, other = (curves.crossover_interval(gap, positions) for gap in (found, mirrored))
+    one, other = (curves.crossover(gap, positions) for gap in (found, mirrored))
     assert (one.direction, other.direction) == (1, -1)
     np.testing.assert_equal((one.position, one.lo95, one.hi95), (other.position, other.lo95, other.hi95))
 
@@ -171,6 +168,6 @@ def test_the_other_direction_is_the_mirror():
 def test_no_crossover():
     found, positions = made_up_pair(0, 0, np.random.default_rng(0))
     above = curves.Gap(found.gap + 1, found.error, found.lo95 + 1, found.hi95 + 1)
-    never = curves.crossover_interval(above, positions)
+    never = curves.crossover(above, positions)
     assert never.direction == 0
     assert np.isnan([never.position, never.lo95, never.hi95]).all()

@@ -1,0 +1,178 @@
+"""The architectures that are trained, by name: those of Tables F.1 and F.2, others of their size, small ones for a CPU.
+
+    config = configuration("mamba2-130m", L=1024, vocab_size=50_432)      # a configuration of transformers
+
+Random weights come from `AutoModel.from_config(config)` and its like; no model has dropout. On a GPU there are a few of
+flash-linear-attention. Mamba and Mamba2 take the kernels of mamba-ssm where they are installed; without them Mamba
+takes mambapy's scan.
+
+To add one, add a line to MODELS: a model type of transformers, and what differs from its configuration's defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+
+from common.cli import UserError
+
+
+class Architecture(NamedTuple):
+    """One line of MODELS."""
+
+    kind: str
+    """a model type of transformers, or one of FLA"""
+    settings: dict[str, Any]
+    """of its configuration"""
+    positions: bool = False
+    """not in the paper: whether a Gaussian model adds a table of learned positions to its tokens"""
+
+
+def _gpt2(layers: int, width: int, heads: int, **settings: Any) -> Architecture:
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return Architecture("gpt2", {"n_layer": layers, "n_embd": width, "n_head": heads, **dropout, **settings})
+
+
+def _attention(kind: str, layers: int, width: int, heads: int, mlp: int, **settings: Any) -> Architecture:
+    shape = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": mlp}
+    return Architecture(kind, {**shape, **settings})
+
+
+def _gpt_neox(layers: int, width: int, heads: int) -> Architecture:
+    """GPT2's sizes; positions by rotation of all of a head; the embedding is the head's too."""
+    rotation = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
+    return _attention("gpt_neox", layers, width, heads, 4 * width, tie_word_embeddings=True, rope_parameters=rotation)
+
+
+def _mamba(layers: int, width: int, **settings: Any) -> Architecture:
+    return Architecture("mamba", {"num_hidden_layers": layers, "hidden_size": width, "use_mambapy": True, **settings})
+
+
+def _mamba2(layers: int, width: int, state: int = 128, head: int = 64, **settings: Any) -> Architecture:
+    """Of its authors: inner width 2 · width, one group, the embedding is the head's too.
+
+    The recurrence keeps layers · 2 · width · state elements.
+    """
+    heads = {"num_heads": 2 * width // head, "head_dim": head, "n_groups": 1, "tie_word_embeddings": True}
+    shape = {"num_hidden_layers": layers, "hidden_size": width, "state_size": state}
+    return Architecture("mamba2", {**shape, **heads, **settings})
+
+
+def _hybrid(layers: int, width: int, heads: int, mlp: int, every: int) -> Architecture:
+    """Gated DeltaNet, and in every `every`-th layer attention with half as many key-value heads."""
+    names = ["linear_attention" if i % every else "full_attention" for i in range(1, layers + 1)]
+    head = width // heads
+    linear = {"linear_num_key_heads": heads, "linear_num_value_heads": heads}
+    linear |= {"linear_key_head_dim": head, "linear_value_head_dim": head, "layer_types": names}
+    return _attention(
+        "qwen3_5_text", layers, width, heads, mlp, num_key_value_heads=heads // 2, head_dim=head, **linear
+    )
+
+
+def _with_positions(model: Architecture) -> Architecture:
+    return model._replace(positions=True)
+
+
+MODELS: dict[str, Architecture] = {
+    # Tables F.1 and F.2; what they do not give is as in the configurations of the same names on the hub.
+    "gpt2": _gpt2(12, 768, 12),
+    "gpt2-medium": _gpt2(24, 1024, 16),
+    "gpt2-large": _gpt2(36, 1280, 20),
+    "mamba-50m": _mamba(12, 512),
+    "mamba-70m": _mamba(24, 512),
+    "mamba-130m": _mamba(24, 768),
+    "mamba-370m": _mamba(48, 1024),
+    "mamba-790m": _mamba(48, 1536),
+    "mamba-1.4b": _mamba(48, 2048),
+    "mamba2-130m": _mamba2(24, 768),
+    "mamba2-370m": _mamba2(48, 1024),
+    "mamba2-790m": _mamba2(48, 1536),
+    # not in the paper: other architectures of about 130 million parameters with a vocabulary
+    "gpt-neox-160m": _attention("gpt_neox", 12, 768, 12, 3072),
+    "qwen3-130m": _attention("qwen3", 12, 768, 12, 2048, num_key_value_heads=4, head_dim=64),
+    "window-130m": _attention("mistral", 12, 768, 12, 2048, num_key_value_heads=4, sliding_window=128),
+    "hybrid-130m": _hybrid(12, 768, 12, 2048, every=4),
+    "gated-deltanet-130m": Architecture(
+        "gated_deltanet", {"num_hidden_layers": 12, "hidden_size": 768, "num_heads": 6, "head_dim": 128}
+    ),
+    "rwkv7-130m": Architecture("rwkv7", {"num_hidden_layers": 12, "hidden_size": 768}),
+    "log-linear-130m": Architecture(
+        "log_linear_mamba2",
+        {"num_hidden_layers": 12, "hidden_size": 768, "num_heads": 24, "head_dim": 64, "n_groups": 1},
+    ),
+    # not in the paper: two layers for Gaussian sequences on a CPU. All have a table of positions: without one a
+    # recurrent model this small stays far above what its state allows, perhaps because it has to learn to count (rows
+    # of 4, of 16, …), as the one named no-pos shows. The number behind mamba2-mini is the size of its two recurrent
+    # states together; the kernel of its convolutions is 2, so that they add only 520 to 768 to that.
+    "gpt2-mini": _with_positions(_gpt2(2, 64, 8)),
+    "gpt2-mini-32": _with_positions(_gpt2(2, 32, 4)),
+    "gpt2-mini-128": _with_positions(_gpt2(2, 128, 8)),
+    "qwen3-mini": _with_positions(_attention("qwen3", 2, 64, 8, 128, num_key_value_heads=4, head_dim=8)),
+    "window-mini": _with_positions(_attention("mistral", 2, 64, 8, 128, num_key_value_heads=8, sliding_window=16)),
+    "hybrid-mini": _with_positions(_hybrid(2, 64, 4, 128, every=2)),
+    "mamba-mini": _with_positions(_mamba(2, 64, state_size=4)),
+    "mamba-mini-32": _with_positions(_mamba(2, 32, state_size=4)),
+    "mamba2-mini-256": _with_positions(_mamba2(2, 64, state=1, head=16, conv_kernel=2)),
+    "mamba2-mini-512": _with_positions(_mamba2(2, 64, state=2, head=16, conv_kernel=2)),
+    "mamba2-mini-2048": _with_positions(_mamba2(2, 64, state=8, head=16, conv_kernel=2)),
+    "mamba2-mini-8192": _with_positions(_mamba2(2, 64, state=32, head=16, conv_kernel=2)),
+    "mamba2-mini-2048-no-pos": _mamba2(2, 64, state=8, head=16, conv_kernel=2),
+    # not in the paper: the same three sizes of each kind, for books on a CPU. As in the tables, a recurrent model has
+    # twice the layers of the transformer of its size. Without the vocabulary: 0.1, 0.3 and 1.8 million parameters of a
+    # transformer, and up to a third more of the others. GPT-NeoX stands beside GPT2 because a table of positions takes
+    # longer to learn than a CPU has time for.
+    "gpt2-mini-small": _gpt2(2, 64, 2),
+    "gpt2-mini-medium": _gpt2(3, 96, 3),
+    "gpt2-mini-large": _gpt2(4, 192, 6),
+    "gpt_neox-mini-small": _gpt_neox(2, 64, 2),
+    "gpt_neox-mini-medium": _gpt_neox(3, 96, 3),
+    "gpt_neox-mini-large": _gpt_neox(4, 192, 6),
+    "mamba-mini-small": _mamba(4, 64),
+    "mamba-mini-medium": _mamba(6, 96),
+    "mamba-mini-large": _mamba(8, 192),
+    "mamba2-mini-small": _mamba2(4, 64, state=16, head=32),
+    "mamba2-mini-medium": _mamba2(6, 96, state=16, head=32),
+    "mamba2-mini-large": _mamba2(8, 192, state=16, head=32),
+    # not in the paper: for the tests
+    "tiny": _gpt2(2, 32, 2),
+}
+FLA = ("gated_deltanet", "rwkv7", "log_linear_mamba2")  # flash-linear-attention's; they need a GPU
+
+
+def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
+    """Of an architecture of MODELS, for sequences of at most L tokens; ids: vocab_size and ids of special tokens.
+
+    UserError: another name or kind, or one that needs flash-linear-attention where that or a GPU is missing.
+    """
+    if name not in MODELS:
+        raise UserError(f"no model {name!r}: choose {', '.join(MODELS)}, or add a line to common/architectures.py")
+    kind, settings, _ = MODELS[name]
+    if kind in FLA:
+        _register_fla(name)
+    try:
+        config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings)
+    except ValueError as error:
+        raise UserError(f"model {name}: transformers has no model type {kind!r}: mend its line of MODELS") from error
+    if hasattr(config, "max_position_embeddings") and kind not in FLA:
+        config.max_position_embeddings = L
+    if kind == "mamba2":
+        # No number depends on the chunk, only the time and memory of the scan; the kernels want a power of two from 16.
+        config.chunk_size = 64 if L >= 64 else 16
+    return config
+
+
+def _register_fla(name: str) -> None:
+    """Imported only here: it is optional, and takes over transformers' names mamba and mamba2.
+
+    UserError: it or a GPU is missing.
+    """
+    if not torch.cuda.is_available():
+        raise UserError(f"model {name} runs on an NVIDIA GPU only, and none is seen here: choose another model")
+    try:
+        import fla.models  # noqa: F401  # it registers its types with transformers
+    except ImportError as error:
+        raise UserError(
+            f"model {name} needs flash-linear-attention ({error}): pip install flash-linear-attention==0.6.0"
+        ) from error

@@ -1,0 +1,104 @@
+"""The table of architectures: sizes against published counts, names, and what cannot be built."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from common import architectures
+from common.architectures import FLA, MODELS, Architecture, configuration
+from common.cli import UserError
+from common.history_state import history_state, state_by_kind
+
+
+def gpt2_size(layers: int, width: int) -> int:
+    """1,024 positions; a layer: attention 4 w² + 4 w, network 8 w² + 5 w, two norms of 2 w; one norm at the end."""
+    return 1024 * width + layers * (12 * width**2 + 13 * width) + 2 * width
+
+
+def mamba_size(layers: int, width: int) -> int:
+    """A layer: in 4 w², convolution 5 · 2w, to Δ, B, C 2w (r + 32), Δ 2w (r + 1), A and D 2w · 17, out 2 w², norm w."""
+    rank = width // 16
+    return layers * (6 * width**2 + 2 * width * (5 + (rank + 32) + (rank + 1) + 17) + width) + width
+
+
+def mamba2_size(layers: int, width: int) -> int:
+    """A layer of h heads and 2w + 256 convolved channels c: in w (2w + c + h), 5 c, 3 h, norm 2w, out 2 w², norm w."""
+    heads, channels = width // 32, 2 * width + 256
+    layer = width * (2 * width + channels + heads) + 5 * channels + 3 * heads + 2 * width**2 + 3 * width
+    return layers * layer + width
+
+
+# Parameters of the published checkpoints, and the size of the vocabulary embedding in them.
+PUBLISHED = {
+    "gpt2": (124_439_808, 50_257 * 768, gpt2_size(12, 768)),
+    "gpt2-medium": (354_823_168, 50_257 * 1024, gpt2_size(24, 1024)),
+    "gpt2-large": (774_030_080, 50_257 * 1280, gpt2_size(36, 1280)),
+    "mamba-130m": (129_135_360, 50_280 * 768, mamba_size(24, 768)),
+    "mamba-370m": (371_516_416, 50_280 * 1024, mamba_size(48, 1024)),
+    "mamba-790m": (793_204_224, 50_280 * 1536, mamba_size(48, 1536)),
+    "mamba-1.4b": (1_372_178_432, 50_280 * 2048, mamba_size(48, 2048)),
+    "mamba2-130m": (128_989_632, 50_288 * 768, mamba2_size(24, 768)),
+    "mamba2-370m": (None, 50_288 * 1024, mamba2_size(48, 1024)),
+    "mamba2-790m": (None, 50_288 * 1536, mamba2_size(48, 1536)),
+    "mamba-50m": (None, 50_280 * 512, mamba_size(12, 512)),
+    "mamba-70m": (None, 50_280 * 512, mamba_size(24, 512)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_models_of_the_paper_have_their_published_sizes(name):
+    """And mamba2-370m has 370 million parameters with its vocabulary, within a tenth."""
+    whole, embedding, by_formula = PUBLISHED[name]
+    with torch.device("meta"):
+        model = AutoModel.from_config(configuration(name, 1024, vocab_size=2))
+    size = sum(parameter.numel() for parameter in model.parameters())
+    assert size - 2 * model.config.hidden_size == by_formula
+    assert whole in (None, by_formula + embedding)
+    if name.startswith("mamba"):
+        number = float(name.split("-")[1][:-1]) * {"m": 1e6, "b": 1e9}[name[-1]]
+        assert by_formula + embedding == pytest.approx(number, rel=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.kind not in FLA])
+def test_every_model_is_built_without_dropout_and_its_state_is_known(name):
+    config = configuration(name, 4096, vocab_size=3, bos_token_id=2)
+    assert (config.vocab_size, config.bos_token_id, config.use_cache) == (3, 2, False)
+    assert history_state(config, 2048) > 0
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    assert not any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    if hasattr(config, "max_position_embeddings"):
+        assert config.max_position_embeddings == 4096
+    if size := name.removesuffix("-no-pos").partition("mamba2-mini-")[2]:
+        # The number in a name counts the recurrences, without the convolutions.
+        assert not size.isdigit() or state_by_kind(config, 128)["mamba2_recurrence"] == int(size)
+
+
+def test_names_are_told_apart():
+    shapes = [(*model[::2], *sorted(map(str, model.settings.items()))) for model in MODELS.values()]
+    assert all(one != other for one, other in itertools.combinations(shapes, 2))
+
+
+def test_the_chunk_of_mamba2_goes_by_the_length():
+    assert [configuration("mamba2-mini-256", L).chunk_size for L in (16, 63, 64, 1024)] == [16, 16, 64, 64]
+
+
+def test_what_cannot_be_built_is_refused(monkeypatch):
+    with pytest.raises(UserError, match=r"no model 'gpt5': choose gpt2, .* or add a line to common/architectures.py"):
+        configuration("gpt5", 16)
+    monkeypatch.setitem(MODELS, "mine", Architecture("my_architecture", {}))
+    with pytest.raises(UserError, match=r"^model mine: transformers has no model type 'my_architecture'"):
+        configuration("mine", 16)
+    for name in (name for name, model in MODELS.items() if model.kind in FLA):
+        monkeypatch.setattr(architectures.torch.cuda, "is_available", lambda: False)
+        with pytest.raises(UserError, match=f"model {name} runs on an NVIDIA GPU only"):
+            configuration(name, 16)
+        monkeypatch.setattr(architectures.torch.cuda, "is_available", lambda: True)
+        monkeypatch.setitem(sys.modules, "fla", None)
+        with pytest.raises(UserError, match=f"model {name} needs flash-linear-attention .*: pip install flash-linear"):
+            configuration(name, 16)

@@ -1,0 +1,315 @@
+"""The training loop: its steps against plain torch; runs that are split, cut, refused, or go wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModel, PreTrainedConfig
+
+from common import training
+from common.architectures import configuration
+from common.cli import UserError
+from common.resume import read_identity
+from common.training import CHECKPOINT, RUN, Settings, Task
+
+L, WIDTH = 8, 4
+
+
+class Net(torch.nn.Module):
+    """A tiny GPT2 as backbone between two layers; what is learned is a fixed map of the tokens before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = configuration("tiny", L, vocab_size=1, bos_token_id=None, eos_token_id=None)
+        self.backbone = AutoModel.from_config(config)
+        self.backbone.set_input_embeddings(torch.nn.Identity())
+        self.config, self.before = config, torch.nn.Linear(WIDTH, 32)
+        self.after = torch.nn.Linear(32, WIDTH)
+        self.spoil: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}  # by the number of the call
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y = self.after(self.backbone(inputs_embeds=self.before(x), use_cache=False).last_hidden_state)
+        return self.spoil[self.calls](y) if self.calls in self.spoil else y
+
+
+def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(8, L, WIDTH, generator=torch.Generator().manual_seed(step))
+    return x, x.cumsum(1)
+
+
+def loss(model: torch.nn.Module, part: list[torch.Tensor]) -> torch.Tensor:
+    x, y = part
+    return (model(x) - y).square().mean()
+
+
+def table(rows: list[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["step", "tokens", "error", "learning_rate", "tokens_per_second"])
+
+
+def task(**changes: object) -> Task:
+    torch.manual_seed(0)
+    model = Net()
+    return replace(Task(model, model.backbone, 30, 8, L, draw, loss, table), **changes)
+
+
+def settings(out: Path, **changes: object) -> Settings:
+    small = dict(model="net", warmup=5, log_every=5, checkpoint_every=10, learning_rate=3e-3, device="cpu")
+    return Settings(out=out, **{**small, **changes})
+
+
+def run(cfg: Settings, of: Task | None = None) -> pd.DataFrame:
+    """log.csv without the speed."""
+    cfg.validate()
+    with training.processes(cfg) as accelerator:
+        training.train(cfg, of or task(), accelerator)
+    return read_log(cfg.out)
+
+
+def read_log(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "log.csv").drop(columns="tokens_per_second")
+
+
+def test_the_steps_are_those_of_plain_torch(tmp_path):
+    """AdamW, cosine, clip, no decay for some, row by row; a last row of what no --log-every divides."""
+    bare = {"after.bias", "before.bias"}
+    log = run(settings(tmp_path, clip=0.5, weight_decay=0.3), task(steps=33, undecayed=bare))
+    model = task().model.train()
+    named = dict(model.named_parameters())
+    groups = [{"params": [v for n, v in named.items() if n not in bare], "weight_decay": 0.3}]
+    groups.append({"params": [named[name] for name in bare], "weight_decay": 0.0})
+    optimizer, losses, rates = torch.optim.AdamW(groups), [], []
+    for step in range(33):
+        factor = step / 5 if step < 5 else (1 + math.cos(math.pi * (step - 5) / 28)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * factor
+        nats = loss(model, draw(step))
+        optimizer.zero_grad()
+        nats.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        losses.append(nats.item())
+        rates.append(3e-3 * factor)
+    last = [4, 9, 14, 19, 24, 29, 32]
+    means = [sum(losses[a + 1 : b + 1]) / (b - a) for a, b in zip([-1, *last], last, strict=False)]
+    assert log["step"].tolist() == [number + 1 for number in last]
+    assert (log["tokens"] == 64 * log["step"]).all()
+    assert log["error"].tolist() == pytest.approx(means, rel=1e-5)
+    assert log["learning_rate"].tolist() == pytest.approx([rates[i] for i in last], abs=1e-12)
+    saved = training.read_checkpoint(tmp_path / CHECKPOINT)["model"]
+    torch.testing.assert_close(saved["after.weight"], model.after.weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_rates_of_the_step_to_come(tmp_path):
+    rates = run(settings(tmp_path), task(rate_of_next=True))["learning_rate"]
+    assert rates.iloc[0] == pytest.approx(3e-3)  # after five steps of warm-up
+    assert rates.iloc[-1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
+    whole = run(settings(tmp_path / "whole", optimizer=optimizer))
+    of = task()
+    of.model.spoil[24] = lambda y: y / 0 * 0
+    with pytest.raises(UserError):
+        run(settings(tmp_path / "cut", optimizer=optimizer), of)
+    (tmp_path / "cut" / "log.csv").write_text("cut between the checkpoint and its log\n")
+    again = task()
+    pd.testing.assert_frame_equal(run(settings(tmp_path / "cut", optimizer=optimizer), again), whole, check_exact=True)
+    assert again.model.calls == 10
+    ends = [training.read_checkpoint(tmp_path / name / CHECKPOINT)["model"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    before = (tmp_path / "cut" / "log.json").read_bytes()
+    run(settings(tmp_path / "cut", optimizer=optimizer))  # finished: nothing is written
+    assert (tmp_path / "cut" / "log.json").read_bytes() == before
+
+
+def test_muon_takes_the_matrices_inside_the_backbone(tmp_path):
+    of = task()
+    adamw, muon = training.make_optimizers(settings(tmp_path, optimizer="muon"), of)
+    names = {id(value): name for name, value in of.model.named_parameters()}
+    taken, rest = ([names[id(p)] for group in one.param_groups for p in group["params"]] for one in (muon, adamw))
+    layer = [f"{part}.weight" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
+    assert taken == [f"backbone.h.{i}.{part}" for i in range(2) for part in layer]
+    assert sorted(taken + rest) == sorted(names.values())
+    assert {"before.weight", "after.weight", "backbone.wpe.weight", "backbone.h.0.ln_1.weight"} <= set(rest)
+    assert (adamw.defaults["lr"], muon.defaults["lr"]) == (3e-3, pytest.approx(15e-3))
+    assert len(training.make_optimizers(settings(tmp_path), of)) == 1
+    (_, own) = training.make_optimizers(settings(tmp_path, optimizer="muon", muon_learning_rate=0.1), of)
+    assert own.defaults["lr"] == 0.1
+    mamba = AutoModel.from_config(configuration("mamba-mini-32", L, vocab_size=1))
+    (_, muon) = training.make_optimizers(settings(tmp_path, optimizer="muon"), task(model=mamba, backbone=mamba))
+    shapes = {tuple(p.shape) for p in muon.param_groups[0]["params"]}
+    assert mamba.layers[0].mixer.A_log.shape not in shapes  # two dimensions, and no matrix of a linear layer
+    assert mamba.layers[0].mixer.in_proj.weight.shape in shapes
+
+
+def test_muon_makes_orthogonal_steps_and_is_recorded(tmp_path):
+    """The largest singular value of the first step of a matrix is its rate; both rates fall together."""
+    cfg = settings(tmp_path, optimizer="muon", warmup=0)
+    with training.processes(cfg) as accelerator:
+        one = training.Run(cfg, task(), accelerator)
+        matrix = one.task.backbone.h[0].mlp.c_fc.weight
+        before = matrix.detach().clone()
+        one.train_step()
+        change = (matrix.detach() - before * (1 - 15e-3 * training.MUON_DECAY)) / 15e-3
+        assert torch.linalg.svdvals(change).max().item() == pytest.approx(1, abs=0.3)
+        for _ in range(14):
+            one.train_step()
+        rates = [group["lr"] for optimizer in one.optimizers for group in optimizer.param_groups]
+        assert rates == pytest.approx([1.5e-3, 7.5e-3])
+    assert read_identity(tmp_path / RUN, "identity")["settings"]["optimizer"] == "muon"
+    with pytest.raises(UserError, match=r"settings\.optimizer"):
+        run(settings(tmp_path))
+
+
+def in_two_processes(folder: Path, changes: str) -> pd.DataFrame:
+    """The log of `run` under torchrun; changes: of the settings, as they are written."""
+    program = folder.with_suffix(".py")
+    program.write_text(
+        f"from pathlib import Path\nfrom tests.common.test_training import run, settings\n"
+        f"run(settings(Path({str(folder)!r}), {changes}))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([*torchrun, program], capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("30 of 30 steps to do, 2 × cpu") == 1
+    return read_log(folder)
+
+
+def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
+    """Two processes with the weights on both (Muon), and in shards (AdamW, FSDP), against one."""
+    one = run(settings(tmp_path / "one", clip=1e9))
+    for name, changes in {"parts": {"accumulate": 4}, "again": {"gradient_checkpointing": True}}.items():
+        pd.testing.assert_frame_equal(run(settings(tmp_path / name, clip=1e9, **changes)), one, rtol=1e-4)
+    pd.testing.assert_frame_equal(in_two_processes(tmp_path / "shards", "fsdp=True, clip=1e9"), one, rtol=1e-4)
+    whole, shards = (training.read_checkpoint(tmp_path / name / CHECKPOINT) for name in ("one", "shards"))
+    assert {name: value.shape for name, value in whole["model"].items()} == {
+        name: value.shape for name, value in shards["model"].items()
+    }
+    assert whole["optimizers"]["state"].keys() == shards["optimizers"]["state"].keys()
+    run(settings(tmp_path / "shards", clip=1e9))  # finished: it opens without shards
+    muon = run(settings(tmp_path / "muon", optimizer="muon"))
+    two = in_two_processes(tmp_path / "two", "optimizer='muon', accumulate=2")
+    pd.testing.assert_frame_equal(two, muon, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"precision": "tf32"}])
+def test_other_ways_to_compute(tmp_path, changes):
+    plain, other = run(settings(tmp_path / "plain"))["error"], run(settings(tmp_path / "other", **changes))["error"]
+    assert other.tolist() == pytest.approx(plain.tolist(), rel=0.05 if changes == {"precision": "bf16"} else 1e-4)
+    assert (other == plain).all() == (changes == {"precision": "tf32"})  # nothing but a GPU rounds to TF32
+
+
+def test_a_loss_or_weights_that_are_not_finite_stop_the_run(tmp_path):
+    of = task()
+    of.model.spoil[18] = lambda y: y * torch.nan
+    with pytest.raises(UserError) as error:
+        run(settings(tmp_path / "a"), of)
+    assert "the loss is not finite at step 18" in str(error.value)
+    assert f"{tmp_path / 'a' / CHECKPOINT} holds step 10" in str(error.value)
+    assert read_log(tmp_path / "a")["step"].max() == 10
+    of = task()
+    of.model.spoil[10] = lambda y: y.detach() + torch.sqrt(y * 0)  # a finite loss, and gradients that are not
+    with pytest.raises(UserError, match="the weights are not finite at step 10; there is no checkpoint yet"):
+        run(settings(tmp_path / "b"), of)
+    assert not (tmp_path / "b" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "said"),
+    [
+        (1, "8 sequences of 8 tokens at a time do not fit the memory of cpu: give --accumulate 2, which takes 4"),
+        (8, "1 sequences of 8 tokens at a time do not fit the memory of cpu: give --gradient-checkpointing"),
+    ],
+)
+def test_too_little_memory_on_the_gpu(tmp_path, accumulate, said):
+    def full(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    of = task()
+    of.model.spoil[3] = full
+    with pytest.raises(UserError, match=re.escape(said)):
+        run(settings(tmp_path, accumulate=accumulate), of)
+
+
+def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
+    run(settings(tmp_path))
+    path = tmp_path / CHECKPOINT
+    before = path.read_bytes()
+    of = task()
+    of.model.config = PreTrainedConfig(architectures=["another"])
+    for cfg, other, said in (
+        (settings(tmp_path, seed=1), task(), "settings.seed 0 there, 1 here"),
+        (settings(tmp_path), of, "configuration"),
+        (settings(tmp_path), task(identity={"documents": "others"}), "documents nothing there"),
+        (settings(tmp_path, accumulate=3), task(), "8 sequences a step in 3 micro-batches"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            run(cfg, other)
+    of = task()
+    of.model.another = torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match="does not fit net"):
+        run(settings(tmp_path), of)
+    assert path.read_bytes() == before
+    run(settings(tmp_path, accumulate=2, checkpoint_every=5))  # these may differ
+    for damage in (before[:1000], b"nothing"):
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match=r"checkpoint.pt is no checkpoint of train.py, or damaged"):
+            run(settings(tmp_path))
+        assert path.read_bytes() == damage
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "log.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files and no run.json"):
+        run(settings(tmp_path / "mine"))
+
+
+def test_what_a_run_says(tmp_path, capsys, monkeypatch):
+    """The hours to come without the first step, which may compile; use of a device that could do twice the work."""
+    monkeypatch.setattr(training, "PREDICT_AFTER", 0.0)
+    of = task(notes=["a note"])
+    amount = training.flops_a_token(of.model, L)
+    run(settings(tmp_path, peak_tflops=1e-12 * amount), of)
+    out, err = capsys.readouterr()
+    first, note, *_ = out.splitlines()
+    assert re.match(r"net: [\d.]+ million parameters, 64 tokens a step, 30 of 30 steps to do, 1 × cpu", first)
+    assert note == "a note"
+    assert re.search(r"about [\de.-]+ hours for the 28 steps to come", out + err)
+    share, speed = re.findall(r"([\d,.]+)% of the peak", err)[-1], re.findall(r"([\d,]+) tokens/s", err)[-1]
+    assert float(share.replace(",", "")) == pytest.approx(100 * float(speed.replace(",", "")), rel=0.01)
+    error = pd.read_csv(tmp_path / "log.csv")["error"].iloc[-1]
+    assert f"{error:.4g} nats a token in the last row of {tmp_path / 'log.csv'}" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"checkpoint_every": 7}, "--checkpoint-every 7: a multiple of --log-every 5"),
+        ({"accumulate": 0}, "--accumulate 0: at least 1"),
+        ({"clip": 0.0}, "--clip 0.0: above 0"),
+        ({"muon_learning_rate": 0.1}, "--muon-learning-rate is for --optimizer muon"),
+        ({"optimizer": "muon", "fsdp": True}, "--optimizer muon works on whole matrices"),
+        ({"fsdp": True}, "--fsdp shards over several processes"),
+        ({"device": "meta"}, "--device meta: give auto, cpu, cuda or cuda:1"),
+        ({"device": "abacus"}, "--device abacus: give auto, cpu, cuda or cuda:1"),
+        ({"device": "cuda:7"}, "--device cuda:7: no GPU 7"),
+    ],
+    ids=str,
+)
+def test_bad_settings(tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        run(settings(tmp_path / "new", **changes))
+    assert not (tmp_path / "new").exists()
