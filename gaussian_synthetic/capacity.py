@@ -75,7 +75,7 @@ class Settings:
         for L in self.L:
             self.build(L)
             needed = BYTES_A_PAIR * L**2
-            families.check_memory(needed, f"the dense algebra of L = {L:,}", "cpu")
+            families.check_memory(needed, f"the dense algebra of L = {L:,}")
         if min(self.d, default=0) < 0:
             raise UserError(f"--d {min(self.d)}: a state has at least 0 elements")
         for name in ("copies", "iterations", "processes"):
