@@ -15,13 +15,13 @@ from tests.measure_mutual_info.test_estimate_bipartite import power_scores
 SCRIPT = "measure_mutual_info/compare_start_tokens.py"
 
 
-def save(folder: Path, scores: pd.DataFrame, token: str | None, **manifest: object) -> Path:
+def save(folder: Path, scores: pd.DataFrame, token: str | None, **identity: object) -> Path:
     folder.mkdir()
     scores.to_csv(folder / "scores.csv", index=False)
     record = {
         "source": "toy",
         "settings": {"model": "org/tiny"},
-        "manifest": {"bos": hash(token), "seed": 0} | manifest,
+        "identity": {"bos": hash(token), "seed": 0} | identity,
     }
     (folder / "scores.json").write_text(json.dumps(record | ({"start_token": token} if token else {})))
     return folder / "scores.csv"
@@ -48,15 +48,19 @@ def test_paired_by_document_with_errors_by_book(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("token", "manifest", "said"),
+    ("token", "identity", "said"),
     [
         (None, {}, "b/scores.json names no start token: score the documents again"),
-        ("</s>", {"seed": 1}, "differ in more than the start token (seed): score the same documents"),
+        (
+            "</s>",
+            {"seed": 1},
+            "b/scores.csv was made with other settings (seed 1 there, 0 here): score the same documents",
+        ),
     ],
 )
-def test_scores_that_cannot_be_compared(tmp_path, token, manifest, said):
+def test_scores_that_cannot_be_compared(tmp_path, token, identity, said):
     scores = power_scores(books=2, documents=8)
-    files = save(tmp_path / "a", scores, "<s>"), save(tmp_path / "b", scores, token, **manifest)
+    files = save(tmp_path / "a", scores, "<s>"), save(tmp_path / "b", scores, token, **identity)
     assert said in one_line_error(call_script(SCRIPT, "--scores", *files, "--out", tmp_path))
 
 

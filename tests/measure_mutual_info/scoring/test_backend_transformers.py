@@ -6,6 +6,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput
 
 from common.cli import UserError
+from common.pretrained import load_model
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import backend_transformers, passes
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
@@ -50,7 +51,7 @@ def assert_equals_reference(backend, documents, y_recipients, points, tolerance=
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
 def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
     """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats a token."""
-    backend = TransformersBackend.from_model(tiny_model(kind), BOS)
+    backend = TransformersBackend(tiny_model(kind), BOS)
     assert backend.schedule == "shared"
     documents, y_recipients = pieces(book_bytes, 2, 128)
     backend.check_schedule(documents, y_recipients)
@@ -58,7 +59,7 @@ def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
 
 
 def test_every_pass_is_told_to_the_progress_bar(book_bytes):
-    backend, told, points = TransformersBackend.from_model(tiny_model("llama"), BOS, 64), [], passes.grid(64)
+    backend, told, points = TransformersBackend(tiny_model("llama"), BOS, 64), [], passes.grid(64)
     backend.tick = told.append
     backend.token_logprobs(*pieces(book_bytes, 2, 64), passes.branches(points))
     assert sum(told) == 2 * passes.tokens_a_document(points)
@@ -74,15 +75,27 @@ def test_the_other_x_matters(book_bytes):
     assert abs(a - b) / 32 > 0.05
 
 
-@pytest.mark.parametrize("kind", ["mistral", "mamba"])
-def test_models_without_plain_key_values_get_plain_prompts(kind, book_bytes):
-    """A window (whose cache forgets) and a state-space model (whose cache cannot be cut)."""
-    backend = TransformersBackend.from_model(tiny_model(kind), BOS)
+STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mistral", {}),
+        ("mamba", {}),
+        ("minimax", {"head_dim": 12, "num_local_experts": 2, "block_size": 16}),
+        ("llama", {"rope_parameters": STRETCHED, "max_position_embeddings": 64}),
+    ],
+)
+def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_bytes):
+    """A cache that forgets, or that cannot be cut; a state beside the cache; positions that depend on the length."""
+    backend = TransformersBackend(tiny_model(kind, **changes), BOS)
     assert backend.schedule == "plain"
     documents, y_recipients = pieces(book_bytes, 2, 48)
-    assert_equals_reference(backend, documents, y_recipients, passes.grid(48))
+    if kind in ("mistral", "mamba"):
+        assert_equals_reference(backend, documents, y_recipients, passes.grid(48))
     with pytest.raises(UserError, match="--schedule plain"):
-        TransformersBackend.from_model(backend.model, BOS, schedule="shared")
+        TransformersBackend(backend.model, BOS, schedule="shared")
 
 
 @pytest.mark.parametrize("schedule_name", ["shared", "plain"])
@@ -91,10 +104,8 @@ def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
     model = tiny_model("llama")
     documents, y_recipients = pieces(book_bytes, 4, 96)
     split = passes.branches(passes.grid(96))
-    together = TransformersBackend.from_model(model, BOS, 4096, schedule_name).token_logprobs(
-        documents, y_recipients, split
-    )
-    small = TransformersBackend.from_model(model, BOS, 32, schedule_name)
+    together = TransformersBackend(model, BOS, 4096, schedule_name).token_logprobs(documents, y_recipients, split)
+    small = TransformersBackend(model, BOS, 32, schedule_name)
     for row in range(4):
         alone = small.token_logprobs(documents[row : row + 1], y_recipients[row : row + 1], split)
         assert np.abs(alone.own[0] - together.own[row]).max() < 1e-4
@@ -102,49 +113,26 @@ def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
             assert np.abs(one[0] - all_[row]).max() < 1e-4
 
 
-def test_a_cache_that_lies_is_refused(book_bytes):
-    """A model that drops what it is given to continue from must not be scored by reused key-values."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails):
+    """A model that drops what it is given to continue from would be wrong silently; another raises at it."""
     model = tiny_model("llama")
-    backend = TransformersBackend.from_model(model, BOS)
-    honest = model.forward
+    backend, honest = TransformersBackend(model, BOS), model.forward
 
-    def forgetful(input_ids, past_key_values=None, use_cache=False, **rest):
+    def forward(input_ids, past_key_values=None, use_cache=False, **rest):
         if past_key_values is not None and past_key_values.get_seq_length():
+            if fails:
+                raise IndexError("list index out of range")
             past_key_values = None
         return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
 
-    model.forward = forgetful
-    documents, y_recipients = pieces(book_bytes, 1, 64)
-    backend.check_schedule(documents, y_recipients)
-    assert backend.schedule == "plain"
-    with pytest.raises(UserError, match="use --schedule plain"):
-        TransformersBackend.from_model(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
-
-
-def test_a_model_that_fails_with_a_cache_gets_plain_prompts(book_bytes):
-    """MiniMax keeps a state beside its key-values; another raises when it goes on from a cache."""
-    minimax = tiny_model("minimax", head_dim=12, num_local_experts=2, block_size=16)
-    assert TransformersBackend.from_model(minimax, BOS).schedule == "plain"
-    model = tiny_model("llama")
-    backend, honest = TransformersBackend.from_model(model, BOS), model.forward
-
-    def failing(input_ids, past_key_values=None, use_cache=False, **rest):
-        if past_key_values is not None and past_key_values.get_seq_length():
-            raise IndexError("list index out of range")
-        return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
-
-    model.forward = failing
+    model.forward = forward
     documents, y_recipients = pieces(book_bytes, 1, 64)
     backend.check_schedule(documents, y_recipients)
     assert backend.schedule == "plain"
     assert_equals_reference(backend, documents, y_recipients, [(16, 32)])
-
-
-def test_positions_that_depend_on_the_length_get_plain_prompts():
-    """Their key-values for a short text are not those for a longer one."""
-    stretched = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
-    model = tiny_model("llama", rope_parameters=stretched, max_position_embeddings=64)
-    assert TransformersBackend.from_model(model, BOS).schedule == "plain"
+    with pytest.raises(UserError, match="use --schedule plain"):
+        TransformersBackend(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
 
 
 class MarkovModel(torch.nn.Module):
@@ -172,7 +160,7 @@ def test_markov_chain_by_hand():
     ids[:, 0] = rng.choice(3, count, p=stationary)
     for t in range(1, L):
         ids[:, t] = (rng.random((count, 1)) > transition[ids[:, t - 1]].cumsum(1)).sum(1)
-    backend = TransformersBackend.from_model(MarkovModel(transition, stationary), bos=3)
+    backend = TransformersBackend(MarkovModel(transition, stationary), bos=3)
     assert backend.schedule == "plain"
     points = passes.grid(L)
     x_donor = passes.x_donors([str(i) for i in range(count)], seed=0)
@@ -204,6 +192,6 @@ def test_sample_model_on_real_text(book_bytes):
     tokenizer = load_tokenizer(str(SMOLLM2)).tokenizer
     text = bytes(book_bytes[5000:15000].astype(np.uint8)).decode("utf-8", errors="ignore")
     ids = np.array(tokenizer(text).input_ids[: 2 * 64]).reshape(2, 64)
-    backend = TransformersBackend(str(SMOLLM2), tokenizer.bos_token_id, "float32", "cpu", 4096, "auto")
+    backend = TransformersBackend(load_model(str(SMOLLM2), "float32", "cpu"), tokenizer.bos_token_id)
     assert backend.schedule == "shared"
     assert_equals_reference(backend, ids[:1], ids[1:], [(4, 8), (16, 64), (32, 64)])
