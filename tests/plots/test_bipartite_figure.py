@@ -381,7 +381,7 @@ def test_bad_files_and_folders(folder, tmp_path, monkeypatch, capsys):
 
     (tmp_path / "file").write_text("")
     line = said("--results", folder, "--out", tmp_path / "file" / "x")
-    assert line.startswith(f"error: {tmp_path / 'file'} is there and is no folder: give another place")
+    assert line.startswith(f"error: {tmp_path / 'file'}: file exists: give another place")
     out = ["--out", tmp_path / "x"]
     assert "--results names no folder" in said("--results", *out)
     assert "--results names 2 folders: give one" in said("--results", folder, tmp_path, *out)
