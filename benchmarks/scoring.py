@@ -35,7 +35,7 @@ from common.cli import UserError, run
 from common.documents import open_documents
 from common.pretrained import find_device, load_model
 from measure_mutual_info.scoring import passes
-from measure_mutual_info.scoring.backend_transformers import TransformersBackend, target_logprobs
+from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 from measure_mutual_info.scoring.tables import read_scores
 
 # Llama-type models with random weights, for machines without a hub: hidden, MLP, layers, heads, key-value heads.
@@ -46,7 +46,7 @@ RANDOM_MODELS = {
 }
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 PAPER, DOUBLE, SHARED = "21 full passes", "shared, L = 2ℓ", "shared, L = 2ℓ, 3ℓ, 4ℓ"
-PLAIN, PACKED = "plain, L = 2ℓ, 3ℓ, 4ℓ", "packed, L = 2ℓ, 3ℓ, 4ℓ"
+PLAIN = "plain, L = 2ℓ, 3ℓ, 4ℓ"
 EQUAL = "compute for equal quoted error bars"
 
 
@@ -84,41 +84,6 @@ def paper_schedule(backend: TransformersBackend, documents: np.ndarray, y_recipi
         backend.sequence_logprobs(inputs, torch.as_tensor(ids))
         tokens += ids.size
     return tokens
-
-
-def packed_schedule(
-    backend: TransformersBackend, documents: np.ndarray, y_recipients: np.ndarray, split: list[passes.Branch]
-) -> np.ndarray:
-    """Our passes for a batch as one sequence: the document, then every branch, kept apart by a 4D attention mask.
-
-    Returns the log-probabilities (documents, positions) in order: own, then marginal and other of each branch.
-    """
-    count, L = documents.shape
-    bos = np.full((count, 1), backend.bos)
-    inputs, targets = [bos, documents[:, :-1]], [documents]
-    positions, owner, sees = [np.arange(L)], [np.zeros(L, int)], [0]
-    for ell, end in split:
-        n = end - ell
-        inputs += [bos, documents[:, ell : end - 1], documents[:, ell - 1 : ell], y_recipients[:, ell : end - 1]]
-        targets += [documents[:, ell:end], y_recipients[:, ell:end]]
-        positions += [np.arange(n), ell + np.arange(n)]
-        owner += [np.full(n, len(sees)), np.full(n, len(sees) + 1)]
-        sees += [0, ell]  # how many tokens of the document's own pass the branch may look at
-    owner, index = np.concatenate(owner), np.arange(sum(map(len, owner)))
-    mask = (owner[:, None] == owner) & (index <= index[:, None]) | (index < np.array(sees)[owner][:, None])
-    ids, wanted, place, mask = (
-        torch.as_tensor(array, device=backend.model.device)
-        for array in (np.concatenate(inputs, 1), np.concatenate(targets, 1), np.concatenate(positions), mask)
-    )
-    hidden = backend.model.base_model(
-        input_ids=ids,
-        attention_mask=mask.expand(count, 1, -1, -1),
-        position_ids=place.expand(count, -1),
-        use_cache=False,
-    ).last_hidden_state
-    head = backend.model.get_output_embeddings()
-    pieces = zip(hidden.split(512, dim=1), wanted.split(512, dim=1), strict=True)
-    return torch.cat([target_logprobs(head(some), goal) for some, goal in pieces], dim=1).cpu().numpy()
 
 
 def load(cfg: Settings) -> torch.nn.Module:
@@ -203,26 +168,26 @@ def main(cfg: Settings) -> None:
         DOUBLE: lambda d, f: shared.token_logprobs(d, f, only_double),
         SHARED: lambda d, f: shared.token_logprobs(d, f, every),
         PLAIN: lambda d, f: plain.token_logprobs(d, f, every),
-        PACKED: lambda d, f: packed_schedule(shared, d, f, every),
     }
     with torch.inference_mode():
         timed = time_in_turn(ways, read_ids(cfg, model.config.get_text_config().vocab_size))
     seconds = {way: of_batch / cfg.batch_documents for way, of_batch in timed.items()}
-    tokens = dict.fromkeys(ways, passes.tokens_a_document(points))
-    tokens[PAPER] = cfg.L_max + sum(2 * cfg.L_max - ell for ell, _ in double)
-    tokens[DOUBLE] = passes.tokens_a_document(double)
-    tokens[PLAIN] += sum(ell for ell, _ in every)
+    tokens = {
+        PAPER: cfg.L_max + sum(2 * cfg.L_max - ell for ell, _ in double),
+        DOUBLE: passes.tokens_a_document(double),
+        SHARED: passes.tokens_a_document(points),
+        PLAIN: passes.tokens_a_document(points) + sum(ell for ell, _ in every),
+    }
 
     where, rows = f"{Path(cfg.model).name}, {cfg.dtype}, {model.device.type}, L_max = {cfg.L_max}", []
 
     def add(setting: str, measure: str, unit: str, baseline: str, theirs: float, ours: float) -> None:
         rows.append(("scoring", f"{where}, {setting}", measure, unit, baseline, theirs, ours, theirs / ours))
 
-    for way in (DOUBLE, SHARED, PLAIN, PACKED):
+    for way in (DOUBLE, SHARED, PLAIN):
         add(way, "tokens a document", "tokens", PAPER, tokens[PAPER], tokens[way])
         add(way, "seconds a document", "s", PAPER, seconds[PAPER], seconds[way])
-    for way in (PLAIN, PACKED):
-        add(SHARED, "seconds a document", "s", way, seconds[way], seconds[SHARED])
+    add(SHARED, "seconds a document", "s", PLAIN, seconds[PLAIN], seconds[SHARED])
     for row in variances.itertuples() if variances is not None else ():
         interval = f"95% interval of the ratio {row.lo95:.1f} … {row.hi95:.1f}"
         setting = f"{row.estimator}, pairs of {row.pairs}, L = {row.L}"

@@ -51,13 +51,11 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
     except torch.OutOfMemoryError as error:
         raise UserError(f"{model}: the {what} do not fit the GPU: use --dtype bfloat16, or --device split") from error
     except Exception as error:  # the loaders raise almost anything at a damaged file
-        reason = " ".join(str(error).split())[:300]
-        remedy = (
-            "check that the folder is complete (config.json, tokenizer files, weights)"
-            if Path(name).exists()
-            else "check the spelling, or that the hub can be reached; a local folder or a .gguf file works without it"
-        )
-        raise UserError(f"{model}: could not load the {what}: {remedy} ({type(error).__name__}: {reason})") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        remedy = "check the spelling, or that the hub can be reached; a local folder or a .gguf file works without it"
+        if Path(name).exists():
+            remedy = "check that the folder is complete (config.json, tokenizer files, weights)"
+        raise UserError(f"{model}: could not load the {what}: {remedy} ({reason})") from error
 
 
 def load_config(model: str) -> PreTrainedConfig:

@@ -183,10 +183,8 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
     if cfg.backend == "vllm":
         from measure_mutual_info.scoring.backend_vllm import VllmBackend
 
-        gpus = {
-            name: getattr(cfg, name) for name in ("tensor_parallel", "pipeline_parallel", "gpu_memory", "vllm_args")
-        }
-        return VllmBackend(cfg.model, bos, cfg.dtype, cfg.batch_tokens, cfg.longest, **gpus)
+        gpus = (cfg.tensor_parallel, cfg.pipeline_parallel, cfg.gpu_memory)
+        return VllmBackend(cfg.model, bos, cfg.dtype, cfg.batch_tokens, cfg.longest, *gpus, cfg.vllm_args)
     from common.pretrained import find_device, load_model
     from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 
