@@ -47,23 +47,14 @@ def test_paired_by_document_with_errors_by_book(tmp_path):
     assert (tmp_path / "start_token.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("token", "identity", "said"),
-    [
-        (None, {}, "b/scores.json names no start token: score the documents again"),
-        (
-            "</s>",
-            {"seed": 1},
-            "b/scores.csv was made with other settings (seed 1 there, 0 here): score the same documents",
-        ),
-    ],
-)
-def test_scores_that_cannot_be_compared(tmp_path, token, identity, said):
+def test_scores_that_cannot_be_compared(tmp_path):
     scores = power_scores(books=2, documents=8)
-    files = save(tmp_path / "a", scores, "<s>"), save(tmp_path / "b", scores, token, **identity)
-    assert said in one_line_error(call_script(SCRIPT, "--scores", *files, "--out", tmp_path))
-
-
-def test_one_start_token_is_none_to_compare(tmp_path):
-    line = one_line_error(call_script(SCRIPT, "--scores", tmp_path / "scores.csv", "--out", tmp_path))
+    first = save(tmp_path / "a", scores, "<s>")
+    for name, token, seed, said in (
+        ("b", None, 0, "b/scores.json names no start token: score the documents again"),
+        ("c", "</s>", 1, "c/scores.csv was made with other settings (seed 1 there, 0 here): score the same documents"),
+    ):
+        files = first, save(tmp_path / name, scores, token, seed=seed)
+        assert said in one_line_error(call_script(SCRIPT, "--scores", *files, "--out", tmp_path))
+    line = one_line_error(call_script(SCRIPT, "--scores", first, "--out", tmp_path))
     assert "--scores: give the scores of two start tokens or more" in line

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers.modeling_outputs import CausalLMOutput
 
 from common.cli import UserError
 from common.pretrained import load_model
@@ -133,51 +132,6 @@ def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails):
     assert_equals_reference(backend, documents, y_recipients, [(16, 32)])
     with pytest.raises(UserError, match="use --schedule plain"):
         TransformersBackend(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
-
-
-class MarkovModel(torch.nn.Module):
-    """A Markov chain with the face of a language model: logits are log transition probabilities, BOS leads to π."""
-
-    def __init__(self, transition: np.ndarray, stationary: np.ndarray) -> None:
-        super().__init__()
-        rows = np.concatenate([transition, stationary[None]])  # the last id is BOS
-        self.table = torch.nn.Embedding.from_pretrained(torch.log(torch.as_tensor(rows, dtype=torch.float32)))
-        self.device, self.dtype = torch.device("cpu"), torch.float32
-
-    def forward(self, input_ids, past_key_values=None, use_cache=False):
-        return CausalLMOutput(logits=self.table(input_ids))
-
-
-def test_markov_chain_by_hand():
-    """A chain's Y depends on X by its last token alone: the estimates are closed-form sums over the sampled tokens."""
-    transition = np.array([[0.8, 0.15, 0.05], [0.3, 0.4, 0.3], [0.1, 0.2, 0.7]])
-    values, vectors = np.linalg.eig(transition.T)
-    stationary = np.real(vectors[:, np.argmax(values.real)])
-    stationary /= stationary.sum()
-    rng = np.random.default_rng(0)
-    count, L = 400, 16
-    ids = np.empty((count, L), dtype=int)
-    ids[:, 0] = rng.choice(3, count, p=stationary)
-    for t in range(1, L):
-        ids[:, t] = (rng.random((count, 1)) > transition[ids[:, t - 1]].cumsum(1)).sum(1)
-    backend = TransformersBackend(MarkovModel(transition, stationary), bos=3)
-    assert backend.schedule == "plain"
-    points = passes.grid(L)
-    x_donor = passes.x_donors([str(i) for i in range(count)], seed=0)
-    y_recipient = np.argsort(x_donor)
-    found = passes.terms(backend.token_logprobs(ids, ids[y_recipient], passes.branches(points)), points)
-    for column, (ell, _) in enumerate(points):
-        first, last = ids[:, ell], ids[:, ell - 1]
-        direct = np.log(transition[last, first]) - np.log(stationary[first])
-        measured = (found["logq_y_given_x"] - found["logq_y"])[:, column]
-        assert measured == pytest.approx(direct, abs=1e-5)
-        other = np.log(transition[last, first]) - np.log(transition[last[x_donor], first])
-        measured = found["logq_y_given_x"][:, column] - found["logq_y_given_other_x"][np.argsort(y_recipient), column]
-        assert measured == pytest.approx(other, abs=1e-5)
-    # and their mean is the chain's mutual information, I = H(π) − h, within its error
-    information = (stationary[:, None] * transition * np.log(transition / stationary)).sum()
-    direct = (found["logq_y_given_x"] - found["logq_y"])[:, -1]
-    assert abs(direct.mean() - information) < 4 * direct.std(ddof=1) / np.sqrt(count)
 
 
 def test_target_logprobs_is_a_log_softmax():

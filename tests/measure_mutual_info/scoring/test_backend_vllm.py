@@ -137,18 +137,13 @@ def test_engine_arguments(tiny_folder, stand_in):
         ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* a flag of its own"),
         ({"vllm_args": '{"logprobs_mode": "raw_logits"}'}, "logprobs_mode is set by the scoring itself"),
         ({"model": "some/model.gguf"}, r"model\.gguf: vLLM does not read GGUF.*safetensors"),
+        ({}, r"vllm is not installed: pip install -r requirements-gpu\.txt"),
     ],
 )
-def test_what_cannot_work_is_refused(tiny_folder, changes, message):
+def test_what_cannot_work_is_refused(tiny_folder, monkeypatch, changes, message):
+    monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=message) as raised:
         small_backend(**{"model": tiny_folder} | changes)
-    one_line(raised)
-
-
-def test_vllm_missing(tiny_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"pip install -r requirements-gpu\.txt") as raised:
-        small_backend(tiny_folder)
     one_line(raised)
 
 
@@ -175,25 +170,17 @@ def test_logits_of_a_step_are_bounded():
     assert max_batch_tokens(1000, 128256, "bfloat16") == 1000
 
 
-def test_minus_infinity_and_nan_pass():
+def test_what_the_engine_returns_is_checked():
+    """−inf and NaN pass; positions from a cache and log-probabilities of other tokens do not."""
     values = [-1.5, -np.inf, np.nan]
     output = SimpleNamespace(num_cached_tokens=None, prompt_logprobs=flat([7, 8, 9], values))
     np.testing.assert_array_equal(prompt_logprobs(output, [0, 7, 8, 9]), values)
-
-
-def test_cached_positions_are_refused():
-    output = SimpleNamespace(num_cached_tokens=16, prompt_logprobs=flat([7, 8], [-1.0, -2.0]))
-    with pytest.raises(UserError, match="16 positions of a prompt from a cache") as raised:
-        prompt_logprobs(output, [0, 7, 8])
-    one_line(raised)
-
-
-@pytest.mark.parametrize(
-    "wrong", [None, flat([8, 7], [-1.0, -2.0]), flat([7], [-1.0]), flat([7, 8], [-1.0, -2.0], positions=2)]
-)
-def test_logprobs_of_other_tokens_are_refused(wrong):
-    with pytest.raises(RuntimeError, match="other tokens"):
-        prompt_logprobs(SimpleNamespace(num_cached_tokens=0, prompt_logprobs=wrong), [0, 7, 8])
+    cached = SimpleNamespace(num_cached_tokens=16, prompt_logprobs=flat([7, 8], [-1.0, -2.0]))
+    with pytest.raises(UserError, match="16 positions of a prompt from a cache"):
+        prompt_logprobs(cached, [0, 7, 8])
+    for wrong in (None, flat([8, 7], [-1.0, -2.0]), flat([7], [-1.0]), flat([7, 8], [-1.0, -2.0], positions=2)):
+        with pytest.raises(RuntimeError, match="other tokens"):
+            prompt_logprobs(SimpleNamespace(num_cached_tokens=0, prompt_logprobs=wrong), [0, 7, 8])
 
 
 # The real engine, on a CPU. It runs within this process, one for each model.
