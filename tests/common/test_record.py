@@ -105,7 +105,7 @@ def test_full_disk_leaves_the_old_pair(tmp_path, small_disk, full):
     path = tmp_path / "x.csv"
     write_csv(path, pd.DataFrame({"a": [1]}), {"n": 1})
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    rows, fact = (5000, "") if full == "x.csv" else (1, "long" * 2000)
+    rows, fact = (1100, "") if full == "x.csv" else (1, "long" * 2000)
     with pytest.raises(OSError, match="too large") as error:
         write_csv(path, pd.DataFrame({"a": range(rows)}), {"n": 2}, fact=fact)
     assert error.value.filename == str(tmp_path / full)
