@@ -9,13 +9,13 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
-corpus=data/sample/books model=$sample_model prepare_flags="--source books"
 case $PRESET in
     smoke) out=results/smoke/start_token L_max=16 n_documents=8 length=128 ;;
     cpu) out=results/start_token L_max=64 n_documents=all length=2048 ;; # the documents of Fig. 2b, their first 64 tokens
     *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
-documents=data/documents/$(basename "$corpus")_$length
+corpus=data/sample/books model=$sample_model prepare_flags="--source books"
+documents=data/documents/books_$length
 
 take_own
 prepare "$length"
