@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The scoring benchmark on one GPU: tokens a second, seconds and memory of our schedule against the paper's, plain trimmed
-# prompts and packed branches, in fp32 and bf16. Random weights and random tokens, except the sample model if it is there.
+# The scoring benchmark on one GPU: tokens and seconds a document of our schedule against the paper's and plain trimmed
+# prompts, in fp32 and bf16. Random weights and random tokens, except the sample model if it is there.
 # For one H100 or H200, with an environment active that has torch for it. Writes results/benchmarks/scoring_<model>_<dtype>.csv.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -41,12 +41,13 @@ from common.cli import UserError, run
 from common.documents import open_documents
 from common.powerlaw import NoFitError, covariance_of_mean, fit_law
 from common.record import write_csv
+from common.resume import Pieces
 from common.tokenizer import load_tokenizer
 from measure_mutual_info import score_documents
 from measure_mutual_info.calibration.processes import PREDICTORS, ExactBackend, NoisySantaFe
 from measure_mutual_info.count_ngrams import counts_of_counts, ngram_keys
 from measure_mutual_info.counting.entropy import grassberger_entropy
-from measure_mutual_info.scoring import passes, score_store
+from measure_mutual_info.scoring import passes
 from measure_mutual_info.scoring.tables import read_scores
 
 FROM_L = 32  # tokens: below it no error bar is decided
@@ -119,8 +120,7 @@ def model_scorer(cfg: Settings) -> tuple[score_documents.Sample, np.ndarray, Cal
     sample = score_documents.draw_sample(asked)
     x_donor = several_x_donors(sample.books, cfg.negatives, cfg.seed)
     start, revision = score_documents.check_model(asked, sample)
-    store = score_store.ScoreStore(cfg.store, score_documents.scoring_manifest(asked, sample, start.id, revision))
-    store.begin()
+    store = Pieces(cfg.store, score_documents.scoring_identity(asked, sample, start.id, revision))
     load = functools.cache(lambda: score_documents.load_backend(asked, sample, start.id))
     split = passes.branches(cfg.points)
     cuts = np.cumsum([end - ell for ell, end in split])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -65,36 +67,28 @@ def parse(
     """
     if not presets:
         return tyro.cli(settings, args=args, description=description)
-    name, args = _preset(args, presets)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", choices=presets)
+    try:
+        name, args = parser.parse_known_args(args)
+    except argparse.ArgumentError:
+        raise UserError(f"--preset: choose one of {', '.join(presets)}") from None
     choice = f"--preset {'|'.join(presets)}: other defaults than those below; flags override them"
     description = f"{(description or '').rstrip()}\n\n{choice}"
-    values = presets[name] if name else {}
+    values = presets[name.preset] if name.preset else {}
     cfg = tyro.cli(settings, args=args, description=description, default=_with(settings, values))
     if any(isinstance(value, Mapping) for value in values.values()):
         cfg = tyro.cli(settings, args=args, default=_with(settings, values, cfg.L))  # now that L is known
     return cfg
 
 
-def _preset(args: Sequence[str], presets: Presets) -> tuple[str | None, list[str]]:
-    """The name behind the last `--preset`, and the other arguments. UserError: not one of `presets`."""
-    name, others, left = None, [], iter(args)
-    for word in left:
-        if word != "--preset" and not word.startswith("--preset="):
-            others.append(word)
-            continue
-        name = word.partition("=")[2] if "=" in word else next(left, "")
-        if name not in presets:
-            raise UserError(f"--preset {name or '(no name)'}: choose one of {', '.join(presets)}")
-    return name, others
-
-
 def _with(settings: type[Settings], values: Mapping[str, Any], L: int | None = None) -> Settings:
     """The settings with the values of a preset, tyro.MISSING where one has to be given. L: None, its default."""
     known = {one.name: one for one in fields(settings)}
     needed = {name: tyro.MISSING for name, one in known.items() if one.default is one.default_factory is MISSING}
-    tables = {name: table for name, table in values.items() if isinstance(table, Mapping)}
-    by_L = {name: of_length(table, known["L"].default if L is None else L) for name, table in tables.items()}
-    return settings(**needed | values | by_L)
+    L = known["L"].default if L is None and "L" in known else L
+    chosen = {name: of_length(value, L) if isinstance(value, Mapping) else value for name, value in values.items()}
+    return settings(**needed | chosen)
 
 
 def of_length(table: Mapping[int, Any], L: int) -> Any:
@@ -102,19 +96,9 @@ def of_length(table: Mapping[int, Any], L: int) -> Any:
     return table[max((length for length in table if length <= L), default=min(table))]
 
 
-# What the system says of a place where nothing can be written (or read), and what to do.
-PLACES = {
-    errno.EACCES: "no permission for {}: give a place that you may write to",
-    errno.EPERM: "no permission for {}: give a place that you may write to",
-    errno.EROFS: "{} lies on a disk that is read-only: give a place that you may write to",
-    errno.ENAMETOOLONG: "the name {} is too long: give a shorter one",
-    errno.ENOTDIR: "{} would lie in a file, not in a folder: give another place, or move that file away",
-    errno.EEXIST: "{} is there and is no folder: give another place, or move it away",
-    errno.EISDIR: "{} is a folder where a file should be: give another name, or move it away",
-    errno.ENOENT: "{} is not there and cannot be made: check the name",
-    errno.ELOOP: "{} is a symbolic link that leads to itself: give another place, or mend the link",
-    errno.ENXIO: "{} is no ordinary file: give another place",
-}
+# What the system says of a place where nothing can be written, or read.
+PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+PLACES += (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Of libraries in Rust, and of torch, which does not give the number.
 FULL_IN_WORDS = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|unexpected pos \d+ vs|StreamWriter failed")
@@ -122,16 +106,16 @@ FULL_IN_WORDS = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|unexp
 
 def _of_the_place(error: BaseException) -> str | None:
     """The line for an error that a file's place explains; None for any other."""
-    full = "disk full{}: free some space, then run the same command again (nothing written is lost)"
     if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
-        return PLACES[error.errno].format(error.filename)
+        reason = os.strerror(error.errno).lower()
+        return f"{error.filename}: {reason}: give another place or name, or move away what is there"
     # A library's own error can hide the system's behind it, or tell it in words alone.
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in FULL:
-            return full.format(f" while writing {cause.filename}" if cause.filename else "")
-        if FULL_IN_WORDS.search(str(cause)):
-            return full.format("")
+        full = isinstance(cause, OSError) and cause.errno in FULL
+        if full or FULL_IN_WORDS.search(str(cause)):
+            where = f" while writing {cause.filename}" if full and cause.filename else ""
+            return f"disk full{where}: free some space, then run the same command again (nothing written is lost)"
         cause = cause.__cause__ or cause.__context__
     return None
 

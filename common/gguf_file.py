@@ -36,6 +36,13 @@ SETTINGS = {
     "attention.value_length": "head_dim",
     "attention.sliding_window": "sliding_window",
 }
+ROTATION = ("rope.dimension_count", "rope.freq_base", "rope.freq_base_swa")
+HARMLESS = ("context_length", "vocab_size", "block_count", "feed_forward_length", "tensor_data_layout")
+YARN = {
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
+    "beta_fast": "rope.scaling.yarn_beta_fast",
+    "beta_slow": "rope.scaling.yarn_beta_slow",
+}
 # Tensors that stand for no weight: rope_freqs is applied to the model here, attn_rot_embd repeats what the keys say.
 NO_WEIGHTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?")
 # The pre-tokenizers (`tokenizer.ggml.pre`) that cut as GPT-2 does, and those that take every digit out first.
@@ -56,6 +63,9 @@ class GgufFile:
             f"{self.path}: {what}, and transformers does not read that: the model would be another; give its folder or "
             "its name on the hub instead of the GGUF file"
         )
+
+    def refuse_key(self, name: str, value: Any) -> UserError:
+        return self.refuse(f"it says {self.architecture}.{name} = {value}")
 
 
 def local_path(name: str) -> str:
@@ -101,80 +111,65 @@ def complete_config(file: GgufFile, config: PreTrainedConfig) -> None:
     _scale_positions(file, config, scaling)
     unread = []
     for name, value in left.items():
-        if name in SETTINGS:
-            _set(file, config, name, value)
-        elif name == "rope.dimension_count":
-            _check_rotated(file, config, value)
-        elif name in ("rope.freq_base", "rope.freq_base_swa"):
-            _set_base(file, config, name, value)
+        if name in (*SETTINGS, *ROTATION):
+            if not _take_over(config, name, value):
+                raise file.refuse_key(name, value)
         elif SENSITIVE.search(name) and (value is True or value not in (0, 1.0, "none")):
-            raise file.refuse(f"it says {file.architecture}.{name} = {value}")
-        else:
-            unread.append(name)
-    harmless = ("context_length", "vocab_size", "block_count", "feed_forward_length", "tensor_data_layout")
-    if unread := [name for name in unread if name not in harmless]:
-        print(f"{file.path.name}: transformers does not read {', '.join(f'{file.architecture}.{n}' for n in unread)}")
+            raise file.refuse_key(name, value)
+        elif name not in HARMLESS:
+            unread.append(f"{file.architecture}.{name}")
+    if unread:
+        print(f"{file.path.name}: transformers does not read {', '.join(unread)}")
 
 
-def _head_dim(config: PreTrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def _set(file: GgufFile, config: PreTrainedConfig, name: str, value: Any) -> None:
-    setting = SETTINGS[name]
-    if setting == "head_dim" and value == _head_dim(config):
-        return
-    # A window that reaches as far as the context is none.
-    if setting == "sliding_window" and value >= (getattr(config, "max_position_embeddings", None) or np.inf):
-        return
-    windowed = setting != "sliding_window" or "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if not hasattr(config, setting) or not windowed:
-        raise file.refuse(f"it says {file.architecture}.{name} = {value}")
-    setattr(config, setting, value)
-
-
-def _check_rotated(file: GgufFile, config: PreTrainedConfig, dimensions: int) -> None:
-    every = config.rope_parameters if isinstance(getattr(config, "rope_parameters", None), dict) else {}
-    share = every.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1.0
-    if dimensions != int(_head_dim(config) * share):
-        raise file.refuse(f"it says {file.architecture}.rope.dimension_count = {dimensions}")
-
-
-def _set_base(file: GgufFile, config: PreTrainedConfig, name: str, value: float) -> None:
+def _take_over(config: PreTrainedConfig, name: str, value: Any) -> bool:
+    """Let `config` say what the key `name` says; False where it cannot."""
     rotation = getattr(config, "rope_parameters", None) or {}
-    if name == "rope.freq_base" and "rope_theta" in rotation:
-        rotation["rope_theta"] = value
-        return
-    layers = rotation.get("full_attention" if name == "rope.freq_base" else "sliding_attention", {})
-    if layers.get("rope_theta") != value:
-        raise file.refuse(f"it says {file.architecture}.{name} = {value}")
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    match name:
+        case "rope.dimension_count":
+            share = rotation.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1.0
+            return value == int(head_dim * share)
+        case "rope.freq_base" if "rope_theta" in rotation:
+            rotation["rope_theta"] = value
+            return True
+        case "rope.freq_base" | "rope.freq_base_swa":
+            layers = "full_attention" if name == "rope.freq_base" else "sliding_attention"
+            return rotation.get(layers, {}).get("rope_theta") == value
+        case "attention.key_length" | "attention.value_length" if value == head_dim:
+            return True
+        case "attention.sliding_window" if value >= (getattr(config, "max_position_embeddings", None) or np.inf):
+            return True  # a window that reaches as far as the context is none
+        case "attention.sliding_window" if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+            return False
+    if known := hasattr(config, SETTINGS[name]):
+        setattr(config, SETTINGS[name], value)
+    return known
 
 
 def _scale_positions(file: GgufFile, config: PreTrainedConfig, scaling: dict[str, Any]) -> None:
     """Linear and YaRN scaling. Llama 3's is a tensor, see `complete_model`."""
-    kind = scaling.get("rope.scaling.type", "linear" if "rope.scale_linear" in scaling else "none")
-    factor = scaling.get("rope.scaling.factor", scaling.get("rope.scale_linear", 1.0))
-    of = {"rope_type": kind, "factor": factor}
-    known = {"rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", "rope.scaling.finetuned"}
+    kind = scaling.pop("rope.scaling.type", "linear" if "rope.scale_linear" in scaling else "none")
+    linear = scaling.pop("rope.scale_linear", 1.0)
+    of = {"rope_type": kind, "factor": scaling.pop("rope.scaling.factor", linear)}
+    scaling.pop("rope.scaling.finetuned", None)
     if kind == "yarn":
-        known |= {"rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
-        of["original_max_position_embeddings"] = scaling.get("rope.scaling.original_context_length")
-        for name in ("beta_fast", "beta_slow"):
-            if f"rope.scaling.yarn_{name}" in scaling:
-                of[name] = scaling[f"rope.scaling.yarn_{name}"]
-    strange = sorted(set(scaling) - known)
-    if kind == "none" and not strange:
+        for setting, name in YARN.items():
+            if name in scaling:
+                of[setting] = scaling.pop(name)
+    if scaling:
+        raise file.refuse_key(*next(iter(scaling.items())))
+    if kind == "none":
         return
-    if kind not in ("linear", "yarn") or strange or None in of.values():
-        name = strange[0] if strange else "rope.scaling.type"
-        raise file.refuse(f"it says {file.architecture}.{name} = {scaling.get(name)}")
+    if kind not in ("linear", "yarn") or (kind == "yarn" and "original_max_position_embeddings" not in of):
+        raise file.refuse_key("rope.scaling.type", kind)
     rotation = config.rope_parameters
     if "rope_theta" in rotation:
         rotation.update(of)
     elif kind == "linear" and "full_attention" in rotation:  # Gemma 3: layers with a window keep their positions
         rotation["full_attention"].update(of)
     else:
-        raise file.refuse(f"it says {file.architecture}.rope.scaling.type = {kind}")
+        raise file.refuse_key("rope.scaling.type", kind)
 
 
 def complete_model(file: GgufFile, model: PreTrainedModel) -> None:
@@ -199,13 +194,14 @@ def complete_model(file: GgufFile, model: PreTrainedModel) -> None:
         wanted = set(get_gguf_hf_weights_map(model, processor))
     except NotImplementedError:  # an architecture of transformers' newer reader, whose report names what is left over
         return
+    layers = model.config.num_hidden_layers  # those past the last one predict further tokens, and are not used
     left = [
         name
         for name in file.tensors
-        if name not in wanted and name.removesuffix(".weight") not in wanted and not NO_WEIGHTS.fullmatch(name)
+        if not {name, name.removesuffix(".weight")} & wanted
+        and not NO_WEIGHTS.fullmatch(name)
+        and not ((block := re.match(r"blk\.(\d+)\.", name)) and int(block[1]) >= layers)
     ]
-    layers = model.config.num_hidden_layers  # those past the last one predict further tokens, and are not used
-    left = [name for name in left if not (block := re.match(r"blk\.(\d+)\.", name)) or int(block[1]) < layers]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise file.refuse(f"it holds the tensor {left[0]}{more}")

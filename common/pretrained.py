@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from common import gguf_file
 from common.cli import UserError
-from common.tokenizer import ByteTokenizer, CharacterTokenizer, HubTokenizer, load_tokenizer
+from common.tokenizer import HubTokenizer, load_tokenizer
 
 # Longest sequence, in tokens, under the names that configurations give it.
 CONTEXT = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "max_seq_length", "model_max_length")
@@ -51,13 +51,11 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
     except torch.OutOfMemoryError as error:
         raise UserError(f"{model}: the {what} do not fit the GPU: use --dtype bfloat16, or --device split") from error
     except Exception as error:  # the loaders raise almost anything at a damaged file
-        reason = " ".join(str(error).split())[:300]
-        remedy = (
-            "check that the folder is complete (config.json, tokenizer files, weights)"
-            if Path(name).exists()
-            else "check the spelling, or that the hub can be reached; a local folder or a .gguf file works without it"
-        )
-        raise UserError(f"{model}: could not load the {what}: {remedy} ({type(error).__name__}: {reason})") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        remedy = "check the spelling, or that the hub can be reached; a local folder or a .gguf file works without it"
+        if Path(name).exists():
+            remedy = "check that the folder is complete (config.json, tokenizer files, weights)"
+        raise UserError(f"{model}: could not load the {what}: {remedy} ({reason})") from error
 
 
 def load_config(model: str) -> PreTrainedConfig:
@@ -79,8 +77,8 @@ def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     predict; its attention implementations differ and which is right is not known.
     """
     config = _load_whole_config(model)
-    options = {"device_map": "auto" if device == "split" else device, "dtype": getattr(torch, dtype)}
-    options |= {"config": config, "output_loading_info": True}
+    place = "auto" if device == "split" else device
+    options = {"config": config, "device_map": place, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if implementation := _known_attention(config.get_text_config(decoder=True)):
         options["attn_implementation"] = implementation
     # An incomplete checkpoint would otherwise be filled up with random weights and a warning.
@@ -204,50 +202,38 @@ def start_token(
     except UserError:
         if given is None:
             raise
-        # A model without a tokenizer of its own (DNA, say): the ids themselves are checked below.
-        start, why = StartToken(given, "?"), "--bos"
-    else:
-        start, why = _start(model, config, tokenizer, bos)
-        # Bytes and characters have no fingerprint, but how many there are tells them apart.
-        if (facts.get("tokenizer_hash") or facts["tokenizer_vocab_size"]) != (tokenizer.hash or tokenizer.size):
-            raise UserError(
-                f"{documents}: tokenised with {facts['tokenizer']}, which is not the tokenizer of {model} (another "
-                f"vocabulary, or other cuts): prepare the documents with --tokenizer {model}"
-            )
-    largest = max(extent[1], start.id)
-    if largest >= config.vocab_size or extent[0] < 0:
-        worst = largest if largest >= config.vocab_size else extent[0]
+        tokenizer = None  # a model without one of its own (DNA, say): the ids themselves are checked below
+    # Bytes and characters have no fingerprint, but how many there are tells them apart.
+    of_documents = facts.get("tokenizer_hash") or facts["tokenizer_vocab_size"]
+    if tokenizer is not None and of_documents != (tokenizer.hash or tokenizer.size):
         raise UserError(
-            f"{documents}: token id {worst} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "
-            f"prepare the documents with --tokenizer {model}, or give a --bos within it"
+            f"{documents}: tokenised with {facts['tokenizer']}, which is not the tokenizer of {model} (another "
+            f"vocabulary, or other cuts): prepare the documents with --tokenizer {model}"
         )
-    print(f"start token in front of every text: {start.text} (id {start.id}, {why})")
-    return start
-
-
-def _start(
-    model: str, config: PreTrainedConfig, tokenizer: HubTokenizer | ByteTokenizer | CharacterTokenizer, bos: str | None
-) -> tuple[StartToken, str]:
-    """The start token, and where it comes from."""
-    if not isinstance(tokenizer, HubTokenizer):  # train.py makes the first id past the tokenizer's own the start
-        number = config.bos_token_id if bos is None else int(bos) if bos.isdecimal() else None
-        if number is None:
-            raise UserError(f"--bos {bos}: {model} reads {type(tokenizer).__name__[:-9].lower()}s: give an id")
-        return StartToken(
-            number, "<start>" if number == config.bos_token_id else str(number)
-        ), "--bos" if bos else "its own"
-    of = tokenizer.tokenizer
+    hub = tokenizer.tokenizer if isinstance(tokenizer, HubTokenizer) else None
     if bos is not None:
-        if not bos.isdecimal() and bos not in of.get_vocab():
+        number, why = hub.get_vocab().get(bos) if hub is not None and given is None else given, "--bos"
+        if number is None:
             raise UserError(f"--bos {bos}: not a token of {model}: give one of its tokens, or a token id")
-        number = int(bos) if bos.isdecimal() else of.convert_tokens_to_ids(bos)
-        return StartToken(number, of.convert_ids_to_tokens(number) if number < len(of) else "?"), "--bos"
-    if of.bos_token_id is not None:
-        return StartToken(of.bos_token_id, of.bos_token), "the tokenizer's BOS"
-    if of.eos_token_id is None:
-        raise UserError(f"{model}: its tokenizer has neither BOS nor EOS: name a token to begin with by --bos")
-    # Models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text.
-    return StartToken(of.eos_token_id, of.eos_token), "the tokenizer's EOS, as it has no BOS"
+    elif hub is None:  # train.py makes the first id past the tokenizer's own the start
+        number, why = config.bos_token_id, "its own"
+    elif hub.bos_token_id is not None:
+        number, why = hub.bos_token_id, "the tokenizer's BOS"
+    else:  # models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text
+        number, why = hub.eos_token_id, "the tokenizer's EOS, as it has no BOS"
+        if number is None:
+            raise UserError(f"{model}: its tokenizer has neither BOS nor EOS: name a token to begin with by --bos")
+    text = "<start>" if why == "its own" else "?"
+    if hub is not None and number < len(hub):
+        text = hub.convert_ids_to_tokens(number)
+    for worst in (max(extent[1], number), extent[0]):
+        if not 0 <= worst < config.vocab_size:
+            raise UserError(
+                f"{documents}: token id {worst} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "
+                f"prepare the documents with --tokenizer {model}, or give a --bos within it"
+            )
+    print(f"start token in front of every text: {text} (id {number}, {why})")
+    return StartToken(number, text)
 
 
 def model_fingerprint(model: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -62,11 +63,9 @@ def write_csv(
         "inputs": _hashes(inputs),
         **_portable(facts),
     }
-    # Before anything is written: what JSON refuses must not leave a CSV without its record.
-    record = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    # The CSV says that the work is finished, so it takes its name last: a run killed between the two must not leave a
-    # result that looks whole and has no record. Its bytes are on the disk before that, so that a full disk leaves an
-    # older pair together.
+    record = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"  # JSON refuses before anything is written
+    # The CSV says that the work is finished, so it takes its name last, after its record. Its bytes are on the disk
+    # before that, so that a full disk leaves an older pair together.
     with atomic_file(path) as file:
         file.write(table.to_csv(index=False, lineterminator="\n"))
         file.flush()
@@ -179,59 +178,47 @@ def same_run(folder: Path, key: dict[str, Any], made_by: str = "prepare.json", w
 def file_hash(path: Path | str) -> str:
     """SHA-256 of a file; of a folder, over the lines "<SHA-256 of a file>  <its name>", sorted by name."""
     path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_dir():
-        names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        for name in names:
-            digest.update(f"{file_hash(path / name)}  {name}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    if not path.is_dir():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    lines = "".join(f"{file_hash(path / name)}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a number can depend on, as far as installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores usable by this process, and the GPUs if torch is loaded and sees any."""
-    facts: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": _cores()}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": cores}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        named = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return named[1] if named else platform.machine()
 
 
 def _commit() -> str:
     """The commit of the code, with '+changes' where a program differs from it; 'unknown' outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
     try:
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "*.py"], capture_output=True, text=True
-        ).stdout.strip()
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL).strip()
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", "*.py"], text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+changes" if changed else "")

@@ -115,8 +115,8 @@ class Pieces:
         return self.path(key).exists()
 
     def write(self, key: int | str, arrays: dict[str, np.ndarray]) -> None:
-        """Store a piece in one step. OSError if the disk is full; nothing partial stays."""
-        if not self._begun:
+        """Store a piece in one step. OSError if the disk is full; nothing partial stays. UserError as at the start."""
+        if not self._begun and not begun(self.folder, self.wanted):  # another shard may have, with other settings
             begin(self.folder, self.wanted)
             self._begun = True
         with atomic_file(self.path(key), "wb") as file:

@@ -111,14 +111,8 @@ class HubTokenizer:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _call(self, text: str, **more: Any) -> Any:
-        return self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-            **more,
-        )
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+        return self.tokenizer(text, **plain, verbose=False, **more)
 
 
 NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
@@ -133,34 +127,32 @@ def load_tokenizer(name: str) -> Tokenizer:
     if name in NAMED:
         return NAMED[name]()
     place, file = os.path.split(name) if name.endswith(".gguf") else (name, None)
-    here = os.path.isfile(name) if file else os.path.isdir(name)
-    if not here and (os.path.isfile(name) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place)):
+    folder = Path(name) if os.path.isdir(name) and not file else None
+    whole_file = file is not None and os.path.isfile(name)
+    on_hub = not os.path.isfile(name) and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place)
+    if not folder and not whole_file and not on_hub:
         raise UserError(f'no tokenizer at {name}: give a folder, a .gguf file, a hub id, "bytes" or "characters"')
-    if here and not file and (trained_on := _of_training(Path(name))) in NAMED:
+    if folder and (trained_on := _of_training(folder)) in NAMED:
         return NAMED[trained_on]()
     from transformers import AutoTokenizer, logging
 
     logging.set_verbosity_error()
     try:
-        if here and not file and not any(TOKENIZER_FILE.search(path.name) for path in Path(name).iterdir()):
+        if folder and not any(TOKENIZER_FILE.search(path.name) for path in folder.iterdir()):
             raise ValueError("it has no tokenizer files")
         loaded = AutoTokenizer.from_pretrained(place or ".", **({"gguf_file": file} if file else {}))
         # From a configuration alone transformers makes up a tokenizer of a few ids.
         files = {"tokenizer.json", *loaded.vocab_files_names.values()}
-        if here and not file and loaded.vocab_files_names and not any((Path(name) / one).is_file() for one in files):
+        if folder and loaded.vocab_files_names and not any((folder / one).is_file() for one in files):
             raise ValueError("it has no tokenizer files")
         tokenizer = HubTokenizer(loaded)
         if not tokenizer.ids("a b"):
             raise ValueError("it makes no tokens")
     except Exception as error:  # the loaders of transformers raise almost anything at a damaged file
-        remedy = (
-            "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
-            if here and not file
-            else "the file is damaged or incomplete; fetch it again"
-            if here
-            else "check the name and the network, or give a local folder (there is none of this name)"
-        )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".: ")
+        remedy = "check the name and the network, or whether the file is whole"
+        if folder:
+            remedy = "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
         raise UserError(f"tokenizer {name} cannot be loaded: {reason}; {remedy}") from error
     if file:
         from common import gguf_file

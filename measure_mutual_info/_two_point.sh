@@ -1,19 +1,18 @@
 # Sourced by the figures' shell files: the way from a corpus to two_point.csv and fit.csv, each step a file to open.
+# They set the inputs: corpus, d_max and d_fit (pairs at d = 1, 2, 4 … d_max; fits end at d_fit), prepare_flags (of
+# prepare_dataset.py) and counting (a preset of count_ngrams.py).
 
 . common/environment.sh
 # The sample is read by a BPE of 384 tokens, learned from the corpus itself. More of them reach farther in characters, but
 # have more pairs to measure, and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
 twelve_books='data/sample/*books/*.txt'
 
-# measure OUT DOCUMENTS CORPUS TOKENIZER D_MAX D_FIT PREPARE_FLAGS COUNT_PRESET [COUNT_FLAGS ...]
-# Whole texts, tokenised, go to the folder DOCUMENTS, all else to OUT. Pairs at d = 1, 2, 4 … D_MAX; fits end at D_FIT.
-# COUNT_PRESET: one of count_ngrams.py.
-# A TOKENIZER named …_bpe384 is one of 384 tokens, trained on CORPUS where it is not there yet.
+# measure OUT DOCUMENTS TOKENIZER [COUNT_FLAGS ...]
+# Whole texts, tokenised, go to the folder DOCUMENTS, all else to OUT. A TOKENIZER named …_bpe384 is one of 384 tokens,
+# trained on the corpus where it is not there yet.
 measure() {
-    local out=$1 documents=$2 corpus=$3 tokenizer=$4 d_max=$5 d_fit=$6 prepare_flags=$7 preset=$8
-    shift 8
-    local d=1 distances=()
-    while [ "$d" -le "$d_max" ]; do distances+=("$d") && d=$((2 * d)); done
+    local out=$1 documents=$2 tokenizer=$3 d distances=()
+    for ((d = 1; d <= d_max; d *= 2)); do distances+=("$d"); done
     case "$corpus" in
         data/sample/books) "$python" measure_mutual_info/fetch_sample.py --parts books ;;
         "$twelve_books") "$python" measure_mutual_info/fetch_sample.py --parts books more_books ;;
@@ -28,11 +27,11 @@ measure() {
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" --boundaries book \
         --out "$documents" $prepare_flags
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv" \
-        --d "${distances[@]}" --preset "$preset" "$@"
+        --d "${distances[@]}" --preset "$counting" "${@:4}"
     "$python" measure_mutual_info/estimate_two_point.py --counts "$out/counts.csv" --d-max "$d_fit" --out "$out"
 }
 
-# runs: sets $books and $wikipedia to where fig2c.sh and figB4.sh with this PRESET put their results, $results around.
+# runs: sets books and wikipedia to where fig2c.sh and figB4.sh with this PRESET put their results, results around.
 runs() {
     case $PRESET in
         smoke) results=results/smoke ;;
@@ -40,5 +39,5 @@ runs() {
         paper) results=results/paper ;;
         *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
     esac
-    books=$results/fig2c wikipedia=$results/figB4/wikipedia
+    books=$results/fig2c wikipedia=$results/figB4/wikipedia counting=$PRESET
 }

@@ -23,6 +23,7 @@ import pandas as pd
 
 from common.cli import UserError, run
 from common.record import write_csv
+from common.resume import refuse_other
 from measure_mutual_info.estimate_bipartite import per_document_terms
 from measure_mutual_info.scoring.tables import last_part, read_provenance, read_scores
 
@@ -62,14 +63,9 @@ def main(cfg: Settings) -> None:
         record = read_provenance(path)
         if "start_token" not in record:
             raise UserError(f"{path.with_suffix('.json')} names no start token: score the documents again")
-        asked = {key: value for key, value in record["manifest"].items() if key != "bos"}
-        if same not in (None, asked):
-            differing = next(key for key in asked if asked[key] != same.get(key))
-            raise UserError(
-                f"{path} and {cfg.scores[0]} differ in more than the start token ({differing}): score the same "
-                "documents with the same settings but --bos"
-            )
-        same = asked
+        asked = record["identity"] | {"bos": "any"}
+        same = same or asked
+        refuse_other(asked, same, path, "score the same documents with the same settings but --bos")
         book = scores.drop_duplicates("document").set_index("document")["book"]
         model = last_part(str(record["settings"]["model"]))
         names = {"source": record["source"], "model": model, "start_token": record["start_token"]}
@@ -81,7 +77,7 @@ def main(cfg: Settings) -> None:
             columns |= {"difference_stderr_nats": off_error, "n_documents": len(terms), "n_books": book.nunique()}
             tables.append(pd.DataFrame(columns).reset_index().assign(**names, estimator=estimator))
     table = pd.concat(tables, ignore_index=True)
-    table = table[[*names, "estimator", *[column for column in table if column not in (*names, "estimator")]]]
+    table = table[[*names, "estimator", *table.columns.difference([*names, "estimator"], sort=False)]]
     write_csv(cfg.out / "start_token.csv", table, cfg, cfg.scores, started)
     shown = table[(table["L_tokens"] == 2 * table["ell_tokens"]) & (table["start_token"] != table["start_token"][0])]
     for row in shown.itertuples():

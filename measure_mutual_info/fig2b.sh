@@ -28,14 +28,7 @@ case $PRESET in
 esac
 
 documents=data/documents/$(basename "$corpus")_$L_max
-if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own
-    out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or MODEL of your own the results go there"}
-    documents=$out/documents
-fi
-if [ -n "${CORPUS:-}" ]; then prepare_flags=""; fi
-corpus=${CORPUS:-$corpus} model=${MODEL:-$model} out=${OUT:-$out}
-
-measure "$out" "$documents" "$corpus" "$model" "$L_max" "$n_documents" "${PREPARE_FLAGS:-$prepare_flags}" \
-    "$PRESET" "$@"
+take_own
+measure "$PRESET" "$@"
 "$python" plots/bipartite.py --figure 2b --results "$out" --out "$out/fig2b"
 "$python" plots/bipartite.py --figure sweep --results "$out" --out "$out/sweep"

@@ -31,7 +31,7 @@ case $PRESET in
         ;;
 esac
 
-out=$books counting=$PRESET
+out=$books
 if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # one's own: everything goes to a folder of its own
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or TOKENIZER of your own the results go there"}
     documents=$out/documents
@@ -41,17 +41,13 @@ if [ -n "${CORPUS:-}" ]; then
     if [ "$PRESET" != paper ]; then counting=own; fi
 fi
 corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
-flags=("$@")
 
-two_point() { # OUT DOCUMENTS TOKENIZER [more of the flags of prepare_dataset.py]
-    measure "$1" "$2" "$corpus" "$3" "$d_max" "$d_fit" "$prepare_flags ${4:-}" "$counting" ${flags[@]+"${flags[@]}"}
-}
-
-two_point "$out" "$documents" "$tokenizer"
-if [ "$PRESET" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
-    two_point "$out/shuffled" "${documents}_shuffled" "$tokenizer" "--shuffle-seed 0"
-fi
+measure "$out" "$documents" "$tokenizer" "$@"
 if [ "$PRESET" = cpu ] && [ "$out" = "$books" ]; then
-    two_point "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024"
+    measure "$out/tokens_1024" "${documents%384}1024" "${tokenizer%384}1024" "$@"
+fi
+if [ "$PRESET" != paper ] && [ "$out" = "$books" ]; then # the null: shuffled, the same tokens give Î − C = 0
+    prepare_flags+=" --shuffle-seed 0"
+    measure "$out/shuffled" "${documents}_shuffled" "$tokenizer" "$@"
 fi
 "$python" plots/two_point.py --figure 2c --results "$out" --out "$out/fig2c"

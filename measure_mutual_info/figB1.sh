@@ -10,35 +10,30 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin
 
+corpus=data/sample/wikipedia.jsonl model=$sample_model prepare_flags="--source wikipedia"
 case $PRESET in
-    smoke)
-        out=results/smoke/figB1 beside=results/smoke/fig2b L_max=128 n_documents=8
-        corpus=data/sample/wikipedia.jsonl model=$sample_model documents=wikipedia_128 prepare_flags="--source wikipedia"
-        ;;
-    cpu)
-        out=results/figB1 beside=results/fig2b L_max=2048 n_documents=32
-        corpus=data/sample/wikipedia.jsonl model=$sample_model documents=wikipedia_2048 prepare_flags="--source wikipedia"
-        ;;
+    smoke) results=results/smoke L_max=128 n_documents=8 documents=data/documents/wikipedia_128 ;;
+    cpu) results=results L_max=2048 n_documents=32 documents=data/documents/wikipedia_2048 ;;
     paper)
-        out=results/paper/figB1 beside=results/paper/fig2b L_max=2048 n_documents=1024
-        corpus=wikimedia/wikipedia model=meta-llama/Llama-3.1-405B-FP8 documents=wikipedia_llama_2048
+        results=results/paper L_max=2048 n_documents=1024 documents=data/documents/wikipedia_llama_2048
+        corpus=wikimedia/wikipedia model=meta-llama/Llama-3.1-405B-FP8
         prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000"
-        second_corpus=emozilla/pg19 second_model=deepseek-ai/DeepSeek-V3-Base second_documents=pg19_deepseek_2048
-        second_prepare_flags="--source pg19 --streaming --min-book-words 5000"
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
 
-measure "$out/wikipedia" "data/documents/$documents" "$corpus" "$model" "$L_max" "$n_documents" "$prepare_flags" \
-    "$PRESET" "$@"
-panels=("$out/wikipedia")
-if [ "$PRESET" = paper ]; then
-    measure "$out/deepseek" "data/documents/$second_documents" "$second_corpus" "$second_model" "$L_max" "$n_documents" \
-        "$second_prepare_flags" paper-deepseek "$@"
-    panels+=("$out/deepseek")
+out=$results/figB1/wikipedia
+measure "$PRESET" "$@"
+panels=("$out")
+if [ "$PRESET" = paper ]; then # the other model
+    out=$results/figB1/deepseek documents=data/documents/pg19_deepseek_2048
+    corpus=emozilla/pg19 model=deepseek-ai/DeepSeek-V3-Base
+    prepare_flags="--source pg19 --streaming --min-book-words 5000"
+    measure paper-deepseek "$@"
+    panels+=("$out")
 fi
 for panel in "${panels[@]}"; do
     "$python" plots/bipartite.py --figure sweep --results "$panel" --out "$panel/sweep"
 done
-if [ -f "$beside/bipartite.csv" ]; then panels=("$beside" "${panels[@]}"); fi
-"$python" plots/bipartite.py --figure B.1 --results "${panels[@]}" --out "$out/figB1"
+if [ -f "$results/fig2b/bipartite.csv" ]; then panels=("$results/fig2b" "${panels[@]}"); fi
+"$python" plots/bipartite.py --figure B.1 --results "${panels[@]}" --out "$results/figB1/figB1"

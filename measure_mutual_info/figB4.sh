@@ -11,18 +11,17 @@ cd "$(dirname "$0")/.."
 begin
 
 runs
-corpus=data/sample/wikipedia.jsonl tokenizer=data/tokenizers/wikipedia_bpe384
+corpus=data/sample/wikipedia.jsonl tokenizer=data/tokenizers/wikipedia_bpe384 prepare_flags="--source wikipedia"
+d_max=256 d_fit=256
 case $PRESET in
-    smoke)
-        documents=wikipedia_bpe384_20 d_max=256 d_fit=256 prepare_flags="--source wikipedia --max-books 20"
-        ;;
-    cpu) documents=wikipedia_bpe384 d_max=1024 d_fit=256 prepare_flags="--source wikipedia" ;;
+    smoke) documents=wikipedia_bpe384_20 prepare_flags+=" --max-books 20" ;;
+    cpu) documents=wikipedia_bpe384 d_max=1024 ;;
     paper)
-        corpus=wikimedia/wikipedia tokenizer=meta-llama/Llama-3.1-8B documents=wikipedia_llama_books d_max=256 d_fit=256
+        corpus=wikimedia/wikipedia tokenizer=meta-llama/Llama-3.1-8B documents=wikipedia_llama_books
         prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000 --min-tokens 1024"
         ;;
 esac
 
 if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
-measure "$wikipedia" "data/documents/$documents" "$corpus" "$tokenizer" "$d_max" "$d_fit" "$prepare_flags" "$PRESET" "$@"
+measure "$wikipedia" "data/documents/$documents" "$tokenizer" "$@"
 "$python" plots/two_point.py --figure B.4 --results "$books" "$wikipedia" --out "$results/figB4/figB4"

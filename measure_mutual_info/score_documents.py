@@ -16,10 +16,9 @@ last one to finish writes the CSV.
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +29,8 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
-from measure_mutual_info.scoring import passes, score_store
+from common.resume import RESUME_OK, Pieces, finished, identity
+from measure_mutual_info.scoring import passes
 
 if TYPE_CHECKING:
     from common.pretrained import StartToken
@@ -42,7 +42,7 @@ class Settings:
     """folder written by prepare_dataset.py"""
     model: str
     """hub id, local folder or .gguf file"""
-    out: Path
+    out: Path = field(metadata=RESUME_OK)
     """the scores.csv to write"""
     L_max: int = 2048
     """tokens; longest context + continuation. Shorter documents are left out"""
@@ -60,17 +60,17 @@ class Settings:
     """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
     bos: str | None = None
     """token to put in front of everything; the tokenizer's BOS if not given, or else its EOS"""
-    shard: str = "0/1"
+    shard: str = field(default="0/1", metadata=RESUME_OK)
     """i/n: score only every n-th group, beginning with group i"""
-    device: str = "auto"
+    device: str = field(default="auto", metadata=RESUME_OK)
     """transformers: auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
     schedule: Literal["auto", "shared", "plain"] = "auto"
     """transformers: reuse key-values of what branches share, or self-contained prompts; auto: shared if possible"""
-    tensor_parallel: int = 1
+    tensor_parallel: int = field(default=1, metadata=RESUME_OK)
     """vllm: GPUs that share each layer"""
-    pipeline_parallel: int = 1
+    pipeline_parallel: int = field(default=1, metadata=RESUME_OK)
     """vllm: groups of GPUs that hold successive layers"""
-    gpu_memory: float = 0.9
+    gpu_memory: float = field(default=0.9, metadata=RESUME_OK)
     """vllm: share of a GPU's memory to use"""
     vllm_args: str = "{}"
     """vllm: further engine arguments, as JSON"""
@@ -90,8 +90,8 @@ class Settings:
 
     @property
     def shard_of(self) -> tuple[int, int]:
-        i, _, n = self.shard.partition("/")
-        return int(i), int(n)
+        i, n = map(int, self.shard.split("/"))
+        return i, n
 
     def validate(self) -> None:
         if self.out.suffix != ".csv":
@@ -108,11 +108,7 @@ class Settings:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
         if self.batch_tokens < 1:
             raise UserError(f"--batch-tokens {self.batch_tokens}: at least 1")
-        try:
-            i, n = self.shard_of
-        except ValueError:
-            i, n = -1, 0
-        if not 0 <= i < n:
+        if not re.fullmatch(r"\d+/\d+", self.shard) or not 0 <= self.shard_of[0] < self.shard_of[1]:
             raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
 
 
@@ -142,39 +138,27 @@ def draw_sample(cfg: Settings) -> Sample:
     """Documents that reach the longest L of the grid, cut to it, n_documents of them drawn by seed; their x_donors.
 
     A document that repeats an earlier one is left out: as its x_donor it would be no other document.
-    UserError if the folder is not one of prepare_dataset.py, or holds fewer than two long enough documents.
+    UserError if the folder is not one of prepare_dataset.py, or holds too few such documents (2 at least).
     """
     table, facts = open_documents(cfg.documents)
-    lengths, longest = document_lengths(table), cfg.longest
-    long_enough = np.flatnonzero(lengths >= longest)
-    if len(long_enough) < 2:
+    lengths, longest, needed = document_lengths(table), cfg.longest, cfg.n_documents or 2
+    short = lengths < longest
+    repeats = ~short & (first_of_equal(table, longest) != np.arange(len(lengths)))
+    chosen = np.flatnonzero(~short & ~repeats)
+    if len(chosen) < needed:
         raise UserError(
-            f"{cfg.documents}: {len(long_enough)} of {len(lengths)} documents have {longest} tokens "
-            f"(longest: {lengths.max()}), and 2 are needed: lower --L-max, or prepare longer documents (--min-tokens)"
+            f"{cfg.documents}: {len(chosen)} of {len(lengths)} documents have {longest} tokens (longest: "
+            f"{lengths.max()}) and repeat no other, and {needed} are needed: lower --L-max or --n-documents, or "
+            "prepare more or longer documents (--min-tokens)"
         )
-    if len(long_enough) < len(lengths):
-        print(f"{len(lengths) - len(long_enough)} documents are shorter than {longest} tokens and left out")
-    first = first_of_equal(table, longest)[long_enough]
-    repeats = int((first != long_enough).sum())
-    if repeats:
-        long_enough = long_enough[first == long_enough]
-        print(f"{repeats} documents repeat another's first {longest} tokens and are left out")
-    if len(long_enough) < 2:
-        raise UserError(
-            f"{cfg.documents}: all {repeats + 1} documents of {longest} tokens begin with the same ones, and 2 that "
-            "differ are needed: give documents of other texts"
-        )
+    for left_out, why in ((short, "are shorter than"), (repeats, "repeat another's first")):
+        if left_out.any():
+            print(f"{left_out.sum()} documents {why} {longest} tokens and are left out")
     if cfg.n_documents is not None:
-        if cfg.n_documents > len(long_enough):
-            raise UserError(
-                f"--n-documents {cfg.n_documents}: {cfg.documents} has {len(long_enough)} that are long enough"
-                + (" and repeat no other" if repeats else "")
-            )
-        drawn = np.random.default_rng(cfg.seed).choice(long_enough, cfg.n_documents, replace=False)
-        long_enough = np.sort(drawn)
-    chosen = table.select(long_enough)
-    ids = np.array([row[:longest] for row in chosen["input_ids"]], dtype=np.int32)
-    names, books = np.asarray(list(chosen["document"])), np.asarray(list(chosen["book"]))
+        chosen = np.sort(np.random.default_rng(cfg.seed).choice(chosen, cfg.n_documents, replace=False))
+    table = table.select(chosen)
+    ids = np.array([row[:longest] for row in table["input_ids"]], dtype=np.int32)
+    names, books = np.asarray(list(table["document"])), np.asarray(list(table["book"]))
     return Sample(names, books, ids, passes.x_donors(books, cfg.seed), facts)
 
 
@@ -199,94 +183,63 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
     if cfg.backend == "vllm":
         from measure_mutual_info.scoring.backend_vllm import VllmBackend
 
-        return VllmBackend(
-            model=cfg.model,
-            bos=bos,
-            dtype=cfg.dtype,
-            batch_tokens=cfg.batch_tokens,
-            L_max=cfg.longest,
-            tensor_parallel=cfg.tensor_parallel,
-            pipeline_parallel=cfg.pipeline_parallel,
-            gpu_memory=cfg.gpu_memory,
-            vllm_args=cfg.vllm_args,
-        )
+        gpus = (cfg.tensor_parallel, cfg.pipeline_parallel, cfg.gpu_memory)
+        return VllmBackend(cfg.model, bos, cfg.dtype, cfg.batch_tokens, cfg.longest, *gpus, cfg.vllm_args)
+    from common.pretrained import find_device, load_model
     from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 
-    backend = TransformersBackend(cfg.model, bos, cfg.dtype, cfg.device, cfg.batch_tokens, cfg.schedule)
+    model = load_model(cfg.model, cfg.dtype, find_device(cfg.device))
+    backend = TransformersBackend(model, bos, cfg.batch_tokens, cfg.schedule)
     backend.check_schedule(sample.ids[:1], sample.ids[sample.x_donor[:1]])
     return backend
 
 
-def scoring_manifest(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
+def scoring_identity(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
     """What must be the same for two runs to be parts of one, `batch_tokens` included: rounding depends on the batch."""
     from common.pretrained import model_fingerprint
 
-    shown = asdict(cfg)
-    for free in ("out", "documents", "shard", "device", "tensor_parallel", "pipeline_parallel", "gpu_memory"):
-        del shown[free]
-    shown["ell_max"] = max(ell for ell, _ in cfg.points)
     digest = hashlib.sha256(sample.ids.tobytes() + sample.x_donor.tobytes() + "\n".join(sample.names).encode())
-    model = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
-    files = model_fingerprint(cfg.model)
-    # Through JSON and back, so that it compares equal with what is read from disk.
-    return json.loads(
-        json.dumps(
-            shown
-            | {"model": model, "revision": revision, "model_files": files}
-            | {"bos": bos, "documents": digest.hexdigest()[:16]}
-        )
+    return identity(
+        cfg,
+        ell_max=max(ell for ell, _ in cfg.points),
+        model=Path(cfg.model).name if Path(cfg.model).exists() else cfg.model,
+        model_files=model_fingerprint(cfg.model),
+        revision=revision,
+        bos=bos,
+        documents=digest.hexdigest()[:16],
     )
 
 
-def score_groups(
-    cfg: Settings, sample: Sample, backend: passes.Backend, store: score_store.ScoreStore, progress: bool = True
-) -> None:
+def groups(cfg: Settings, sample: Sample, shard: tuple[int, int] = (0, 1)) -> dict[int, np.ndarray]:
+    """The documents that are scored together, by the number of the group: every n-th group, beginning with i."""
+    every = np.arange(len(sample.names))
+    starts = range(0, len(every), cfg.group_size)
+    i, n = shard
+    return {g: every[start : start + cfg.group_size] for g, start in enumerate(starts) if g % n == i}
+
+
+def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: Pieces, progress: bool = True) -> None:
     """Score every group of this shard that is not in the store yet."""
     y_recipient = np.argsort(sample.x_donor)  # y_recipient[i] is the document that gets i's X
-    split = passes.branches(cfg.points)
-    i, n = cfg.shard_of
-    mine = [group for group in range(_groups(cfg, sample)) if group % n == i]
-    tokens = passes.tokens_a_document(cfg.points)
-    documents = sum(len(_rows(cfg, sample, group)) for group in mine)
-    with tqdm(
-        total=documents,
-        unit="document",
-        desc="scoring",
-        smoothing=0.05,
-        mininterval=2,
-        miniters=0,
-        disable=not progress,
-    ) as bar:
-        done = 0
-        for group in mine:
-            rows = _rows(cfg, sample, group)
-            if not store.done(group):
-                if progress:  # a group takes most of a minute on a CPU, a pass seconds
-
-                    def tick(passed: int, end: int = done + len(rows)) -> None:
-                        bar.n = round(min(bar.n + passed / tokens, end), 2)
-                        bar.update(0)  # shows it, if the last time is 2 seconds ago
-
-                    backend.tick = tick
-                began = time.time()
-                scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
-                seconds = time.time() - began
-                store.write(group, passes.terms(scored, cfg.points) | {"seconds": np.array(seconds)})
-                bar.set_postfix_str(f"{tokens * len(rows) / seconds:.0f} tokens/s")
-            done += len(rows)
-            bar.n = done
-            bar.update(0)
+    split, tokens = passes.branches(cfg.points), passes.tokens_a_document(cfg.points)
+    mine = groups(cfg, sample, cfg.shard_of)
+    missing = {group: rows for group, rows in mine.items() if not store.done(group)}
+    total, left = (tokens * sum(map(len, some.values())) for some in (mine, missing))
+    shown = {"unit": "token", "unit_scale": True, "desc": "scoring", "smoothing": 0.05, "mininterval": 2}
+    with tqdm(total=total, initial=total - left, disable=not progress, **shown) as bar:
+        if progress:  # after every pass: a group takes most of a minute on a CPU
+            backend.tick = bar.update
+        for group, rows in missing.items():
+            began = time.time()
+            scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
+            seconds = np.array(time.time() - began)
+            store.write(group, passes.terms(scored, cfg.points) | {"seconds": seconds})
+            left -= tokens * len(rows)
+            bar.n = total - left  # prompts without shared key-values hold more tokens
+            bar.refresh()
 
 
-def _groups(cfg: Settings, sample: Sample) -> int:
-    return -(-len(sample.names) // cfg.group_size)
-
-
-def _rows(cfg: Settings, sample: Sample, group: int) -> np.ndarray:
-    return np.arange(group * cfg.group_size, min(len(sample.names), (group + 1) * cfg.group_size))
-
-
-def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tuple[pd.DataFrame, int, float]:
+def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame, int, float]:
     """All groups as the table of scores.csv, how many documents failed, and the seconds that all groups took.
 
     A document with a log-probability that is not finite has failed: its terms are left empty.
@@ -294,64 +247,40 @@ def assemble(cfg: Settings, sample: Sample, store: score_store.ScoreStore) -> tu
     points, names = cfg.points, list(passes.TERMS)
     values = {name: np.full((len(sample.names), len(points)), np.nan) for name in names}
     y_recipient, seconds = np.argsort(sample.x_donor), 0.0
-    for group in range(_groups(cfg, sample)):
-        rows = _rows(cfg, sample, group)
+    for group, rows in groups(cfg, sample).items():
         part = store.read(group, {name: (len(rows), len(points)) for name in names} | {"seconds": ()})
         seconds += float(part["seconds"])
         for name in names:
             values[name][y_recipient[rows] if name == passes.TERM_OF_RECIPIENT else rows] = part[name]
     failed = ~np.all([np.isfinite(value).all(axis=1) for value in values.values()], axis=0)
     columns = {f"{name}_nats": np.where(failed[:, None], np.nan, values[name]).round(6).ravel() for name in names}
-    ells, Ls = np.array(points).T
-    table = pd.DataFrame(
-        {
-            "document": sample.names.repeat(len(points)),
-            "book": sample.books.repeat(len(points)),
-            "ell_tokens": np.tile(ells, len(sample.names)),
-            "L_tokens": np.tile(Ls, len(sample.names)),
-            **columns,
-            "x_donor": sample.names[sample.x_donor].repeat(len(points)),
-        }
-    )
-    return table, int(failed.sum()), seconds
-
-
-def finished_before(cfg: Settings, wanted: dict, parts: Path) -> bool:
-    """Whether scores.csv is there already, made with these settings. UserError if it was made with others."""
-    if not cfg.out.exists():
-        return False
-    try:
-        found = json.loads(cfg.out.with_suffix(".json").read_text(encoding="utf-8"))["manifest"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    score_store.refuse_other_scores(found, wanted, cfg.out)
-    shutil.rmtree(parts, ignore_errors=True)  # left behind by a run that was killed right after its last step
-    return True
+    ell, L = np.tile(points, (len(sample.names), 1)).T
+    table = {"document": sample.names.repeat(len(points)), "book": sample.books.repeat(len(points))}
+    table |= {"ell_tokens": ell, "L_tokens": L, **columns, "x_donor": sample.names[sample.x_donor].repeat(len(points))}
+    return pd.DataFrame(table), int(failed.sum()), seconds
 
 
 def main(cfg: Settings) -> None:
     cfg.validate()
     sample = draw_sample(cfg)
     start, revision = check_model(cfg, sample)
-    wanted = scoring_manifest(cfg, sample, start.id, revision)
-    parts = cfg.out.with_name(cfg.out.name + ".parts")
-    if finished_before(cfg, wanted, parts):
+    wanted = scoring_identity(cfg, sample, start.id, revision)
+    complete = finished(cfg.out, wanted)
+    store = Pieces(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
+    if complete:
+        store.remove()  # left behind by a run that was killed right after its last step
         print(f"{cfg.out} is complete already, with these settings")
         return
     within = int((sample.books == sample.books[sample.x_donor]).sum())
     print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")
     started = time.time()
-    store = score_store.ScoreStore(parts, wanted)
-    i, n = cfg.shard_of
-    if any(not store.done(group) for group in range(_groups(cfg, sample)) if group % n == i):
-        backend = load_backend(cfg, sample, start.id)
-        store.begin()
-        score_groups(cfg, sample, backend, store)
+    if not all(map(store.done, groups(cfg, sample, cfg.shard_of))):
+        score_groups(cfg, sample, load_backend(cfg, sample, start.id), store)
+    missing = sum(not store.done(group) for group in groups(cfg, sample))
+    if missing and not cfg.out.exists():
+        print(f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing")
+        return
     try:
-        missing = [group for group in range(_groups(cfg, sample)) if not store.done(group)]
-        if missing and not cfg.out.exists():
-            print(f"shard {cfg.shard} is done; {len(missing)} groups of the other shards are still missing")
-            return
         table, failed, seconds = assemble(cfg, sample, store)
     except UserError:
         if not cfg.out.exists():
@@ -359,20 +288,10 @@ def main(cfg: Settings) -> None:
         # Another shard came last, too, and was faster: it has written the same table and taken the parts away.
         print(f"{cfg.out} was written by another shard")
         return
-    write_csv(
-        cfg.out,
-        table,
-        cfg,
-        inputs=[cfg.documents],
-        started=started,
-        source=sample.facts["source"],
-        tokenizer=sample.facts["tokenizer"],
-        start_token=start.text,
-        manifest=wanted,
-        failed_documents=failed,
-        scoring_seconds=round(seconds, 1),
-    )
-    shutil.rmtree(store.folder, ignore_errors=True)
+    facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start.text}
+    facts |= {"identity": wanted, "failed_documents": failed, "scoring_seconds": round(seconds, 1)}
+    write_csv(cfg.out, table, cfg, inputs=[cfg.documents], started=started, **facts)
+    store.remove()
     if failed:
         print(f"{failed} of {len(sample.names)} documents failed (log-probabilities not finite); their terms are empty")
     print(f"{len(table)} rows in {cfg.out}")

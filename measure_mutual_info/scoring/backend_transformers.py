@@ -15,30 +15,17 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common.cli import UserError
-from common.pretrained import find_device, load_model
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a time: bounds the fp32 copy
 
 
 class TransformersBackend:
-    """See schedule.Backend. Settings are those of score_documents.py."""
+    """See passes.Backend. Settings are those of score_documents.py."""
 
-    def __init__(self, model: str, bos: int, dtype: str, device: str, batch_tokens: int, schedule: str) -> None:
-        self.model = load_model(model, dtype, find_device(device))
-        self._prepare(bos, batch_tokens, schedule)
-
-    @classmethod
-    def from_model(cls, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, schedule: str = "auto"):
-        """Wrap a model that is in memory already (benchmarks, tests, processes of known information)."""
-        backend = cls.__new__(cls)
-        backend.model = model
-        backend._prepare(bos, batch_tokens, schedule)
-        return backend
-
-    def _prepare(self, bos: int, batch_tokens: int, schedule: str) -> None:
-        self.model.eval()
-        self.bos, self.batch_tokens = bos, batch_tokens
+    def __init__(self, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, schedule: str = "auto") -> None:
+        """UserError: schedule "shared", and a model that does not keep plain key-values."""
+        self.model, self.bos, self.batch_tokens = model.eval(), bos, batch_tokens
         self.tick = lambda tokens: None
         shareable = self._keeps_plain_key_values()
         if schedule == "shared" and not shareable:
@@ -97,7 +84,7 @@ class TransformersBackend:
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """See schedule.Backend. UserError if the GPU's memory is too small for the group."""
+        """See passes.Backend. UserError if the GPU's memory is too small for the group."""
         score = self._shared if self.schedule == "shared" else self._plain
         try:
             return score(documents, y_recipients, branches)

@@ -12,27 +12,24 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 
 from common.cli import UserError
-from common.pretrained import context_tokens, load_config
+from common.pretrained import load_config
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens
-FIXED = ("model", "dtype", "max_model_len", "enable_prefix_caching", "skip_tokenizer_init", "disable_log_stats")
-FIXED += ("logprobs_mode",)
-FLAGS = {  # engine arguments that are flags of their own
-    "tensor_parallel_size": "--tensor-parallel",
-    "pipeline_parallel_size": "--pipeline-parallel",
-    "gpu_memory_utilization": "--gpu-memory",
-    "max_num_batched_tokens": "--batch-tokens",
-}
+# Engine arguments that --vllm-args cannot give: flags set them, or the scores would be others.
+SET_HERE = ("tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "max_num_batched_tokens")
+SET_HERE += ("model", "dtype", "max_model_len", "enable_prefix_caching", "skip_tokenizer_init", "disable_log_stats")
+SET_HERE += ("logprobs_mode",)
 
 
 class VllmBackend:
-    """See schedule.Backend. Settings are those of score_documents.py; L_max is the longest document's tokens."""
+    """See passes.Backend. Settings are those of score_documents.py; L_max is the longest document's tokens."""
 
     def __init__(
         self,
@@ -53,21 +50,13 @@ class VllmBackend:
                 f"{model}: vLLM does not read GGUF files: give the folder or hub name of its safetensors weights, "
                 "or use --backend transformers"
             )
-        config = load_config(model)
-        # BOS, the document, and one token more, which vLLM generates whether it is wanted or not.
-        max_model_len = L_max + 2
-        context = context_tokens(config)
-        if context is not None and max_model_len > context:
-            raise UserError(
-                f"{model}: its context is {context} tokens, but L = {L_max} takes {max_model_len} with vLLM (a BOS and "
-                f"one generated token): use --L-max {context - 2} or less, or --backend transformers"
-            )
         vllm, on_cpu = import_vllm()
-        tokens = max_batch_tokens(batch_tokens, config.vocab_size, dtype)
+        tokens = max_batch_tokens(batch_tokens, load_config(model).vocab_size, dtype)
         arguments = {
             "model": model,
             "dtype": dtype,
-            "max_model_len": max_model_len,
+            # BOS, the document, and one token more, which vLLM generates whether it is wanted or not.
+            "max_model_len": L_max + 2,
             "max_num_batched_tokens": tokens,
             "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
             "tensor_parallel_size": tensor_parallel,
@@ -97,7 +86,7 @@ class VllmBackend:
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """See schedule.Backend. The larger the group, the better vLLM fills its batches. UserError if memory runs out.
+        """See passes.Backend. The larger the group, the better vLLM fills its batches. UserError if memory runs out.
 
         −inf and NaN are returned as they come.
         """
@@ -122,15 +111,14 @@ def parse_vllm_args(text: str) -> dict:
     """Further arguments of vLLM's engine from a JSON object. UserError if it is none, or sets what is set elsewhere."""
     try:
         extra = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UserError(f"--vllm-args: not JSON ({error}): give an object such as '{{\"seed\": 1}}'") from error
+    except json.JSONDecodeError:
+        extra = None
     if not isinstance(extra, dict):
         raise UserError(f"--vllm-args: {text!r} is not a JSON object: give one such as '{{\"seed\": 1}}'")
-    for name in extra:
-        if name in FLAGS:
-            raise UserError(f"--vllm-args: {name} has a flag of its own: use {FLAGS[name]}")
-        if name in FIXED:
-            raise UserError(f"--vllm-args: {name} is set by the scoring itself: leave it out")
+    if set_here := sorted(extra.keys() & set(SET_HERE)):
+        raise UserError(
+            f"--vllm-args: {set_here[0]} is set by the scoring itself, or by a flag of its own: leave it out"
+        )
     return extra
 
 
@@ -164,8 +152,8 @@ def prompt_logprobs(output, prompt: Sequence[int]) -> np.ndarray:
     return np.array(flat.logprobs, dtype=np.float64)
 
 
-def import_vllm():
-    """The vllm package, and whether it is a CPU build. UserError if there is none, or no GPU for one that needs it."""
+def import_vllm() -> tuple[ModuleType, bool]:
+    """The vllm package, and whether it is a CPU build. UserError: it is not installed."""
     # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
@@ -177,21 +165,14 @@ def import_vllm():
         raise UserError(
             "--backend vllm: vllm is not installed: pip install -r requirements-gpu.txt, or use --backend transformers"
         ) from error
-    if current_platform.is_unspecified() or (current_platform.is_cuda_alike() and not torch.cuda.device_count()):
-        raise UserError(
-            "--backend vllm: this build of vLLM needs a GPU and sees none here (check nvidia-smi and "
-            "CUDA_VISIBLE_DEVICES): use --backend transformers --device cpu"
-        )
     return vllm, current_platform.is_cpu()
 
 
 def _explain(what: str, error: Exception) -> str:
     """One line about an error of the engine. Those in processes of their own print the cause and pass on less."""
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split())[:300]
     remedy = (
-        "lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), or fit --gpu-memory "
-        "to what is free"
+        "if memory is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), "
+        "or fit --gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
     )
-    if "memory" not in reason.lower():
-        remedy = f"the cause may stand above; if it is memory, {remedy}; otherwise check the model and --vllm-args"
-    return f"{what}: {remedy} ({type(error).__name__}: {reason[:300]})"
+    return f"{what} (the cause may stand above): {remedy} ({type(error).__name__}: {reason})"

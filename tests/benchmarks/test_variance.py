@@ -260,5 +260,5 @@ class TestBadInput:
 
     def test_store_of_another_model(self, inputs, tmp_path):
         (tmp_path / "store").mkdir()
-        (tmp_path / "store" / "manifest.json").write_text('{"model": "another"}')
+        (tmp_path / "store" / "manifest.json").write_text('{"identity": {"model": "another"}}')
         assert "made with other settings" in one_line_error(on_model(inputs, tmp_path, "--scores", "None"))

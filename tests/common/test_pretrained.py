@@ -20,7 +20,6 @@ from common.pretrained import (
     find_device,
     load_config,
     load_model,
-    locate,
     model_fingerprint,
     sees_what_follows,
     start_token,
@@ -29,20 +28,17 @@ from common.tokenizer import load_tokenizer
 from tests.conftest import tiny_model
 
 
-def test_no_such_gguf_file(tmp_path):
+def test_what_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such GGUF file"):
         load_config(str(tmp_path / "nothing.gguf"))
-
-
-def test_folder_without_configuration(tmp_path):
     with pytest.raises(UserError, match=r"could not load the configuration.*folder is complete"):
         load_config(str(tmp_path))
-
-
-def test_folder_without_weights(tmp_path):
     tiny_model("llama").config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"could not load the weights.*folder is complete"):
         load_model(str(tmp_path), "float32", "cpu")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it tries for half a minute
+    with pytest.raises(UserError, match="hub can be reached"):
+        load_config("nobody/no-such-model")
 
 
 def test_some_weights_missing(tmp_path):
@@ -50,10 +46,7 @@ def test_some_weights_missing(tmp_path):
     state = {name: value for name, value in model.state_dict().items() if "layers.1.mlp" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
     assert AutoModelForCausalLM.from_pretrained(tmp_path) is not None, "transformers itself only warns"
-    with pytest.raises(
-        UserError,
-        match=r"3 weights are missing \(model.layers.1.mlp.down_proj.weight, .*gate_proj.weight, .*up_proj.weight …\)",
-    ):
+    with pytest.raises(UserError, match=r"3 weights are missing \(model.layers.1.mlp.down_proj.weight, "):
         load_model(str(tmp_path), "float32", "cpu")
 
 
@@ -107,9 +100,8 @@ def test_attention_that_differs_for_an_unknown_reason(tmp_path, monkeypatch):
 
 def test_contexts_by_other_names():
     """MPT says max_seq_len, CodeGen n_positions; a number that is no context does not count."""
-    assert context_tokens(AutoConfig.for_model("mpt", max_seq_len=77)) == 77
-    assert context_tokens(AutoConfig.for_model("codegen", n_positions=78)) == 78
-    assert context_tokens(AutoConfig.for_model("bloom", seq_length=79)) == 79
+    for kind, name in (("mpt", "max_seq_len"), ("codegen", "n_positions"), ("bloom", "seq_length")):
+        assert context_tokens(AutoConfig.for_model(kind, **{name: 77})) == 77
     assert context_tokens(AutoConfig.for_model("mamba2")) is None
 
 
@@ -128,34 +120,18 @@ def test_causal_models_see_nothing_that_follows(kind, changes, dtype):
     assert not sees_what_follows(tiny_model(kind, **changes).to(dtype))
 
 
-def test_hub_out_of_reach(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it tries for half a minute
-    with pytest.raises(UserError, match="hub can be reached"):
-        load_config("nobody/no-such-model")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu():
-    with pytest.raises(UserError, match="--device cuda: torch sees no GPU"):
-        find_device("cuda")
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_devices(monkeypatch, there):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert find_device("auto") == ("cuda" if there else "cpu")
+def test_devices():
+    assert find_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     for device in ("cpu", "mps", "split"):
         assert find_device(device) == device
-    if there:
-        assert [find_device(device) for device in ("cuda", "cuda:12")] == ["cuda", "cuda:12"]
     for device in ("gpu", "cuda:", "cuda:x", "cpu0", ""):
         with pytest.raises(UserError, match=r"--device .*: give auto, cpu, cuda"):
             find_device(device)
-
-
-def test_locate():
-    assert locate("org/name") == ("org/name", {})
-    assert locate("models/x.gguf") == ("models", {"gguf_file": "x.gguf"})
+    if torch.cuda.is_available():
+        assert [find_device(device) for device in ("cuda", "cuda:12")] == ["cuda", "cuda:12"]
+    else:
+        with pytest.raises(UserError, match="--device cuda: torch sees no GPU"):
+            find_device("cuda")
 
 
 def test_weights_in_the_dtype_that_was_asked_for(tmp_path):
@@ -169,18 +145,6 @@ def test_weights_in_the_dtype_that_was_asked_for(tmp_path):
         rounded = model.to(loaded.dtype)
         torch.testing.assert_close(loaded(ids).logits, rounded(ids).logits)
     assert load_config(str(tmp_path)).model_type == "llama"
-    assert context_tokens(load_config(str(tmp_path))) == loaded.config.max_position_embeddings
-    assert context_tokens(tiny_model("mamba").config) is None
-
-
-def test_out_of_memory_says_what_to_do(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    tiny_model("llama").config.save_pretrained(tmp_path)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
-    with pytest.raises(UserError, match="do not fit the GPU: use --dtype bfloat16, or --device split"):
-        load_model(str(tmp_path), "float32", "cpu")
 
 
 WORDS = {"<s>": 0, "</s>": 1, "a": 2, "b": 3}
@@ -218,28 +182,25 @@ def test_start_token(tmp_path, capsys):
     assert "</s> (id 1, the tokenizer's EOS, as it has no BOS)" in capsys.readouterr().out
 
 
-def test_start_token_of_a_model_without_tokenizer(tmp_path):
-    tiny_model("llama", 10).config.save_pretrained(tmp_path)
-    assert start(tmp_path, "4", (0, 9)) == 4
+def test_models_without_tokenizer_or_start(tmp_path):
+    with pytest.raises(UserError, match="has neither BOS nor EOS: name a token to begin with by --bos"):
+        start(save_tokenizer(tmp_path / "words"))
+    tiny_model("llama", 10).config.save_pretrained(tmp_path / "none")
+    assert start(tmp_path / "none", "4", (0, 9)) == 4
     for bos in (None, "<s>"):
-        with pytest.raises(
-            UserError, match=r"cannot be loaded: it has no tokenizer files; the folder needs tokenizer.json"
-        ):
-            start(tmp_path, bos)
+        with pytest.raises(UserError, match=r"it has no tokenizer files; the folder needs tokenizer.json"):
+            start(tmp_path / "none", bos)
+
+
+OTHER = "my_documents: tokenised with org/other, which is not the tokenizer of .*prepare the documents"
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"bos": "zzz"}, "--bos zzz: not a token of .*: give one of its tokens, or a token id"),
-        (
-            {"tokenizer_hash": "0" * 16},
-            "my_documents: tokenised with org/other, which is not the tokenizer of .*prepare the documents",
-        ),
-        (
-            {"tokenizer_hash": None, "tokenizer_vocab_size": 256},
-            "my_documents: tokenised with org/other, which is not the tokenizer of .*prepare the documents",
-        ),
+        ({"tokenizer_hash": "0" * 16}, OTHER),
+        ({"tokenizer_hash": None, "tokenizer_vocab_size": 256}, OTHER),
         ({"bos": "10"}, r"my_documents: token id 10 is outside the vocabulary of .* \(0 … 9\): prepare"),
         ({"extent": (0, 11)}, "token id 11 is outside"),
         ({"extent": (-2, 11)}, "token id 11 is outside"),
@@ -250,11 +211,6 @@ def test_documents_of_another_model(tmp_path, given, said):
     folder = save_tokenizer(tmp_path, bos_token="<s>")
     with pytest.raises(UserError, match=said):
         start(folder, **given)
-
-
-def test_neither_bos_nor_eos(tmp_path):
-    with pytest.raises(UserError, match="has neither BOS nor EOS: name a token to begin with by --bos"):
-        start(save_tokenizer(tmp_path))
 
 
 def test_fingerprint(tmp_path):

@@ -25,20 +25,16 @@ def mine(tmp_path_factory):
         (folder / "texts" / f"{name}.txt").write_text(" ".join(sentences), encoding="utf-8")
 
     letters = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    letter_ids = {letter: i for i, letter in enumerate(letters)}
-    tokenizer = Tokenizer(models.BPE(vocab=letter_ids, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
     tokenizer.save_pretrained(folder / "model")
 
-    config = LlamaConfig(
-        vocab_size=len(letters), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
-    )
+    sizes = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(letters), **sizes))
     ids = torch.tensor(tokenizer((folder / "texts" / "a.txt").read_text(encoding="utf-8")).input_ids)
-    windows = ids[: len(ids) // 64 * 64].view(-1, 64)
-    windows = torch.cat([torch.zeros(len(windows), 1, dtype=torch.long), windows], dim=1)
+    windows = torch.nn.functional.pad(ids[: len(ids) // 64 * 64].view(-1, 64), (1, 0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         model(input_ids=windows, labels=windows).loss.backward()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers.modeling_outputs import CausalLMOutput
 
 from common.cli import UserError
+from common.pretrained import load_model
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import backend_transformers, passes
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
@@ -50,7 +50,7 @@ def assert_equals_reference(backend, documents, y_recipients, points, tolerance=
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
 def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
     """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats a token."""
-    backend = TransformersBackend.from_model(tiny_model(kind), BOS)
+    backend = TransformersBackend(tiny_model(kind), BOS)
     assert backend.schedule == "shared"
     documents, y_recipients = pieces(book_bytes, 2, 128)
     backend.check_schedule(documents, y_recipients)
@@ -58,7 +58,7 @@ def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
 
 
 def test_every_pass_is_told_to_the_progress_bar(book_bytes):
-    backend, told, points = TransformersBackend.from_model(tiny_model("llama"), BOS, 64), [], passes.grid(64)
+    backend, told, points = TransformersBackend(tiny_model("llama"), BOS, 64), [], passes.grid(64)
     backend.tick = told.append
     backend.token_logprobs(*pieces(book_bytes, 2, 64), passes.branches(points))
     assert sum(told) == 2 * passes.tokens_a_document(points)
@@ -74,15 +74,27 @@ def test_the_other_x_matters(book_bytes):
     assert abs(a - b) / 32 > 0.05
 
 
-@pytest.mark.parametrize("kind", ["mistral", "mamba"])
-def test_models_without_plain_key_values_get_plain_prompts(kind, book_bytes):
-    """A window (whose cache forgets) and a state-space model (whose cache cannot be cut)."""
-    backend = TransformersBackend.from_model(tiny_model(kind), BOS)
+STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mistral", {}),
+        ("mamba", {}),
+        ("minimax", {"head_dim": 12, "num_local_experts": 2, "block_size": 16}),
+        ("llama", {"rope_parameters": STRETCHED, "max_position_embeddings": 64}),
+    ],
+)
+def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_bytes):
+    """A cache that forgets, or that cannot be cut; a state beside the cache; positions that depend on the length."""
+    backend = TransformersBackend(tiny_model(kind, **changes), BOS)
     assert backend.schedule == "plain"
     documents, y_recipients = pieces(book_bytes, 2, 48)
-    assert_equals_reference(backend, documents, y_recipients, passes.grid(48))
+    if kind in ("mistral", "mamba"):
+        assert_equals_reference(backend, documents, y_recipients, passes.grid(48))
     with pytest.raises(UserError, match="--schedule plain"):
-        TransformersBackend.from_model(backend.model, BOS, schedule="shared")
+        TransformersBackend(backend.model, BOS, schedule="shared")
 
 
 @pytest.mark.parametrize("schedule_name", ["shared", "plain"])
@@ -91,10 +103,8 @@ def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
     model = tiny_model("llama")
     documents, y_recipients = pieces(book_bytes, 4, 96)
     split = passes.branches(passes.grid(96))
-    together = TransformersBackend.from_model(model, BOS, 4096, schedule_name).token_logprobs(
-        documents, y_recipients, split
-    )
-    small = TransformersBackend.from_model(model, BOS, 32, schedule_name)
+    together = TransformersBackend(model, BOS, 4096, schedule_name).token_logprobs(documents, y_recipients, split)
+    small = TransformersBackend(model, BOS, 32, schedule_name)
     for row in range(4):
         alone = small.token_logprobs(documents[row : row + 1], y_recipients[row : row + 1], split)
         assert np.abs(alone.own[0] - together.own[row]).max() < 1e-4
@@ -102,94 +112,26 @@ def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
             assert np.abs(one[0] - all_[row]).max() < 1e-4
 
 
-def test_a_cache_that_lies_is_refused(book_bytes):
-    """A model that drops what it is given to continue from must not be scored by reused key-values."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails):
+    """A model that drops what it is given to continue from would be wrong silently; another raises at it."""
     model = tiny_model("llama")
-    backend = TransformersBackend.from_model(model, BOS)
-    honest = model.forward
+    backend, honest = TransformersBackend(model, BOS), model.forward
 
-    def forgetful(input_ids, past_key_values=None, use_cache=False, **rest):
+    def forward(input_ids, past_key_values=None, use_cache=False, **rest):
         if past_key_values is not None and past_key_values.get_seq_length():
+            if fails:
+                raise IndexError("list index out of range")
             past_key_values = None
         return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
 
-    model.forward = forgetful
-    documents, y_recipients = pieces(book_bytes, 1, 64)
-    backend.check_schedule(documents, y_recipients)
-    assert backend.schedule == "plain"
-    with pytest.raises(UserError, match="use --schedule plain"):
-        TransformersBackend.from_model(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
-
-
-def test_a_model_that_fails_with_a_cache_gets_plain_prompts(book_bytes):
-    """MiniMax keeps a state beside its key-values; another raises when it goes on from a cache."""
-    minimax = tiny_model("minimax", head_dim=12, num_local_experts=2, block_size=16)
-    assert TransformersBackend.from_model(minimax, BOS).schedule == "plain"
-    model = tiny_model("llama")
-    backend, honest = TransformersBackend.from_model(model, BOS), model.forward
-
-    def failing(input_ids, past_key_values=None, use_cache=False, **rest):
-        if past_key_values is not None and past_key_values.get_seq_length():
-            raise IndexError("list index out of range")
-        return honest(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **rest)
-
-    model.forward = failing
+    model.forward = forward
     documents, y_recipients = pieces(book_bytes, 1, 64)
     backend.check_schedule(documents, y_recipients)
     assert backend.schedule == "plain"
     assert_equals_reference(backend, documents, y_recipients, [(16, 32)])
-
-
-def test_positions_that_depend_on_the_length_get_plain_prompts():
-    """Their key-values for a short text are not those for a longer one."""
-    stretched = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
-    model = tiny_model("llama", rope_parameters=stretched, max_position_embeddings=64)
-    assert TransformersBackend.from_model(model, BOS).schedule == "plain"
-
-
-class MarkovModel(torch.nn.Module):
-    """A Markov chain with the face of a language model: logits are log transition probabilities, BOS leads to π."""
-
-    def __init__(self, transition: np.ndarray, stationary: np.ndarray) -> None:
-        super().__init__()
-        rows = np.concatenate([transition, stationary[None]])  # the last id is BOS
-        self.table = torch.nn.Embedding.from_pretrained(torch.log(torch.as_tensor(rows, dtype=torch.float32)))
-        self.device, self.dtype = torch.device("cpu"), torch.float32
-
-    def forward(self, input_ids, past_key_values=None, use_cache=False):
-        return CausalLMOutput(logits=self.table(input_ids))
-
-
-def test_markov_chain_by_hand():
-    """A chain's Y depends on X by its last token alone: the estimates are closed-form sums over the sampled tokens."""
-    transition = np.array([[0.8, 0.15, 0.05], [0.3, 0.4, 0.3], [0.1, 0.2, 0.7]])
-    values, vectors = np.linalg.eig(transition.T)
-    stationary = np.real(vectors[:, np.argmax(values.real)])
-    stationary /= stationary.sum()
-    rng = np.random.default_rng(0)
-    count, L = 400, 16
-    ids = np.empty((count, L), dtype=int)
-    ids[:, 0] = rng.choice(3, count, p=stationary)
-    for t in range(1, L):
-        ids[:, t] = (rng.random((count, 1)) > transition[ids[:, t - 1]].cumsum(1)).sum(1)
-    backend = TransformersBackend.from_model(MarkovModel(transition, stationary), bos=3)
-    assert backend.schedule == "plain"
-    points = passes.grid(L)
-    x_donor = passes.x_donors([str(i) for i in range(count)], seed=0)
-    y_recipient = np.argsort(x_donor)
-    found = passes.terms(backend.token_logprobs(ids, ids[y_recipient], passes.branches(points)), points)
-    for column, (ell, _) in enumerate(points):
-        first, last = ids[:, ell], ids[:, ell - 1]
-        direct = np.log(transition[last, first]) - np.log(stationary[first])
-        measured = (found["logq_y_given_x"] - found["logq_y"])[:, column]
-        assert measured == pytest.approx(direct, abs=1e-5)
-        other = np.log(transition[last, first]) - np.log(transition[last[x_donor], first])
-        measured = found["logq_y_given_x"][:, column] - found["logq_y_given_other_x"][np.argsort(y_recipient), column]
-        assert measured == pytest.approx(other, abs=1e-5)
-    # and their mean is the chain's mutual information, I = H(π) − h, within its error
-    information = (stationary[:, None] * transition * np.log(transition / stationary)).sum()
-    direct = (found["logq_y_given_x"] - found["logq_y"])[:, -1]
-    assert abs(direct.mean() - information) < 4 * direct.std(ddof=1) / np.sqrt(count)
+    with pytest.raises(UserError, match="use --schedule plain"):
+        TransformersBackend(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
 
 
 def test_target_logprobs_is_a_log_softmax():
@@ -204,6 +146,6 @@ def test_sample_model_on_real_text(book_bytes):
     tokenizer = load_tokenizer(str(SMOLLM2)).tokenizer
     text = bytes(book_bytes[5000:15000].astype(np.uint8)).decode("utf-8", errors="ignore")
     ids = np.array(tokenizer(text).input_ids[: 2 * 64]).reshape(2, 64)
-    backend = TransformersBackend(str(SMOLLM2), tokenizer.bos_token_id, "float32", "cpu", 4096, "auto")
+    backend = TransformersBackend(load_model(str(SMOLLM2), "float32", "cpu"), tokenizer.bos_token_id)
     assert backend.schedule == "shared"
     assert_equals_reference(backend, ids[:1], ids[1:], [(4, 8), (16, 64), (32, 64)])

@@ -12,40 +12,30 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.cli import UserError
-from common.pretrained import locate
+from common.pretrained import load_model
 from common.record import ROOT
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
-from measure_mutual_info.scoring.backend_vllm import VllmBackend, max_batch_tokens, parse_vllm_args, prompt_logprobs
+from measure_mutual_info.scoring.backend_vllm import VllmBackend, max_batch_tokens, prompt_logprobs
 from measure_mutual_info.scoring.passes import branches, grid
 
 SAMPLE_MODEL = ROOT / "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLE_BOOK = ROOT / "data/sample/books/alice.txt"
-CONTEXT = 80
-
-
-def llama_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.2,  # log-probabilities that differ by nats from token to token
-        tie_word_embeddings=False,
-    )
 
 
 @pytest.fixture(scope="module")
-def config_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("config")
-    llama_config().save_pretrained(folder)
-    return str(folder)
+def tiny_folder(tmp_path_factory) -> str:
+    """A random Llama whose log-probabilities differ by nats from token to token."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
+    config = LlamaConfig(**sizes, vocab_size=300, num_key_value_heads=1, initializer_range=0.2)
+    config.tie_word_embeddings, config.max_position_embeddings = False, 80
+    folder = str(tmp_path_factory.mktemp("tiny"))
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def flat(token_ids, logprobs, positions=None):
@@ -92,19 +82,15 @@ class EngineDeadError(Exception):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Puts a false vllm in place of the real one, or of none. Returns its platform and its LLM, to be altered."""
-    answers = {"is_cpu": False, "is_unspecified": False, "is_cuda_alike": True}
-    platform = SimpleNamespace(**{name: (lambda name=name: answers[name]) for name in answers}, answers=answers)
+    """Puts a false vllm, a CPU build, in place of the real one, or of none. Returns its LLM, to be altered."""
     llm = type("LLM", (MarkovLLM,), {})
     vllm, platforms, exceptions = (ModuleType(name) for name in ("vllm", "vllm.platforms", "exceptions"))
     vllm.LLM, vllm.SamplingParams, vllm.TokensPrompt = llm, SimpleNamespace, dict
-    platforms.current_platform = platform
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
     exceptions.EngineDeadError = EngineDeadError
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
-    monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", exceptions)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    return SimpleNamespace(answers=answers, llm=llm)
+    for name, module in (("vllm", vllm), ("vllm.platforms", platforms), ("vllm.v1.engine.exceptions", exceptions)):
+        monkeypatch.setitem(sys.modules, name, module)
+    return llm
 
 
 def small_backend(model: str, **changes) -> VllmBackend:
@@ -117,11 +103,11 @@ def one_line(raised) -> str:
     return message
 
 
-def test_terms_of_a_known_chain(config_folder, stand_in):
+def test_terms_of_a_known_chain(tiny_folder, stand_in):
     rng = np.random.default_rng(0)
     documents, y_recipients = rng.integers(1, 300, (2, 3, 16))
     split = branches(grid(16))
-    scored = small_backend(config_folder).token_logprobs(documents, y_recipients, split)
+    scored = small_backend(tiny_folder).token_logprobs(documents, y_recipients, split)
     before = np.concatenate([np.zeros((3, 1), int), documents[:, :-1]], axis=1)
     np.testing.assert_allclose(scored.own, TABLE[before, documents])
     for index, (ell, end) in enumerate(split):
@@ -132,98 +118,50 @@ def test_terms_of_a_known_chain(config_folder, stand_in):
         np.testing.assert_allclose(scored.other[index], TABLE[before, theirs])
 
 
-def test_engine_arguments(config_folder, stand_in):
-    small_backend(
-        config_folder, tensor_parallel=2, pipeline_parallel=3, gpu_memory=0.5, vllm_args='{"enforce_eager": true}'
-    )
-    arguments = stand_in.llm.arguments
-    assert arguments["enable_prefix_caching"] is False
-    assert arguments["max_model_len"] == 18
+def test_engine_arguments(tiny_folder, stand_in):
+    given = {"tensor_parallel": 2, "pipeline_parallel": 3, "gpu_memory": 0.5}
+    small_backend(tiny_folder, **given, vllm_args='{"distributed_executor_backend": "ray"}')
+    arguments = stand_in.arguments
+    assert (arguments["enable_prefix_caching"], arguments["max_model_len"]) == (False, 18)
     assert (arguments["max_num_batched_tokens"], arguments["max_num_seqs"]) == (48, 48)
     assert (arguments["tensor_parallel_size"], arguments["pipeline_parallel_size"]) == (2, 3)
-    assert arguments["gpu_memory_utilization"] == 0.5
-    assert arguments["enforce_eager"] is True
+    assert (arguments["gpu_memory_utilization"], arguments["enforce_eager"]) == (0.5, True)
+    assert arguments["distributed_executor_backend"] == "ray"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("changes", "message"),
     [
-        ("{seed: 1}", "--vllm-args: not JSON"),
-        ("[1]", "not a JSON object"),
-        ('{"tensor_parallel_size": 2}', "use --tensor-parallel"),
-        ('{"enable_prefix_caching": true}', "enable_prefix_caching is set by the scoring itself"),
+        ({"vllm_args": "{seed: 1}"}, "is not a JSON object"),
+        ({"vllm_args": "[1]"}, "is not a JSON object"),
+        ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* a flag of its own"),
+        ({"vllm_args": '{"logprobs_mode": "raw_logits"}'}, "logprobs_mode is set by the scoring itself"),
+        ({"model": "some/model.gguf"}, r"model\.gguf: vLLM does not read GGUF.*safetensors"),
+        ({}, r"vllm is not installed: pip install -r requirements-gpu\.txt"),
     ],
 )
-def test_bad_vllm_args(text, message):
-    with pytest.raises(UserError, match=message) as raised:
-        parse_vllm_args(text)
-    one_line(raised)
-
-
-def test_vllm_args():
-    assert parse_vllm_args("") == {}
-    assert parse_vllm_args('{"distributed_executor_backend": "ray"}') == {"distributed_executor_backend": "ray"}
-
-
-def test_gguf_is_refused():
-    with pytest.raises(UserError, match=r"model\.gguf: vLLM does not read GGUF.*safetensors") as raised:
-        small_backend("some/model.gguf")
-    one_line(raised)
-
-
-def test_context_too_short(config_folder, stand_in):
-    with pytest.raises(UserError, match=r"context is 80 tokens, but L = 79 takes 81.*--L-max 78") as raised:
-        small_backend(config_folder, L_max=CONTEXT - 1)
-    one_line(raised)
-    small_backend(config_folder, L_max=CONTEXT - 2)
-
-
-def test_vllm_missing(config_folder, monkeypatch):
+def test_what_cannot_work_is_refused(tiny_folder, monkeypatch, changes, message):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"pip install -r requirements-gpu\.txt") as raised:
-        small_backend(config_folder)
+    with pytest.raises(UserError, match=message) as raised:
+        small_backend(**{"model": tiny_folder} | changes)
     one_line(raised)
-
-
-@pytest.mark.parametrize("no_driver", [True, False])
-def test_no_gpu(config_folder, stand_in, monkeypatch, no_driver):
-    stand_in.answers["is_unspecified"], stand_in.answers["is_cuda_alike"] = no_driver, not no_driver
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match=r"needs a GPU and sees none here.*--backend transformers") as raised:
-        small_backend(config_folder)
-    one_line(raised)
-
-
-def test_a_cpu_build_needs_no_gpu(config_folder, stand_in, monkeypatch):
-    stand_in.answers |= {"is_cpu": True, "is_cuda_alike": False}
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    small_backend(config_folder)
-    assert stand_in.llm.arguments["enforce_eager"] is True
 
 
 @pytest.mark.parametrize(
-    ("failure", "message"),
+    ("failure", "late"),
     [
-        (ValueError("No available memory\nfor the cache blocks."), "vLLM did not start: lower --batch-tokens"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "vLLM did not start: lower --batch-tokens"),
-        (TypeError("unexpected keyword argument 'x'"), "check the model and --vllm-args .TypeError: unexpected"),
+        (ValueError("No available memory\nfor the cache blocks."), False),
+        (TypeError("unexpected keyword argument 'x'"), False),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (EngineDeadError("see above"), True),
     ],
 )
-def test_failed_start(config_folder, stand_in, failure, message):
-    stand_in.llm.failure = failure
-    with pytest.raises(UserError, match=message) as raised:
-        small_backend(config_folder)
-    one_line(raised)
-
-
-@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA out of memory."), EngineDeadError("see above")])
-def test_out_of_memory_while_scoring(config_folder, stand_in, failure):
-    stand_in.llm.failure, stand_in.llm.late = failure, True
-    backend = small_backend(config_folder)
+def test_an_engine_that_fails(tiny_folder, stand_in, failure, late):
+    stand_in.failure, stand_in.late = failure, late
     documents = np.ones((1, 16), int)
-    with pytest.raises(UserError, match=r"vLLM stopped while scoring.*lower --batch-tokens") as raised:
-        backend.token_logprobs(documents, documents, branches(grid(16)))
-    one_line(raised)
+    with pytest.raises(UserError, match="stopped while scoring" if late else "did not start") as raised:
+        small_backend(tiny_folder).token_logprobs(documents, documents, branches(grid(16)))
+    assert "lower --batch-tokens" in one_line(raised)
 
 
 def test_logits_of_a_step_are_bounded():
@@ -232,25 +170,17 @@ def test_logits_of_a_step_are_bounded():
     assert max_batch_tokens(1000, 128256, "bfloat16") == 1000
 
 
-def test_minus_infinity_and_nan_pass():
+def test_what_the_engine_returns_is_checked():
+    """−inf and NaN pass; positions from a cache and log-probabilities of other tokens do not."""
     values = [-1.5, -np.inf, np.nan]
     output = SimpleNamespace(num_cached_tokens=None, prompt_logprobs=flat([7, 8, 9], values))
     np.testing.assert_array_equal(prompt_logprobs(output, [0, 7, 8, 9]), values)
-
-
-def test_cached_positions_are_refused():
-    output = SimpleNamespace(num_cached_tokens=16, prompt_logprobs=flat([7, 8], [-1.0, -2.0]))
-    with pytest.raises(UserError, match="16 positions of a prompt from a cache") as raised:
-        prompt_logprobs(output, [0, 7, 8])
-    one_line(raised)
-
-
-@pytest.mark.parametrize(
-    "wrong", [None, flat([8, 7], [-1.0, -2.0]), flat([7], [-1.0]), flat([7, 8], [-1.0, -2.0], positions=2)]
-)
-def test_logprobs_of_other_tokens_are_refused(wrong):
-    with pytest.raises(RuntimeError, match="other tokens"):
-        prompt_logprobs(SimpleNamespace(num_cached_tokens=0, prompt_logprobs=wrong), [0, 7, 8])
+    cached = SimpleNamespace(num_cached_tokens=16, prompt_logprobs=flat([7, 8], [-1.0, -2.0]))
+    with pytest.raises(UserError, match="16 positions of a prompt from a cache"):
+        prompt_logprobs(cached, [0, 7, 8])
+    for wrong in (None, flat([8, 7], [-1.0, -2.0]), flat([7], [-1.0]), flat([7, 8], [-1.0, -2.0], positions=2)):
+        with pytest.raises(RuntimeError, match="other tokens"):
+            prompt_logprobs(SimpleNamespace(num_cached_tokens=0, prompt_logprobs=wrong), [0, 7, 8])
 
 
 # The real engine, on a CPU. It runs within this process, one for each model.
@@ -283,14 +213,11 @@ def vllm():
 
 
 @pytest.fixture(scope="module")
-def tiny(vllm, tmp_path_factory):
+def tiny(vllm, tiny_folder):
     """A random Llama behind both backends; prompts are longer than a step, so that vLLM takes them in pieces."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(llama_config())
-    folder = str(tmp_path_factory.mktemp("tiny"))
-    model.save_pretrained(folder)
-    backend = small_backend(folder, L_max=64, vllm_args=ENGINE_ARGUMENTS)
-    return SimpleNamespace(vllm=backend, transformers=TransformersBackend.from_model(model, bos=0), folder=folder)
+    backend = small_backend(tiny_folder, L_max=64, vllm_args=ENGINE_ARGUMENTS)
+    model = LlamaForCausalLM.from_pretrained(tiny_folder)
+    return SimpleNamespace(vllm=backend, transformers=TransformersBackend(model, bos=0))
 
 
 @pytest.fixture(scope="module")
@@ -299,8 +226,7 @@ def sample(vllm, tmp_path_factory):
     for file in (SAMPLE_MODEL, SAMPLE_BOOK):
         if not file.is_file():
             missing(f"{file.relative_to(ROOT)} is not there: python measure_mutual_info/fetch_sample.py")
-    name, gguf = locate(str(SAMPLE_MODEL))
-    model = AutoModelForCausalLM.from_pretrained(name, **gguf, dtype=torch.float32)
+    model = load_model(str(SAMPLE_MODEL), "float32", "cpu")
     # The weights were unpacked on loading; without these two traces of the file transformers saves them as any others.
     model.hf_quantizer = None
     del model.config.quantization_config
@@ -313,7 +239,7 @@ def sample(vllm, tmp_path_factory):
     backend = VllmBackend(str(folder), bos, "float32", 1024, L_max=128, vllm_args=ENGINE_ARGUMENTS)
     return SimpleNamespace(
         vllm=backend,
-        transformers=TransformersBackend.from_model(model, bos),
+        transformers=TransformersBackend(model, bos),
         documents=ids[: 2 * 128].reshape(2, 128),
         y_recipients=ids[1000 : 1000 + 2 * 128].reshape(2, 128),
     )
@@ -343,12 +269,12 @@ def test_prefix_caching_stays_off(tiny, vllm):
     assert outputs[0].prompt_logprobs.logprobs == outputs[1].prompt_logprobs.logprobs
 
 
-def test_engine_refuses(tiny):
+def test_engine_refuses(tiny, tiny_folder):
     with pytest.raises(UserError, match=r"vLLM did not start.*no_such_argument") as raised:
-        small_backend(tiny.folder, vllm_args='{"no_such_argument": 1}')
+        small_backend(tiny_folder, vllm_args='{"no_such_argument": 1}')
     one_line(raised)
-    with pytest.raises(UserError, match=r"vLLM did not start: lower .*memory") as raised:
-        small_backend(tiny.folder, L_max=64, vllm_args='{"kv_cache_memory_bytes": 1000}')
+    with pytest.raises(UserError, match=r"vLLM did not start.* lower .*memory") as raised:
+        small_backend(tiny_folder, L_max=64, vllm_args='{"kv_cache_memory_bytes": 1000}')
     one_line(raised)
 
 
