@@ -375,7 +375,7 @@ def main(cfg: Settings) -> None:
     fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
     windows = pd.DataFrame(sweep_table, columns=SWEEP_COLUMNS)
     for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows)):
-        facts = {"first2_entropy_nats": first2_entropy, "start_token": start}
+        facts = {"first2_entropy_nats": first2_entropy, "ngram_weight": NGRAM_WEIGHT, "start_token": start}
         write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
     ratios = _ratios(direct)
     ratio = 2.0 if 2.0 in ratios else ratios[0]

@@ -150,7 +150,8 @@ def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame]
             if total != sample_size(*counted) or not abs(entropy - wanted) < 1e-6:
                 raise UserError(
                     f"{path} is not of the same corpus as the counts beside it (kind {kind}, n or d = {n}: "
-                    f"{total:,.0f} of entropy {entropy:.6f}, here {sample_size(*counted):,} of {wanted:.6f}): {COUNT_AGAIN}"
+                    f"{total:,.0f} of entropy {entropy:.6f} against {sample_size(*counted):,} of {wanted:.6f}): "
+                    f"{COUNT_AGAIN}"
                 )
     return wide["ngrams"], wide["entropy_nats"]
 
