@@ -9,7 +9,7 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
                     `selected`: the law of the least AICc
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
-    summary.txt     the same for a person: I(L), local slopes, laws by AICc
+    summary.txt     the first two for a person, behind two lines that sum them up
 
 Estimators, each a mean over documents, with the model's log q:
     direct            log q(Y|X) − log q(Y), both of one document's Y (Eq. 6)
@@ -297,17 +297,11 @@ def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[
     return [*lines, f"beta of I ~ L^beta: {', '.join(betas) or 'no fit'}, 95% interval"]
 
 
-def tables_text(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> str:
-    """I(L) of every estimator, the local slopes, and the parameters of each law, at one ratio L/ell."""
-    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
-    windows, fits = windows[windows["L_over_ell"] == ratio], fits[fits["L_over_ell"] == ratio]
-    columns = ["estimator", "L_tokens", "mi_nats", "stderr_nats"]
-    columns += ["context_mismatch_nats", "context_mismatch_stderr_nats"]
-    slopes = windows.loc[windows["dof"] == 0, ["estimator", "L_min", "L_max", "beta", "lo95", "hi95"]]
-    laws = ["estimator", "law", "parameter", "value", "lo95", "hi95", "boot_lo95", "boot_hi95", "boot_clusters"]
-    laws += ["chi2", "dof", "p_value", "aicc", "heldout_error", "selected"]
-    tables = shown[columns], slopes, fits[laws]
-    return "\n\n".join(table.to_string(index=False, float_format="{:.4g}".format) for table in tables) + "\n"
+def tables_text(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> str:
+    """I(L) of every estimator and the parameters of each law, at one ratio L/ell."""
+    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio].drop(columns=["source", "model"])
+    fits = fits[fits["L_over_ell"] == ratio].drop(columns=["source", "model", "L_over_ell", "scale"])
+    return "\n\n".join(table.to_string(index=False, float_format="{:.4g}".format) for table in (shown, fits)) + "\n"
 
 
 def main(cfg: Settings) -> None:
@@ -380,7 +374,7 @@ def main(cfg: Settings) -> None:
     ratios = _ratios(direct)
     ratio = 2.0 if 2.0 in ratios else ratios[0]
     lines = headline(bipartite, fits, ratio)
-    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n\n" + tables_text(bipartite, fits, windows, ratio))
+    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n\n" + tables_text(bipartite, fits, ratio))
     print(f"wrote bipartite.csv, fit.csv, sweep.csv and, as text, summary.txt in {cfg.out}", *lines, sep="\n")
 
 

@@ -51,22 +51,13 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from common.cli import UserError, run
-from common.powerlaw import MIN_POINTS, Fit, NoFitError
+from common.powerlaw import MIN_POINTS, Fit
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
 from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, summed_up
 from measure_mutual_info.counting.entropy import grassberger_g
-from measure_mutual_info.estimate_two_point import (
-    FLAT,
-    KINDS,
-    fit_all,
-    fit_eq_b15,
-    fit_weighted,
-    mutual_information,
-    plateau,
-    unit_values,
-)
+from measure_mutual_info.estimate_two_point import FLAT, KINDS, fit_all, mutual_information, plateau, unit_values
 
 ProcessName = Literal["markov", "bernoulli", "topics", "shuffled"]
 EXPONENTS = {"gls": "power_plus_constant", "wls": "power_plus_constant_wls", "ols": "paper_eq_b15"}
@@ -196,23 +187,12 @@ def fit_some(d: np.ndarray, mi: np.ndarray, values: np.ndarray, exponents: bool)
     return fit_all(d, mi, values, 0, 0, laws)[0]
 
 
-def exact_exponent(law: str, distances: list[int], mi: np.ndarray, values: np.ndarray) -> float:
-    """α of a law fitted to the exact curve mi, (p,) nats, with the covariance of values, (units, p); NaN: no fit."""
-    d = np.array(distances)
-    try:
-        if law == EXPONENTS["ols"]:
-            return fit_eq_b15(d, mi).parameters["alpha"][0]
-        return fit_weighted(law, d, values - values.mean(axis=0) + mi).parameters["alpha"][0]
-    except NoFitError:
-        return math.nan
-
-
 def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
     """The rows of two_point.csv of one process. found: the arrays of `replicate`, those of all replications stacked."""
     of, (mi, values, C, alpha) = source(name, cfg.tokens), (found[array] for array in ARRAYS)
     units = values.shape[1]
     t, error = stdtrit(units - 1, 0.975), values.std(axis=1, ddof=1) / math.sqrt(units)
-    truth = np.array([of.information(d) for d in cfg.distances])
+    distances, truth = np.array(cfg.distances), np.array([of.information(d) for d in cfg.distances])
     rows = []
     for quantity, estimates, true in (("mi", mi, truth), ("mi_corrected", mi - C[:, None], truth - of.constant)):
         for i, d in enumerate(cfg.distances):
@@ -223,8 +203,10 @@ def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
     rows.append(summed_up(C, none, none, math.nan) | {"quantity": "C"})
     if of.decays_as_power:
         pool = (values - values.mean(axis=1, keepdims=True)).reshape(-1, len(truth))
+        # The same laws fitted to the exact curve, with the covariance of all replications together.
+        fits = {fit.law: fit.parameters for fit in fit_all(distances, truth, pool - pool.mean(axis=0) + truth, 0, 0)[0]}
         for i, (method, law) in enumerate(EXPONENTS.items()):
-            exact = exact_exponent(law, cfg.distances, truth, pool)
+            exact = fits[law]["alpha"][0] if law in fits else math.nan
             rows.append(summed_up(*alpha[:, i].T, exact) | {"quantity": f"alpha_{method}"})
     pairs = cfg.books * (cfg.tokens - max(cfg.distances))
     size = {"process": name, "units": units, "tokens": cfg.books * cfg.tokens, "pairs": pairs}

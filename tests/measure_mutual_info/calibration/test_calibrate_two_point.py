@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from measure_mutual_info.calibration import two_point
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
 from measure_mutual_info.calibration.replications import summed_up
-from measure_mutual_info.calibration.two_point import Settings, count, exact_exponent, replicate, summary
+from measure_mutual_info.calibration.two_point import Settings, count, replicate, summary
 from measure_mutual_info.estimate_two_point import KINDS, read_information, read_pairs
 from tests.conftest import call_script, one_line_error, write_documents
 
@@ -107,12 +107,15 @@ def test_shuffled_documents_keep_what_they_are_about():
         assert process.two_point_information_shuffled(5) == pytest.approx(of_joint(joint), rel=0.03)
 
 
-def test_exponent_of_an_exact_power_law():
-    distances, values = [2**i for i in range(9)], np.random.default_rng(0).standard_normal((50, 9))
-    mi = 0.3 * np.array(distances) ** -0.7 + 0.01
-    for law in two_point.EXPONENTS.values():
-        assert exact_exponent(law, distances, mi, 1e-3 * values) == pytest.approx(0.7, rel=1e-4)
-    assert math.isnan(exact_exponent("paper_eq_b15", distances, mi - 1, values))
+def test_truth_of_an_exponent_is_that_of_the_exact_curve(monkeypatch):
+    """A power law that is known: all three ways find its exponent."""
+    d, values = 2 ** np.arange(9), 1e-3 * np.random.default_rng(0).standard_normal((3, 50, 9))
+    curve = dict(zip(d.tolist(), (0.3 * d**-0.7 + 0.01).tolist(), strict=True))
+    source = two_point.Source(3, lambda *_: None, curve.get, 0.0, decays_as_power=True)
+    monkeypatch.setattr(two_point, "source", lambda name, tokens: source)
+    found = {"mi": values.mean(axis=1), "values": values, "C": np.zeros(3), "alpha": np.zeros((3, 3, 3))}
+    table = summary(Settings(d_max=256), "topics", found).set_index("quantity")
+    assert table.loc[["alpha_gls", "alpha_wls", "alpha_ols"], "truth"].to_numpy() == pytest.approx(0.7, rel=1e-4)
 
 
 # Counts
