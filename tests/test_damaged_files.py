@@ -106,11 +106,6 @@ def two_point(folder: Path) -> list[object]:
     return ["--counts", folder / "counts.csv", "--bootstrap", 2, "--out", folder / "out"]
 
 
-def plan(folder: Path) -> list[object]:
-    rows("fig2b/scores.csv", folder, 26 * 12 + 1)
-    return ["--scores", folder / "scores.csv", "--resamplings", 2, "--out", folder / "plan.csv"]
-
-
 def count(folder: Path) -> list[object]:
     return ["--documents", documents(folder), "--d", 1, 2, "--out", folder / "counts.csv"]
 
@@ -231,7 +226,6 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/score_documents.py", score),
     ("measure_mutual_info/estimate_bipartite.py", bipartite),
     ("measure_mutual_info/estimate_two_point.py", two_point),
-    ("measure_mutual_info/plan_documents.py", plan),
     ("gaussian_synthetic/train.py", gaussian_resume),
     ("gaussian_synthetic/evaluate.py", gaussian_evaluate),
     ("gaussian_synthetic/collapse.py", collapse),
