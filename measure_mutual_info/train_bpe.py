@@ -32,28 +32,16 @@ from transformers import PreTrainedTokenizerFast
 
 from common.cli import UserError, run
 from common.record import replace_text, versions
-from common.resume import RESUME_OK, begun, identity
-from measure_mutual_info.corpus.reading import books, open_corpus
+from common.resume import RESUME_OK, begun
+from measure_mutual_info.corpus.reading import CorpusSettings, books, open_corpus
 
 RECORD = "train_bpe.json"
 
 
-@dataclass(frozen=True)
-class Settings:
-    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+@dataclass(frozen=True, kw_only=True)
+class Settings(CorpusSettings):
     out: Path = field(metadata=RESUME_OK)  # folder to write; its name is that of the tokenizer in every result
     vocab_size: int = 512  # not in the paper: tokens, 256 of them bytes
-    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
-    split: str = "train"  # hub datasets: which split
-    streaming: bool = field(default=False, metadata=RESUME_OK)  # hub datasets: read over the network, download nothing
-    text_column: str = "text"
-    min_book_words: int = 0  # texts with fewer are left out
-    max_books: int = 0  # stop after so many texts that are not left out; 0: all of them
-
-    @property
-    def book_column(self) -> str:
-        """Names do not matter here; see corpus/reading.py."""
-        return ""
 
     def validate(self) -> None:
         if self.vocab_size <= 256:
@@ -81,7 +69,7 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     corpus = open_corpus(cfg)
-    wanted = identity(cfg, corpus=None if corpus.files else cfg.corpus, files=corpus.files)
+    wanted = cfg.identity(corpus)
     if begun(cfg.out, wanted, RECORD):
         print(f"{cfg.out}: there already")
         return

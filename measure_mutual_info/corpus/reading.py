@@ -1,7 +1,7 @@
 """Corpora as streams of books: text files, and what `datasets` opens: JSONL and parquet files, datasets of the hub.
 
 A row of a corpus is (name of the book, its text or None). Nothing here holds more than a few books in memory, and of
-the others their names and hashes. The settings are those of prepare_dataset.py.
+the others their names and hashes.
 """
 
 from __future__ import annotations
@@ -13,29 +13,35 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 from tqdm import tqdm
 
 from common.cli import UserError
 from common.record import file_hash, printable
+from common.resume import RESUME_OK, identity
 
 
-class Settings(Protocol):
-    """What a program says of a corpus, see prepare_dataset.py."""
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """What a program is told of a corpus."""
 
-    corpus: str
-    config: str | None
-    split: str
-    streaming: bool
-    text_column: str
-    book_column: str
-    min_book_words: int
-    max_books: int
+    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
+    split: str = "train"  # hub datasets: which split
+    streaming: bool = field(default=False, metadata=RESUME_OK)  # hub datasets: read over the network, download nothing
+    text_column: str = "text"
+    book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
+    min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
+    max_books: int = 0  # stop after so many books that are not left out; 0: all of them
+
+    def identity(self, corpus: Corpus, **facts: Any) -> dict[str, Any]:
+        """As common.resume.identity: of local files the hashes, in place of the path."""
+        return identity(self, corpus=None if corpus.files else self.corpus, files=corpus.files, **facts)
 
 
 BOOK_COLUMNS = ("short_book_title", "title", "id")
@@ -57,7 +63,7 @@ class Corpus:
     files: dict[str, str]  # name → SHA-256 of each local file
 
 
-def open_corpus(cfg: Settings) -> Corpus:
+def open_corpus(cfg: CorpusSettings) -> Corpus:
     """The corpus behind `cfg.corpus`; local files are read once here, to check them and to take their hash.
 
     UserError: nothing there, a file that is no plain text or damaged or lacks the column, a dataset that does not load.
@@ -127,7 +133,7 @@ def read_text(file: Path) -> str:
     return text
 
 
-def open_table(where: str, cfg: Settings, **given: Any) -> datasets.Dataset | datasets.IterableDataset:
+def open_table(where: str, cfg: CorpusSettings, **given: Any) -> datasets.Dataset | datasets.IterableDataset:
     """What `datasets.load_dataset` opens with `given`, without the columns that are not read.
 
     UserError: it does not load, or lacks the column of texts, or of names if one is asked for.
@@ -145,7 +151,7 @@ def open_table(where: str, cfg: Settings, **given: Any) -> datasets.Dataset | da
     return data.select_columns([cfg.text_column, *([name] if name else [])])
 
 
-def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: Settings) -> Rows:
+def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: CorpusSettings) -> Rows:
     """A row is one book; its name is the other column's, else "<prefix>row <number>". UserError: a damaged row."""
     rows = enumerate(data, 1)
     while True:
@@ -174,7 +180,7 @@ def unreadable(where: str, error: Exception) -> UserError:
     return UserError(f"the hub dataset {where} cannot be read: {said}; {remedy}")
 
 
-def books(rows: Rows, cfg: Settings, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+def books(rows: Rows, cfg: CorpusSettings, counts: Counter[str]) -> Iterator[tuple[str, str]]:
     """(name, text) of each book that is not left out, names made distinct.
 
     A text that repeats an earlier one is left out: copies would pass for books that are independent of each other.

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_novels_as_r_keeps_them(tmp_path: Path):
     variables = {"emma": [*lines, "a_very_b", "[At this point, Volume 1 ends.]", "FINIS"], "persuasion": ["Sir £5"]}
     data, index = r_database(variables, tmp_path)
     assert {name: r_strings(data, index, name) for name in variables} == variables
-    emma = converted(fetch_sample.novel("emma", "VOLUME I", "FINIS"), data, index)
+    emma = converted(fetch_sample.book("VOLUME I", "FINIS", partial(fetch_sample.novel, variable="emma")), data, index)
     assert emma == "VOLUME I\nHe [To Mrs. Weston.]\n\naveryb\n"
 
 
@@ -166,7 +167,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Item("wikipedia", "wikipedia.jsonl", (("two", "bz2"),), fetch_sample.write_articles),
         Item(
             *("more_books", "more_books/emma.txt", (("novel", "./rdb"), ("novel", "./rdx"))),
-            fetch_sample.novel("emma", "VOLUME I", "FINIS"),
+            fetch_sample.book("VOLUME I", "FINIS", partial(fetch_sample.novel, variable="emma")),
         ),
     )
     monkeypatch.setattr(fetch_sample, "PACKAGES", table)
