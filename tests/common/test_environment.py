@@ -114,7 +114,7 @@ def checkout(tmp_path) -> Path:
 SETTINGS = [  # as given, and as the root sees them; HERE: the folder where the person stands
     {"OUT": ("results/mine", "HERE/results/mine"), "RUNS": ("/absolute", "/absolute")},
     {"FIT": ("texts/more/a.txt", "HERE/texts/more/a.txt"), "CORPUS": ("texts", "HERE/texts")},
-    {"FIT": ("results/fit.csv", "results/fit.csv"), "CORPUS": ("texts/**/*.txt", "HERE/texts/**/*.txt")},
+    {"FIT": ("results/fit.csv", "results/fit.csv"), "CORPUS": ("texts/**/more/*.txt", "HERE/texts/**/more/*.txt")},
     {"MODEL": ("Qwen/Qwen3-8B texts", "Qwen/Qwen3-8B HERE/texts"), "CORPUS": ("nowhere/*.txt", "nowhere/*.txt")},
     {"MODEL": ("my model", "HERE/my model"), "TOKENIZER": ("bytes", "bytes"), "CORPUS": ("a/b", "a/b")},
 ]
