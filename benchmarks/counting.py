@@ -37,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from datasets import Dataset
 from tqdm import tqdm
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
@@ -45,7 +46,7 @@ from common.record import write_csv
 from measure_mutual_info.count_ngrams import count_all
 from measure_mutual_info.counting.document_stream import open_stream
 from measure_mutual_info.counting.windows import Job, Measure, count_measure
-from measure_mutual_info.prepare_dataset import SCHEMA, write_folder_files
+from measure_mutual_info.prepare_dataset import SCHEMA
 
 BOOK_DOCUMENTS = 250  # also what is drawn and written at a time
 PG19_TOKENS, DISTANCES = 3e9, 14  # d = 1, 2, 4 … 8192
@@ -85,8 +86,7 @@ def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
     rng = np.random.default_rng(cfg.seed)
     edges = np.cumsum(1 / (np.arange(cfg.vocabulary) + 3.7))
     ids = rng.permutation(cfg.vocabulary).astype(np.int32)
-    folder.mkdir()
-    path = folder / "data-00000.arrow"
+    path = folder.with_suffix(".arrow")
     offsets = pa.array(np.arange(BOOK_DOCUMENTS + 1, dtype=np.int32) * cfg.document_tokens)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         for book in range(tokens // (BOOK_DOCUMENTS * cfg.document_tokens)):
@@ -95,7 +95,8 @@ def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
             names = pa.array([f"book{book}#{i:04d}" for i in range(BOOK_DOCUMENTS)])
             books = pa.array([f"book{book}"] * BOOK_DOCUMENTS)
             writer.write_batch(pa.record_batch([names, books, texts], schema=SCHEMA))
-    write_folder_files(folder, [path], {"tokens": tokens, "seed": cfg.seed})
+    Dataset.from_file(str(path)).save_to_disk(folder)
+    path.unlink()
     prepared = {"source": "zipf", "tokenizer": "zipf", "tokenizer_vocab_size": cfg.vocabulary}
     (folder / "prepare.json").write_text(json.dumps(prepared), encoding="utf-8")
 

@@ -39,6 +39,8 @@ def in_parallel(
         return
     # "spawn", not "fork": threads of tokenizers, torch and the hub do not survive a fork.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    # A task larger than the pipe to the workers blocks its sender where they are gone, and Python waits for it at exit.
+    pool._call_queue.cancel_join_thread()
     pending: dict[Future[Result], Task] = {}
     waiting = first
     try:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -26,7 +27,6 @@ from measure_mutual_info.counting.document_stream import open_stream
 from measure_mutual_info.counting.entropy import grassberger_entropy, grassberger_g
 from measure_mutual_info.counting.sorted_runs import Layout, summarise
 from measure_mutual_info.counting.windows import window_keys
-from measure_mutual_info.prepare_dataset import write_folder_files
 from tests.conftest import ROOT, call_script, one_line_error, run_script, write_documents
 
 SCRIPT = "measure_mutual_info/count_ngrams.py"
@@ -60,9 +60,11 @@ def save(
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for first in range(0, len(part), batch):
                 writer.write_batch(pa.RecordBatch.from_pylist(part[first : first + batch], schema))
-    write_folder_files(folder, paths, {"documents": len(documents)})
-    info = folder / "dataset_info.json"
-    info.write_text(info.read_text().replace("int32", str(schema.field("input_ids").type.value_type)))
+    info = {"features": datasets.Features.from_arrow_schema(schema).to_dict()}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    state = {"_data_files": [{"filename": path.name} for path in paths], "_fingerprint": "0", "_split": None}
+    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
+    (folder / "state.json").write_text(json.dumps(state))
     prepared = {"source": "test", "tokenizer": tokenizer, "tokenizer_vocab_size": vocab_size}
     (folder / "prepare.json").write_text(json.dumps(prepared))
     return folder

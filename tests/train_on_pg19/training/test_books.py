@@ -230,9 +230,9 @@ def no_column(folder):
         (no_folder, "no folder .*nothing: give a folder written by prepare_dataset.py"),
         (not_prepared, "no prepare.json in"),
         (no_json, "cannot read the documents in"),
-        (no_facts, "prepare.json lacks tokenizer, tokenizer_vocab_size"),
+        (no_facts, "lacks tokenizer, tokenizer_vocab_size"),
         (no_arrow, "cannot read the documents in"),
-        (no_column, "have no column book"),
+        (no_column, "lacks book"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
