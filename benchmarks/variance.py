@@ -44,8 +44,8 @@ from common.record import write_csv
 from common.tokenizer import load_tokenizer
 from measure_mutual_info import score_documents
 from measure_mutual_info.calibration.processes import PREDICTORS, ExactBackend, NoisySantaFe
-from measure_mutual_info.count_ngrams import counts_of_counts, ngram_keys
 from measure_mutual_info.counting.entropy import grassberger_entropy
+from measure_mutual_info.counting.windows import window_keys
 from measure_mutual_info.scoring import passes, score_store
 from measure_mutual_info.scoring.tables import read_scores
 
@@ -314,10 +314,11 @@ def rows_of_drops(cfg: Settings, scored: passes.TokenLogprobs, first2_nats: floa
 
 def corpus_counts(rows: list, vocabulary: int) -> tuple[np.ndarray, float]:
     """log f of each token, (vocabulary,), and the 2-gram entropy in nats, from documents of tokens."""
-    tokens, ends = np.concatenate(rows), np.cumsum([len(row) for row in rows])
-    _, bigrams = np.unique(ngram_keys(tokens, ends, 2, vocabulary), return_counts=True)
+    tokens = np.concatenate(rows)
+    keys = [window_keys(np.asarray(row), (0, 1), vocabulary) for row in rows]
+    _, bigrams = np.unique(np.concatenate(keys), return_counts=True)
     log_f = np.log(np.maximum(np.bincount(tokens, minlength=vocabulary), 1) / len(tokens))
-    return log_f, grassberger_entropy(*counts_of_counts(bigrams))
+    return log_f, grassberger_entropy(*np.unique(bigrams, return_counts=True))
 
 
 def rows_of_model(cfg: Settings) -> Iterator[dict]:

@@ -54,7 +54,7 @@ def learn_tokenizer(folder: Path) -> list[object]:
 
 
 def count(folder: Path) -> list[object]:
-    flags = ["--documents", books(folder, 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
+    flags = ["--documents", books(folder, 400, 20), "--d", 1, 2, 4, 8]
     return [*flags, "--processes", 1, "--out", "OUT/counts.csv"]
 
 

@@ -55,7 +55,7 @@ from common.record import write_csv
 from measure_mutual_info.calibration.coverage import rounded, share_covered
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
 from measure_mutual_info.counting.document_stream import ArrayStream
-from measure_mutual_info.counting.windows import Job, Measure, count_in_memory
+from measure_mutual_info.counting.windows import Measure, count_part
 from measure_mutual_info.estimate_two_point import (
     FLAT,
     KINDS,
@@ -150,14 +150,14 @@ def count(
 
     ids: (books, tokens). Every distance has the same left tokens, those with the longest distance inside their book.
     """
-    job = Job(ArrayStream.of(ids), vocab_size, 0, ids.size, ids.size, Path(), (), keep_runs=False)
+    stream = ArrayStream.of(ids, vocab_size)
     counts, pairs, information = {kind: {} for kind in KINDS}, [], []
     for d in distances:
-        found = count_in_memory(job, Measure("pair", d, at_least=max(distances)))
+        found = {kind: count_part(stream, Measure(kind, d, max(distances)), ids.size) for kind in KINDS}
         for kind in KINDS:
             counts[kind][d] = found[kind].occurrences, found[kind].types
-        left, right, pair = (found[kind].means for kind in KINDS)
-        pairs.append(found["pair"].samples)
+        left, right, pair = (found[kind].shares() for kind in KINDS)
+        pairs.append(found["pair"].of_block.sum(axis=0))
         information.append(left + right - pair)
     return counts, np.stack(pairs, axis=1), np.stack(information, axis=1)
 
