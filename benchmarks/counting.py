@@ -102,7 +102,7 @@ def count_by_sorting(documents: Path, alone: bool) -> dict:
     started = time.process_time()
     if alone:
         stream = replace(stream, unit=np.zeros_like(stream.unit))
-    counts = [count_part(stream, Measure(kind, 1, 1), stream.tokens) for kind in ("left", "right", "pair")[2 * alone :]]
+    counts = [count_part(stream, stream.tokens, Measure(kind, 1, 1)) for kind in ("left", "right", "pair")[2 * alone :]]
     shares, types = [found.shares() for found in counts], counts[-1].types
     seconds = time.process_time() - started
     assert len(shares) == len(counts)

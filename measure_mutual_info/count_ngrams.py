@@ -34,10 +34,9 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -73,6 +72,10 @@ class Settings:
     """each counts a part of a length or a distance at a time"""
     shard: str | None = field(default=None, metadata=RESUME_OK)
     """i/n: count only every n-th part, beginning with part i"""
+
+    @property
+    def out_by_book(self) -> Path:
+        return self.out.with_name(f"{self.out.stem}_by_book.csv")
 
     @property
     def shard_of(self) -> tuple[int, int]:
@@ -134,7 +137,7 @@ def keys_in_memory(cfg: Settings, stream: DocumentStream) -> int:
     # A batch of documents may be there twice (the one in work and the next one), of 8 bytes a token at most. No more
     # than √(2N) different numbers add up to N: so many rows have counts of counts, and two tables of them are added.
     tables = 2 * 8 * MAX_BLOCKS * math.sqrt(2 * stream.tokens)
-    fixed = BASE_BYTES + 2 * 8 * stream.batch_tokens + 20 * len(stream.unit) + tables
+    fixed = BASE_BYTES + 2 * 8 * stream.batch_tokens + 40 * len(stream.unit) + tables
     parent = BASE_BYTES + tables if cfg.processes > 1 else 0
     room = ((cfg.memory_gb * 1e9 - parent) / cfg.processes - fixed) / 8
     if not room >= LEAST_KEYS:
@@ -146,44 +149,26 @@ def keys_in_memory(cfg: Settings, stream: DocumentStream) -> int:
     return int(min(room, 2**60))  # it may be infinite
 
 
-class Part(NamedTuple):
-    """A piece of work: one of several parts of what is counted in one go."""
-
-    measure: Measure
-    part: int
-    parts: int
-
-    def __str__(self) -> str:
-        return f"{self.measure.kind}-{self.measure.n_or_d}.{self.part:03d}-of-{self.parts:03d}"
-
-
-open_once = lru_cache(maxsize=1)(open_stream)  # in each process
-
-
-def count(documents: Path, capacity: int, part: Part) -> Counts:
-    stream, _ = open_once(documents)
-    return count_part(stream, part.measure, capacity, part.part, part.parts)
-
-
-def count_all(cfg: Settings, parts: list[Part], pieces: Pieces) -> None:
+def count_all(cfg: Settings, stream: DocumentStream, parts: list[Measure], pieces: Pieces) -> None:
     """Count the parts that are not among the pieces yet."""
-    stream, _ = open_once(cfg.documents)
-    work = partial(count, cfg.documents, keys_in_memory(cfg, stream))
-    todo = [part for part in parts if not pieces.done(str(part))]
+    work = partial(count_part, stream, keys_in_memory(cfg, stream))
+    todo = [part for part in parts if not pieces.done(part.name)]
     total, left = (sum(stream.tokens / part.parts for part in some) for some in (parts, todo))
     with tqdm(total=total, initial=total - left, unit="token", unit_scale=True, desc="counting") as bar:
         for part, counts in in_parallel(work, todo, cfg.processes):
-            pieces.write(str(part), counts._asdict())
-            bar.set_postfix_str(str(part.measure), refresh=False)
+            pieces.write(part.name, counts._asdict())
+            bar.set_postfix_str(str(part), refresh=False)
             bar.update(stream.tokens / part.parts)
 
 
-def tables(stream: DocumentStream, parts: list[Part], pieces: Pieces, names: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables(
+    stream: DocumentStream, parts: list[Measure], pieces: Pieces, names: dict
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """counts.csv and counts_by_book.csv, `names` in their first columns. UserError: a piece is missing or damaged."""
     counts, by_book = [], []
-    for measure, of_measure in groupby(parts, lambda part: part.measure):
-        shapes = {name: None for name in Counts._fields}
-        found = reduce(Counts.with_part, (Counts(**pieces.read(str(part), shapes)) for part in of_measure))
+    for measure, of_measure in groupby(parts, lambda part: part._replace(part=0)):
+        read = (pieces.read(part.name, dict.fromkeys(Counts._fields)) for part in of_measure)
+        found = reduce(Counts.with_part, (Counts(**arrays) for arrays in read))
         samples, types = measure.samples(stream), found.types
         if not np.array_equal(found.of_block.sum(axis=0), samples):
             raise UserError(f"{pieces.folder} is damaged, not all {measure} are there: delete it and run again")
@@ -206,36 +191,48 @@ def block_names(stream: DocumentStream, blocks: np.ndarray) -> list[str]:
     return [f"{stream.kind_of_unit} {first}–{last}" for first, last in zip(firsts, lasts, strict=True)]
 
 
+def complete(cfg: Settings, wanted: dict) -> bool:
+    """Whether the results are there, made with these settings; those of other settings are made anew."""
+    found = read_identity(cfg.out.with_suffix(".json"), "identity") if cfg.out.exists() else None
+    if found == wanted and cfg.out_by_book.exists():
+        print(f"{cfg.out} is complete, with these settings")
+    return found == wanted and cfg.out_by_book.exists()
+
+
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    stream, prepared = open_once(cfg.documents)
+    stream, prepared = open_stream(cfg.documents)
     for measure in cfg.measures:
         check_fit(measure, stream)
-    out_by_book = cfg.out.with_name(f"{cfg.out.stem}_by_book.csv")
     wanted = identity(cfg, documents=file_hash(cfg.documents), n=sorted(cfg.n), d=sorted(cfg.d))
-    if cfg.out.exists() and out_by_book.exists() and read_identity(cfg.out.with_suffix(".json"), "identity") == wanted:
-        print(f"{cfg.out} is complete already, with these settings")
-        return
     pieces = Pieces(cfg.out.with_name(f"{cfg.out.name}.parts"), wanted)
-    parts = [Part(measure, i, n) for measure in cfg.measures for n in [measure.parts(stream)] for i in range(n)]
-    i, n = cfg.shard_of
-    count_all(cfg, parts[i::n], pieces)
-    missing = sum(not pieces.done(str(part)) for part in parts)
-    if missing:
-        print(f"shard {cfg.shard} is done; {missing} parts of the other shards are still missing")
+    if complete(cfg, wanted):
+        pieces.remove()  # what a kill after the last step left
         return
+    parts = [part for measure in cfg.measures for part in measure.cut(stream)]
+    i, n = cfg.shard_of
+    count_all(cfg, stream, parts[i::n], pieces)
+    missing = sum(not pieces.done(part.name) for part in parts)
     tokenizer = prepared["tokenizer"]
     if os.path.isabs(tokenizer):  # the table should read the same on every machine
         tokenizer = Path(tokenizer).name
-    names = {"source": prepared["source"], "tokenizer": tokenizer}
-    counts, by_book = tables(stream, parts, pieces, names)
+    try:
+        if missing and not complete(cfg, wanted):
+            print(f"shard {cfg.shard} is done; {missing} parts of the other shards are still missing")
+        if missing:
+            return
+        counts, by_book = tables(stream, parts, pieces, {"source": prepared["source"], "tokenizer": tokenizer})
+    except UserError:
+        if complete(cfg, wanted):  # another shard came last, too, was faster, and took the pieces away
+            return
+        raise
     # The counts last: who finds them finds the shares beside them.
-    for out, table in ((out_by_book, by_book), (cfg.out, counts)):
+    for out, table in ((cfg.out_by_book, by_book), (cfg.out, counts)):
         facts = {"source": prepared["source"], "identity": wanted}
         write_csv(out, table, cfg, inputs=[cfg.documents], started=started, **facts)
     pieces.remove()
-    print(f"wrote {cfg.out} and {out_by_book}")
+    print(f"wrote {cfg.out} and {cfg.out_by_book}")
 
 
 if __name__ == "__main__":

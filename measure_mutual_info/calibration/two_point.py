@@ -153,7 +153,7 @@ def count(
     stream = ArrayStream.of(ids, vocab_size)
     counts, pairs, information = {kind: {} for kind in KINDS}, [], []
     for d in distances:
-        found = {kind: count_part(stream, Measure(kind, d, max(distances)), ids.size) for kind in KINDS}
+        found = {kind: count_part(stream, ids.size, Measure(kind, d, max(distances))) for kind in KINDS}
         for kind in KINDS:
             counts[kind][d] = found[kind].occurrences, found[kind].types
         left, right, pair = (found[kind].shares() for kind in KINDS)

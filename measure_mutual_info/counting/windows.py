@@ -29,12 +29,19 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: keys a
 
 
 class Measure(NamedTuple):
-    """What is counted in one go: n-grams (n_or_d = n), pairs at distance n_or_d = d, or their left or right tokens."""
+    """What is counted: n-grams (n_or_d = n), pairs at distance n_or_d = d, or their left or right tokens."""
 
     kind: str
     n_or_d: int
     room: int
     """tokens that must follow the first one in its document"""
+    part: int = 0
+    parts: int = 1
+    """only the keys of one of so many ranges of the hash"""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.n_or_d}.{self.part:03d}-of-{self.parts:03d}"
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -64,9 +71,10 @@ class Measure(NamedTuple):
         cells = self.keys(stream) * (min(stream.units, MAX_BLOCKS) + 8)
         return cells <= min(capacity, TABLE_CELLS, stream.tokens)
 
-    def parts(self, stream: DocumentStream) -> int:
-        """How many pieces of work there are, whatever the memory, which may change when a run is resumed."""
-        return 1 if self.by_table(stream) else max(1, math.ceil(self.samples(stream).sum() / PART_KEYS))
+    def cut(self, stream: DocumentStream) -> list[Measure]:
+        """The pieces of work, the same whatever the memory, which may change when a run is resumed."""
+        parts = 1 if self.by_table(stream) else max(1, math.ceil(self.samples(stream).sum() / PART_KEYS))
+        return [self._replace(part=part, parts=parts) for part in range(parts)]
 
 
 class Counts(NamedTuple):
@@ -143,14 +151,15 @@ def windows(stream: DocumentStream, measure: Measure) -> Iterator[tuple[np.ndarr
             yield keys, np.repeat(marks.ravel(), lengths.ravel())
 
 
-def count_part(stream: DocumentStream, measure: Measure, capacity: int, part: int = 0, parts: int = 1) -> Counts:
-    """Count one of `parts` parts of the keys. capacity: numbers of 8 bytes that memory holds beside all else.
+def count_part(stream: DocumentStream, capacity: int, measure: Measure) -> Counts:
+    """Count a measure, or the part of it. capacity: numbers of 8 bytes that memory holds beside all else.
 
     UserError: a token id outside the vocabulary, or a key so frequent that it alone does not fit.
     """
-    if parts == 1 and measure.by_table(stream, capacity):
+    if measure.parts == 1 and measure.by_table(stream, capacity):
         return count_by_table(stream, measure)
-    return count_by_sorting(stream, measure, capacity, HASHES * part // parts, HASHES * (part + 1) // parts)
+    low, high = (HASHES * part // measure.parts for part in (measure.part, measure.part + 1))
+    return count_by_sorting(stream, capacity, measure, low, high)
 
 
 def count_by_table(stream: DocumentStream, measure: Measure) -> Counts:
@@ -165,9 +174,7 @@ def count_by_table(stream: DocumentStream, measure: Measure) -> Counts:
     return Counts(occurrences[seen], np.stack(of_block, axis=1)[seen].astype(np.int64))
 
 
-def count_by_sorting(
-    stream: DocumentStream, measure: Measure, capacity: int, low: int = 0, high: int = HASHES
-) -> Counts:
+def count_by_sorting(stream: DocumentStream, capacity: int, measure: Measure, low: int, high: int) -> Counts:
     """Count the keys whose hash lies in low … high − 1, range by range if there are more of them than `capacity`."""
     blocks, samples = int(measure.blocks(stream)[-1]) + 1, int(measure.samples(stream).sum())
     shift, expected = np.uint64((blocks - 1).bit_length()), samples * (high - low) / HASHES
@@ -190,7 +197,7 @@ def count_by_sorting(
     del words
     ranges = max(2, math.ceil(1.05 * expected / capacity))  # 5% for what hashes do not spread evenly
     edges = [low + (high - low) * i // ranges for i in range(ranges + 1)]
-    found = (count_by_sorting(stream, measure, capacity, *pair) for pair in pairwise(edges))
+    found = (count_by_sorting(stream, capacity, measure, *pair) for pair in pairwise(edges))
     return reduce(Counts.with_part, found)
 
 
