@@ -13,8 +13,8 @@ Writes results/benchmarks/counting.csv: a row a measure, ratio above 1 means our
                             Counter does; "with marginals and shares" is all that count_ngrams.py --d 1 does: every
                             book's share of three entropies besides
   seconds, peak memory      every size, the whole command count_ngrams.py --n --d 1 --memory-gb 2, start-up and SHA-256
-                            of the documents included, against the other checkout or a limit: as many seconds a token
-                            as for the second size, and the 2 GB
+                            of the documents included, against as many seconds a token as for the smallest size and
+                            the limit, and against the other checkout
 
 Expect: at least 20 times the throughput of the Counter in less than a third of its memory.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -102,11 +103,10 @@ def count_by_sorting(documents: Path, alone: bool) -> dict:
     started = time.process_time()
     if alone:
         stream = replace(stream, unit=np.zeros_like(stream.unit))
-    counts = [count_part(stream, stream.tokens, Measure(kind, 1, 1)) for kind in ("left", "right", "pair")[2 * alone :]]
-    shares, types = [found.shares() for found in counts], counts[-1].types
-    seconds = time.process_time() - started
-    assert len(shares) == len(counts)
-    return _found(seconds, dict(zip(counts[-1].occurrences.tolist(), types.tolist(), strict=True)))
+    for kind in ["pair"] if alone else ["left", "right", "pair"]:
+        found = count_part(stream, stream.tokens, Measure(kind, 1, 1))
+        found.shares()
+    return _measured(started, dict(zip(found.occurrences.tolist(), found.types.tolist(), strict=True)))
 
 
 def count_with_counter(documents: Path) -> dict:
@@ -116,11 +116,11 @@ def count_with_counter(documents: Path) -> dict:
     for tokens, first, last in stream.read():
         for ids in np.split(tokens, stream.starts[first + 1 : last] - stream.starts[first]):
             counter.update(itertools.pairwise(ids.tolist()))
-    counted = Counter(counter.values())
-    return _found(time.process_time() - started, counted)
+    return _measured(started, Counter(counter.values()))
 
 
-def _found(seconds: float, counted: dict[int, int]) -> dict:
+def _measured(started: float, counted: dict[int, int]) -> dict:
+    seconds = time.process_time() - started
     return {"seconds": seconds, "bytes": peak_bytes(), "counts": json.dumps(sorted(counted.items()))}
 
 
@@ -141,51 +141,45 @@ def count_by_command(checkout: Path, documents: Path) -> dict:
         return counts | {"seconds": used.ru_utime + used.ru_stime, "bytes": used.ru_maxrss * bytes_of}
 
 
+def medians(*ways: list[dict]) -> list[tuple[float, float]]:
+    """Seconds and GB of several ways of counting, over the rounds of each, which must all have counted the same."""
+    if len({one["counts"] for rounds in ways for one in rounds}) > 1:
+        raise AssertionError("the counts differ")
+    of = [[statistics.median(one[name] for one in rounds) for name in ("seconds", "bytes")] for rounds in ways]
+    return [(seconds, size / 1e9) for seconds, size in of]
+
+
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
     """The table; `folder` is for the tokens and results."""
-    rows: list[dict] = []
-
-    def row(setting: str, what: str, baseline: str, baseline_value: float, value: float) -> None:
-        unit, better_if_less = {"throughput": ("tokens/s", -1), "seconds": ("s", 1), "peak memory": ("GB", 1)}[what]
-        names = {"benchmark": "counting", "setting": setting, "measure": what, "unit": unit, "baseline": baseline}
-        ratio = (baseline_value / value) ** better_if_less
-        rows.append(names | {"baseline_value": baseline_value, "our_value": value, "ratio": ratio})
-
-    def medians(*counted: list[dict]) -> list[tuple[float, float]]:
-        """Seconds and GB of several ways of counting, which must all give the same."""
-        if len({one["counts"] for several in counted for one in several}) > 1:
-            raise AssertionError("the counts differ")
-        of = [[statistics.median(one[name] for one in several) for name in ("seconds", "bytes")] for several in counted]
-        return [(seconds, size / 1e9) for seconds, size in of]
-
+    rows: list[tuple] = []
     zipf = f"Zipf tokens, vocabulary {cfg.vocabulary:,}, documents of {cfg.document_tokens:,}, d = 1"
+    counter_name, a_token = "collections.Counter over token tuples", None
     for size in tqdm(cfg.sizes, desc="counting", unit="size"):
-        documents, setting = folder / f"{size}", f"{size / 1e6:g} million {zipf}"
+        documents, setting, first = folder / f"{size}", f"{size / 1e6:g} million {zipf}", size == cfg.sizes[0]
         write_zipf_documents(documents, size, cfg)
-        if size == cfg.sizes[0]:
-            rounds = range(cfg.rounds)
+        rounds = range(cfg.rounds if first else 1)
+        if first:
             counter = [in_a_process("benchmarks.counting.count_with_counter", documents) for _ in rounds]
-            for alone, way in ((True, "counts alone"), (False, "with marginals and shares")):
+            for alone, way in ((True, f"{setting}, counts alone"), (False, f"{setting}, with marginals and shares")):
                 ours = [in_a_process("benchmarks.counting.count_by_sorting", documents, alone) for _ in rounds]
                 (seconds, peak), (our_seconds, our_peak) = medians(counter, ours)
-                name = "collections.Counter over token tuples"
-                row(f"{setting}, {way}", "throughput", name, size / seconds, size / our_seconds)
-                row(f"{setting}, {way}", "peak memory", name, peak, our_peak)
-        commands = [ROOT] if cfg.other is None else [ROOT, cfg.other]
-        repeats = cfg.rounds if size == cfg.sizes[0] else 1
-        found = medians(*[[count_by_command(checkout, documents) for _ in range(repeats)] for checkout in commands])
-        baseline = f"linear from {size / 1e6:g} million, and the limit", (found[0][0], LIMIT_GB)
-        if size == cfg.sizes[1]:
-            a_token = found[0][0] / size
-        elif size > cfg.sizes[1]:
-            baseline = f"linear from {cfg.sizes[1] / 1e6:g} million, and the limit", (a_token * size, LIMIT_GB)
-        if cfg.other is not None:
-            baseline = "the other checkout", found[1]
-        for what, theirs, our in zip(("seconds", "peak memory"), baseline[1], found[0], strict=True):
-            row(f"{setting}, the whole command within {LIMIT_GB:g} GB", what, baseline[0], theirs, our)
-        for file in documents.iterdir():
-            file.unlink()
-    return pd.DataFrame(rows)
+                speeds = size / seconds, size / our_seconds
+                rows.append((way, "throughput", "tokens/s", counter_name, *speeds, speeds[1] / speeds[0]))
+                rows.append((way, "peak memory", "GB", counter_name, peak, our_peak, peak / our_peak))
+        checkouts = [ROOT] if cfg.other is None else [ROOT, cfg.other]
+        ours, *others = medians(*[[count_by_command(one, documents) for _ in rounds] for one in checkouts])
+        a_token = a_token or ours[0] / size
+        baselines = [(f"linear from {cfg.sizes[0] / 1e6:g} million, and the limit", (a_token * size, LIMIT_GB))]
+        baselines += [("the other checkout", other) for other in others]
+        way = f"{setting}, the whole command within {LIMIT_GB:g} GB"
+        for name, (seconds, peak) in baselines:
+            rows.append((way, "seconds", "s", name, seconds, ours[0], seconds / ours[0]))
+            rows.append((way, "peak memory", "GB", name, peak, ours[1], peak / ours[1]))
+        shutil.rmtree(documents)
+    columns = ["setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(0, "benchmark", "counting")
+    return table
 
 
 def main(cfg: Settings) -> None:
