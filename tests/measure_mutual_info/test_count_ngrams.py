@@ -462,6 +462,7 @@ def test_damaged_folder(tmp_path, spoil, message):
         ([[1, 2]], 10, ["--processes", 4, "--memory-gb", 1], "too small: --processes 4 needs at least 1.3 here"),
         ([[1, 2]], 10, ["--shard", "2/2"], "--shard 2/2: write it i/n with 0 ≤ i < n, e.g. 0/4"),
         ([[1, 2]], 10, ["--shard", "1"], "--shard 1: write it i/n"),
+        ([[1, 2]], 10, ["--shard", ""], "--shard : write it i/n"),
         ([[1, 2]], 10, ["--equal-pairs"], "--equal-pairs is about pairs: give their distances with --d"),
         ([], 10, [], "no documents in"),
         ([[1, 2]], 10, ["--out", "counts"], "give the name of a .csv file"),
