@@ -23,9 +23,10 @@ pair of tokens, say) of one range of a hash, and the documents are read once for
 their folders `<out>.parts` into one and run the command without --shard. The result has the same bytes whatever the
 interruptions, memory, processes or shards.
 
-Hardware: CPU; a core counts about 30 million pairs a second with all that belongs to them, if memory holds them (8 bytes
-each), and needs 4 ns a token each further time that it reads the tokens (benchmarks/counting.py). PG19's 3 billion
-tokens at 14 distances, read 18 times each within 2 GB: 14 × 3·10⁹ × (30 + 18 × 4) ns, 1.2 hours of a core.
+Hardware: CPU; a core counts about 35 million pairs a second, marginals and shares included, if memory holds the pairs
+(8 bytes each), and takes 4 ns more a token for every time that it reads the tokens again (benchmarks/counting.py).
+PG19's 3 billion tokens at 14 distances within 2 GB are read 18 times each: 14 × 3·10⁹ × (28 + 18 × 4) ns, 1.2 hours of
+a core.
 Expect: Σ occurrences · types = Σ ngrams = the number of tokens for n = 1. For pairs it is d fewer per document (none
 from a document of d tokens or fewer); with --equal-pairs it is the longest d fewer, at every distance.
 """
