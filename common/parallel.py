@@ -53,7 +53,7 @@ def in_parallel(
             done, _ = wait(pending, WAKE_EVERY, FIRST_COMPLETED)
             if not done:
                 # Of a worker that was started last the pool would not notice the death: it looks anew when it is woken.
-                pool.submit(_nothing).cancel()
+                pool.submit(_nothing)  # not cancelled: a pool that breaks would stumble over it
             for future in done:
                 yield pending.pop(future), future.result()
         pool.shutdown()

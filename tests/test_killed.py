@@ -48,7 +48,7 @@ def learn_tokenizer(folder: Path) -> list[object]:
 
 
 def count(folder: Path) -> list[object]:
-    flags = ["--documents", toy_books(folder / "documents", 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
+    flags = ["--documents", toy_books(folder / "documents", 400, 20), "--d", 1, 2, 4, 8]
     return [*flags, "--processes", 1, "--out", "OUT/counts.csv"]
 
 
