@@ -40,7 +40,7 @@ from common.record import ROOT
 from gaussian_synthetic import train
 from train_on_pg19.training import loss, models
 
-IDS, L_LOSS, WIDTH = 50_277, 8192, 768  # of the GPT-NeoX tokenizer, tokens, and the width of GPT2
+IDS, WIDTH = 50_277, 768  # of the GPT-NeoX tokenizer, and the width of GPT2
 GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
 BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")
 
@@ -66,6 +66,8 @@ class Settings:
     """optimizers: of AdamW"""
     goal: float = 0.005
     """optimizers: nats a token"""
+    L: int = 8192
+    """loss: tokens"""
 
     def validate(self) -> None:
         if self.out is not None and self.out.suffix != ".csv":
@@ -154,13 +156,13 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
     return found
 
 
-def step_on_cpu(ours: bool, rounds: int) -> dict[str, float]:
+def step_on_cpu(L: int, ours: bool, rounds: int) -> dict[str, float]:
     """Peak bytes above what was there before, and seconds, of a step of the smallest GPT2.
 
     ours: else the same weights in transformers' own class, with explicit attention matrices and all logits.
     """
     torch.manual_seed(0)
-    model = models.build("gpt2-mini-small", IDS, L_LOSS)
+    model = models.build("gpt2-mini-small", IDS, L)
     if not ours:
         plain = getattr(transformers, type(model).__name__)(model.config)
         plain.load_state_dict(model.state_dict())
@@ -168,7 +170,7 @@ def step_on_cpu(ours: bool, rounds: int) -> dict[str, float]:
         model.set_attn_implementation("eager")
     model = model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=ours)
-    ids = torch.randint(IDS, (1, L_LOSS + 1), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(IDS, (1, L + 1), generator=torch.Generator().manual_seed(1))
     given, targets = ids[:, :-1], ids[:, 1:]
 
     def step() -> float:
@@ -182,12 +184,12 @@ def step_on_cpu(ours: bool, rounds: int) -> dict[str, float]:
     return _measured(step, rounds)
 
 
-def loss_on_cpu(ours: bool, rounds: int) -> dict[str, float]:
+def loss_on_cpu(L: int, ours: bool, rounds: int) -> dict[str, float]:
     """The same of the loss and its gradient alone."""
     torch.manual_seed(0)
-    hidden, weight = torch.randn(L_LOSS, WIDTH, requires_grad=True), torch.randn(models.padded(IDS), WIDTH)
+    hidden, weight = torch.randn(L, WIDTH, requires_grad=True), torch.randn(models.padded(IDS), WIDTH)
     weight.mul_(WIDTH**-0.5).requires_grad_()
-    targets, plain = torch.randint(IDS, (L_LOSS,)), torch.nn.functional
+    targets, plain = torch.randint(IDS, (L,)), torch.nn.functional
 
     def work() -> float:
         hidden.grad = weight.grad = None
@@ -214,8 +216,8 @@ def loss_rows(cfg: Settings) -> list[dict[str, Any]]:
         ("a step", "step_on_cpu", "gpt2-mini-small"),
         ("the loss", "loss_on_cpu", f"width {WIDTH}"),
     ):
-        ours, plain = (in_a_process(f"benchmarks.training.{function}", one, cfg.rounds) for one in (True, False))
-        names = (f"{of}, {L_LOSS:,} × {models.padded(IDS):,}, fp32, CPU", "all logits at once")
+        ours, plain = (in_a_process(f"benchmarks.training.{function}", cfg.L, one, cfg.rounds) for one in (True, False))
+        names = (f"{of}, {cfg.L:,} × {models.padded(IDS):,}, fp32, CPU", "all logits at once")
         memory = (plain["bytes"] / 1e9, ours["bytes"] / 1e9)
         rows.append(row(names[0], f"peak memory of {what}", "GB", names[1], *memory))
         rows.append(row(names[0], f"seconds of {what}", "s", names[1], plain["seconds"], ours["seconds"]))
