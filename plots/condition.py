@@ -4,7 +4,7 @@
 
 Not a figure of the paper. Reads state.csv (l2m_condition/state_size.py), condition.csv and required.csv
 (required_state.py) from the folder. Writes OUT.png and OUT.pdf: elements of the state after L/2 tokens, a line a model,
-in a colour for each kind of growth, whose models with the least and the largest state at the right edge are named; and
+in a colour for each kind of growth, whose models with the least and the largest state are named; and
 how many elements the laws of I(L/2; L) ask for, at one nat an element and at the other constants of required.csv.
 
 Hardware: one CPU core, two seconds. Expect lines of slope 1 and flat ones; the laws, of slope 0.7, cross the flat ones.
@@ -36,21 +36,14 @@ GROUPS = {  # a colour and a dash each, so that they differ without colour
 PAPER, MEASURED = "0.15", "#A87400"
 
 
-def read_states(folder: Path, L: pd.Series) -> pd.DataFrame:
-    """model, group, L, elements: a row a model and L, within the range of some L.
-
-    UserError: a column is missing, a group is unknown, or nothing is within the range.
-    """
+def read_states(folder: Path) -> pd.DataFrame:
+    """model, group, L, elements: a row a model and L. UserError: a column is missing, or a group is unknown."""
     states = read_table(folder / "state.csv", STATE, REMEDY)
     groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY).drop_duplicates()
     if unknown := set(groups["group"]) - {*GROUPS}:
         raise UserError(f"{folder / 'condition.csv'}: unknown group {unknown.pop()!r}; known: {', '.join(GROUPS)}")
     states = states[states["layer_kind"] == "total"].merge(groups, on="model")
-    states = states.assign(L=2 * states["context_tokens"]).sort_values("L")
-    states = states[states["L"].between(L.min(), L.max())]
-    if states["L"].nunique() < 2:
-        raise UserError(f"{folder}: state.csv and required.csv share no two L, so nothing to draw: {REMEDY}")
-    return states
+    return states.assign(L=2 * states["context_tokens"]).sort_values("L")
 
 
 def draw_laws(ax: Axes, required: pd.DataFrame) -> dict[str, Artist]:
@@ -88,17 +81,20 @@ def draw_states(ax: Axes, states: pd.DataFrame) -> dict[str, Artist]:
 
 
 def draw(folder: Path) -> Figure:
-    """UserError: as `read_states`, or a bad required.csv."""
-    key = ["law", "capacity", "L_tokens"]
+    """UserError: as `read_states`, or the states and the laws share no two L."""
+    states, key = read_states(folder), ["law", "capacity", "L_tokens"]
     required = read_table(folder / "required.csv", REQUIRED, REMEDY, REQUIRED[-2:], key).sort_values("L_tokens")
-    states = read_states(folder, required["L_tokens"])
     required = required[required["L_tokens"].between(states["L"].min(), states["L"].max())]
+    low, high = required["L_tokens"].min(), required["L_tokens"].max()
+    if not low < high:
+        raise UserError(f"{folder}: state.csv and required.csv share no two L, so nothing to draw: {REMEDY}")
     fig, (ax,), _ = new_figure([""], "State after L/2 tokens (elements)")
     fig.set_size_inches(5, 3.2)
     put_legend(fig, draw_laws(ax, required) | draw_states(ax, states))
     log_axis(ax.xaxis, required["L_tokens"], "L_tokens")
-    ax.set_xlim(required["L_tokens"].min(), required["L_tokens"].max())
-    log_axis(ax.yaxis, pd.concat([states["state_elements"], required["required_elements"]]), "state_elements")
+    ax.set_xlim(low, high)
+    drawn = states.loc[states["L"].between(low, high), "state_elements"]
+    log_axis(ax.yaxis, pd.concat([drawn, required["required_elements"]]), "state_elements")
     return fig
 
 
