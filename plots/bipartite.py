@@ -144,7 +144,7 @@ def draw_panels(panels: Sequence[Panel], cut: str, titles: Sequence[str], paper:
     for ax, below, panel in zip(upper, lower, panels, strict=True):
         legend = draw_estimates(ax, *panel)
         panel[0].draw_slopes(below, *panel[1:], "dof == 0")
-        for name, A, beta, dashes in PAPER_FIG_2B * paper:
+        for name, A, beta, dashes in PAPER_FIG_2B * (paper and len(shown) > 0):
             label = f"paper, PG19, Llama 3.1 405B: {name} {A}·L^{beta}"
             (legend[label],) = ax.plot(L, A * L**beta, dashes=dashes, **style.PAPER)
             below.axhline(beta, dashes=dashes, **style.PAPER)
