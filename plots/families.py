@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import style
 from matplotlib.figure import Figure
 from style import LOOKS, draw_law, draw_points, log_axis, new_figure, one_run, put_legend, read_table, save
 
@@ -33,11 +34,9 @@ FIT = ["law", "parameter", "value", "L_min", "L_max", "selected"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(style.Settings):
     results: tuple[Path, ...]
     """folders with the CSVs, a family each"""
-    out: Path
-    """where to write, without the suffix"""
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,9 @@ STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(style.Settings):
     results: tuple[Path, ...]
     """folders with two_point.csv, fit.csv and sweep.csv, a panel each"""
-    out: Path
-    """where to write, without the suffix"""
     figure: Literal["2c", "B.4", "B.5"] = "2c"
 
 

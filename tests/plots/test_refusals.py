@@ -42,7 +42,7 @@ BAD = [
     ("books", "gap", lambda t: t.assign(model_a="other"), "are of different models"),
     ("families", "gaussian_mi", lambda t: t[t["ell"] != t["L"] // 2], "has not one value at L/2"),
     ("families", "rank", lambda t: t.assign(copies=64), "keep one family and copies in a folder"),
-    ("calibration", "coverage", lambda t: t[t["estimator"] == "direct"], "no I(L) or β of vclub with the exact"),
+    ("calibration", "coverage", lambda t: t[t["estimator"] == "direct"], "no mi of direct or vclub with the exact"),
     ("condition", "condition", lambda t: t.assign(group="novel"), "unknown group 'novel'"),
     ("condition", "state", lambda t: t[t["context_tokens"] == 500], "share no two L, so nothing to draw"),
 ]
