@@ -30,7 +30,7 @@ class Settings:
 
 def blank(height: float) -> tuple[Figure, Axes]:
     """A figure in one column without axes, in units of a token's place."""
-    matplotlib.rcParams.update(RC)
+    matplotlib.rcParams.update(RC | {"text.parse_math": True})
     fig = Figure((COLUMN_IN, COLUMN_IN * height / TOKENS))
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, TOKENS), ylim=(0, height))

@@ -9,7 +9,6 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +18,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -45,6 +43,7 @@ RC = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "legend.labelspacing": 0.25,
+    "text.parse_math": False,  # a "$" in a name begins no formula
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 L_AXIS = "Sequence length L (tokens)"
@@ -99,7 +98,7 @@ LOOKS = (  # one that equals the one before lies within it
 def read_table(
     path: Path, columns: Sequence[str], remedy: str, may_lack: Sequence[str] = (), key: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """These columns of a CSV: words (see TEXT) as `drawable`, the others as finite numbers, or NaN in `may_lack`.
+    """These columns of a CSV: words (see TEXT) as they are, the others as finite numbers, or NaN in `may_lack`.
 
     key: what no two rows may share; there must be rows then. remedy: what to do about a bad file. UserError: no such
     file, no table, columns missing, a number is none, a length is not above 0, no rows, rows twice.
@@ -107,7 +106,6 @@ def read_table(
     table = read_csv(path, columns, remedy)
     for column in columns:
         if column in TEXT:
-            table[column] = table[column].map(drawable)
             continue
         values = numbers(table[column], path, remedy)
         bad = (values <= 0) & (column in LENGTHS)
@@ -122,14 +120,6 @@ def read_table(
     if key and table.duplicated(list(key)).any():
         raise UserError(f"{path} has rows twice: keep one run in a folder, or {remedy}")
     return table
-
-
-@cache
-def drawable(name: str) -> str:
-    """The name of a corpus or model, with \\uXXXX in place of what the font cannot draw; a "$" begins no formula."""
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    spelt = "".join(sign if ord(sign) in known else sign.encode("unicode_escape").decode() for sign in name)
-    return spelt.replace("$", r"\$")
 
 
 def one_run(folder: Path, tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list:
