@@ -2,18 +2,16 @@
 
     python docs/claims.py
 
-Reads the CSVs in results/ that the figures are drawn from. Writes claims.csv, one row for each claim:
+Each claim is a function below, whose rule derives the verdict from the CSVs in results/ that the figures are drawn
+from. Writes claims.csv, a row a claim, and the same as a Markdown table between two marker comments of the page:
     claim, paper     what the paper says, and its number
     ours             our number from the committed results, with its 95% interval where there is one
     verdict, reason  `reproduced`, `contradicted` or `not decided here`, and why
     figure, picture, source    where the claim stands in the paper, our picture of it, the CSVs that were read
-and the same rows as a Markdown table between two marker comments of the page --page.
 
-Each claim is a function below, whose rule derives the verdict from the numbers. An exponent is `reproduced` if the
-power law fits (p >= 0.05) and the 95% interval holds the paper's value, `contradicted` if the law fits and the interval
-does not hold it, and `not decided here` if no power law fits, because the paper's own model is 3,000 times larger.
-
-Hardware: one CPU core, a second.
+An exponent is `reproduced` if the power law fits (p >= 0.05) and the 95% interval holds the paper's value,
+`contradicted` if the law fits and the interval does not hold it, and `not decided here` if no power law fits, because
+the paper's own model is 3,000 times larger. One CPU core, a second.
 """
 
 from __future__ import annotations
@@ -32,9 +30,9 @@ from common.record import ROOT, replace_text, write_csv
 
 BEGIN, END = "<!-- claims: written by docs/claims.py -->", "<!-- end of claims -->"
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "not decided here"
-SIGNIFICANT = 0.05
 FAMILIES = [f"{name}/{table}" for name in ("subvolume", "logarithmic") for table in ("two_point", "gaussian_mi")]
-CLAIMS: list[tuple[Callable[..., tuple[str, str, str]], Claim]] = []
+COLUMNS = ["claim", "paper", "ours", "verdict", "reason", "figure", "picture", "source"]
+RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []  # and paper, figure, picture, source
 
 
 @dataclass(frozen=True)
@@ -45,24 +43,13 @@ class Settings:
     """page that has the two marker comments"""
 
 
-class Claim(NamedTuple):
-    claim: str
-    paper: str
-    ours: str
-    verdict: str
-    reason: str
-    figure: str
-    picture: str
-    source: str
-
-
 def claim(figure: str, picture: str, *sources: str, paper: str = "–") -> Callable:
     """Makes a function a row: its docstring is the claim, and it takes the sources, tables of results/, and returns
     ours, verdict, reason. picture, sources: without suffix."""
 
     def add(rule: Callable[..., tuple[str, str, str]]) -> Callable:
         names = " ".join(f"{name}.csv" for name in sources)
-        CLAIMS.append((rule, Claim(rule.__doc__, paper, "", "", "", figure, f"results/{picture}.png", names)))
+        RULES.append((rule, paper, figure, f"results/{picture}.png", names))
         return rule
 
     return add
@@ -73,11 +60,11 @@ class Number(NamedTuple):
     lo: float
     hi: float
     p_value: float = math.nan
-    digits: int = 2
 
-    def __str__(self) -> str:
-        shown = [f"{x:,.{self.digits}f}".replace("-", "−") for x in (self.value, self.lo, self.hi)]
-        return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    def __format__(self, decimals: str) -> str:
+        """With its interval; decimals: such as "4", or "" for 2."""
+        value, lo, hi = (f"{x:,.{decimals or 2}f}".replace("-", "−") for x in self[:3])
+        return f"{value} [{lo}, {hi}]"
 
     def overlaps(self, other: Number) -> bool:
         return self.lo <= other.hi and other.lo <= self.hi
@@ -85,25 +72,18 @@ class Number(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether its law is accepted; a NaN is no acceptance."""
-        return self.p_value >= SIGNIFICANT
+        return self.p_value >= 0.05
 
     @property
     def p(self) -> str:
         return "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
 
 
-def read(name: str) -> pd.DataFrame:
-    path = ROOT / "results" / name
-    if not path.is_file():
-        raise UserError(f"no file {path}: run the figure that writes it, or fetch the committed results")
-    return pd.read_csv(path)
-
-
-def fitted(table: pd.DataFrame, parameter: str, law: str, estimator: str, ratio: float = 0, digits: int = 2) -> Number:
+def fitted(table: pd.DataFrame, parameter: str, law: str, estimator: str, ratio: float = 0) -> Number:
     """A parameter of fit.csv with the interval from resampled books, and the p-value of its law. ratio: L/ℓ."""
     rows = table[(table["parameter"] == parameter) & (table["law"] == law) & (table["estimator"] == estimator)]
     (row,) = (rows[rows["L_over_ell"] == ratio] if ratio else rows).to_dict("records")
-    return Number(row["value"], row["boot_lo95"], row["boot_hi95"], row["p_value"], digits)
+    return Number(row["value"], row["boot_lo95"], row["boot_hi95"], row["p_value"])
 
 
 def of_exponent(number: Number, paper: float, reason: str) -> tuple[str, str]:
@@ -148,7 +128,7 @@ def families_differ(ends, mi, ends_of_log, mi_of_log):
     longest, large, small = halves(mi).index[-1], halves(mi).iloc[-1], halves(mi_of_log).iloc[-1]
     ours = f"at L = {longest:,}: {large:,.0f} and {small:.2f} nats; "
     ours += f"first and last position: equal to 1 part in 10^{math.floor(-math.log10(differ))}"
-    return ours, decided(differ < 1e-6 and large > 10 * small, ""), "exact"
+    return ours, decided(differ < 1e-6 and large > 10 * small, CONTRADICTED), "exact"
 
 
 def bipartite(fit: pd.DataFrame, estimator: str = "direct", ratio: float = 2) -> Number:
@@ -211,8 +191,8 @@ def estimators_underestimate(coverage):
     return ours + f"true β {true:.2f}", CONTRADICTED if above else UNDECIDED, reason
 
 
-def two_point(fit: pd.DataFrame, law: str = "paper_eq_b15", parameter: str = "alpha", digits: int = 2) -> Number:
-    return fitted(fit, parameter, law, "grassberger", digits=digits)
+def two_point(fit: pd.DataFrame, law: str = "paper_eq_b15", parameter: str = "alpha") -> Number:
+    return fitted(fit, parameter, law, "grassberger")
 
 
 @claim("2c", "fig2c/fig2c", "fig2c/fit", "fig2c/tokens_1024/fit", paper="α = 0.91")
@@ -239,51 +219,52 @@ def two_point_of_both(books, wikipedia):
 @claim("B.5", "figB5/figB5", "fig2c/fit", "figB4/wikipedia/fit", "fig2c/shuffled/fit")
 def plateau(books, wikipedia, shuffled):
     """The bias of counting adds a plateau C, which is subtracted"""
-    C, of_articles = (two_point(fit, parameter="C", digits=4) for fit in (books, wikipedia))
-    null = two_point(shuffled, "constant", "C", digits=4)
+    C, of_articles = (two_point(fit, parameter="C") for fit in (books, wikipedia))
+    null = two_point(shuffled, "constant", "C")
     seen = min(C.lo, of_articles.lo, null.lo) > 0 and null.overlaps(C)
-    return f"C = {C} nats (books), {of_articles} (Wikipedia)", decided(seen), f"shuffled books have as much: {null}"
+    return (
+        f"C = {C:4} nats (books), {of_articles:4} (Wikipedia)",
+        decided(seen),
+        f"shuffled books have as much: {null:4}",
+    )
 
 
-class Runs:
-    """summary.csv of Fig. 3: KL by model and length (columns mean, min, max over seeds), and whether it grows."""
+def kl_of(summary: pd.DataFrame, over_seeds: str = "mean") -> pd.DataFrame:
+    """KL a token of summary.csv: a row a model, a column a length; "mean", "min" or "max" over seeds."""
+    return summary.pivot_table(index="model", columns="L", values="mean_kl_nats", aggfunc=over_seeds)
 
-    def __init__(self, summary: pd.DataFrame) -> None:
-        rows = summary[summary["model"] != "independent"]
-        self.kl = rows.groupby(["model", "L"])["mean_kl_nats"].agg(["mean", "min", "max"])
-        self.lengths = sorted(rows["L"].unique())
-        self.flat = [L for L in self.lengths[1:] if not self.grows("gpt2-mini", L)]  # where that of GPT2 has not grown
-        self.states = rows.drop_duplicates("model").set_index("model")["state_size"].filter(like="mamba")
 
-    def shown(self, model: str) -> str:
-        return ", ".join(f"{mean:.3f}" for mean in self.kl.loc[model]["mean"])
+def grows(summary: pd.DataFrame) -> pd.DataFrame:
+    """Whether every seed is worse than every seed at the shortest length: a row a model, a column a length."""
+    return kl_of(summary, "min").gt(kl_of(summary, "max").iloc[:, 0], axis=0)
 
-    def grows(self, model: str, L: int) -> bool:
-        """Every seed is worse at L than every seed at the shortest length."""
-        return self.kl.loc[(model, L), "min"] > self.kl.loc[(model, self.lengths[0]), "max"]
+
+def listed(values: pd.Series) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 @claim("3a", "fig3/fig3", "fig3/summary", "fig3/short/summary")
 def attention_is_flat(summary, short):
     """GPT2's KL is flat in L"""
-    runs = Runs(summary)
-    first, last = runs.lengths[0], runs.lengths[-1]
-    short = short.set_index(["model", "L"])["mean_kl_nats"]["gpt2-mini", last]
-    gain = 1 - runs.kl.loc[("gpt2-mini", last), "mean"] / short
-    ours = f"KL a token at L = {', '.join(map(str, runs.lengths))}: {runs.shown('gpt2-mini')} nats"
-    reason = f"flat to L = {max(runs.flat, default=first)}; at {last} training has not ended: "
-    return ours, decided(runs.flat == runs.lengths[1:]), reason + f"twice the steps lower the KL by {100 * gain:.0f}%"
+    kl, flat = kl_of(summary).loc["gpt2-mini"], ~grows(summary).loc["gpt2-mini"]
+    last = kl.index[-1]
+    gain = 1 - kl[last] / kl_of(short).loc["gpt2-mini", last]
+    ours = f"KL a token at L = {', '.join(map(str, kl.index))}: {listed(kl)} nats"
+    reason = f"flat to L = {flat[flat].index.max()}; at {last} training has not ended: "
+    return ours, decided(flat.all()), reason + f"twice the steps lower the KL by {100 * gain:.0f}%"
 
 
 @claim("3a, b", "fig3/fig3", "fig3/summary")
 def fixed_states_grow(summary):
     """The KL of small fixed states grows with L"""
-    runs, (first, second) = Runs(summary), Runs(summary).lengths[:2]
-    worse = all(runs.grows(model, second) for model in runs.states.index)
-    small, large = runs.states.idxmin(), runs.states.idxmax()
-    ours = f"Mamba2 of {runs.states[small]:,} elements: {runs.shown(small)}; of {runs.states[large]:,}: "
+    kl, worse = kl_of(summary), grows(summary)
+    states = summary.drop_duplicates("model").set_index("model")["state_size"].filter(like="mamba")
+    first, second = kl.columns[:2]
+    small, large = states.idxmin(), states.idxmax()
+    ours = f"Mamba2 of {states[small]:,} elements: {listed(kl.loc[small])}; of {states[large]:,}: "
     reason = f"L = {first} to {second}, beyond the scatter of three seeds; part of it is training"
-    return ours + runs.shown(large), decided(worse and second in runs.flat), reason
+    reproduced = worse.loc[states.index, second].all() and not worse.loc["gpt2-mini", second]
+    return ours + listed(kl.loc[large]), decided(reproduced), reason
 
 
 @claim("3c", "fig3/fig3", "fig3/collapse")
@@ -338,36 +319,34 @@ def condition(verdicts):
 def million_tokens(required):
     """A million tokens hold more than 60,000 nats"""
     wanted = required.query("L_tokens == 1_000_000").drop_duplicates("law").set_index("law")
-    own = Number(*wanted.loc["books-direct", ["mi_nats", "mi_lo95", "mi_hi95"]], digits=0)
+    own = Number(*wanted.loc["books-direct", ["mi_nats", "mi_lo95", "mi_hi95"]])
     direct, vclub = wanted["mi_nats"][["paper-direct", "paper-vclub"]]
-    ours = f"{direct:,.0f} and {vclub:,.0f} by the paper's laws; {own} by ours"
+    ours = f"{direct:,.0f} and {vclub:,.0f} by the paper's laws; {own:0} by ours"
     return ours, decided(own.lo > 60_000), "extrapolated, and our law does not fit"
 
 
-def claims() -> list[Claim]:
-    """All claims: reproduced first, then contradicted, then the others; in the order of the functions above."""
-    found, order = [], (REPRODUCED, CONTRADICTED, UNDECIDED)
-    for rule, row in CLAIMS:
-        ours, verdict, reason = rule(*map(read, row.source.split()))
-        found.append(row._replace(ours=ours, verdict=verdict, reason=reason))
-    unknown = [one.claim for one in found if one.verdict not in order]
-    if unknown:
-        raise UserError(f"the results no longer support a verdict on {unknown[0]!r}: look at its rule in {__file__}")
-    return sorted(found, key=lambda one: order.index(one.verdict))
+def claims() -> pd.DataFrame:
+    """A row a claim: reproduced first, then contradicted, then the others; in the order of the functions above."""
+    rows = []
+    for rule, paper, figure, picture, source in RULES:
+        tables = [pd.read_csv(ROOT / "results" / name) for name in source.split()]
+        rows.append((rule.__doc__, paper, *rule(*tables), figure, picture, source))
+    order = [REPRODUCED, CONTRADICTED, UNDECIDED].index
+    return pd.DataFrame(sorted(rows, key=lambda row: order(row[3])), columns=COLUMNS)
 
 
-def markdown(found: list[Claim]) -> str:
+def markdown(table: pd.DataFrame) -> str:
     """What stands between the marker comments: a sentence of counts, and the table."""
-    verdicts = [one.verdict for one in found]
+    counts = table["verdict"].value_counts()
     lines = [
-        f"Of {len(found)} claims, {verdicts.count(REPRODUCED)} are reproduced, {verdicts.count(CONTRADICTED)} "
-        f"contradicted, and {verdicts.count(UNDECIDED)} not decided here, because the models and texts that two CPU "
-        "cores can handle are too small.",
+        f"Of {len(table)} claims, {counts[REPRODUCED]} are reproduced, {counts[CONTRADICTED]} contradicted, and "
+        f"{counts[UNDECIDED]} not decided here, because the models and texts that two CPU cores can handle are too "
+        "small.",
         "",
         "| claim of the paper | paper | ours [95% interval] | verdict | figure |",
         "|---|---|---|---|---|",
     ]
-    for one in found:
+    for one in table.itertuples():
         verdict = f"**{one.verdict}**" + (f": {one.reason}" if one.reason else "")
         lines.append(f"| {one.claim} | {one.paper} | {one.ours} | {verdict} | [{one.figure}]({one.picture}) |")
     return "\n".join(lines)
@@ -383,12 +362,12 @@ def on_page(text: str, table: str, page: Path) -> str:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    found = claims()
-    page = on_page(cfg.page.read_text(encoding="utf-8"), markdown(found), cfg.page)
-    sources = sorted({ROOT / "results" / name for one in found for name in one.source.split()})
-    write_csv(cfg.out, pd.DataFrame(found), cfg, sources, started)
+    table = claims()
+    page = on_page(cfg.page.read_text(encoding="utf-8"), markdown(table), cfg.page)
+    sources = sorted({ROOT / "results" / name for names in table["source"] for name in names.split()})
+    write_csv(cfg.out, table, cfg, sources, started)
     replace_text(cfg.page, page)
-    print(f"{len(found)} claims: wrote {cfg.out} and the table of {cfg.page}")
+    print(f"{len(table)} claims: wrote {cfg.out} and the table of {cfg.page}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 . common/environment.sh
 
-# by_position FIGURE [flags of plots/gaussian_models.py], e.g. by_position G.7 --row 16; runs fig3.sh where it has not run
+# by_position FIGURE [flags of plots/gaussian_models.py], e.g. by_position G.7 --L 64; runs fig3.sh where it has not run
 by_position() {
     local results name=fig${1/./} figure=$1
     shift

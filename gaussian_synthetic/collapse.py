@@ -57,10 +57,7 @@ def read_runs(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: a number that is not above 0 has no logarithm: {REMEDY}")
     cells = table.groupby(["model", "L"]).ngroups
     if cells < MIN_CELLS:
-        raise UserError(
-            f"{path} has {cells} cells (a model at a length) of models whose state is the same at every length, and "
-            f"{MIN_CELLS} are needed: evaluate more runs"
-        )
+        raise UserError(f"{path} has {cells} cells (see --help) and {MIN_CELLS} are needed: evaluate more runs")
     table["parameters"] = table.groupby("model")["parameters"].transform("min")
     return table.assign(mi_per_state=table["mi_nats"] / table["state_size"], ln_kl=np.log(table["mean_kl_nats"]))
 
@@ -85,8 +82,7 @@ def ratio(parts: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
 
 def collapse(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of collapse.csv; runs: from `read_runs`."""
-    cells = runs.groupby(["model", "L"])[["state_size", "parameters", CLAIM, "ln_kl"]].mean()
-    cells = cells.reset_index()
+    cells = runs.groupby(["model", "L"])[["state_size", "parameters", CLAIM, "ln_kl"]].mean().reset_index()
     y = cells["ln_kl"].to_numpy()
     whole = left_out_errors(y, y, 0) ** 2
     left = {name: left_out_errors(np.log(cells[name].to_numpy(float)), y, 2) ** 2 for name in PREDICTORS}
@@ -104,8 +100,6 @@ def collapse(runs: pd.DataFrame) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    if cfg.out.suffix != ".csv":
-        raise UserError(f"--out {cfg.out}: give the name of a .csv file")
     runs = read_runs(cfg.summary)
     table, models = collapse(runs), sorted(runs["model"].unique())
     write_csv(cfg.out, table, cfg, [cfg.summary], started, models=models)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fig. G.7: KL of each model position by position; another picture of the runs of Fig. 3.
 # Seconds where fig3.sh has run with the same PRESET (smoke, cpu, gpu, paper), else as long as that takes.
-# Flags go to plots/gaussian_models.py, e.g. --row 16.
+# Flags go to plots/gaussian_models.py, e.g. --L 64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . gaussian_synthetic/_by_position.sh

@@ -13,13 +13,14 @@ Hardware: one CPU core, three seconds. Expect lines that fall quickly over the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from style import COLORS, GREY, log_axis, new_figure, put_legend, read_table, save
+from style import COLORS, GREY, Settings, log_axis, new_figure, put_legend, read_table, save
 
 from common.cli import UserError, run
 
@@ -29,20 +30,7 @@ GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95"]
 CROSSOVER = ["model_a", "model_b", "overtakes_at"]
 REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
-
-
-@dataclass(frozen=True)
-class Settings:
-    results: Path
-    """folder with smooth.csv, summary.csv, gap.csv and crossover.csv"""
-    out: Path
-    """where to write, without the suffix"""
-    from_position: int = 8
-    """the first positions, where all models are as bad, are left out on the left"""
-
-    def validate(self) -> None:
-        if self.from_position < 1:
-            raise UserError(f"--from-position {self.from_position}: give 1 or more")
+FIRST = 8  # position where the left panel begins: over the first ones all models are as bad
 
 
 @dataclass(frozen=True)
@@ -54,21 +42,6 @@ class Curves:
     gap: pd.DataFrame
     crossover: pd.DataFrame
 
-    def looks(self) -> dict[str, dict[str, object]]:
-        """A colour a kind of model, dashes by size, for ax.plot. UserError: more than can be told apart."""
-        sizes = self.summary.drop_duplicates("model").sort_values("parameters", ascending=False)
-        kinds = list(dict.fromkeys(self.summary["kind"]))
-        if len(kinds) > len(COLORS) or sizes.groupby("kind").size().max() > len(DASHES):
-            raise UserError(
-                f"{len(sizes)} models of {len(kinds)} kinds: at most {len(DASHES)} of each of {len(COLORS)} kinds can "
-                "be told apart: evaluate fewer in one folder"
-            )
-        looks = {}
-        for color, kind in zip(COLORS, kinds, strict=False):
-            for dash, name in zip(DASHES, sizes.loc[sizes["kind"] == kind, "model"], strict=False):
-                looks[name] = {"color": color, "linestyle": dash}
-        return looks
-
 
 def read_curves(folder: Path) -> Curves:
     """UserError: a bad CSV, no rows, or CSVs of different models or lengths."""
@@ -76,56 +49,50 @@ def read_curves(folder: Path) -> Curves:
     summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
     gap = read_table(folder / "gap.csv", GAP, REMEDY, ["lo95", "hi95"], key=GAP[:4])
     crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, ["overtakes_at"])
-    names = set(summary["model"])
-    if set(smooth["model"]) != names or not {*gap["model_a"], *gap["model_b"]} <= names:
-        raise UserError(f"{folder}: its CSVs are of different models: {REMEDY}")
-    if len(lengths := {*smooth["L"], *summary["L"], *gap["L"]}) > 1:
-        raise UserError(f"{folder}: its CSVs are of L = {', '.join(f'{L:g}' for L in sorted(lengths))}: {REMEDY}")
+    names, lengths = set(summary["model"]), {*smooth["L"], *summary["L"], *gap["L"]}
+    if set(smooth["model"]) != names or not {*gap["model_a"], *gap["model_b"]} <= names or len(lengths) > 1:
+        raise UserError(f"{folder}: its CSVs are of different models or lengths L: {REMEDY}")
     return Curves(smooth, summary, gap, crossover)
 
 
-def draw_nll(ax: Axes, curves: Curves, first: int) -> dict[str, Artist]:
-    """Means over seeds from position `first` on, or all if there are none; returns the legend."""
-    legend, shown = {}, curves.smooth[curves.smooth["position"] >= first]
-    shown = curves.smooth if shown.empty else shown
-    for name, look in curves.looks().items():
-        rows = curves.summary[curves.summary["model"] == name]
-        seeds, size = rows["seed"].nunique(), rows["parameters"].iloc[0] / 1e6
-        label = f"{name}: {size:.{2 if size < 10 else 0}f} million" + (f", {seeds} seeds" if seeds > 1 else "")
-        mean = shown[shown["model"] == name].groupby("position")["nll_nats"].mean()
-        (legend[label],) = ax.plot(mean.index, mean, **look)
+def draw_nll(ax: Axes, curves: Curves) -> dict[str, Artist]:
+    """Means over seeds: a colour a kind of model, dashes by its size; returns the legend."""
+    legend, shown = {}, curves.smooth[curves.smooth["position"] >= FIRST]
+    for color, (_, models) in zip(cycle(COLORS), curves.summary.groupby("kind", sort=False)):
+        sizes = models.groupby("model")["parameters"].max().sort_values(ascending=False)
+        for dash, (name, size) in zip(cycle(DASHES), sizes.items()):
+            seeds = models.loc[models["model"] == name, "seed"].nunique()
+            mean = shown[shown["model"] == name].groupby("position")["nll_nats"].mean()
+            label = f"{name}: {size / 1e6:.2f} million" + f", {seeds} seeds" * (seeds > 1)
+            (legend[label],) = ax.plot(mean.index, mean, color=color, linestyle=dash)
     log_axis(ax.xaxis, shown["position"], "position", base=2)
     return legend
 
 
 def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
-    """Lines, bands and dots of the pairs; returns the legend. UserError: more pairs than colours."""
-    legend, pairs = {}, curves.gap.groupby(["model_a", "model_b"], sort=False)
-    if len(pairs) > len(COLORS):
-        raise UserError(f"{len(pairs)} pairs: at most {len(COLORS)} can be told apart: give evaluate.py --pairs")
-    for color, ((a, b), rows) in zip(COLORS, pairs, strict=False):
+    """Lines, bands and dots of the pairs; returns the legend."""
+    legend = {}
+    for color, ((a, b), rows) in zip(cycle(COLORS), curves.gap.groupby(["model_a", "model_b"], sort=False)):
         (legend[f"{a} less {b}"],) = ax.plot(rows["position"], rows["gap_nats"], color=color)
         ax.fill_between(rows["position"], rows["lo95"], rows["hi95"], color=color, alpha=0.2, linewidth=0)
-        where = curves.crossover[(curves.crossover["model_a"] == a) & (curves.crossover["model_b"] == b)]
-        ax.plot(where["overtakes_at"], 0 * where["overtakes_at"], "o", color=color, markersize=4, zorder=5)
+        where = curves.crossover.query("model_a == @a and model_b == @b")["overtakes_at"]
+        ax.plot(where, 0 * where, "o", color=color, markersize=4, zorder=5)
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
     log_axis(ax.xaxis, curves.gap["position"], "position", base=2)
     return legend
 
 
-def draw(curves: Curves, cfg: Settings) -> Figure:
-    """UserError: more models or pairs than can be told apart."""
+def draw(curves: Curves) -> Figure:
     of, y_labels = curves.summary.iloc[0], ["NLL (nats a token)", "Gap in NLL (nats a token)"]
-    fig, (left, right), _ = new_figure(2, y_labels, "Position (tokens)", entries=len(curves.looks()))
-    fig.suptitle(f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books", fontsize="medium")
-    put_legend(left, draw_nll(left, curves, cfg.from_position))
+    title = f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books"
+    fig, (left, right), _ = new_figure([title] * 2, y_labels, "Position (tokens)")
+    put_legend(left, draw_nll(left, curves))
     put_legend(right, draw_gap(right, curves))
     return fig
 
 
 def main(cfg: Settings) -> None:
-    cfg.validate()
-    save(draw(read_curves(cfg.results), cfg), cfg.out)
+    save(draw(read_curves(cfg.results)), cfg.out)
 
 
 if __name__ == "__main__":

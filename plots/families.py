@@ -13,18 +13,17 @@ Hardware: one CPU core, two seconds. Expect a straight line of slope 0.79 beside
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+import style
 from matplotlib.figure import Figure
-from style import GREY, LOOKS, draw_points, log_axis, new_figure, one_run, put_legend, read_table, save
+from style import LOOKS, draw_law, draw_points, log_axis, new_figure, one_run, put_legend, read_table, save
 
 from common.cli import UserError, run
 
-# Of each CSV: what holds its values, and the rows that are drawn.
+# Of each CSV: its columns, what it shows last, and the rows that are drawn.
 TABLES = {
     "gaussian_mi": (["family", "copies", "L", "ell", "mi_nats"], "ell == L // 2"),
     "two_point": (["family", "copies", "L", "i", "j", "mi_nats"], "i == 1 and j == L"),
@@ -32,15 +31,12 @@ TABLES = {
 }
 Y_LABELS = ["I(L/2; L) (nats)", "I of first and last\nposition (nats)", "Rank of Cov(X, Y) at L/2"]
 FIT = ["law", "parameter", "value", "L_min", "L_max", "selected"]
-NAMES = {"subvolume": "sub-volume"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(style.Settings):
     results: tuple[Path, ...]
     """folders with the CSVs, a family each"""
-    out: Path
-    """where to write, without the suffix"""
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,8 @@ class Exact:
     family: str
     copies: float
     tables: dict[str, pd.DataFrame]
-    fits: pd.DataFrame
-
-    @property
-    def line(self) -> pd.Series | None:
-        """The parameters of the selected law, its name as `law`; None without fits."""
-        fit = self.fits[self.fits["selected"] == "True"].set_index("parameter")
-        return None if fit.empty else pd.concat([fit["value"], fit.iloc[0][["law", "L_min", "L_max"]]])
+    fit: pd.DataFrame
+    """the rows of the selected law, by parameter"""
 
 
 def read_exact(folder: Path) -> Exact:
@@ -70,8 +61,8 @@ def read_exact(folder: Path) -> Exact:
             if tables[name].empty or tables[name]["L"].duplicated().any():
                 raise UserError(f"{path} has not one value at L/2 for each L: {why}")
     run_of = one_run(folder, list(tables.values()), ("family", "copies"))
-    there = (folder / "fit.csv").exists()
-    return Exact(*run_of, tables, read_table(folder / "fit.csv", FIT, why) if there else pd.DataFrame(columns=FIT))
+    fit = read_table(folder / "fit.csv", FIT, why)
+    return Exact(*run_of, tables, fit[fit["selected"] == "True"].set_index("parameter"))
 
 
 def draw(results: list[Exact]) -> Figure:
@@ -80,32 +71,23 @@ def draw(results: list[Exact]) -> Figure:
         raise UserError(f"--results names {len(results)} folders: give 1 to {len(LOOKS)}")
     if len({one.copies for one in results}) > 1:
         raise UserError("the folders are of different numbers of copies: make them with the same --copies")
-    names = [name for name in TABLES if any(name in one.tables for one in results)]
-    fig, axes, _ = new_figure(len(names), Y_LABELS[: len(names)], entries=len(results))
+    fig, axes, _ = new_figure([""] * len(TABLES), Y_LABELS)
     legend = {}
-    for ax, name in zip(axes, names, strict=True):
-        column, found = TABLES[name][0][-1], [one.tables.get(name) for one in results]
-        for index, (table, look) in enumerate(zip(found, LOOKS, strict=False)):
-            if table is not None:
-                drawn = draw_points(ax, table["L"], table[column], None, look, index)
+    for ax, (name, (columns, _)) in zip(axes, TABLES.items(), strict=True):
+        every = pd.concat([one.tables.get(name, pd.DataFrame(columns=columns)) for one in results])
+        for index, (one, look) in enumerate(zip(results, LOOKS, strict=False)):
+            rows = every[every["family"] == one.family]
+            drawn = draw_points(ax, rows["L"], rows[columns[-1]], None, look, index)
             if name == "gaussian_mi":
-                line, label = results[index].line, NAMES.get(results[index].family, results[index].family)
-                if line is not None:
-                    L = np.geomspace(line["L_min"], line["L_max"], 100)
-                    power = line["law"] == "power_ols"
-                    mi = line["A"] * L ** line["beta"] if power else line["A"] + line["B"] * np.log(L)
-                    (law,) = ax.plot(L, mi, color=look.color, linewidth=0.9, zorder=1)
-                    drawn = (law, drawn)
-                    label += f": {line['A']:.3f}·L^{line['beta']:.3f}" if power else ""
-                    label += "" if power else f": {line['A']:.3f} + {line['B']:.4f}·ln L"
+                label = one.family
+                if len(one.fit):
+                    drawn = (draw_law(ax, one.fit, look["color"]), drawn)
+                    form = "A·L^β, β" if "beta" in one.fit.index else "A + B·ln L, B"
+                    label += f": {form} = {one.fit['value'].iloc[1]:.4f}"
                 legend[label] = drawn
-        every = pd.concat([table for table in found if table is not None])
-        log_axis(ax.xaxis, every["L"], "L", base=4, label=lambda L: f"$4^{{{math.log(L, 4):.3g}}}$")
-        if (every[column] > 0).any():
-            log_axis(ax.yaxis, every[column], column)
-        else:
-            ax.set_yticks([])
-            ax.text(0.5, 0.5, "all 0", color=GREY, ha="center", transform=ax.transAxes)
+        for axis, column in ((ax.xaxis, "L"), (ax.yaxis, columns[-1])):
+            if (every[column] > 0).any():
+                log_axis(axis, every[column], column)
     put_legend(fig, legend, columns=2)
     return fig
 

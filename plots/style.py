@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -19,35 +18,32 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import blended_transform_factory
 
 from common.cli import UserError
 from common.powerlaw import LAWS
 from common.record import atomic_file, numbers, read_csv
 
-COLUMN_IN, PAGE_IN = 3.4, 7.0  # widths of a figure in one column and across the page
-PANEL_IN, LOWER_IN, LABELS_IN = 2.0, 0.9, 0.5  # heights: a panel, the low one under it, the labels under both
-SMALL, NORMAL = 7, 8  # points
+COLUMN_IN, PAGE_IN, NARROW_IN = 3.4, 7.0, 2.3  # widths: a figure in one column, across the page; the narrowest panel
+PANEL_IN, LOWER_IN, LABELS_IN = 2.0, 0.9, 0.8  # heights: a panel, the low one under it, the labels and titles of both
+NORMAL = 8  # points
 GREY = "0.4"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
 RC = {
-    "font.size": SMALL,
+    "font.size": 7,
     "axes.labelsize": NORMAL,
     "axes.titlesize": NORMAL,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.0,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": SMALL,
+    "legend.fontsize": 7,
     "legend.frameon": False,
-    "legend.borderpad": 0,
-    "legend.borderaxespad": 0,
     "legend.labelspacing": 0.25,
+    "text.parse_math": False,  # a "$" in a name begins no formula
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 L_AXIS = "Sequence length L (tokens)"
@@ -58,55 +54,51 @@ FIT = ["source", "model", "estimator", "law", "parameter", "value", "lo95", "hi9
 FIT += ["L_min", "L_max", "p_value", "selected"]
 MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit claims nothing
 # Columns of any CSV that hold words, and columns of lengths, which stand on logarithmic axes.
-TEXT = {"source", "model", "tokenizer", "estimator", "law", "parameter", "selected", "plateau_law", "family", "kind"}
-TEXT |= {
+TEXT = {
+    "source",
+    "model",
     "model_a",
     "model_b",
-    "leads_at_the_end",
-    "process",
-    "predictor",
-    "quantity",
-    "group",
-    "capacity",
-    "layer_kind",
+    "tokenizer",
+    "estimator",
+    "law",
+    "parameter",
+    "selected",
+    "plateau_law",
 }
+TEXT |= {"family", "kind", "process", "predictor", "quantity", "group", "capacity", "layer_kind"}
 LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min", "L_max", "position", "step"}
 
 
 @dataclass(frozen=True)
-class SeriesStyle:
-    """How an estimator is drawn; shape and filling tell the series apart without colour."""
+class Settings:
+    """Of a program that draws one folder."""
 
-    label: str
-    color: str
-    marker: str
-    size: float
-    filled: bool = True
-
-    def marks(self, scale: float = 1.0) -> dict[str, object]:
-        """For ax.errorbar: points without a line between them, their bars. scale: of the marker."""
-        return {
-            "fmt": self.marker,
-            "color": self.color,
-            "markersize": scale * self.size,
-            "markerfacecolor": self.color if self.filled else "none",
-            "markeredgewidth": 0.4 if self.filled else 0.9,
-            "elinewidth": 0.8,
-        }
+    results: Path
+    """folder with the CSVs"""
+    out: Path
+    """where to write, without the suffix"""
 
 
-LOOKS = (  # of series that have none of their own; one that equals the one before surrounds it
-    SeriesStyle("", "#0072B2", "o", 3.6),
-    SeriesStyle("", "#D55E00", "D", 4.2, filled=False),
-    SeriesStyle("", "#009E73", "^", 3.6),
-    SeriesStyle("", "#CC79A7", "s", 4.0, filled=False),
+def look(color: str, marker: str, size: float = 3.6, filled: bool = True) -> dict[str, object]:
+    """A series for ax.errorbar: points without a line; shape and filling tell series apart without colour."""
+    face, edge = (color, 0.4) if filled else ("none", 0.9)
+    edges = {"markeredgewidth": edge, "elinewidth": 0.8}
+    return {"fmt": marker, "color": color, "markersize": size, "markerfacecolor": face, **edges}
+
+
+LOOKS = (  # one that equals the one before lies within it
+    look(COLORS[0], "o", 5.0, filled=False),
+    look(COLORS[1], "D", 2.6),
+    look(COLORS[2], "^"),
+    look(COLORS[3], "s", 4.0, filled=False),
 )
 
 
 def read_table(
     path: Path, columns: Sequence[str], remedy: str, may_lack: Sequence[str] = (), key: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """These columns of a CSV: words (see TEXT) as `drawable`, the others as finite numbers, or NaN in `may_lack`.
+    """These columns of a CSV: words (see TEXT) as they are, the others as finite numbers, or NaN in `may_lack`.
 
     key: what no two rows may share; there must be rows then. remedy: what to do about a bad file. UserError: no such
     file, no table, columns missing, a number is none, a length is not above 0, no rows, rows twice.
@@ -114,7 +106,6 @@ def read_table(
     table = read_csv(path, columns, remedy)
     for column in columns:
         if column in TEXT:
-            table[column] = table[column].map(drawable)
             continue
         values = numbers(table[column], path, remedy)
         bad = (values <= 0) & (column in LENGTHS)
@@ -131,14 +122,6 @@ def read_table(
     return table
 
 
-@cache
-def drawable(name: str) -> str:
-    """The name of a corpus or model, with \\uXXXX in place of what the font cannot draw; a "$" begins no formula."""
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    spelt = "".join(sign if ord(sign) in known else sign.encode("unicode_escape").decode() for sign in name)
-    return spelt.replace("$", r"\$")
-
-
 def one_run(folder: Path, tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list:
     """The values that columns (corpus, model) have in all CSVs of a folder. UserError: there are several."""
     runs = pd.concat(tables)[list(names)].drop_duplicates()
@@ -149,77 +132,66 @@ def one_run(folder: Path, tables: Sequence[pd.DataFrame], names: Sequence[str]) 
 
 
 def with_interval(symbol: str, fit: pd.DataFrame, parameter: str) -> str:
-    """Such as "β = 0.71 [0.68, 0.74]": a 95% interval of resampled books where there is one; a third digit where two
-    would hide it. fit: rows of fit.csv, their parameters as index.
+    """Such as "β = 0.71 [0.68, 0.74]": the 95% interval of resampled books where there is one.
+
+    fit: rows of fit.csv, their parameters as index.
     """
-    value, lo95, hi95, low, high = fit.loc[parameter, ["value", "lo95", "hi95", "boot_lo95", "boot_hi95"]]
-    low, high = (low, high) if math.isfinite(low) and math.isfinite(high) else (lo95, hi95)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{symbol} = {value:.2f} [no interval]"
-    digits = 2 if high - low >= 0.02 else 3
-    return f"{symbol} = {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    row = fit.loc[parameter]
+    booted = math.isfinite(row["boot_lo95"]) and math.isfinite(row["boot_hi95"])
+    low, high = row[["boot_lo95", "boot_hi95"] if booted else ["lo95", "hi95"]]
+    return f"{symbol} = {row['value']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def new_figure(
-    panels: int,
+    titles: Sequence[str],
     y_label: str | Sequence[str],
     x_label: str | Sequence[str] = L_AXIS,
-    titles: Sequence[str] = (),
-    entries: int = 0,
     lower: str = "",
-    columns: int = 3,
-    **grid: object,
+    columns: int = 0,
 ) -> tuple[Figure, list[Axes], list[Axes]]:
-    """Panels of one size, up to `columns` side by side, and low ones under them; the layout is matplotlib's.
+    """Panels of one size, `columns` side by side (0: all), and low ones under them; the layout is matplotlib's.
 
-    y_label: of all panels, which then have one y axis, or one a panel. x_label: likewise. entries: lines of the legend
-    under a panel, for which there must be room. lower: y label of a low panel under each, with the same x axis; none if
-    empty. grid: for the GridSpec, e.g. width_ratios.
+    titles: one a panel. y_label: of all panels, which then have one y axis, or one a panel. x_label: likewise.
+    lower: y label of a low panel under each, with the same x axis; none if empty, and then the list is of the panels.
     """
     matplotlib.rcParams.update(RC)
-    columns = min(panels, columns)
-    rows = math.ceil(panels / columns)
+    n, columns = len(titles), columns or len(titles)
+    rows = 2 if lower else math.ceil(n / columns)
+    width = COLUMN_IN if columns == 1 else max(PAGE_IN, NARROW_IN * columns)
+    heights = [PANEL_IN, LOWER_IN] if lower else [PANEL_IN + LABELS_IN] * rows
+    fig = Figure((width, sum(heights) + LABELS_IN * bool(lower)), layout="constrained")
     shared = isinstance(y_label, str)
-    width, heights = PAGE_IN if columns > 1 else COLUMN_IN, [PANEL_IN, *[LOWER_IN] * bool(lower)] * rows
-    wrapped = [[textwrap.fill(line, int(14 * width / columns)) for line in title.split("\n")] for title in titles]
-    titles = ["\n".join(lines) for lines in wrapped]
-    lines = max([title.count("\n") + 1 for title in titles], default=0) + entries
-    fig = Figure((width, sum(heights) + rows * (LABELS_IN + lines * 0.13)), layout="constrained")
-    places = fig.add_gridspec(len(heights), columns, height_ratios=heights, **grid)
-    upper, below = [], []
-    for index in range(panels):
-        row, column = index // columns * (1 + bool(lower)), index % columns
-        upper.append(fig.add_subplot(places[row, column], sharey=upper[-1] if shared and upper else None))
-        pair = [upper[-1]]
-        if lower:
-            last = below[-1] if below else None
-            below.append(fig.add_subplot(places[row + 1, column], sharex=upper[-1], sharey=last))
-            below[-1].locator_params(axis="y", nbins=4)
-            upper[-1].tick_params(labelbottom=False)
-            pair.append(below[-1])
-        for ax, label in zip(pair, (y_label if shared else y_label[index], lower), strict=False):
-            ax.set_ylabel("" if shared and column else label)
-            ax.tick_params(labelleft=not (shared and column))
-        pair[-1].set_xlabel(x_label if isinstance(x_label, str) else x_label[index])
-        upper[-1].set_title(titles[index] if titles else "")
+    sharing = {"sharex": "col" if lower else False, "sharey": ("row" if lower else "all") if shared else False}
+    axes = fig.subplots(rows, columns, squeeze=False, height_ratios=heights, **sharing).ravel().tolist()
+    upper, below = axes[:n], axes[n:] if lower else axes[:n]
+    for rest in axes[2 * n if lower else n :]:
+        rest.remove()
+    for index, title in enumerate(titles):
+        lines = [textwrap.fill(line, int(14 * width / columns)) for line in title.split("\n")]
+        upper[index].set_title("\n".join(lines))
+        upper[index].set_ylabel(y_label[index] if not shared else "" if index % columns else y_label)
+        below[index].set_xlabel(x_label if isinstance(x_label, str) else x_label[index])
+    if lower:
+        below[0].set_ylabel(lower)
+        below[0].locator_params(axis="y", nbins=4)
     return fig, upper, below
 
 
 def put_legend(where: Axes | Figure, handles: dict[str, Artist], columns: int = 1) -> None:
-    """Under the x label of a panel, or under all panels. handles: by label, which narrow panels break at ": "."""
-    if isinstance(where, Figure):
-        where.legend(handles.values(), handles, loc="outside lower left", ncols=columns, borderaxespad=0.5)
-        return
-    panels = where.figure.axes[-1].get_subplotspec().get_gridspec().ncols
-    if panels == 1:
-        return put_legend(where.figure, handles)
-    labels = [label.replace(": ", "\n") if panels > 2 else label for label in handles]
-    below = where.transAxes + ScaledTranslation(0, -0.42, where.figure.dpi_scale_trans)
-    where.legend(handles.values(), labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below)
+    """Below the figure, from the left edge of a panel or of the figure on. handles: by label."""
+    fig = where.figure
+    if where is fig:
+        across, labels = fig.transFigure, list(handles)
+    else:
+        room = int(16 * fig.get_figwidth() / where.get_subplotspec().get_gridspec().ncols) - 6
+        across, labels = where.transAxes, [textwrap.fill(label, room) for label in handles]
+    place = {"bbox_to_anchor": (0, 0), "bbox_transform": blended_transform_factory(across, fig.transFigure)}
+    legend = where.legend(handles.values(), labels, loc="upper left", ncols=columns, **place)
+    legend.set_in_layout(False)  # the panels keep their size, `save` makes the picture as high as it has to be
 
 
 def draw_points(
-    ax: Axes, x: pd.Series, y: pd.Series, bars: object, look: SeriesStyle, index: int = 0, floor: float = 0.0
+    ax: Axes, x: pd.Series, y: pd.Series, bars: object, look: dict[str, object], index: int = 0, floor: float = 0.0
 ) -> Artist:
     """Points of the series `index` of a panel, with bars as for ax.errorbar: None, half lengths, or both lengths.
 
@@ -227,37 +199,46 @@ def draw_points(
     """
     shown = (y > floor).to_numpy()
     edge = np.full((~shown).sum(), 0.02 + 0.03 * index)
-    ax.plot(x[~shown], edge, "v", markersize=3, color=look.color, transform=ax.get_xaxis_transform(), gid="below")
+    ax.plot(x[~shown], edge, "v", markersize=3, color=look["color"], transform=ax.get_xaxis_transform(), gid="below")
     bars = None if bars is None else np.asarray(bars)[..., shown]
-    return ax.errorbar(x[shown], y[shown], bars, **look.marks(), zorder=3 + index)
+    return ax.errorbar(x[shown], y[shown], bars, **look, zorder=3 + index)
 
 
-def draw_slopes(ax: Axes, windows: pd.DataFrame, column: str, look: SeriesStyle, shift: float, at: str = "") -> Artist:
+def draw_slopes(ax: Axes, windows: pd.DataFrame, column: str, look: dict[str, object], shift: float, at: str) -> Artist:
     """A column of sweep.csv with its 95% interval, `shift` lengths to the right so that bars do not overlap.
 
-    at: the column of x; between L_min and L_max if not given.
+    at: the column of x, or "" for the middle between L_min and L_max.
     """
     x = windows[at] if at else np.sqrt(windows["L_min"] * windows["L_max"])
     bars = [windows[column] - windows["lo95"], windows["hi95"] - windows[column]]
-    return ax.errorbar(x * 2 ** (0.18 * shift), windows[column], bars, **look.marks(0.8), zorder=4)
+    return ax.errorbar(x * 2 ** (0.18 * shift), windows[column], bars, **look, zorder=4)
 
 
 def draw_law(ax: Axes, fit: pd.DataFrame, color: str, less: float = 0.0) -> Line2D:
-    """The law of some rows of fit.csv, `parameter` their index, over its range; `less` nats below."""
+    """The law of some rows of fit.csv, `parameter` their index, over its range; `less` nats below.
+
+    UserError: the law is unknown, or the parameters are not those of its formula.
+    """
     law, low, high = fit.iloc[0][["law", "L_min", "L_max"]]
-    form, values = LAWS[law.removesuffix("_wls")], fit["value"]
-    if "alpha" in values:
-        values = pd.concat([values, pd.Series({"beta": -values["alpha"]})])
-    theta = [math.log(values[name]) if name in form.positive else values[name] for name in form.parameters]
+    values = fit["value"].to_dict()
+    try:
+        form = LAWS[law.removesuffix("_wls").removesuffix("_ols")]
+        values |= {"beta": -values["alpha"]} if "alpha" in values else {}
+        theta = [math.log(values[name]) if name in form.positive else values[name] for name in form.parameters]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"fit.csv: {law} with {', '.join(fit.index)} is no law that can be drawn") from error
     L = np.geomspace(low, high, 100)
     mi = form.mi(np.array(theta), np.log(L)) - less
     (line,) = ax.plot(L[mi > 0], mi[mi > 0], color=color, linewidth=0.9, zorder=2, gid="fit")
     return line
 
 
-def log_axis(
-    axis: Axis, values: object, where: str, base: int = 10, label: Callable[[float], str] = "{:.10g}".format
-) -> None:
+def plain(value: float, _: object = None) -> str:
+    """A number at an axis: 0.002, 512, 10k, 1M."""
+    return EngFormatter(sep="")(value) if value >= 10_000 and value % 1000 == 0 else f"{value:.10g}"
+
+
+def log_axis(axis: Axis, values: object, where: str, base: int = 10) -> None:
     """A logarithmic axis around those values that are above 0, with plain numbers at powers of the base.
 
     Where few powers of ten are within: at 1, 2 and 5 times these too, or else in even steps. UserError: no value above
@@ -273,8 +254,7 @@ def log_axis(
     few = span < (1000 if name == "y" else 30)  # labels side by side need more room
     axis.set_major_locator(LogLocator(base, (1, 2, 5) if base == 10 and few else (1,)))
     axis.set_minor_locator(LogLocator(base, numticks=99))
-    # Even steps are asked for labels outside the axis too, at 0 and below.
-    axis.set_major_formatter(FuncFormatter(lambda value, _: label(value) if value > 0 else ""))
+    axis.set_major_formatter(plain)
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -285,6 +265,7 @@ def save(fig: Figure, out: Path) -> None:
     for kind, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
         path = out.with_name(f"{out.name}.{kind}")
         path.parent.mkdir(parents=True, exist_ok=True)
+        outside = [*fig.findobj(Legend), *(text for ax in fig.axes for text in ax.texts)]
         with atomic_file(path, "wb") as file:
-            fig.savefig(file, format=kind, **options)
+            fig.savefig(file, format=kind, bbox_inches="tight", bbox_extra_artists=outside, **options)
     print(f"wrote {out}.png and {out}.pdf")

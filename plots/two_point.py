@@ -37,18 +37,14 @@ SLOPE_LABEL = "Local slope\n−d\u2009ln\u2009I / d\u2009ln\u2009d"
 DECADES = 4  # not in the paper: a point that chance puts that far below the highest stretches the axis no further
 
 PAPER_FIG_2C = 1.10, 0.91  # A in nats and α: PG19, tokens of Llama 3.1
-STYLES = {
-    "mi_nats": style.SeriesStyle("Î(d)", "#D55E00", "o", 5.0, filled=False),
-    "mi_corrected_nats": style.SeriesStyle("Î(d) − C", "#0072B2", "D", 2.6),
-}
+LABELS = {"mi_nats": "Î(d)", "mi_corrected_nats": "Î(d) − C"}
+STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(style.Settings):
     results: tuple[Path, ...]
     """folders with two_point.csv, fit.csv and sweep.csv, a panel each"""
-    out: Path
-    """where to write, without the suffix"""
     figure: Literal["2c", "B.4", "B.5"] = "2c"
 
 
@@ -94,8 +90,6 @@ def read_two_point(folder: Path) -> TwoPoint:
     points, fits, windows = (table[table["estimator"] == ESTIMATOR] for table in tables)
     if points.empty:
         raise UserError(f"{path} has no rows of {ESTIMATOR}, so no points to draw: {why}")
-    if points["mi_corrected_nats"].isna().any() and points["mi_corrected_nats"].notna().any():
-        raise UserError(f"{path} has mi_corrected_nats at some distances only: {why}")
     style.one_run(folder, [points, fits, windows], ("source", "tokenizer"))
     return TwoPoint(folder, points.sort_values("d_tokens"), fits, windows)
 
@@ -103,19 +97,17 @@ def read_two_point(folder: Path) -> TwoPoint:
 def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) -> dict[str, Artist]:
     """Points ± 1 standard error and, where it is accepted, their law; the plateau beside both; returns the legend."""
     points, fit, legend = results.points, results.fit, {}
+    C = points["plateau_nats"].iloc[0]
     for index, column in enumerate(shown):
-        look, label = STYLES[column], STYLES[column].label
-        bars = points["stderr_nats"].fillna(0)
+        look, label, bars = STYLES[column], LABELS[column], points["stderr_nats"].fillna(0)
         drawn = style.draw_points(ax, points["d_tokens"], points[column], bars, look, index, floor)
         if fit is not None:
-            less = 0.0 if column == "mi_nats" else points["plateau_nats"].iloc[0]
-            drawn = (style.draw_law(ax, fit, look.color, less), drawn)
-        if column == shown[-1]:
-            label += ": no law accepted" if fit is None else f": {style.with_interval('α', fit, 'alpha')}"
-        legend[label] = drawn
+            less = 0.0 if column == "mi_nats" else C
+            drawn = (style.draw_law(ax, fit, look["color"], less), drawn)
+        said = "no law accepted" if fit is None else style.with_interval("α", fit, "alpha")
+        legend[f"{label}: {said}" if column == shown[-1] else label] = drawn
     if len(shown) > 1:
-        C, color = points["plateau_nats"].iloc[0], STYLES["mi_nats"].color
-        line = ax.axhline(C, color=color, linewidth=0.8, linestyle=":", zorder=1, gid="plateau")
+        line = ax.axhline(C, color=STYLES["mi_nats"]["color"], linewidth=0.8, linestyle=":", zorder=1, gid="plateau")
         legend[f"plateau C = {C:.2g} nats"] = line
     A, alpha = PAPER_FIG_2C
     d = points["d_tokens"].agg(["min", "max"]).to_numpy()
@@ -126,35 +118,33 @@ def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) 
 def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
     """Log-log panels side by side with one y axis, a legend each, and local slopes but in B.5.
 
-    UserError: no point above 0.
+    UserError: no folder, or no point above 0.
     """
+    if not results:
+        raise UserError("--results names no folder: give one or more with two_point.csv, fit.csv and sweep.csv")
     panels = []
     for one in results:
-        columns = ["mi_corrected_nats" if one.corrected else "mi_nats"]
-        panels.append((one, list(STYLES) if figure == "B.5" and one.corrected else columns))
-        if not (one.points[panels[-1][1]] > 0).any(axis=None):
-            raise UserError(f"{one.folder / 'two_point.csv'}: all points are at or below 0 nats: count a larger corpus")
+        columns = ["mi_corrected_nats"] if one.corrected else ["mi_nats"]
+        panels.append((one, list(LABELS) if figure == "B.5" and one.corrected else columns))
     values = np.concatenate([one.points[shown].to_numpy().ravel() for one, shown in panels])
-    floor = values.max() / 10**DECADES
-    titles, lower = [one.title for one in results], "" if figure == "B.5" else SLOPE_LABEL
-    x_label, entries = "Distance d (tokens)", 6 if figure == "B.5" else 4
-    fig, upper, below = style.new_figure(len(panels), Y_LABEL, x_label, titles, entries=entries, lower=lower)
-    for index, (ax, (one, shown)) in enumerate(zip(upper, panels, strict=True)):
-        style.put_legend(below[index] if lower else ax, draw_panel(ax, one, shown, floor))
+    floor = max(values.max() / 10**DECADES, 0)
+    y, lower = [values[values > floor]], "" if figure == "B.5" else SLOPE_LABEL
+    titles = [one.title for one in results]
+    fig, upper, below = style.new_figure(titles, Y_LABEL, "Distance d (tokens)", lower=lower)
+    for ax, slopes, (one, shown) in zip(upper, below, panels, strict=True):
+        style.put_legend(slopes, draw_panel(ax, one, shown, floor))
+        y += [line.get_ydata() for line in ax.get_lines() if line.get_gid() == "paper"] * bool(len(y[0]))
         if lower:
             steps = one.windows[one.windows["dof"] == 0]
-            style.draw_slopes(below[index], steps, "alpha", STYLES[shown[-1]], 0)
-            below[index].axhline(PAPER_FIG_2C[1], dashes=(5, 2), **style.PAPER)
-    paper = [line.get_ydata() for ax in upper for line in ax.get_lines() if line.get_gid() == "paper"]
+            style.draw_slopes(slopes, steps, "alpha", STYLES[shown[-1]], 0, "")
+            slopes.axhline(PAPER_FIG_2C[1], dashes=(5, 2), **style.PAPER)
     for ax in upper:
         style.log_axis(ax.xaxis, pd.concat([one.points["d_tokens"] for one in results]), "d_tokens", base=2)
-        style.log_axis(ax.yaxis, np.concatenate([values[values > floor], *paper]), "mi_nats")
+        style.log_axis(ax.yaxis, np.concatenate(y), f"{one.folder / 'two_point.csv'}: mi_nats less its plateau")
     return fig
 
 
 def main(cfg: Settings) -> None:
-    if not cfg.results:
-        raise UserError("--results names no folder: give one or more with two_point.csv, fit.csv and sweep.csv")
     style.save(draw(cfg.figure, [read_two_point(folder) for folder in cfg.results]), cfg.out)
 
 

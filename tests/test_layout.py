@@ -37,16 +37,11 @@ def graph() -> dict[str, set[str]]:
     return {name: imports(file, known) - {name} for name, file in known.items()}
 
 
-def test_folders_import_common_and_themselves(graph):
-    for name, others in graph.items():
-        own = name.split(".")[0]
-        strangers = [other for other in others if other.split(".")[0] not in ("common", own)]
-        assert not strangers, f"{name} imports {strangers[0]}"
-
-
-def test_what_lies_below_imports_no_command(graph):
+def test_folders_import_common_and_themselves_and_what_lies_below_no_command(graph):
     """A command is a module right in its folder, or one of calibration's."""
     for name, others in graph.items():
+        strangers = [other for other in others if other.split(".")[0] not in ("common", name.split(".")[0])]
+        assert not strangers, f"{name} imports {strangers[0]}"
         inner = name.count(".") >= 2 and not name.replace(".", "/").startswith(COMMANDS_BELOW)
         commands = [other for other in others if other.count(".") == 1 and not other.startswith("common.")]
         assert not (inner and commands), f"{name} imports the command {commands[0]}"

@@ -26,4 +26,4 @@ if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then
     "$python" measure_mutual_info/calibration/bipartite.py --out "$out" --preset "$PRESET-noise"
 fi
 "$python" measure_mutual_info/calibration/two_point.py --out "$out" --preset "$PRESET"
-"$python" plots/calibration.py --results "$out" --out "$out"
+"$python" plots/calibration.py --results "$out" --out "$out/calibration"

@@ -55,15 +55,22 @@ def test_from_texts_to_the_figures(mine):
     done = figure("fig2b", mine)
     assert done.returncode == 0, done.stderr
     results = mine / "results"
-    for made in ("scores.csv", "counts.csv", "bipartite.csv", "fit.csv", "sweep.csv", "fig2b.png", "fig2b.pdf"):
+    for made in (
+        "scores.csv",
+        "counts.csv",
+        "bipartite.csv",
+        "fit.csv",
+        "sweep.csv",
+        "fig2b.png",
+        "fig2b.pdf",
+        "sweep.png",
+    ):
         assert (results / made).stat().st_size > 0
     bipartite = pd.read_csv(results / "bipartite.csv")
     assert set(bipartite["estimator"]) == {"direct", "direct_corrected", "vclub", "direct_unpaired"}
     assert bipartite["n_documents"].eq(8).all()
     assert bipartite["L_tokens"].max() == 128
     assert "I(L/2; L) at L = " in done.stdout
-    # What so small a model has learned, and whether an exponent can be had of it, depends on the processor.
-    assert (results / "sweep.png").exists() != ("sweep.png: too few points" in done.stdout)
     before = (results / "scores.csv").stat().st_mtime_ns
     for name in ("figB2", "figB3"):
         again = figure(name, mine)
