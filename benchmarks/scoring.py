@@ -160,7 +160,7 @@ def main(cfg: Settings) -> None:
     variances = variance_ratios(cfg) if cfg.scores is not None else None  # first: a wrong file should cost no timing
     model = load(cfg)
     shared = TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max)
-    plain = TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max, "plain")
+    plain = TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max, share=False)
     points, double = passes.grid(cfg.L_max), passes.grid(cfg.L_max, ratios=(2,))
     every, only_double = passes.branches(points), passes.branches(double)
     ways = {

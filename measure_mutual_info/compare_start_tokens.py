@@ -61,8 +61,6 @@ def main(cfg: Settings) -> None:
     for path in cfg.scores:
         scores, _ = read_scores(path)
         record = read_provenance(path)
-        if "start_token" not in record:
-            raise UserError(f"{path.with_suffix('.json')} names no start token: score the documents again")
         asked = record["identity"] | {"bos": "any"}
         same = same or asked
         refuse_other(asked, same, path, "score the same documents with the same settings but --bos")

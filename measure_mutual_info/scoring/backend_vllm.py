@@ -22,10 +22,6 @@ from common.pretrained import load_config
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens
-# Engine arguments that --vllm-args cannot give: flags set them, or the scores would be others.
-SET_HERE = ("tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "max_num_batched_tokens")
-SET_HERE += ("model", "dtype", "max_model_len", "enable_prefix_caching", "skip_tokenizer_init", "disable_log_stats")
-SET_HERE += ("logprobs_mode",)
 
 
 class VllmBackend:
@@ -44,7 +40,10 @@ class VllmBackend:
         vllm_args: str = "{}",
     ) -> None:
         """Start the engine. UserError for what cannot work, before any weights are loaded as far as it shows there."""
-        extra = parse_vllm_args(vllm_args)
+        try:
+            extra = dict(json.loads(vllm_args))
+        except (ValueError, TypeError):
+            raise UserError(f"--vllm-args {vllm_args}: give a JSON object such as '{{\"seed\": 1}}'") from None
         if Path(model).suffix == ".gguf":
             raise UserError(
                 f"{model}: vLLM does not read GGUF files: give the folder or hub name of its safetensors weights, "
@@ -52,25 +51,30 @@ class VllmBackend:
             )
         vllm, on_cpu = import_vllm()
         tokens = max_batch_tokens(batch_tokens, load_config(model).vocab_size, dtype)
-        arguments = {
+        may_change = {
+            "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
+            "enforce_eager": on_cpu,  # compiling for a CPU takes minutes and needs a C++ compiler
+            "use_tqdm_on_load": False,
+        }
+        fixed = {
             "model": model,
             "dtype": dtype,
             # BOS, the document, and one token more, which vLLM generates whether it is wanted or not.
             "max_model_len": L_max + 2,
             "max_num_batched_tokens": tokens,
-            "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
             "tensor_parallel_size": tensor_parallel,
             "pipeline_parallel_size": pipeline_parallel,
             "gpu_memory_utilization": gpu_memory,
             # For a cached position vLLM computes no logits, so it has no log-probability of the token that follows.
             "enable_prefix_caching": False,
-            "enforce_eager": on_cpu,  # compiling for a CPU takes minutes and needs a C++ compiler
+            "logprobs_mode": "raw_logprobs",
             "skip_tokenizer_init": True,  # token ids in, log-probabilities out
             "disable_log_stats": True,
-            "use_tqdm_on_load": False,
         }
+        if set_here := sorted(extra.keys() & fixed.keys()):
+            raise UserError(f"--vllm-args: {set_here[0]} is set by the scoring, or by a flag of its own: leave it out")
         try:
-            self.engine = vllm.LLM(**{**arguments, **extra})
+            self.engine = vllm.LLM(**may_change | extra | fixed)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(_explain(f"{model}: vLLM did not start", error)) from error
         self.bos = bos
@@ -92,34 +96,16 @@ class VllmBackend:
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompts = [
-            (ids.tolist(), unscored) for ids, unscored in plain_prompts(documents, y_recipients, branches, self.bos)
-        ]
+        prompts = [(ids.tolist(), skip) for ids, skip in plain_prompts(documents, y_recipients, branches, self.bos)]
+        asked = [self._prompt(prompt_token_ids=ids) for ids, _ in prompts]
         try:
-            outputs = self.engine.generate(
-                [self._prompt(prompt_token_ids=ids) for ids, _ in prompts], self._sampling, use_tqdm=False
-            )
+            outputs = self.engine.generate(asked, self._sampling, use_tqdm=False)
         except (torch.OutOfMemoryError, EngineDeadError) as error:
             raise UserError(_explain("vLLM stopped while scoring", error)) from error
         scored = [
             prompt_logprobs(output, ids)[skip - 1 :] for output, (ids, skip) in zip(outputs, prompts, strict=True)
         ]
         return gather_plain(scored, len(documents), branches)
-
-
-def parse_vllm_args(text: str) -> dict:
-    """Further arguments of vLLM's engine from a JSON object. UserError if it is none, or sets what is set elsewhere."""
-    try:
-        extra = json.loads(text or "{}")
-    except json.JSONDecodeError:
-        extra = None
-    if not isinstance(extra, dict):
-        raise UserError(f"--vllm-args: {text!r} is not a JSON object: give one such as '{{\"seed\": 1}}'")
-    if set_here := sorted(extra.keys() & set(SET_HERE)):
-        raise UserError(
-            f"--vllm-args: {set_here[0]} is set by the scoring itself, or by a flag of its own: leave it out"
-        )
-    return extra
 
 
 def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:

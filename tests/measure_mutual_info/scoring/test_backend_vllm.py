@@ -12,41 +12,36 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from common.cli import UserError
 from common.pretrained import load_model
-from common.record import ROOT
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 from measure_mutual_info.scoring.backend_vllm import VllmBackend, max_batch_tokens, prompt_logprobs
 from measure_mutual_info.scoring.passes import branches, grid
+from tests.conftest import SAMPLE, SMOLLM2, tiny_model
 
-SAMPLE_MODEL = ROOT / "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
-SAMPLE_BOOK = ROOT / "data/sample/books/alice.txt"
+SAMPLE_BOOK = SAMPLE / "books/alice.txt"
 
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> str:
     """A random Llama whose log-probabilities differ by nats from token to token."""
-    torch.manual_seed(0)
-    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
-    config = LlamaConfig(**sizes, vocab_size=300, num_key_value_heads=1, initializer_range=0.2)
-    config.tie_word_embeddings, config.max_position_embeddings = False, 80
     folder = str(tmp_path_factory.mktemp("tiny"))
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = tiny_model("llama", 300, hidden_size=64, num_attention_heads=2, max_position_embeddings=80)
+    model.save_pretrained(folder)
     return folder
 
 
-def flat(token_ids, logprobs, positions=None):
+def flat(token_ids, logprobs):
     """What vLLM returns for a prompt, as far as it is read: an empty first position, then one entry a position."""
 
     class Flat(SimpleNamespace):
         def __len__(self):
-            return len(self.start_indices)
+            return len(self.token_ids) + 1
 
-    count = len(token_ids) + 1 if positions is None else positions
-    return Flat(start_indices=list(range(count)), token_ids=list(token_ids), logprobs=list(logprobs))
+    return Flat(token_ids=list(token_ids), logprobs=list(logprobs))
 
 
 # A stand-in for the engine: a Markov chain whose log-probabilities are a table.
@@ -120,38 +115,35 @@ def test_terms_of_a_known_chain(tiny_folder, stand_in):
 
 def test_engine_arguments(tiny_folder, stand_in):
     given = {"tensor_parallel": 2, "pipeline_parallel": 3, "gpu_memory": 0.5}
-    small_backend(tiny_folder, **given, vllm_args='{"distributed_executor_backend": "ray"}')
-    arguments = stand_in.arguments
-    assert (arguments["enable_prefix_caching"], arguments["max_model_len"]) == (False, 18)
-    assert (arguments["max_num_batched_tokens"], arguments["max_num_seqs"]) == (48, 48)
-    assert (arguments["tensor_parallel_size"], arguments["pipeline_parallel_size"]) == (2, 3)
-    assert (arguments["gpu_memory_utilization"], arguments["enforce_eager"]) == (0.5, True)
-    assert arguments["distributed_executor_backend"] == "ray"
+    small_backend(tiny_folder, **given, vllm_args='{"distributed_executor_backend": "ray", "enforce_eager": false}')
+    wanted = {"enable_prefix_caching": False, "max_model_len": 18, "max_num_batched_tokens": 48, "max_num_seqs": 48}
+    wanted |= {"tensor_parallel_size": 2, "pipeline_parallel_size": 3, "gpu_memory_utilization": 0.5}
+    wanted |= {"distributed_executor_backend": "ray", "enforce_eager": False}
+    assert wanted.items() <= stand_in.arguments.items()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vllm_args": "{seed: 1}"}, "is not a JSON object"),
-        ({"vllm_args": "[1]"}, "is not a JSON object"),
+        ({"vllm_args": "{seed: 1}"}, "give a JSON object"),
+        ({"vllm_args": "[1]"}, "give a JSON object"),
         ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* a flag of its own"),
-        ({"vllm_args": '{"logprobs_mode": "raw_logits"}'}, "logprobs_mode is set by the scoring itself"),
+        ({"vllm_args": '{"logprobs_mode": "raw_logits"}'}, "logprobs_mode is set by the scoring"),
         ({"model": "some/model.gguf"}, r"model\.gguf: vLLM does not read GGUF.*safetensors"),
         ({}, r"vllm is not installed: pip install -r requirements-gpu\.txt"),
     ],
 )
-def test_what_cannot_work_is_refused(tiny_folder, monkeypatch, changes, message):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=message) as raised:
+def test_what_cannot_work_is_refused(tiny_folder, stand_in, monkeypatch, changes, message):
+    if not changes:
+        monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=message):
         small_backend(**{"model": tiny_folder} | changes)
-    one_line(raised)
 
 
 @pytest.mark.parametrize(
     ("failure", "late"),
     [
         (ValueError("No available memory\nfor the cache blocks."), False),
-        (TypeError("unexpected keyword argument 'x'"), False),
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (EngineDeadError("see above"), True),
     ],
@@ -178,7 +170,7 @@ def test_what_the_engine_returns_is_checked():
     cached = SimpleNamespace(num_cached_tokens=16, prompt_logprobs=flat([7, 8], [-1.0, -2.0]))
     with pytest.raises(UserError, match="16 positions of a prompt from a cache"):
         prompt_logprobs(cached, [0, 7, 8])
-    for wrong in (None, flat([8, 7], [-1.0, -2.0]), flat([7], [-1.0]), flat([7, 8], [-1.0, -2.0], positions=2)):
+    for wrong in (None, flat([8, 7], [-1.0, -2.0]), flat([7], [-1.0])):
         with pytest.raises(RuntimeError, match="other tokens"):
             prompt_logprobs(SimpleNamespace(num_cached_tokens=0, prompt_logprobs=wrong), [0, 7, 8])
 
@@ -223,16 +215,16 @@ def tiny(vllm, tiny_folder):
 @pytest.fixture(scope="module")
 def sample(vllm, tmp_path_factory):
     """The sample model behind both backends, vLLM's from a folder, and 2 + 2 pieces of a book: (2, 128) each."""
-    for file in (SAMPLE_MODEL, SAMPLE_BOOK):
+    for file in (SMOLLM2, SAMPLE_BOOK):
         if not file.is_file():
-            missing(f"{file.relative_to(ROOT)} is not there: python measure_mutual_info/fetch_sample.py")
-    model = load_model(str(SAMPLE_MODEL), "float32", "cpu")
+            missing(f"{file} is not there: python measure_mutual_info/fetch_sample.py")
+    model = load_model(str(SMOLLM2), "float32", "cpu")
     # The weights were unpacked on loading; without these two traces of the file transformers saves them as any others.
     model.hf_quantizer = None
     del model.config.quantization_config
     folder = tmp_path_factory.mktemp("smollm2")
     model.save_pretrained(folder)
-    tokenizer = load_tokenizer(str(SAMPLE_MODEL)).tokenizer
+    tokenizer = load_tokenizer(str(SMOLLM2)).tokenizer
     text = SAMPLE_BOOK.read_text(encoding="utf-8")[20_000:30_000]
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
@@ -270,12 +262,10 @@ def test_prefix_caching_stays_off(tiny, vllm):
 
 
 def test_engine_refuses(tiny, tiny_folder):
-    with pytest.raises(UserError, match=r"vLLM did not start.*no_such_argument") as raised:
-        small_backend(tiny_folder, vllm_args='{"no_such_argument": 1}')
-    one_line(raised)
-    with pytest.raises(UserError, match=r"vLLM did not start.* lower .*memory") as raised:
-        small_backend(tiny_folder, L_max=64, vllm_args='{"kv_cache_memory_bytes": 1000}')
-    one_line(raised)
+    for args, said in (('{"no_such_argument": 1}', "no_such_argument"), ('{"kv_cache_memory_bytes": 1000}', "memory")):
+        with pytest.raises(UserError, match=rf"vLLM did not start.*{said}") as raised:
+            small_backend(tiny_folder, L_max=64, vllm_args=args)
+        one_line(raised)
 
 
 def test_sample_model_equals_transformers(sample):
