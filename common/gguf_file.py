@@ -49,15 +49,6 @@ class GgufFile:
         )
 
 
-def local_path(name: str) -> str:
-    """Where the file of this name lies: itself, or what was fetched of owner/repository/file.gguf of the hub."""
-    if Path(name).is_file():
-        return name
-    from transformers.utils import cached_file
-
-    return cached_file(*name.rsplit("/", 1))
-
-
 @cache
 def read(path: Path | str) -> GgufFile:
     """The metadata of a file, and the names of its tensors. UserError: damaged, or no GGUF file."""
@@ -165,19 +156,20 @@ def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
 
     kind, pre = file.keys.get("tokenizer.ggml.model"), file.keys.get("tokenizer.ggml.pre", "default")
     backend = tokenizer.backend_tokenizer
-    if kind == "llama" and file.keys.get("tokenizer.ggml.add_space_prefix") is False:
-        first = backend.encode("a", add_special_tokens=False).tokens[:1]
-        if first and first[0].startswith("▁"):
-            raise file.refuse("it says tokenizer.ggml.add_space_prefix = False")
-    if kind == "gpt2" and pre == "default":
-        print(f"{file.path.name} names no pre-tokenizer: GPT-2's is taken, which may cut elsewhere than the original")
-    if kind != "gpt2" or pre in LIKE_GPT2:
+    no_prefix = kind == "llama" and file.keys.get("tokenizer.ggml.add_space_prefix") is False
+    if no_prefix and backend.encode("a", add_special_tokens=False).tokens[0].startswith("▁"):
+        raise file.refuse("it says tokenizer.ggml.add_space_prefix = False")
+    if kind != "gpt2":
         return
+    if pre == "default":
+        print(f"{file.path.name} names no pre-tokenizer: GPT-2's is taken, which may cut elsewhere than the original")
     if pre in DIGITS_FIRST:
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        digits, like_gpt2 = (
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
         )
-    elif pre not in GGUF_PRE_TOKENIZER_SPLITS:
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, like_gpt2])
+    elif pre not in (*LIKE_GPT2, *GGUF_PRE_TOKENIZER_SPLITS):
         raise file.refuse(f"it says tokenizer.ggml.pre = {pre}")
     if pre in ("qwen2", "qwen35"):
         backend.normalizer = normalizers.NFC()

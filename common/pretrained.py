@@ -33,15 +33,14 @@ ATTENTION = {
     "alibi": "sdpa",  # eager adds the bias twice (Falcon)
 }
 MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")  # that old checkpoints keep
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
-    """Of the hub, a folder or a .gguf file, which `from_pretrained` wants by its folder and its name."""
+    """Of the hub, a folder or a .gguf file, which transformers wants by its folder and its name."""
     path = Path(model)
     if gguf := path.suffix == ".gguf":
         options["gguf_file"] = path.name
-        if not path.is_file() and not HUB_ID.fullmatch(str(path.parent)):
+        if not path.is_file():
             raise UserError(f"{model}: no such GGUF file: give the path of a file that is there")
     try:
         return kind.from_pretrained(str(path.parent) if gguf else model, **options)
@@ -63,7 +62,7 @@ def load_config(model: str) -> PreTrainedConfig:
 def _load_whole_config(model: str) -> PreTrainedConfig:
     config = _from_pretrained(AutoConfig, "configuration", model)
     if model.endswith(".gguf"):
-        gguf_file.check_config(gguf_file.read(gguf_file.local_path(model)), config)
+        gguf_file.check_config(gguf_file.read(model), config)
     return config
 
 
@@ -81,7 +80,7 @@ def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     loaded, report = _from_pretrained(AutoModelForCausalLM, "weights", model, **options)
     _check_weights(model, loaded, report["missing_keys"], report["unexpected_keys"])
     if model.endswith(".gguf"):
-        gguf_file.complete_model(gguf_file.read(gguf_file.local_path(model)), loaded)
+        gguf_file.complete_model(gguf_file.read(model), loaded)
     if sees_what_follows(loaded.eval()):
         raise UserError(
             f"{model}: {type(loaded).__name__} reads the tokens that follow as well (an encoder, as BERT), so its "
@@ -157,10 +156,9 @@ def find_device(device: str) -> str:
     """auto: a GPU if there is one. split: the layers over all GPUs. UserError: an unknown name, a GPU without one."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|mps|split|cuda(:\d+)?", device):
-        raise UserError(f"--device {device}: give auto, cpu, cuda, cuda:1 or the like, mps, or split")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: torch sees no GPU here: use --device cpu, or a CUDA build of torch")
+    known = r"cpu|mps|split" + r"|cuda(:\d+)?" * torch.cuda.is_available()
+    if not re.fullmatch(known, device):
+        raise UserError(f"--device {device}: give auto, cpu, mps, split, or cuda, cuda:1 … where torch sees a GPU")
     return device
 
 
@@ -234,11 +232,9 @@ def model_fingerprint(model: str) -> dict[str, str]:
     Of files over 1 GB the size and 64 megabytes spread evenly over them are hashed. Empty for a model of the hub, which
     its revision tells.
     """
-    path = Path(model)
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    found = {}
-    for file in files:
-        size, block = file.stat().st_size, 1 << 20
+    path, block, found = Path(model), 1 << 20, {}
+    for file in sorted(file for file in (path, *path.glob("*")) if file.is_file()):
+        size = file.stat().st_size
         digest = hashlib.sha256(str(size).encode())
         places = range(0, size, block) if size <= 1 << 30 else np.linspace(0, size - block, 64).astype(int).tolist()
         with open(file, "rb") as stream:

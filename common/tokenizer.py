@@ -11,7 +11,7 @@ import json
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,31 +29,19 @@ PROBE_TOKENS = 20_000  # of the vocabulary, spread evenly, that are tokenised ag
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-class Tokenizer(Protocol):
-    size: int  # how many ids there are
-    hash: str | None  # `fingerprint`; None where the ids are bytes or code points
-    unknown: int | None  # the id of what it has no token for; None where there is none
+class ByteTokenizer:
+    """The bytes of UTF-8 are the tokens. The other tokenizers have the same attributes and methods."""
+
+    size = 256  # how many ids there are
+    hash = None  # `fingerprint`; None where the ids are bytes or code points
+    unknown = None  # the id of what it has no token for; None where there is none
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text` by itself, without special tokens."""
-
-    def starts(self, text: str) -> np.ndarray | None:
-        """Position in `text` of each token's first character, ascending; None if the tokenizer does not tell."""
-
-    def text(self, ids: list[int]) -> str:
-        """What the ids stand for."""
-
-
-class ByteTokenizer:
-    """The bytes of UTF-8 are the tokens."""
-
-    size = 256
-    hash = unknown = None
-
-    def ids(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
 
     def starts(self, text: str) -> np.ndarray | None:
+        """Position in `text` of each token's first character, ascending; None if the tokenizer does not tell."""
         # UTF-8 spends 1 byte on code points below 0x80, 2 below 0x800, 3 below 0x10000, else 4
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         widths = 1 + (points >= 0x80).astype(int) + (points >= 0x800) + (points >= 0x10000)
@@ -113,11 +101,12 @@ class HubTokenizer:
         return self.tokenizer(text, **plain, verbose=False, **more)
 
 
+Tokenizer = ByteTokenizer | CharacterTokenizer | HubTokenizer
 NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Hub id, local folder, GGUF file (local, or owner/repository/file.gguf of the hub), "bytes" or "characters".
+    """Hub id, local folder, GGUF file, "bytes" or "characters".
 
     A folder that train.py wrote says itself whether its tokens are bytes or characters. UserError: it is not there, or
     incomplete.
@@ -125,8 +114,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     if name in NAMED:
         return NAMED[name]()
     path, is_file = Path(name), name.endswith(".gguf")
-    place = path.parent if is_file else path
-    if not (path.is_file() if is_file else path.is_dir()) and (path.exists() or not HUB_ID.fullmatch(str(place))):
+    if not (path.is_file() if is_file else path.is_dir() or (HUB_ID.fullmatch(name) and not path.exists())):
         raise UserError(f'no tokenizer at {name}: give a folder, a .gguf file, a hub id, "bytes" or "characters"')
     if path.is_dir() and (trained_on := read_identity(path / "config.json", "tokenizer")) in NAMED:
         return NAMED[trained_on]()
@@ -134,7 +122,8 @@ def load_tokenizer(name: str) -> Tokenizer:
 
     logging.set_verbosity_error()
     try:
-        loaded = AutoTokenizer.from_pretrained(str(place), **({"gguf_file": path.name} if is_file else {}))
+        where = {"gguf_file": path.name} if is_file else {}
+        loaded = AutoTokenizer.from_pretrained(str(path.parent) if is_file else name, **where)
         # From a configuration alone transformers makes up a tokenizer of a few ids.
         files = {"tokenizer.json", *(loaded.vocab_files_names.values() or ["tokenizer_config.json"])}
         tokenizer = HubTokenizer(loaded)
@@ -149,7 +138,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     if is_file:
         from common import gguf_file
 
-        gguf_file.complete_tokenizer(gguf_file.read(gguf_file.local_path(name)), loaded)
+        gguf_file.complete_tokenizer(gguf_file.read(name), loaded)
     return tokenizer
 
 

@@ -4,9 +4,8 @@ r"""The effect of the start token on I(ell; L): scores of a model with several s
         results/start_token/other/scores.csv --out results/start_token
 
 Reads scores.csv of the same documents, model and X' with different --bos (score_documents.py). Writes a row for each
-estimator, start token and (ell, L):
-    mi_nats, stderr_nats             the estimate and its error, by book
-    difference_nats, …_stderr_nats   against the first file, paired by document, the error by book
+estimator, start token and (ell, L): mi_nats, stderr_nats (the estimate and its error, by book), and difference_nats,
+difference_stderr_nats (against the first file, paired by document, the error by book).
 
 Hardware: one CPU core, seconds. Expect for SmolLM2 on the sample's books, at L = 2ℓ: <|endoftext|> gives 0.4 to 2.4
 nats more than <|im_start|> in `direct`, and 0.5 to 1.6 nats more in `vclub`.

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -49,11 +48,18 @@ class VllmBackend:
                 f"{model}: vLLM does not read GGUF files: give the folder or hub name of its safetensors weights, "
                 "or use --backend transformers"
             )
-        vllm, on_cpu = import_vllm()
+        # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ModuleNotFoundError as error:
+            remedy = "pip install -r requirements-gpu.txt, or use --backend transformers"
+            raise UserError(f"--backend vllm ({error}): {remedy}") from error
         tokens = max_batch_tokens(batch_tokens, load_config(model).vocab_size, dtype)
         may_change = {
             "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
-            "enforce_eager": on_cpu,  # compiling for a CPU takes minutes and needs a C++ compiler
+            "enforce_eager": current_platform.is_cpu(),  # compiling for a CPU takes minutes and needs a C++ compiler
             "use_tqdm_on_load": False,
         }
         fixed = {
@@ -138,27 +144,10 @@ def prompt_logprobs(output, prompt: Sequence[int]) -> np.ndarray:
     return np.array(flat.logprobs, dtype=np.float64)
 
 
-def import_vllm() -> tuple[ModuleType, bool]:
-    """The vllm package, and whether it is a CPU build. UserError: it is not installed."""
-    # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        import vllm
-        from vllm.platforms import current_platform
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise UserError(
-            "--backend vllm: vllm is not installed: pip install -r requirements-gpu.txt, or use --backend transformers"
-        ) from error
-    return vllm, current_platform.is_cpu()
-
-
 def _explain(what: str, error: Exception) -> str:
     """One line about an error of the engine. Those in processes of their own print the cause and pass on less."""
-    reason = " ".join(str(error).split())[:300]
-    remedy = (
-        "if memory is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), "
-        "or fit --gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
+    return (
+        f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:300]}; the cause may stand above): if memory "
+        "is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), or fit "
+        "--gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
     )
-    return f"{what} (the cause may stand above): {remedy} ({type(error).__name__}: {reason})"

@@ -103,18 +103,19 @@ def test_full_disk_leaves_the_old_pair(tmp_path, small_disk, full):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "x.bin"
-    for error in (ValueError, KeyboardInterrupt):
 
-        def stop(file, error=error):
-            file.write(b"half")
+    def write(data: bytes, error: type[BaseException] | None = None) -> None:
+        with atomic_file(path, "wb") as file:
+            file.write(data)
             assert [found.name for found in tmp_path.iterdir()] == [f".x.bin.{os.getpid()}.tmp"]
-            raise error
+            if error:
+                raise error
 
-        with pytest.raises(error), atomic_file(path, "wb") as file:
-            stop(file)
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write(b"half", error)
         assert list(tmp_path.iterdir()) == []
-    with atomic_file(path, "wb") as file:
-        file.write(b"whole\n")
+    write(b"whole\n")
     assert path.read_bytes() == b"whole\n"
 
 
@@ -184,24 +185,20 @@ def test_hash_of_a_file_and_a_folder(tmp_path):
 
 def test_commit_of_a_checkout(tmp_path, monkeypatch):
     def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record._commit() == "unknown"
     git("init", "-q")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "script.py").write_text("1")
+    (tmp_path / "script.py").write_text("1")
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    commit = git("rev-parse", "HEAD")
-    assert record._commit() == commit
     (tmp_path / "results.csv").write_text("results are no change of the code")
-    assert record._commit() == commit
-    (tmp_path / "folder" / "script.py").write_text("2")
-    assert record._commit() == commit + "+changes"
+    assert record._commit() == git("rev-parse", "HEAD")
+    (tmp_path / "script.py").write_text("2")
+    assert record._commit() == git("rev-parse", "HEAD") + "+changes"
 
 
 def test_columns_are_read_as_text_and_numbers_are_checked(tmp_path):

@@ -183,7 +183,7 @@ def test_without_repeats_the_sample_is_what_it_was(inputs, tmp_path, capsys):
         ({"documents": "/nonexistent"}, "no folder /nonexistent"),
         ({"model": "/nonexistent/model.gguf"}, "no such GGUF file"),
         ({"bos": 260}, "token id 260 is outside the vocabulary"),
-        ({"device": "gpu"}, "give auto, cpu, cuda"),
+        ({"device": "gpu"}, "give auto, cpu"),
         ({"backend": "vllm", "vllm-args": "[1]"}, "give a JSON object"),
     ],
 )
