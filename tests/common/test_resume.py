@@ -28,10 +28,11 @@ def test_identity_is_what_json_gives_back():
 def test_refusal_names_what_differs():
     wanted = identity(Settings(), model={"width": 64, "heads": 2})
     refuse_other(wanted, wanted, Path("x"))
+    other = wanted | {"L": [4, 9], "model": {"width": 32, "heads": 2}}
     with pytest.raises(
         UserError, match=r"x was made with other settings \(L \[4, 9\] there, \[4, 8\] here; model.width"
     ):
-        refuse_other(wanted | {"L": [4, 9], "model": {"width": 32, "heads": 2}}, wanted, Path("x"))
+        refuse_other(other, wanted, Path("x"))
     with pytest.raises(UserError, match=r"seed nothing there, 0 here"):
         refuse_other(wanted, wanted | {"seed": 0}, Path("x"))
     with pytest.raises(UserError, match="x is of something else, or damaged"):

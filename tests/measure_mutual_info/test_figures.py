@@ -55,17 +55,15 @@ def test_from_texts_to_the_figures(mine):
         assert (results / made).stat().st_size > 0
     bipartite = pd.read_csv(results / "bipartite.csv")
     assert set(bipartite["estimator"]) == {"direct", "direct_corrected", "vclub", "direct_unpaired"}
-    assert bipartite["n_documents"].eq(8).all()
-    assert bipartite["L_tokens"].max() == 128
+    assert (bipartite["n_documents"].unique().tolist(), bipartite["L_tokens"].max()) == ([8], 128)
     assert "I(L/2; L) at L = " in done.stdout
     # What so small a model has learned, and whether an exponent can be had of it, depends on the processor.
     assert (results / "sweep.png").exists() != ("sweep.png: too few points" in done.stdout)
     before = (results / "scores.csv").stat().st_mtime_ns
-    for name in ("figB2", "figB3"):
-        again = figure(name, mine)
-        assert again.returncode == 0, again.stderr
-        assert "complete already" in again.stdout, "one run serves all three figures"
-        assert (results / f"{name}.png").stat().st_size > 0
+    again = figure("figB3", mine)
+    assert again.returncode == 0, again.stderr
+    assert "complete already" in again.stdout, "one run serves all three figures"
+    assert (results / "figB3.png").stat().st_size > 0
     assert (results / "scores.csv").stat().st_mtime_ns == before
     done = figure("fig2b", mine, CORPUS=f"{mine}/nothing", OUT=f"{mine}/other")
     assert (done.returncode, "no such file or folder" in done.stderr, (mine / "other").exists()) == (2, True, False)

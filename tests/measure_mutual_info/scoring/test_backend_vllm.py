@@ -44,31 +44,7 @@ def flat(token_ids, logprobs):
     return Flat(token_ids=list(token_ids), logprobs=list(logprobs))
 
 
-# A stand-in for the engine: a Markov chain whose log-probabilities are a table.
-TABLE = np.log(np.random.default_rng(5).dirichlet(np.ones(300), size=300))
-
-
-class MarkovLLM:
-    """Answers like vllm.LLM. `failure` is raised at the start or, with `late`, at the first prompts."""
-
-    failure: Exception | None = None
-    late = False
-
-    def __init__(self, **arguments):
-        type(self).arguments = arguments
-        if self.failure and not self.late:
-            raise self.failure
-
-    def generate(self, prompts, sampling, use_tqdm):
-        if self.failure:
-            raise self.failure
-        assert sampling.prompt_logprobs == 0
-        assert sampling.flat_logprobs
-        assert not use_tqdm
-        ids = [np.array(prompt["prompt_token_ids"]) for prompt in prompts]
-        return [
-            SimpleNamespace(num_cached_tokens=0, prompt_logprobs=flat(own[1:], TABLE[own[:-1], own[1:]])) for own in ids
-        ]
+TABLE = np.log(np.random.default_rng(5).dirichlet(np.ones(300), size=300))  # log-probabilities of a Markov chain
 
 
 class EngineDeadError(Exception):
@@ -77,15 +53,36 @@ class EngineDeadError(Exception):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Puts a false vllm, a CPU build, in place of the real one, or of none. Returns its LLM, to be altered."""
-    llm = type("LLM", (MarkovLLM,), {})
-    vllm, platforms, exceptions = (ModuleType(name) for name in ("vllm", "vllm.platforms", "exceptions"))
-    vllm.LLM, vllm.SamplingParams, vllm.TokensPrompt = llm, SimpleNamespace, dict
-    platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
-    exceptions.EngineDeadError = EngineDeadError
-    for name, module in (("vllm", vllm), ("vllm.platforms", platforms), ("vllm.v1.engine.exceptions", exceptions)):
+    """Puts a false vllm, a CPU build, in place of the real one, or of none: a Markov chain answers like vllm.LLM.
+
+    Of the class that is returned `failure` is raised at the start or, with `late`, at the first prompts.
+    """
+
+    class LLM:
+        failure, late = None, False
+
+        def __init__(self, **arguments):
+            LLM.arguments = arguments
+            if self.failure and not self.late:
+                raise self.failure
+
+        def generate(self, prompts, sampling, use_tqdm):
+            if self.failure:
+                raise self.failure
+            assert (sampling.prompt_logprobs, sampling.flat_logprobs, use_tqdm) == (0, True, False)
+            ids = [np.array(prompt["prompt_token_ids"]) for prompt in prompts]
+            answers = [flat(own[1:], TABLE[own[:-1], own[1:]]) for own in ids]
+            return [SimpleNamespace(num_cached_tokens=0, prompt_logprobs=answer) for answer in answers]
+
+    for name, held in (
+        ("vllm", {"LLM": LLM, "SamplingParams": SimpleNamespace, "TokensPrompt": dict}),
+        ("vllm.platforms", {"current_platform": SimpleNamespace(is_cpu=lambda: True)}),
+        ("vllm.v1.engine.exceptions", {"EngineDeadError": EngineDeadError}),
+    ):
+        module = ModuleType(name)
+        vars(module).update(held)
         monkeypatch.setitem(sys.modules, name, module)
-    return llm
+    return LLM
 
 
 def small_backend(model: str, **changes) -> VllmBackend:
