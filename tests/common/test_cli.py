@@ -89,23 +89,13 @@ def test_bugs_keep_their_traceback(monkeypatch, capsys, error):
         call(monkeypatch, capsys, main)
 
 
-@pytest.mark.parametrize("out", ["file/out", "loop/out", "x" * 300, "/proc/no/out"])
-@pytest.mark.parametrize(
-    ("program", "flags"),
-    [
-        ("measure_mutual_info/prepare_dataset.py", ("--corpus", "book.txt", "--tokenizer", "bytes", "--min-tokens", 9)),
-        ("measure_mutual_info/train_bpe.py", ("--corpus", "book.txt", "--vocab-size", 258)),
-        ("gaussian_synthetic/exact_mi.py", ("--layers", 1, 2, "--rank-layers", 1)),
-    ],
-)
-def test_a_place_where_nothing_can_be_written_is_one_line(program, flags, out, tmp_path, monkeypatch):
-    if out.startswith("/") and not Path("/proc").is_dir():
-        pytest.skip("no /proc here")
+@pytest.mark.parametrize("out", ["file/out", "loop/out", "x" * 300])
+def test_a_place_where_nothing_can_be_written_is_one_line(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("book.txt").write_text("Call me Ishmael. " * 9, encoding="utf-8")
     Path("file").touch()
     Path("loop").symlink_to("loop")
-    assert out.strip("/").split("/")[0] in one_line_error(call_script(program, *flags, "--out", out))
+    flags = ("--layers", 1, 2, "--rank-layers", 1, "--out", out)
+    assert out.split("/")[0] in one_line_error(call_script("gaussian_synthetic/exact_mi.py", *flags))
 
 
 PRESETS = {"paper": {}, "cpu": {"L_max": 64, "ell_max": {16: 1, 64: 2}}}
