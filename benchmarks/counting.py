@@ -1,83 +1,78 @@
 """How fast and in how much memory count_ngrams.py counts pairs of tokens, beside a Counter over token tuples.
 
-    python benchmarks/counting.py          # two idle CPU cores: 5 minutes, 2 GB of disk
+    python benchmarks/counting.py          # one CPU core: 15 minutes, 5 GB of disk
+    python benchmarks/counting.py --other ../another_checkout      # and beside the count_ngrams.py of that one
 
 Tokens are drawn from Zipf's law over a vocabulary of 128,256, documents of 4,000, books of 250 documents, and lie on
-disk as prepare_dataset.py writes them. Every measurement is a process of its own: seconds from opened documents to the
-counts of counts of the pairs at distance 1, reading included, and the peak of its resident memory. Before each of them
-another process takes and returns 3 GB, so that none waits for memory that a virtual machine has not got yet.
+disk as prepare_dataset.py writes them. Every measurement is a process of its own; seconds are those of the processor,
+which other work on the machine lengthens less than those of the clock, and memory is the peak of what was resident.
 
 Writes results/benchmarks/counting.csv: a row a measure, ratio above 1 means ours is better.
-  throughput, peak memory        20 million tokens, in memory, against collections.Counter; medians of --rounds. "Counts
-                                 alone" is what the Counter does; "with marginals and shares" is all that
-                                 count_ngrams.py --d 1 does: every book's share of three entropies besides
-  seconds, and their slope       10 to 300 million tokens under a limit of 2 GB, sorted in runs on disk at every size
-                                 (--run-tokens; by itself count_ngrams.py would sort up to 33 million in memory)
-  --processes 2                  two distances in two processes against one after the other
-  extrapolated hours             PG19 on one core: seconds a token of the largest size × 3·10⁹ tokens × 14 distances,
-                                 e.g. 18.8 s / (3·10⁸) × 3·10⁹ × 14 / 3600 s/h = 0.73 h. What the disk adds where its
-                                 cache is too small for the runs of a distance, 8 bytes × 3·10⁹ tokens = 24 GB at most,
-                                 written once and read twice: at 1 GB/s 72 s a distance, 0.28 h in all
+  throughput, peak memory   the smallest of --sizes, from opened documents to the counts of counts of the pairs at
+                            distance 1, against collections.Counter; medians of --rounds. "Counts alone" is what the
+                            Counter does; "with marginals and shares" is all that count_ngrams.py --d 1 does: every
+                            book's share of three entropies besides
+  seconds, peak memory      every size, the whole command count_ngrams.py --n --d 1 --memory-gb 2, start-up and SHA-256
+                            of the documents included, against as many seconds a token as for the smallest size and
+                            the limit, and against the other checkout
 
-Expect: at least 20 times the throughput of the Counter in less than a third of its memory, and a slope of at most 1.1.
+Expect: at least 20 times the throughput of the Counter in less than a third of its memory.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from datasets import Dataset
 from tqdm import tqdm
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
+from benchmarks.publish import publish
 from common.cli import UserError, run
-from common.record import write_csv
-from measure_mutual_info.count_ngrams import count_all
+from common.record import ROOT
 from measure_mutual_info.counting.document_stream import open_stream
-from measure_mutual_info.counting.windows import Job, Measure, count_measure
-from measure_mutual_info.prepare_dataset import SCHEMA, write_folder_files
+from measure_mutual_info.counting.windows import Measure, count_part
+from measure_mutual_info.prepare_dataset import SCHEMA
 
 BOOK_DOCUMENTS = 250  # also what is drawn and written at a time
-PG19_TOKENS, DISTANCES = 3e9, 14  # d = 1, 2, 4 … 8192
 LIMIT_GB = 2.0
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("results/benchmarks/counting.csv")
-    tokens: int = 20_000_000
-    """of the comparison with a Counter"""
-    sizes: tuple[int, ...] = (10_000_000, 30_000_000, 100_000_000, 300_000_000)
-    """tokens, ascending, of the growth of time"""
-    run_tokens: int = 1 << 22
-    """tokens of a sorted run, where time is taken against tokens; below the least size, so that all spill"""
+    sizes: tuple[int, ...] = (20_000_000, 300_000_000, 1_000_000_000)
+    """tokens, ascending; the first of them is also given to a Counter, which takes 2.4 GB for 20 million"""
+    other: Path | None = None
+    """another checkout of this repository, e.g. of an older commit (git worktree add)"""
     rounds: int = 3
+    """of the first size"""
     vocabulary: int = 128_256
     document_tokens: int = 4000
     folder: Path | None = None
-    """where the tokens and the runs go for the time being; default: the system's folder for temporary files"""
+    """where the tokens go for the time being; default: the system's folder for temporary files"""
     seed: int = 0
 
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if len(self.sizes) < 2 or list(self.sizes) != sorted(self.sizes):
-            raise UserError(f"--sizes {' '.join(map(str, self.sizes))}: give two or more, ascending")
-        if min(self.rounds, self.run_tokens, self.vocabulary) < 1 or self.document_tokens < 2:
-            raise UserError("--rounds, --run-tokens and --vocabulary need at least 1, --document-tokens at least 2")
         book = BOOK_DOCUMENTS * self.document_tokens
-        if any(tokens < 1 or tokens % book for tokens in (self.tokens, *self.sizes)):
-            raise UserError(f"--tokens and --sizes: give multiples of {book:,}, a book of {BOOK_DOCUMENTS} documents")
+        if len(self.sizes) < 2 or list(self.sizes) != sorted(self.sizes) or any(size % book for size in self.sizes):
+            raise UserError(f"--sizes: give two or more, ascending, multiples of {book:,}, a book of {BOOK_DOCUMENTS}")
 
 
 def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
@@ -85,8 +80,7 @@ def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
     rng = np.random.default_rng(cfg.seed)
     edges = np.cumsum(1 / (np.arange(cfg.vocabulary) + 3.7))
     ids = rng.permutation(cfg.vocabulary).astype(np.int32)
-    folder.mkdir()
-    path = folder / "data-00000.arrow"
+    path = folder.with_suffix(".arrow")
     offsets = pa.array(np.arange(BOOK_DOCUMENTS + 1, dtype=np.int32) * cfg.document_tokens)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         for book in range(tokens // (BOOK_DOCUMENTS * cfg.document_tokens)):
@@ -95,123 +89,98 @@ def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
             names = pa.array([f"book{book}#{i:04d}" for i in range(BOOK_DOCUMENTS)])
             books = pa.array([f"book{book}"] * BOOK_DOCUMENTS)
             writer.write_batch(pa.record_batch([names, books, texts], schema=SCHEMA))
-    write_folder_files(folder, [path], {"tokens": tokens, "seed": cfg.seed})
+    Dataset.from_file(str(path)).save_to_disk(folder)
+    path.unlink()
     prepared = {"source": "zipf", "tokenizer": "zipf", "tokenizer_vocab_size": cfg.vocabulary}
     (folder / "prepare.json").write_text(json.dumps(prepared), encoding="utf-8")
 
 
-def count_by_sorting(documents: Path, work: Path, chunk_tokens: int, distances: list[int], processes: int) -> dict:
-    """Ours, in this process: seconds, peak bytes, and the counts of counts of the last distance's pairs.
+def count_by_sorting(documents: Path, alone: bool) -> dict:
+    """Ours, in this process: seconds, peak bytes, and the counts of counts of the pairs at distance 1.
 
-    distances: none for distance 1 without marginals and without shares of books, as the Counter counts.
+    alone: without marginals and without books, as the Counter counts.
     """
-    stream, prepared = open_stream(documents)
-    if not distances:
-        stream = dataclasses.replace(stream, unit=np.zeros_like(stream.unit))
-    job = Job(stream, prepared["tokenizer_vocab_size"], 0, stream.tokens, chunk_tokens, work, (), False)
-    measures = [Measure("pair", d) for d in distances] or [Measure("ngram", 2)]
-    started = time.perf_counter()
-    if processes == 1:
-        for measure in measures:
-            count_measure(job, measure)
-    else:
-        count_all(job, measures, processes)
-    seconds = time.perf_counter() - started
-    with np.load(job.result(measures[-1], measures[-1].kinds[-1])) as found:
-        counted = dict(zip(found["occurrences"].tolist(), found["types"].tolist(), strict=True))
-    return {"seconds": seconds, "bytes": peak_bytes(), "counts": _digest(counted)}
+    stream, _ = open_stream(documents)
+    started = time.process_time()
+    if alone:
+        stream = replace(stream, unit=np.zeros_like(stream.unit))
+    for kind in ["pair"] if alone else ["left", "right", "pair"]:
+        found = count_part(stream, stream.tokens, Measure(kind, 1, 1))
+        found.shares()
+    return _measured(started, dict(zip(found.occurrences.tolist(), found.types.tolist(), strict=True)))
 
 
 def count_with_counter(documents: Path) -> dict:
-    """The baseline, in this process: as `count_by_sorting`, for distance 1."""
+    """The baseline, in this process: as `count_by_sorting` with `alone`."""
     stream, _ = open_stream(documents)
-    started, counter = time.perf_counter(), Counter()
-    for tokens, first_token, first, last in stream.read(0, stream.tokens):
-        for start, stop in zip(stream.starts[first:last], stream.starts[first + 1 : last + 1], strict=True):
-            ids = tokens[start - first_token : stop - first_token].tolist()
-            counter.update(itertools.pairwise(ids))
-    counted = Counter(counter.values())
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "bytes": peak_bytes(), "counts": _digest(counted)}
+    started, counter = time.process_time(), Counter()
+    for tokens, first, last in stream.read():
+        for ids in np.split(tokens, stream.starts[first + 1 : last] - stream.starts[first]):
+            counter.update(itertools.pairwise(ids.tolist()))
+    return _measured(started, Counter(counter.values()))
 
 
-def _digest(counted: dict[int, int]) -> str:
-    return json.dumps(sorted(counted.items()))
+def _measured(started: float, counted: dict[int, int]) -> dict:
+    seconds = time.process_time() - started
+    return {"seconds": seconds, "bytes": peak_bytes(), "counts": json.dumps(sorted(counted.items()))}
 
 
-def ours(documents: Path, chunk_tokens: int, distances: tuple[int, ...] = (1,), processes: int = 1) -> dict:
-    with tempfile.TemporaryDirectory(dir=documents.parent) as work:
-        arguments = documents, Path(work), chunk_tokens, list(distances), processes
-        return in_a_process("benchmarks.counting.count_by_sorting", *arguments)
+def count_by_command(checkout: Path, documents: Path) -> dict:
+    """count_ngrams.py of a checkout in a process of its own: as `count_by_sorting`."""
+    with tempfile.TemporaryDirectory(dir=documents.parent) as folder:
+        out = Path(folder) / "counts.csv"
+        flags = ["--n", "--d", "1", "--memory-gb", str(LIMIT_GB), "--documents", documents.resolve(), "--out", out]
+        command = [sys.executable, checkout / "measure_mutual_info" / "count_ngrams.py", *flags]
+        environment = os.environ | {"PYTHONPATH": str(checkout.resolve())}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=checkout, env=environment, **quiet)
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{command} failed")
+        bytes_of = 1 if sys.platform == "darwin" else 1024
+        counts = {"counts": out.read_text(encoding="utf-8")}
+        return counts | {"seconds": used.ru_utime + used.ru_stime, "bytes": used.ru_maxrss * bytes_of}
+
+
+def medians(*ways: list[dict]) -> list[tuple[float, float]]:
+    """Seconds and GB of several ways of counting, over the rounds of each, which must all have counted the same."""
+    if len({one["counts"] for rounds in ways for one in rounds}) > 1:
+        raise AssertionError("the counts differ")
+    of = [[statistics.median(one[name] for one in rounds) for name in ("seconds", "bytes")] for rounds in ways]
+    return [(seconds, size / 1e9) for seconds, size in of]
 
 
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
-    """The table; `folder` is for the tokens and runs."""
-    rows: list[dict] = []
-
-    def row(
-        setting: str, what: str, unit: str, baseline: str, baseline_value: float, value: float, ratio: float
-    ) -> None:
-        names = {"benchmark": "counting", "setting": setting, "measure": what, "unit": unit, "baseline": baseline}
-        rows.append(names | {"baseline_value": baseline_value, "our_value": value, "ratio": ratio})
-
+    """The table; `folder` is for the tokens and results."""
+    rows: list[tuple] = []
     zipf = f"Zipf tokens, vocabulary {cfg.vocabulary:,}, documents of {cfg.document_tokens:,}, d = 1"
-    with tqdm(total=3 * cfg.rounds + len(cfg.sizes) + 2, desc="counting", unit="run") as bar:
-        documents = folder / "compared"
-        write_zipf_documents(documents, cfg.tokens, cfg)
-        ways = {
-            "counter": lambda: in_a_process("benchmarks.counting.count_with_counter", documents),
-            "counts alone": lambda: ours(documents, cfg.tokens, ()),
-            "with marginals and shares": lambda: ours(documents, cfg.tokens),
-        }
-        found: dict[str, list[dict]] = {way: [] for way in ways}
-        for _ in range(cfg.rounds):
-            for way, count in ways.items():
-                found[way].append(count())
-                bar.update()
-        if len({one["counts"] for several in found.values() for one in several}) > 1:
-            raise AssertionError("the counts differ")
-        rate, peak = {}, {}
-        for way, several in found.items():
-            rate[way] = cfg.tokens / statistics.median(one["seconds"] for one in several)
-            peak[way] = statistics.median(one["bytes"] for one in several) / 1e9
-        counter = "collections.Counter over token tuples"
-        for way in list(ways)[1:]:
-            setting = f"{cfg.tokens / 1e6:g} million {zipf}, in memory, {way}"
-            faster, smaller = rate[way] / rate["counter"], peak["counter"] / peak[way]
-            row(setting, "throughput", "tokens/s", counter, rate["counter"], rate[way], faster)
-            row(setting, "peak memory", "GB", counter, peak["counter"], peak[way], smaller)
-
-        spilled = []
-        for tokens in cfg.sizes:
-            documents = folder / f"{tokens}"
-            write_zipf_documents(documents, tokens, cfg)
-            spilled.append(ours(documents, cfg.run_tokens))
-            bar.update()
-            setting = f"{tokens / 1e6:g} million {zipf}, runs of {cfg.run_tokens / 1e6:.1f} million on disk"
-            linear = spilled[0]["seconds"] * tokens / cfg.sizes[0]
-            what = f"linear from {cfg.sizes[0] / 1e6:g} million"
-            row(setting, "seconds", "s", what, linear, spilled[-1]["seconds"], linear / spilled[-1]["seconds"])
-            peak_gb = spilled[-1]["bytes"] / 1e9
-            row(setting, "peak memory", "GB", "limit", LIMIT_GB, peak_gb, LIMIT_GB / peak_gb)
-            if tokens == cfg.sizes[-2]:
-                both = [ours(documents, cfg.run_tokens, (1, 2), processes)["seconds"] for processes in (1, 2)]
-                bar.update(2)
-                setting = setting.replace("d = 1", "d = 1 and 2")
-                row(setting, "seconds", "s", "--processes 1", both[0], both[1], both[0] / both[1])
-            for file in documents.iterdir():
-                file.unlink()
-    slope = np.polyfit(np.log(cfg.sizes), np.log([one["seconds"] for one in spilled]), 1)[0]
-    setting = f"{cfg.sizes[0] / 1e6:g} to {cfg.sizes[-1] / 1e6:g} million {zipf}, runs on disk"
-    row(setting, "log-log slope of seconds against tokens", "", "limit", 1.1, slope, 1.1 / slope)
-    by_counter = PG19_TOKENS * DISTANCES / 3600 / rate["counter"]
-    hours = spilled[-1]["seconds"] / cfg.sizes[-1] * PG19_TOKENS * DISTANCES / 3600
-    what = f"{counter}, were there memory"
-    setting = (
-        f"PG19: {PG19_TOKENS:g} tokens × {DISTANCES} distances at the seconds a token of the largest size, one core"
-    )
-    row(setting, "extrapolated hours", "h", what, by_counter, hours, by_counter / hours)
-    return pd.DataFrame(rows)
+    counter_name, a_token = "collections.Counter over token tuples", None
+    for size in tqdm(cfg.sizes, desc="counting", unit="size"):
+        documents, setting, first = folder / f"{size}", f"{size / 1e6:g} million {zipf}", size == cfg.sizes[0]
+        write_zipf_documents(documents, size, cfg)
+        rounds = range(cfg.rounds if first else 1)
+        if first:
+            counter = [in_a_process("benchmarks.counting.count_with_counter", documents) for _ in rounds]
+            for alone, way in ((True, f"{setting}, counts alone"), (False, f"{setting}, with marginals and shares")):
+                ours = [in_a_process("benchmarks.counting.count_by_sorting", documents, alone) for _ in rounds]
+                (seconds, peak), (our_seconds, our_peak) = medians(counter, ours)
+                speeds = size / seconds, size / our_seconds
+                rows.append((way, "throughput", "tokens/s", counter_name, *speeds, speeds[1] / speeds[0]))
+                rows.append((way, "peak memory", "GB", counter_name, peak, our_peak, peak / our_peak))
+        checkouts = [ROOT] if cfg.other is None else [ROOT, cfg.other]
+        ours, *others = medians(*[[count_by_command(one, documents) for _ in rounds] for one in checkouts])
+        a_token = a_token or ours[0] / size
+        baselines = [(f"linear from {cfg.sizes[0] / 1e6:g} million, and the limit", (a_token * size, LIMIT_GB))]
+        baselines += [("the other checkout", other) for other in others]
+        way = f"{setting}, the whole command within {LIMIT_GB:g} GB"
+        for name, (seconds, peak) in baselines:
+            rows.append((way, "seconds", "s", name, seconds, ours[0], seconds / ours[0]))
+            rows.append((way, "peak memory", "GB", name, peak, ours[1], peak / ours[1]))
+        shutil.rmtree(documents)
+    columns = ["setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(0, "benchmark", "counting")
+    return table
 
 
 def main(cfg: Settings) -> None:
@@ -219,9 +188,7 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     with tempfile.TemporaryDirectory(dir=cfg.folder, prefix="counting-") as folder:
         table = measure(cfg, Path(folder))
-    write_csv(cfg.out, table.round(4), cfg, started=started)
-    print(table.drop(columns="benchmark").to_string(index=False))
-    print(f"wrote {cfg.out}")
+    publish(table, cfg, started)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from common.record import write_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, miller_madow_entropy, naive_entropy
 
 ESTIMATORS = {"grassberger": grassberger_entropy, "naive": naive_entropy, "miller_madow": miller_madow_entropy}
+CELL = ("distribution", "vocabulary", "exponent", "n_samples")
+ERRORS = ("bias_nats", "bias_stderr_nats", "rmse_nats")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,10 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if not self.vocabularies or min(self.vocabularies) < 2:
-            raise UserError(f"--vocabularies {self.vocabularies}: give one or more of at least 2 outcomes")
-        if not self.exponents or min(self.exponents) < 0:
-            raise UserError(f"--exponents {self.exponents}: give one or more exponents of at least 0")
-        if not self.n_samples or min(self.n_samples) < 1:
-            raise UserError(f"--n-samples {self.n_samples}: give one or more sample sizes of at least 1")
+        least = {"vocabularies": 2, "exponents": 0, "n_samples": 1}
+        for name, lowest in least.items():
+            if min(getattr(self, name), default=-1) < lowest:
+                raise UserError(f"--{name.replace('_', '-')}: give one or more, of at least {lowest}")
         if self.replications < 2:
             raise UserError(f"--replications {self.replications}: an error over replications needs at least 2")
 
@@ -88,23 +88,11 @@ def errors(cfg: Settings) -> pd.DataFrame:
                 occurrences, types = draw_counts(p, kind == "pairs", n, rng)
                 found[replication] = [estimate(occurrences, types) for estimate in ESTIMATORS.values()]
                 bar.update()
+            cell = (kind, vocabulary**order, exponent, n)
             for name, values in zip(ESTIMATORS, found.T, strict=True):
-                rows.append(
-                    {
-                        "distribution": kind,
-                        "vocabulary": vocabulary**order,
-                        "exponent": exponent,
-                        "n_samples": n,
-                        "estimator": name,
-                        "entropy_true_nats": true,
-                        "mean_nats": values.mean(),
-                        "bias_nats": values.mean() - true,
-                        "bias_stderr_nats": values.std(ddof=1) / np.sqrt(cfg.replications),
-                        "rmse_nats": np.sqrt(np.mean((values - true) ** 2)),
-                        "replications": cfg.replications,
-                    }
-                )
-    return pd.DataFrame(rows)
+                stderr, rmse = values.std(ddof=1) / np.sqrt(len(values)), np.sqrt(np.mean((values - true) ** 2))
+                rows.append((*cell, name, true, values.mean(), values.mean() - true, stderr, rmse, len(values)))
+    return pd.DataFrame(rows, columns=[*CELL, "estimator", "entropy_true_nats", "mean_nats", *ERRORS, "replications"])
 
 
 def main(cfg: Settings) -> None:
@@ -112,9 +100,8 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     table = errors(cfg)
     write_csv(cfg.out, table.round(7), cfg, started=started)
-    cell = ["distribution", "vocabulary", "exponent", "n_samples", "entropy_true_nats"]
     for measure in ("bias_nats", "rmse_nats"):
-        wide = table.pivot(index=cell, columns="estimator", values=measure)[list(ESTIMATORS)]
+        wide = table.pivot(index=[*CELL, "entropy_true_nats"], columns="estimator", values=measure)[list(ESTIMATORS)]
         won = wide.abs().idxmin(axis=1) == "grassberger"
         print(f"\n{measure}\n{wide.round(4).assign(smallest=won.map({True: '', False: 'another'})).to_string()}")
         print(f"Grassberger has the smallest {measure} in {won.sum()} of {len(won)} rows")

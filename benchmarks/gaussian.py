@@ -10,8 +10,6 @@ measurement is a process of its own, with a warm-up; seconds are medians of --ro
 Writes results/benchmarks/gaussian.csv: a row a measure, ratio above 1 means ours is better.
   seconds, peak memory           4 draws × 64 copies at L = 1,024 … 16,384, against dense
   seconds of one draw            64 copies to L = 1,048,576, against linear growth, and the log-log slope
-  float32 error                  of the means, in standard deviations of their conditionals, and the KL that it makes:
-                                 of what was drawn (what a model is trained on), and of given values
 
 Expect: linear time, as fast as dense at L = 1,024, ten times as fast at 16,384; a draw at 65,536 in 0.2 seconds.
 """
@@ -44,8 +42,6 @@ class Settings:
     """L = 4^layers where dense algebra is the rival"""
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
     """L = 4^layers, two or more, ascending, of the growth of time"""
-    error_layers: tuple[int, ...] = (6, 8, 10)
-    """L = 4^layers of the float32 error"""
     rounds: int = 5
     folder: Path | None = None
     """where the dense factors go for the time being; default: the system's folder for temporary files"""
@@ -53,8 +49,8 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.rounds < 1 or min(self.layers + self.dense_layers + self.error_layers) < 1:
-            raise UserError("--rounds, --layers, --dense-layers and --error-layers: give at least 1")
+        if self.rounds < 1 or min(self.layers + self.dense_layers) < 1:
+            raise UserError("--rounds, --layers and --dense-layers: give at least 1")
         if len(self.layers) < 2 or list(self.layers) != sorted(self.layers):
             raise UserError(f"--layers {' '.join(map(str, self.layers))}: give two or more, ascending")
 
@@ -96,23 +92,10 @@ def by_dense(path: Path, batch: int, rounds: int, triangular: bool) -> dict:
     return {"seconds": seconds, "bytes": peak_bytes()}
 
 
-def float32_error(layers: int) -> dict:
-    """Errors of the means in conditional standard deviations: root mean square and largest, drawn and given."""
-    of = families.named("subvolume", layers)
-    conditionals, exact = families.prepare(of), families.prepare(of, torch.float64)
-    z, drawn = families.draw(conditionals, 4, torch.Generator().manual_seed(0))
-    wanted, std = families.conditional_mean(exact, z.double()), exact.std[:, None]
-    found = {}
-    for way, mean in (("drawn", drawn), ("given", families.conditional_mean(conditionals, z))):
-        error = (mean.double() - wanted) / std
-        found |= {f"{way}_rms": error.square().mean().sqrt().item(), f"{way}_max": error.abs().max().item()}
-    return found
-
-
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
     """The table; `folder` is for the dense factors."""
     rows: list[dict] = []
-    bar = tqdm(total=4 * len(cfg.dense_layers) + len(cfg.layers) + len(cfg.error_layers), desc="gaussian")
+    bar = tqdm(total=4 * len(cfg.dense_layers) + len(cfg.layers), desc="gaussian")
 
     def measured(function: str, *arguments: object) -> dict:
         found = in_a_process(f"benchmarks.gaussian.{function}", *arguments)
@@ -148,15 +131,6 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
     slope = np.polyfit([layers * np.log(4) for layers in cfg.layers], np.log(grown), 1)[0]
     setting = f"{shortest} to {4 ** cfg.layers[-1]:,}, {of}"
     row(setting, "log-log slope of seconds against L", "", "limit", 1.1, slope)
-
-    for layers in cfg.error_layers:
-        found = measured("float32_error", layers)
-        for way in ("drawn", "given"):
-            setting = f"L = {4**layers:,}, means of {way} values in float32 against float64"
-            rms, most, unit = found[f"{way}_rms"], found[f"{way}_max"], "conditional standard deviations"
-            row(setting, "root mean square error", unit, "", np.nan, rms)
-            row(setting, "largest error", unit, "", np.nan, most)
-            row(setting, "KL made by the error", "nats a variable", "", np.nan, rms**2 / 2)
     bar.close()
     return pd.DataFrame(rows)
 

@@ -1,8 +1,7 @@
-"""What training costs: a step of the loop beside another checkout's, Muon beside AdamW, and the memory-saving loss.
+"""What training costs: a step of the loop beside another checkout's, and Muon beside AdamW.
 
     python benchmarks/training.py --part loop --other ../other-checkout --documents data/documents/my_books_256
     python benchmarks/training.py --part optimizers          # one CPU core: 40 minutes
-    python benchmarks/training.py --part loss                # two CPU cores: 5 minutes, 12 GB of memory
 
 Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 means ours is better.
   loop         milliseconds of a step, one thread: both checkouts train by their command lines in turn, --rounds times;
@@ -10,10 +9,8 @@ Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 me
   optimizers   the smallest of --budgets (steps of a cosine to 0, by bisection) whose last row, a twentieth of the
                steps, has a KL of --goal or less with one of --rates; then its seconds at the speed of that run's
                fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
-  loss         peak memory above what was held before, and seconds, of the loss and its gradient at the width of GPT2,
-               and of a whole step of a small model, 8,192 tokens over 50,432; beside all logits at once
 
-Expect: the loops to take the same time, Muon a third of AdamW's steps with GPT2, the loss a tenth of the memory.
+Expect: the loops to take the same time, Muon a third of AdamW's steps with GPT2.
 """
 
 from __future__ import annotations
@@ -30,24 +27,20 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-import transformers
 from tqdm import tqdm
 
-from benchmarks.fresh_process import in_a_process, peak_bytes
-from benchmarks.publish import median_seconds, publish
+from benchmarks.publish import publish
 from common.cli import UserError, parse, run
 from common.record import ROOT
 from gaussian_synthetic import train
-from train_on_pg19.training import loss, models
 
-IDS, L_LOSS, WIDTH = 50_277, 8192, 768  # of the GPT-NeoX tokenizer, tokens, and the width of GPT2
 GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
 BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")
 
 
 @dataclass(frozen=True)
 class Settings:
-    part: Literal["loop", "optimizers", "loss"] = "loop"
+    part: Literal["loop", "optimizers"] = "loop"
     out: Path | None = None
     """default: results/benchmarks/training_<part>.csv"""
     other: Path | None = None
@@ -57,7 +50,7 @@ class Settings:
     steps: int = 40
     """loop: of a run"""
     rounds: int = 5
-    """loop: pairs of runs; loss: repetitions"""
+    """loop: pairs of runs"""
     models: tuple[str, ...] = ("gpt2-mini", "mamba2-mini-8192")
     """optimizers"""
     budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)
@@ -154,81 +147,12 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
     return found
 
 
-def step_on_cpu(ours: bool, rounds: int) -> dict[str, float]:
-    """Peak bytes above what was there before, and seconds, of a step of the smallest GPT2.
-
-    ours: else the same weights in transformers' own class, with explicit attention matrices and all logits.
-    """
-    torch.manual_seed(0)
-    model = models.build("gpt2-mini-small", IDS, L_LOSS)
-    if not ours:
-        plain = getattr(transformers, type(model).__name__)(model.config)
-        plain.load_state_dict(model.state_dict())
-        model = plain
-        model.set_attn_implementation("eager")
-    model = model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=ours)
-    ids = torch.randint(IDS, (1, L_LOSS + 1), generator=torch.Generator().manual_seed(1))
-    given, targets = ids[:, :-1], ids[:, 1:]
-
-    def step() -> float:
-        optimizer.zero_grad()
-        # transformers' labels are shifted by its loss, unless they come as shift_labels
-        out = model(given, targets=targets) if ours else model(given, labels=targets, shift_labels=targets)
-        out.loss.backward()
-        optimizer.step()
-        return out.loss.item()
-
-    return _measured(step, rounds)
-
-
-def loss_on_cpu(ours: bool, rounds: int) -> dict[str, float]:
-    """The same of the loss and its gradient alone."""
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(L_LOSS, WIDTH, requires_grad=True), torch.randn(models.padded(IDS), WIDTH)
-    weight.mul_(WIDTH**-0.5).requires_grad_()
-    targets, plain = torch.randint(IDS, (L_LOSS,)), torch.nn.functional
-
-    def work() -> float:
-        hidden.grad = weight.grad = None
-        if ours:
-            nats = loss.cross_entropy(hidden, weight, targets)
-        else:
-            nats = plain.cross_entropy(plain.linear(hidden, weight), targets)
-        nats.backward()
-        return nats.item()
-
-    return _measured(work, rounds)
-
-
-def _measured(work: Any, rounds: int) -> dict[str, float]:
-    before = peak_bytes()
-    nats = work()
-    peak = peak_bytes() - before
-    return {"bytes": peak, "seconds": median_seconds(work, rounds), "nats": nats}
-
-
-def loss_rows(cfg: Settings) -> list[dict[str, Any]]:
-    rows = []
-    for what, function, of in (
-        ("a step", "step_on_cpu", "gpt2-mini-small"),
-        ("the loss", "loss_on_cpu", f"width {WIDTH}"),
-    ):
-        ours, plain = (in_a_process(f"benchmarks.training.{function}", one, cfg.rounds) for one in (True, False))
-        names = (f"{of}, {L_LOSS:,} × {models.padded(IDS):,}, fp32, CPU", "all logits at once")
-        memory = (plain["bytes"] / 1e9, ours["bytes"] / 1e9)
-        rows.append(row(names[0], f"peak memory of {what}", "GB", names[1], *memory))
-        rows.append(row(names[0], f"seconds of {what}", "s", names[1], plain["seconds"], ours["seconds"]))
-    return rows
-
-
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     out = cfg.out or Path(f"results/benchmarks/training_{cfg.part}.csv")
-    if cfg.part != "optimizers":
-        rows = loop_rows(cfg) if cfg.part == "loop" else loss_rows(cfg)
-        publish(pd.DataFrame(rows), cfg, started, out)
+    if cfg.part == "loop":
+        publish(pd.DataFrame(loop_rows(cfg)), cfg, started, out)
         return
     rows, runs = [], []
     for model in cfg.models:

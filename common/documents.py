@@ -22,30 +22,24 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
 
     UserError: not a folder that prepare_dataset.py wrote and finished, or one without documents.
     """
-    remedy = "give a folder written by prepare_dataset.py"
     description = folder / "prepare.json"
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: {remedy}")
-    if not description.is_file():
-        raise UserError(f"no prepare.json in {folder}: {remedy}")
-    try:
-        facts = json.loads(description.read_text(encoding="utf-8"))
-        documents = load_from_disk(str(folder))
-        if isinstance(documents, Dataset):
+    said = f"no folder {folder}" if not folder.is_dir() else f"no prepare.json in {folder}"
+    if description.is_file():
+        try:
+            facts = json.loads(description.read_text(encoding="utf-8"))
+            documents = load_from_disk(str(folder))
+            columns = list(documents.column_names)
             documents.data.table.validate(full=True)  # offsets and names: quick, as any whole number may be a token
-    except IndexError as error:  # what `datasets` raises for a table without rows
-        raise UserError(f"no documents in {folder}: {remedy}") from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, pa.ArrowException) as error:
-        raise UserError(
-            f"cannot read the documents in {folder} ({(str(error) or type(error).__name__).splitlines()[0]}): {remedy}"
-        ) from error
-    lacking = [column for column in COLUMNS if column not in getattr(documents, "column_names", ())]
-    if not isinstance(documents, Dataset) or lacking:
-        raise UserError(f"the documents in {folder} have no column {lacking[0] if lacking else 'at all'}: {remedy}")
-    lacking = [key for key in FACTS if not isinstance(facts, dict) or key not in facts]
-    if lacking:
-        raise UserError(f"{description} lacks {', '.join(lacking)}: {remedy}")
-    return documents, facts
+            lacking = [name for name in COLUMNS if name not in columns] + [key for key in FACTS if key not in facts]
+            if not lacking:
+                return documents, facts
+            said = f"{folder} lacks {', '.join(lacking)}"
+        except IndexError:  # what `datasets` raises for a table without rows
+            said = f"no documents in {folder}"
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, pa.ArrowException) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            said = f"cannot read the documents in {folder} ({reason})"
+    raise UserError(f"{said}: give a folder written by prepare_dataset.py")
 
 
 def document_lengths(documents: Dataset) -> np.ndarray:

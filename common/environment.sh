@@ -3,23 +3,25 @@
 
 here=${OLDPWD:-$PWD} # where the person stands; the root, where a shell file calls another
 case ${PYTHON:-} in
-    /*) ;;
-    */*) if [ -x "$here/$PYTHON" ]; then PYTHON=$here/$PYTHON; fi ;;
+    [!/]*/*) if [ -x "$here/$PYTHON" ]; then PYTHON=$here/$PYTHON; fi ;;
 esac
 
 # environment FOLDER REQUIREMENTS: afterwards FOLDER/bin/python has everything that REQUIREMENTS names, and the modules of
 # this checkout. A folder that is half made, copied, or was made from other requirements, is brought up to date.
 environment() {
-    local folder=$1 requirements=$2 wanted python
+    local folder=$1 requirements=$2 wanted candidate
     wanted=$(cat "$requirements" pyproject.toml | cksum)
     if [ "$(cat "$folder/requirements.cksum" 2>/dev/null)" = "$wanted" ] && fits "$folder/bin/python" > /dev/null; then
         return
     fi
     echo "== installing $requirements into $folder (minutes)"
     if ! "$folder/bin/python" -m pip --version > /dev/null 2>&1; then
-        python=$(new_enough_python) || return 1
-        "$python" -m venv --clear "$folder" || {
-            echo "error: no virtual environment in $folder: install Python's venv (Debian: apt install python3-venv)" >&2
+        for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then break; fi
+        done
+        "$candidate" -m venv --clear "$folder" || {
+            echo "error: no virtual environment in $folder: it takes Python 3.11 or newer with venv (Debian: apt install" \
+                "python3-venv); name one by PYTHON=/path/to/python" >&2
             return 1
         }
     fi
@@ -30,32 +32,16 @@ environment() {
     echo "$wanted" > "$folder/requirements.cksum"
 }
 
-new_enough_python() {
-    local candidate
-    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    echo "error: Python 3.11 or newer is needed and none was found: install one, or name it by PYTHON=/path/to/python" >&2
-    return 1
-}
-
 # fits PYTHON [PACKAGE …]: whether it has these packages and finds the modules of this checkout, whichever script it runs.
 # Otherwise says why, if it can.
 fits() {
-    local python=$1
-    shift
-    "$python" -P -c '
+    "$1" -P -c '
 import importlib.util, os, sys
 if not all(importlib.util.find_spec(name) for name in sys.argv[1:]):
     sys.exit(1)
 common = importlib.util.find_spec("common")
-folder = os.path.dirname(os.path.realpath(common.origin)) if common and common.origin else None
-if folder != os.path.realpath("common"):
-    print("has the modules of " + os.path.dirname(folder) if folder else "has not the modules of this checkout")
-    sys.exit(1)' "$@" 2> /dev/null
+if not common or not common.origin or not os.path.samefile(os.path.dirname(common.origin), "common"):
+    sys.exit(print("has not the modules of this checkout") or 1)' "${@:2}" 2> /dev/null
 }
 
 # begin SETTING …: makes PRESET cpu where it is not set. Refuses the settings that the figure does not read, because a
@@ -63,7 +49,7 @@ if folder != os.path.realpath("common"):
 # active, if all that is needed is there, else to that of .venv, made where it is missing. Paths in settings are from
 # where the person stands, see from_here; those in flags and PREPARE_FLAGS stay what they are, and so are from the root.
 begin() {
-    local setting reason value
+    local setting reason
     PRESET=${PRESET:-cpu}
     for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS FIT RUNS WORKERS OUT; do
         case " $* " in *" $setting "*) continue ;; esac
@@ -82,41 +68,29 @@ begin() {
         fi
     fi
     if [ "$python" = .venv/bin/python ]; then environment .venv requirements.txt; fi
-    if [ "$here" = "$PWD" ]; then return; fi
-    for setting in MODEL CORPUS TOKENIZER FIT RUNS OUT; do
-        if [ -z "${!setting:-}" ]; then continue; fi
-        value=$(from_here "$setting") # by itself, so that a failure ends the figure
-        printf -v "$setting" %s "$value"
-    done
+    for setting in MODEL CORPUS TOKENIZER FIT RUNS OUT; do from_here "$setting"; done
 }
 
-# from_here SETTING: its value as the root sees it. OUT and RUNS are paths from where the person stands, and so is what
-# exists there; all else is a name, or lies in the root.
+# from_here SETTING: sets it to what the root sees. OUT and RUNS are paths from where the person stands, and so is what
+# exists there, a pattern included; all else is a name, or lies in the root. MODEL may be several words.
 from_here() {
-    "$python" -P -c '
-import glob, os, re, sys
-setting, value, here = sys.argv[1:]
-root = os.getcwd()
-
-def there(path):
-    return os.path.exists(os.path.join(here, path))
-
-def placed(path):
-    path = os.path.realpath(os.path.join(here, path))
-    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
-
-to_be_made = setting in ("OUT", "RUNS")
-if setting == "TOKENIZER":  # one of these is trained where there is none, see measure_mutual_info/_two_point.sh
-    to_be_made = bool(re.search("_bpe[1-9][^/]*$", value)) and not os.path.exists(value)
-if os.path.isabs(value) or setting == "TOKENIZER" and value in ("bytes", "characters"):
-    pass
-elif to_be_made or there(value):
-    value = placed(value)
-elif setting == "CORPUS" and any(glob.iglob(os.path.join(glob.escape(here), value), recursive=True)):
-    value = os.path.join(glob.escape(placed(".")), value)
-elif setting == "MODEL":
-    value = " ".join(placed(word) if there(word) else word for word in value.split())
-sys.stdout.buffer.write(os.fsencode(value))' "$1" "${!1}" "$here"
+    local word value=()
+    [ -n "${!1:-}" ] && [ "$here" != "$PWD" ] || return 0
+    local words=("${!1}")
+    if [ "$1" = MODEL ] && [ ! -e "$here/${!1}" ]; then read -ra words <<< "${!1}"; fi
+    for word in "${words[@]}"; do
+        case $1:$word in
+            *:/*) ;;
+            OUT:* | RUNS:*) word=$here/$word ;;
+            *)
+                if [ -e "$here/$word" ] || (shopt -s globstar; compgen -G "$here/$word") > /dev/null 2>&1; then
+                    word=$here/$word
+                fi
+                ;;
+        esac
+        value+=("$word")
+    done
+    printf -v "$1" %s "${value[*]}"
 }
 
 # at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time; on

@@ -39,6 +39,8 @@ def in_parallel(
         return
     # "spawn", not "fork": threads of tokenizers, torch and the hub do not survive a fork.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    # A task larger than the pipe to the workers blocks its sender where they are gone, and Python waits for it at exit.
+    pool._call_queue.cancel_join_thread()
     pending: dict[Future[Result], Task] = {}
     waiting = first
     try:
@@ -51,7 +53,7 @@ def in_parallel(
             done, _ = wait(pending, WAKE_EVERY, FIRST_COMPLETED)
             if not done:
                 # Of a worker that was started last the pool would not notice the death: it looks anew when it is woken.
-                pool.submit(_nothing).cancel()
+                pool.submit(_nothing)  # not cancelled: a pool that breaks would stumble over it
             for future in done:
                 yield pending.pop(future), future.result()
         pool.shutdown()

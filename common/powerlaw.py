@@ -3,7 +3,7 @@
 Points at different L come from the same documents, so their errors are correlated. `fit_law` is generalised least
 squares with the documents' covariance, on log I, or on I itself where a point lies so near 0 that its logarithm is not
 near normal; `fit_power_ols` is the paper's unweighted line in log-log, which knows no errors. `sweep` is the same fit
-over every window of lengths, down to two of them, the local slope; `bootstrap_errors` asks whole books instead of
+over every window of lengths, down to two of them, the local slope; `bootstrap_intervals` asks whole books instead of
 single documents. Natural logarithms; I in nats, L in tokens (or d, for two-point information).
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -27,12 +28,11 @@ class NoFitError(ValueError):
     """The points allow no fit; the message is one line that says why."""
 
 
-@dataclass(frozen=True)
-class FitForm:
+class FitForm(NamedTuple):
     """I(L) as a function of its parameters. θ holds the logarithms of those in `positive`, the others as they are."""
 
     parameters: tuple[str, ...]
-    positive: frozenset[str]
+    positive: tuple[str, ...]
     mi: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """(θ, x = log L) → I in nats"""
     starts: Callable[[np.ndarray, np.ndarray], Sequence[Sequence[float]]]
@@ -56,9 +56,12 @@ def _plus_constant_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]
     return starts
 
 
+def _saturating(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.exp(theta[0] - np.logaddexp(0, math.exp(theta[2]) * (theta[1] - x)))
+
+
 def _saturating_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
-    top = math.log(mi.max())
-    return [(top + 0.3, where, log_beta) for where in (x.mean(), x[-1]) for log_beta in (-0.7, 0.0)]
+    return [(math.log(mi.max()) + 0.3, at, log_beta) for at in (x.mean(), x[-1]) for log_beta in (-0.7, 0.0)]
 
 
 def _broken(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -75,59 +78,27 @@ def _broken_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
     return starts
 
 
-def _exponential_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]]:
-    log_A, slope = _line(np.exp(x), np.log(mi))
-    line = [(log_A, -math.log(-slope))] if slope < 0 else []
-    return line + [(math.log(mi.max()), log_xi) for log_xi in (x[0], x.mean(), x[-1])]
+def _power(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.exp(theta[0] + theta[1] * x)
 
 
 LAWS = {
     # A · L^β
-    "power": FitForm(
-        ("A", "beta"),
-        frozenset({"A"}),
-        lambda theta, x: np.exp(theta[0] + theta[1] * x),
-        lambda x, mi: [_line(x, np.log(mi))],
-    ),
+    "power": FitForm(("A", "beta"), ("A",), _power, lambda x, mi: [_line(x, np.log(mi))]),
     # A · L^β + C: also the two-point law of Eq. B.15, with β = −α
     "power_plus_constant": FitForm(
-        ("A", "beta", "C"),
-        frozenset({"A"}),
-        lambda theta, x: np.exp(theta[0] + theta[1] * x) + theta[2],
-        _plus_constant_starts,
+        ("A", "beta", "C"), ("A",), lambda theta, x: _power(theta, x) + theta[2], _plus_constant_starts
     ),
     # A + B · ln L
     "logarithm": FitForm(
-        ("A", "B"),
-        frozenset(),
-        lambda theta, x: theta[0] + theta[1] * x,
-        lambda x, mi: [_line(x[[0, -1]], mi[[0, -1]])],
+        ("A", "B"), (), lambda theta, x: theta[0] + theta[1] * x, lambda x, mi: [_line(x[[0, -1]], mi[[0, -1]])]
     ),
     # I_inf / (1 + (L_0/L)^β): a power law well below L_0, a constant far above
-    "saturating": FitForm(
-        ("I_inf", "L_0", "beta"),
-        frozenset({"I_inf", "L_0", "beta"}),
-        lambda theta, x: np.exp(theta[0] - np.logaddexp(0, math.exp(theta[2]) * (theta[1] - x))),
-        _saturating_starts,
-    ),
+    "saturating": FitForm(("I_inf", "L_0", "beta"), ("I_inf", "L_0", "beta"), _saturating, _saturating_starts),
     # A · L^β1 below L_break, slope β2 above
-    "broken_power": FitForm(("A", "beta_1", "beta_2", "L_break"), frozenset({"A", "L_break"}), _broken, _broken_starts),
-    # A · e^(−L/ξ): information of two points that a finite memory lets go of
-    "exponential": FitForm(
-        ("A", "xi"),
-        frozenset({"A", "xi"}),
-        lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])),
-        _exponential_starts,
-    ),
-    # A · e^(−L/ξ) + C: the same above a plateau, the rival of power_plus_constant
-    "exponential_plus_constant": FitForm(
-        ("A", "xi", "C"),
-        frozenset({"A", "xi"}),
-        lambda theta, x: np.exp(theta[0] - np.exp(x - theta[1])) + theta[2],
-        lambda x, mi: [(log_A, log_xi, 0.9 * mi.min()) for log_A, log_xi in _exponential_starts(x, mi)],
-    ),
+    "broken_power": FitForm(("A", "beta_1", "beta_2", "L_break"), ("A", "L_break"), _broken, _broken_starts),
     # C, of either sign, and so never on a log scale: that nothing grows or decays
-    "constant": FitForm(("C",), frozenset(), lambda theta, x: theta[0] + 0 * x, lambda x, mi: [(float(mi.mean()),)]),
+    "constant": FitForm(("C",), (), lambda theta, x: theta[0] + 0 * x, lambda x, mi: []),
 }
 LINEAR = (("power", "log"), ("logarithm", "linear"), ("constant", "linear"))  # in θ; solved without a search
 GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # of bipartite information
@@ -151,10 +122,17 @@ class Fit:
     scale: str
     """what was fitted: "log" I, or "linear" I"""
 
+    @classmethod
+    def unweighted(cls, law: str, values: dict[str, float], L: np.ndarray, heldout_error: float) -> Fit:
+        """A fit of log I that knows no errors, and so claims no interval and no goodness."""
+        parameters = {name: (value, math.nan, math.nan) for name, value in values.items()}
+        ends, dof = (L.min().item(), L.max().item()), len(L) - len(values)
+        return cls(law, parameters, *ends, math.nan, dof, math.nan, math.nan, float(heldout_error), "log")
+
     def rows(self) -> list[dict[str, float | str]]:
         """One row of fit.csv for each parameter."""
-        shared = {"L_min": self.L_min, "L_max": self.L_max, "chi2": self.chi2, "dof": self.dof, "aicc": self.aicc}
-        shared |= {"p_value": self.p_value, "heldout_error": self.heldout_error, "scale": self.scale}
+        shared = {name: getattr(self, name) for name in ("L_min", "L_max", "chi2", "dof", "aicc")}
+        shared |= {name: getattr(self, name) for name in ("p_value", "heldout_error", "scale")}
         return [
             {"law": self.law, "parameter": name, "value": value, "lo95": low, "hi95": high, **shared}
             for name, (value, low, high) in self.parameters.items()
@@ -181,8 +159,8 @@ def fit_law(
     q = (1 − shrinkage)(p − k) the variances grow by ν/(ν − q) · (1 + χ²/ν) and the intervals are Student's with ν − q
     (exact for normal data, laws linear in θ, no shrinkage; C. R. Rao, Biometrika 54 (1967) 49).
 
-    The 95% intervals take documents as independent (see `bootstrap_errors`). Those of positive parameters are symmetric
-    in the logarithm; those of a parameter at the edge of its range, or that the points leave open, are NaN.
+    The 95% intervals take documents as independent (see `bootstrap_intervals`). Those of positive parameters are
+    symmetric in the logarithm; those of a parameter at the edge of its range, or that the points leave open, are NaN.
     chi2 is rᵀ C⁻¹ r with dof = p − k; aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. aicc and chi2 compare
     laws fitted to the same points only. p_value is that of χ²; where the covariance was estimated, Hotelling's of the
     fit with the covariance before it was shrunk (with p documents or fewer, of this one, which lets a law off too
@@ -193,9 +171,8 @@ def fit_law(
     """
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r}; known: {', '.join(LAWS)}")
-    points = _Points.of(L, mi_nats, covariance)
-    significant = int((points.mi >= MIN_SIGNIFICANCE * points.error).sum())
-    needed = max(MIN_POINTS, len(LAWS[law].parameters))
+    points = _Points.of(L, mi_nats, covariance, n_documents, shrinkage)
+    significant, needed = int(points.significant.sum()), max(MIN_POINTS, len(LAWS[law].parameters))
     if len(points.mi) < needed:
         raise NoFitError(f"{len(points.mi)} points, and {needed} are needed")
     if significant < MIN_POINTS and law != "constant":
@@ -203,14 +180,13 @@ def fit_law(
             f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0, "
             f"and {MIN_POINTS} are needed"
         )
-    return _fit(law, points, n_documents, shrinkage)
+    return _fit(law, points)
 
 
 def fit_power_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
     """The paper's straight line through log I against log L, without weights; points with I <= 0 are left out.
 
-    L: (p,) tokens, mi_nats: (p,). It claims no interval and no goodness: these are NaN in the result.
-    NoFitError: fewer than three points above 0.
+    L: (p,) tokens, mi_nats: (p,). NoFitError: fewer than three points above 0.
     """
     L, mi = np.asarray(L), np.asarray(mi_nats, dtype=float)
     usable = mi > 0
@@ -222,18 +198,7 @@ def fit_power_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
         before = usable & (L < L[-1])
         fewer = _line(np.log(L[before]), np.log(mi[before]))
         heldout = math.exp(fewer[0] + fewer[1] * math.log(L[-1])) / mi[-1] - 1
-    return Fit(
-        law="power_ols",
-        parameters={"A": (math.exp(log_A), math.nan, math.nan), "beta": (beta, math.nan, math.nan)},
-        L_min=L[usable].min().item(),
-        L_max=L[usable].max().item(),
-        chi2=math.nan,
-        dof=int(usable.sum()) - 2,
-        p_value=math.nan,
-        aicc=math.nan,
-        heldout_error=heldout,
-        scale="log",
-    )
+    return Fit.unweighted("power_ols", {"A": math.exp(log_A), "beta": beta}, L[usable], heldout)
 
 
 def sweep(
@@ -244,14 +209,13 @@ def sweep(
     A window of two points is the local slope log(I'/I) / log(L'/L), with its interval. Windows in which fewer than two
     points (fewer than three of a longer window) lie clearly above 0, or that allow no fit, are left out.
     """
-    points, fits = _Points.of(L, mi_nats, covariance), []
-    clear = points.mi >= MIN_SIGNIFICANCE * points.error
+    points, fits = _Points.of(L, mi_nats, covariance, n_documents, shrinkage), []
     for first in range(len(points.mi)):
         for last in range(first + 1, len(points.mi)):
-            window = slice(first, last + 1)
-            if clear[window].sum() >= min(last + 1 - first, MIN_POINTS):
+            window = points.part(slice(first, last + 1))
+            if window.significant.sum() >= min(len(window.mi), MIN_POINTS):
                 with contextlib.suppress(NoFitError):
-                    fits.append(_fit("power", points.part(window), n_documents, shrinkage))
+                    fits.append(_fit("power", window))
     return fits
 
 
@@ -283,68 +247,84 @@ def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
     return shrunk * np.outer(error, error) / n, shrinkage
 
 
-def bootstrap_errors(
-    units: np.ndarray, estimate: Callable[[np.ndarray], np.ndarray], replications: int = 500, seed: int = 0
-) -> tuple[np.ndarray, float]:
-    """Standard errors of estimates by resampling whole units, and the factor that makes them 95% half-widths.
+def bootstrap_intervals(
+    units: np.ndarray, fits: Callable[[np.ndarray], Sequence[Fit]], replications: int = 500, seed: int = 0
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """95% intervals of the parameters of fits by resampling whole units, everything fitted anew.
 
-    units: (n,) the book of each document (or the document itself). estimate: takes how often each unit was drawn,
-    in the order of np.unique(units), and returns the estimates, (k,); a NoFitError of its is a replication without
-    result. Returns ((k,), t): the spread over replications times √(B/(B − 1)), which a resampling of B units lacks,
-    and Student's 97.5% point with B − 1 degrees of freedom, because a handful of books tell little about how books
-    differ. NoFitError: fewer than two units, or fewer than half of the replications with a result.
+    units: (n,) the book of each document (or the document itself), B of them. fits: takes the rows of the resampled
+    documents and how often each unit was drawn, in the order of np.unique(units); a NoFitError of its is a replication
+    without result. Returns (law, parameter) to (lo95, hi95), in the logarithm for A: the estimate ± t times the spread
+    over replications times √(B/(B − 1)), which a resampling of B units lacks. t is Student's 97.5% point with B − 1
+    degrees of freedom, because a handful of books tell little about how books differ. NaN where the spread is 0, at
+    the edge of a range. NoFitError: fewer than two units, or fewer than half of the replications with a result.
     """
-    B = len(np.unique(units))
+    _, unit = np.unique(units, return_inverse=True)
+    B = unit.max() + 1
     if B < 2:
         raise NoFitError("a bootstrap needs at least two books or documents")
-    rng = np.random.default_rng(seed)
-    drawn = []
+
+    def estimate(drawn: np.ndarray) -> dict[tuple[str, str], float]:
+        found = fits(np.repeat(np.arange(len(unit)), drawn[unit]), drawn)
+        values = {(fit.law, name): of[0] for fit in found for name, of in fit.parameters.items()}
+        return {key: math.log(value) if key[1] == "A" else value for key, value in values.items()}
+
+    rng, drawn = np.random.default_rng(seed), []
+    here = estimate(np.ones(B, dtype=int))
     for _ in range(replications):
-        try:
-            drawn.append(estimate(rng.multinomial(B, np.full(B, 1 / B))))
-        except NoFitError:
-            continue
+        with contextlib.suppress(NoFitError):
+            drawn.append(list(estimate(rng.multinomial(B, np.full(B, 1 / B))).values()))
     if len(drawn) < max(2, replications / 2):
         raise NoFitError(f"{len(drawn)} of {replications} resamplings allow a fit")
-    return np.std(drawn, axis=0, ddof=1) * math.sqrt(B / (B - 1)), float(stdtrit(B - 1, 0.975))
+    half = float(stdtrit(B - 1, 0.975)) * np.std(drawn, axis=0, ddof=1) * math.sqrt(B / (B - 1))
+    edges = np.array(list(here.values())) + np.outer((-1, 1), np.where(half > 0, half, math.nan))
+    with np.errstate(over="ignore"):
+        edges = [np.exp(pair) if name == "A" else pair for (_, name), pair in zip(here, edges.T, strict=True)]
+    return {key: tuple(pair.tolist()) for key, pair in zip(here, edges, strict=True)}
 
 
 @dataclass(frozen=True)
 class _Points:
-    """L, I, and the covariance of I as standard errors and correlations."""
+    """L, I, the covariance of I as standard errors and correlations, and of how many documents it is an estimate."""
 
     L: np.ndarray
     mi: np.ndarray
     error: np.ndarray
     correlation: np.ndarray
+    n_documents: int | None
+    shrinkage: float
 
     @classmethod
-    def of(cls, L: np.ndarray, mi_nats: np.ndarray, covariance: np.ndarray) -> _Points:
+    def of(cls, L: np.ndarray, mi_nats: np.ndarray, covariance: np.ndarray, *estimated: float | None) -> _Points:
         mi, covariance = np.asarray(mi_nats, dtype=float), np.asarray(covariance, dtype=float)
         error = np.sqrt(np.diag(covariance))
         scale = np.where(error > 0, error, 1)
         if not (np.isfinite(mi).all() and np.isfinite(covariance).all() and (np.diff(L) > 0).all()):
             raise ValueError("L must ascend, and I and its covariance be finite")
-        return cls(np.asarray(L), mi, error, covariance / np.outer(scale, scale))
+        return cls(np.asarray(L), mi, error, covariance / np.outer(scale, scale), *estimated)
+
+    @property
+    def significant(self) -> np.ndarray:
+        return self.mi >= MIN_SIGNIFICANCE * self.error
 
     def part(self, window: slice) -> _Points:
-        return _Points(self.L[window], self.mi[window], self.error[window], self.correlation[window, window])
+        arrays = {name: getattr(self, name)[window] for name in ("L", "mi", "error")}
+        return replace(self, **arrays, correlation=self.correlation[window, window])
 
 
-def _fit(law: str, points: _Points, n_documents: int | None, shrinkage: float) -> Fit:
-    p, k = len(points.mi), len(LAWS[law].parameters)
-    log_scale = law != "constant" and bool((points.mi >= MIN_SIGNIFICANCE * points.error).all())
+def _fit(law: str, points: _Points) -> Fit:
+    p, k, n = len(points.mi), len(LAWS[law].parameters), points.n_documents
+    log_scale = law != "constant" and bool(points.significant.all())
     theta, theta_covariance, chi2 = _solve(law, points, log_scale)
 
     half_width, goodness = ndtri(0.975), gammaincc((p - k) / 2, chi2 / 2) if p > k else math.nan
-    if n_documents is not None:
-        nu = n_documents - 1
-        left = nu - (1 - shrinkage) * (p - k)
+    if n is not None:
+        left = n - 1 - (1 - points.shrinkage) * (p - k)
         if left <= 0:
-            raise NoFitError(f"{n_documents} documents are too few for the covariance of {p} points")
-        theta_covariance = theta_covariance * nu / left * (1 + chi2 / nu)
+            raise NoFitError(f"{n} documents are too few for the covariance of {p} points")
+        theta_covariance = theta_covariance * (n - 1) / left * (1 + chi2 / (n - 1))
         half_width = stdtrit(left, 0.975)
-        goodness = _hotelling(law, points, log_scale, theta, n_documents, shrinkage) if p > k else math.nan
+        goodness = _hotelling(law, points, log_scale, theta) if p > k else math.nan
     error = half_width * np.sqrt(np.diag(theta_covariance))
 
     parameters = {}
@@ -367,19 +347,18 @@ def _fit(law: str, points: _Points, n_documents: int | None, shrinkage: float) -
     )
 
 
-def _hotelling(
-    law: str, points: _Points, log_scale: bool, theta: np.ndarray, n_documents: int, shrinkage: float
-) -> float:
+def _hotelling(law: str, points: _Points, log_scale: bool, theta: np.ndarray) -> float:
     """p-value of the law: T² of what misses it, with the documents' covariance as it was before shrinkage.
 
     Shrunk correlations overstate the errors of what is left of strongly correlated points, and χ² comes out too small.
     """
-    nu, missing = n_documents - 1, len(points.mi) - len(theta)
-    estimated = 0.0 if n_documents > len(points.mi) and shrinkage < 1 else shrinkage
-    if estimated < shrinkage:
-        off_diagonal = ~np.eye(len(points.mi), dtype=bool)
-        whole = np.where(off_diagonal, points.correlation / (1 - shrinkage), points.correlation)
-        points = _Points(points.L, points.mi, points.error, whole)
+    nu, p, missing = points.n_documents - 1, len(points.mi), len(points.mi) - len(theta)
+    estimated = points.shrinkage
+    if points.n_documents > p and points.shrinkage < 1:
+        estimated = 0.0
+        off_diagonal = ~np.eye(p, dtype=bool)
+        whole = np.where(off_diagonal, points.correlation / (1 - points.shrinkage), points.correlation)
+        points = replace(points, correlation=whole)
     try:
         *_, chi2 = _solve(law, points, log_scale, [theta])
     except NoFitError:
@@ -436,9 +415,7 @@ def _solve(
         value = LAWS[law].mi(theta, x)
         return whitened((np.log(np.maximum(value, 1e-300)) if log_scale else value) - target)
 
-    lower, upper = _range(law, x)
-    best = None
-    positive = mi > 0
+    (lower, upper), best, positive = _range(law, x), None, mi > 0
     for start in starts if starts is not None else LAWS[law].starts(x[positive], mi[positive]):
         with np.errstate(over="ignore", invalid="ignore"):
             start = np.clip(start, lower + 1e-6, upper - 1e-6)
@@ -454,17 +431,15 @@ def _solve(
     return best.x, _covariance_of_theta(best.jac, best.active_mask), float(2 * best.cost)
 
 
-def _range(law: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of θ: no law may run off to where it is another one."""
-    edges = {"beta": (-5, 5), "beta_1": (-5, 5), "beta_2": (-5, 5), "C": (-np.inf, np.inf), "B": (-np.inf, np.inf)}
-    edges |= {"A": (-60, 60), "I_inf": (-60, 60), "L_break": (x[0], x[-1]), "L_0": (x[0] - 20, x[-1] + 20)}
-    edges["xi"] = (x[0] - 5, x[-1] + 20)  # below that a curve that has vanished at every L
+def _range(law: str, x: np.ndarray) -> np.ndarray:
+    """Edges of θ, (2, parameters): no law may run off to where it is another one."""
+    edges = {"A": (-60, 60), "I_inf": (-60, 60), "L_break": (x[0], x[-1]), "L_0": (x[0] - 20, x[-1] + 20)}
+    edges |= dict.fromkeys(("beta", "beta_1", "beta_2"), (-5, 5))
     if law == "saturating":
         edges["beta"] = (-4, 1.6)  # of its logarithm
     if law == "logarithm":
-        edges["A"] = (-np.inf, np.inf)
-    lower, upper = zip(*(edges[name] for name in LAWS[law].parameters), strict=True)
-    return np.array(lower, dtype=float), np.array(upper, dtype=float)
+        del edges["A"]
+    return np.array([edges.get(name, (-np.inf, np.inf)) for name in LAWS[law].parameters], dtype=float).T
 
 
 def _covariance_of_theta(jacobian: np.ndarray, at_edge: np.ndarray) -> np.ndarray:

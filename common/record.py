@@ -151,30 +151,6 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def same_run(folder: Path, key: dict[str, Any], made_by: str = "prepare.json", what: str = "documents") -> bool:
-    """Whether `folder` was made, or begun, with this `key`; False if it is empty or not there.
-
-    made_by: its file that says how. what: it should hold. UserError: it holds something else, or was made with other
-    settings.
-    """
-    if printable(str(folder)) != str(folder):
-        raise UserError(f"{printable(str(folder))} is no UTF-8, so no library would open it: choose another --out")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder with --out")
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    try:
-        made = json.loads((folder / made_by).read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} holds something else than {what}: choose another --out, or empty it") from None
-    other = [name for name in key if made.get(name) != key[name]]
-    if other:
-        name = other[0]
-        change = "other files" if name == "files" else f"{name} = {made.get(name)!r}, now {key[name]!r}"
-        raise UserError(f"{folder} was made with other settings ({change}): choose another --out, or delete it")
-    return True
-
-
 def file_hash(path: Path | str) -> str:
     """SHA-256 of a file; of a folder, over the lines "<SHA-256 of a file>  <its name>", sorted by name."""
     path = Path(path)
@@ -197,12 +173,15 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores usable by this process, and the GPUs if torch is loaded and sees any."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": cores}
+    facts: dict[str, Any] = {"system": platform.system(), "processor": _processor(), "cores": cores()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -140,5 +140,7 @@ class Pieces:
         return arrays
 
     def remove(self) -> None:
-        """The pieces are in the result."""
+        """The pieces are in the result. The manifest goes last: a kill leaves a folder that a next run knows."""
+        for piece in self.folder.glob("*.npz"):
+            piece.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -40,13 +40,6 @@ class ByteTokenizer:
         """Token ids of `text` by itself, without special tokens."""
         return list(text.encode("utf-8"))
 
-    def starts(self, text: str) -> np.ndarray | None:
-        """Position in `text` of each token's first character, ascending; None if the tokenizer does not tell."""
-        # UTF-8 spends 1 byte on code points below 0x80, 2 below 0x800, 3 below 0x10000, else 4
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        widths = 1 + (points >= 0x80).astype(int) + (points >= 0x800) + (points >= 0x10000)
-        return np.repeat(np.arange(len(points)), widths)
-
     def text(self, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")
 
@@ -65,9 +58,6 @@ class CharacterTokenizer:
     def ids(self, text: str) -> list[int]:
         return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).tolist()
 
-    def starts(self, text: str) -> np.ndarray | None:
-        return np.arange(len(text))
-
     def text(self, ids: list[int]) -> str:
         return "".join(map(chr, ids))
 
@@ -85,20 +75,11 @@ class HubTokenizer:
         return fingerprint(self)
 
     def ids(self, text: str) -> list[int]:
-        return self._call(text).input_ids
-
-    def starts(self, text: str) -> np.ndarray | None:
-        if not self.tokenizer.is_fast:
-            return None
-        offsets = self._call(text, return_offsets_mapping=True).offset_mapping
-        return np.maximum.accumulate(np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(offsets)))
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+        return self.tokenizer(text, **plain, verbose=False).input_ids
 
     def text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-    def _call(self, text: str, **more: Any) -> Any:
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-        return self.tokenizer(text, **plain, verbose=False, **more)
 
 
 Tokenizer = ByteTokenizer | CharacterTokenizer | HubTokenizer

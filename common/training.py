@@ -336,7 +336,8 @@ class Run:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.clip)
         for one in (*self.optimizers, *self.schedules):
             one.step()
-        self.model.zero_grad()
+        for one in self.optimizers:  # together they have every parameter
+            one.zero_grad()
         self.step += 1
         return total
 

@@ -9,7 +9,7 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
                     `selected`: the law of the least AICc
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
-    summary.txt     the same for a person: I(L), local slopes, laws by AICc
+    summary.txt     the first two for a person, behind two lines that sum them up
 
 Estimators, each a mean over documents, with the model's log q:
     direct            log q(Y|X) − log q(Y), both of one document's Y (Eq. 6)
@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,7 @@ from common.powerlaw import (
     GROWTH_LAWS,
     Fit,
     NoFitError,
-    bootstrap_errors,
+    bootstrap_intervals,
     covariance_of_mean,
     fit_law,
     fit_power_ols,
@@ -53,16 +53,10 @@ from common.powerlaw import (
     sweep,
 )
 from common.record import replace_text, write_csv
-from measure_mutual_info.scoring.tables import (
-    LOGQ,
-    last_part,
-    read_first2_by_book,
-    read_first2_entropy,
-    read_provenance,
-    read_scores,
-)
+from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
+from measure_mutual_info.scoring.tables import LOGQ, last_part, read_counts, read_provenance, read_scores, read_shares
 
-Estimator = Literal["direct", "direct_corrected", "vclub", "direct_unpaired"]
+NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
 FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
 FIT_COLUMNS += ["heldout_error", "scale", "selected"]
@@ -78,12 +72,8 @@ class Settings:
     """folder for bipartite.csv, fit.csv and sweep.csv"""
     counts: Path | None = None
     """counts.csv of count_ngrams.py, of the same corpus and tokenizer; for direct_corrected"""
-    estimators: tuple[Estimator, ...] = ()
-    """which to compute; by default direct, vclub, and direct_corrected where --counts is given"""
     unpaired: bool = False
     """add direct_unpaired"""
-    ngram_weight: float = 0.8
-    """weight of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)"""
     L_fit_min: int = 0
     """tokens; fits begin here. Paper: all lengths"""
     L_fit_max: int | None = None
@@ -96,29 +86,25 @@ class Settings:
     """name of the corpus in the tables; by default from scores.json"""
     model: str = ""
     """name of the model in the tables; by default from scores.json"""
-    verbose: bool = False
-    """print the tables of summary.txt"""
 
     def validate(self) -> None:
-        if "direct_corrected" in self.estimators and self.counts is None:
-            raise UserError("direct_corrected needs the 2-gram counts: give --counts counts.csv (count_ngrams.py)")
-        if not 0 <= self.ngram_weight <= 1:
-            raise UserError(f"--ngram-weight {self.ngram_weight:g}: give a weight from 0 to 1")
         if self.L_fit_max is not None and self.L_fit_max <= self.L_fit_min:
             raise UserError(
                 f"--L-fit-min {self.L_fit_min} --L-fit-max {self.L_fit_max}: the fits would have no length between them"
             )
-        if self.bootstrap < 0 or self.bootstrap == 1:
-            raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
+        check_bootstrap(self.bootstrap)
+
+
+def check_bootstrap(replications: int) -> None:
+    if replications < 0 or replications == 1:
+        raise UserError(f"--bootstrap {replications}: give 0 for none, or at least 2 resamplings")
 
 
 def per_document_terms(
     scores: pd.DataFrame,
     estimator: str,
     first2_entropy_nats: float | None = None,
-    ngram_weight: float = 0.8,
+    ngram_weight: float = NGRAM_WEIGHT,
 ) -> pd.DataFrame:
     """What each document adds to an estimator, in nats: its mean over documents is the estimate of I(ell; L).
 
@@ -176,24 +162,21 @@ def fit_ratio(
     terms: documents × (ell, L); L_min <= L <= L_max. The intervals take documents as independent.
     """
     L, values = at_ratio(terms, ratio, L_min, L_max)
-    covariance, shrinkage = covariance_of_mean(values)
-    mi, fits, failed = values.mean(axis=0), [], {}
+    fits, failed = [], {}
     for law in (*laws, "power_ols"):
         try:
-            if law == "power_ols":
-                fits.append(fit_power_ols(L, mi))
-            else:
-                fits.append(fit_law(law, L, mi, covariance, len(values), shrinkage))
+            fits.append(fit_terms(law, L, values))
         except NoFitError as error:
             failed.setdefault(str(error), []).append(law)
     return fits, [f"no fit ({', '.join(laws)}): {reason}" for reason, laws in failed.items()]
 
 
-def sweep_ratio(terms: pd.DataFrame, ratio: float) -> list[Fit]:
-    """The power law over every window of lengths with L = ratio · ell. terms: documents × (ell, L)."""
-    L, values = at_ratio(terms, ratio)
+def fit_terms(law: str, L: np.ndarray, values: np.ndarray) -> Fit:
+    """The fit of a law, or of the line "power_ols", to the means of terms, (documents, p). NoFitError."""
+    if law == "power_ols":
+        return fit_power_ols(L, values.mean(axis=0))
     covariance, shrinkage = covariance_of_mean(values)
-    return sweep(L, values.mean(axis=0), covariance, len(values), shrinkage)
+    return fit_law(law, L, values.mean(axis=0), covariance, len(values), shrinkage)
 
 
 def bootstrap_power(
@@ -204,31 +187,42 @@ def bootstrap_power(
     replications: int,
     seed: int,
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """95% intervals of A and β, by least squares with weights and without, from resampled books.
+    """`bootstrap_intervals` of A and β, by least squares with weights and without, from resampled books.
 
     L: (p,). values: (documents, p) terms in nats. units: (documents,) what is resampled. shift_nats: what a
-    resampling (how often each unit was drawn) adds to every term. Everything is fitted anew, covariance included.
-    Returns (law, parameter) to (lo95, hi95): the estimate ± Student's t times the spread of the resampled ones, for A
-    in the logarithm. The unweighted line keeps to the lengths that it has here; a resampling that puts one of them at
-    or below 0 is left out. Partners' books are not resampled with those of Y. NoFitError as `bootstrap_errors`.
+    resampling (how often each unit was drawn) adds to every term. The unweighted line keeps to the lengths that it has
+    here; a resampling that puts one of them at or below 0 is left out. Partners' books are not resampled with those of
+    Y.
     """
-    _, unit = np.unique(units, return_inverse=True)
     above = values.mean(axis=0) > 0
 
-    def estimate(drawn: np.ndarray) -> np.ndarray:
-        again = np.repeat(values, drawn[unit], axis=0) + shift_nats(drawn)
-        mi, (covariance, shrinkage) = again.mean(axis=0), covariance_of_mean(again)
-        if (mi[above] <= 0).any():
+    def fits(rows: np.ndarray, drawn: np.ndarray) -> list[Fit]:
+        again = values[rows] + shift_nats(drawn)
+        if (again.mean(axis=0)[above] <= 0).any():
             raise NoFitError("a length of the line is at or below 0")
-        fits = fit_law("power", L, mi, covariance, len(again), shrinkage), fit_power_ols(L[above], mi[above])
-        return np.array([f(fit.parameters[name][0]) for fit in fits for name, f in (("A", math.log), ("beta", float))])
+        return [fit_terms("power", L, again), fit_terms("power_ols", L[above], again[:, above])]
 
-    here = estimate(np.ones(unit.max() + 1, dtype=int))
-    error, t = bootstrap_errors(unit, estimate, replications, seed)
-    edges = np.stack([here - t * error, here + t * error], axis=1)
-    edges[[0, 2]] = np.exp(edges[[0, 2]])
-    names = [(law, name) for law in ("power", "power_ols") for name in ("A", "beta")]
-    return {name: (low, high) for name, (low, high) in zip(names, edges.tolist(), strict=True)}
+    return bootstrap_intervals(units, fits, replications, seed)
+
+
+def fit_rows(
+    here: dict[str, Any], fits: Sequence[Fit], intervals: dict[tuple[str, str], tuple[float, float]], clusters: str
+) -> list[dict[str, Any]]:
+    """Rows of fit.csv. here: columns that all share; clusters: what was resampled for the intervals."""
+    rows, selected = [], select_law([fit for fit in fits if not fit.law.endswith("_wls")])
+    for row in (row for fit in fits for row in fit.rows()):
+        low, high = intervals.get((row["law"], row["parameter"]), (math.nan, math.nan))
+        boot = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": clusters if low == low else ""}
+        rows.append(here | row | boot | {"selected": row["law"] == selected})
+    return rows
+
+
+def sweep_rows(here: dict[str, Any], L: np.ndarray, values: np.ndarray, less_nats: float = 0.0) -> list[dict[str, Any]]:
+    """Rows of sweep.csv: the power law of the means of values, (n, p), less `less_nats`, over every window of L."""
+    covariance, shrinkage = covariance_of_mean(values)
+    fits = sweep(L, values.mean(axis=0) - less_nats, covariance, len(values), shrinkage)
+    power = [(fit.rows()[0], fit.parameters["A"][0], *fit.parameters["beta"]) for fit in fits]
+    return [here | row | {"A": A, "beta": beta, "lo95": low, "hi95": high} for row, A, beta, low, high in power]
 
 
 def at_ratio(
@@ -248,15 +242,12 @@ def _ratios(terms: pd.DataFrame) -> list[float]:
 
 
 def _entropy_shift(
-    shares: pd.DataFrame | None, units: np.ndarray, entropy_nats: float | None, weight: float
+    shares: pd.DataFrame, units: np.ndarray, entropy_nats: float, weight: float = NGRAM_WEIGHT
 ) -> Callable[[np.ndarray], float]:
     """What resampled books change in the terms of direct_corrected: weight · (their 2-gram entropy − that of all).
 
-    shares: ngrams and entropy_nats by book, None where the entropy is not to move. Books that were counted and not
-    scored stay as they are.
+    shares: ngrams and entropy_nats by book. Books that were counted and not scored stay as they are.
     """
-    if shares is None:
-        return lambda drawn: 0.0
     scored = shares.loc[np.unique(units)]
     rest = shares.drop(scored.index)
     ngrams, rest_ngrams = scored["ngrams"].to_numpy(), rest["ngrams"].sum()
@@ -266,6 +257,27 @@ def _entropy_shift(
         return weight * ((drawn @ sums + rest_sum) / max(drawn @ ngrams + rest_ngrams, 1) - entropy_nats)
 
     return shift
+
+
+def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame | None, str]:
+    """Grassberger's 2-gram entropy in nats, each book's ngrams and entropy_nats, and how far to trust it in a line.
+
+    The share of 2-grams seen only once is about the chance that the next one is new (Good and Turing): where it is not
+    small, as in a few books, the entropy is still well below the truth. No shares beside counts.csv: None.
+    UserError: no 2-grams, or as `read_counts`, `read_shares`.
+    """
+    counts = read_counts(path, ["ngram"], source, tokenizer)
+    if 2 not in counts.by_kind["ngram"]:
+        raise UserError(f"{path} has no 2-grams (kind ngram, n_or_d 2): run count_ngrams.py with --n 1 2")
+    occurrences, types = counts.by_kind["ngram"][2]
+    found = read_shares(path, counts)
+    shares = None
+    if found is not None:
+        shares = pd.DataFrame(dict(zip(("ngrams", "entropy_nats"), (of["ngram", 2] for of in found), strict=True)))
+    entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
+    once = types[occurrences == 1].sum() / total
+    line = f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once"
+    return entropy, shares, f"{line}: the more, the further it is below the truth"
 
 
 def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
@@ -285,53 +297,17 @@ def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[
     return [*lines, f"beta of I ~ L^beta: {', '.join(betas) or 'no fit'}, 95% interval"]
 
 
-def tables_text(bipartite: pd.DataFrame, fits: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> str:
-    """I(L) of every estimator, the local slopes, and the laws in the order of their AICc."""
-    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
-    estimators = shown["estimator"].unique()
-    cells = {
-        name: [f"{mi:.3f} ± {error:.3f}" for mi, error in zip(rows["mi_nats"], rows["stderr_nats"], strict=True)]
-        for name, rows in shown.groupby("estimator", sort=False)
-    }
-    first = shown[shown["estimator"] == estimators[0]]
-    mismatch = zip(first["context_mismatch_nats"], first["context_mismatch_stderr_nats"], strict=True)
-    cells["context mismatch"] = [f"{mean:.3f} ± {error:.3f}" for mean, error in mismatch]
-    lines = [f"I(ell; L) at L = {ratio:g} ell, nats, ± standard error over documents"]
-    lines.append(f"{'ell':>6}{'L':>7}" + "".join(f"{name:>20}" for name in cells))
-    for row, (ell, L) in enumerate(zip(first["ell_tokens"], first["L_tokens"], strict=True)):
-        lines.append(f"{ell:>6}{L:>7}" + "".join(f"{column[row]:>20}" for column in cells.values()))
-
-    windows, fits = windows[windows["L_over_ell"] == ratio], fits[fits["L_over_ell"] == ratio]
-    for name in estimators:
-        slopes = windows[(windows["estimator"] == name) & (windows["dof"] == 0)]
-        local = ", ".join(f"{slope.L_max:g}: {slope.beta:.2f}" for slope in slopes.itertuples())
-        lines.append(f"\n{name}, local slopes up to L = {local}" if local else f"\n{name}: no local slopes")
-        mine = fits[fits["estimator"] == name]
-        for fit in mine[mine["parameter"] == "beta"].itertuples():
-            if fit.law in ("power", "power_ols"):
-                line = f"beta, {name}, {fit.law}, L = {fit.L_min:g} to {fit.L_max:g}: {fit.value:.3f}"
-                intervals = [
-                    f"{low:.3f} to {high:.3f} by {by}"
-                    for low, high, by in (
-                        (fit.lo95, fit.hi95, "documents"),
-                        (fit.boot_lo95, fit.boot_hi95, f"resampled {fit.boot_clusters}"),
-                    )
-                    if math.isfinite(low)
-                ]
-                lines.append(line + (f"  (95%: {'; '.join(intervals)})" if intervals else ""))
-        laws = mine[mine["law"] != "power_ols"].drop_duplicates("law").sort_values("aicc")
-        for fit in laws.itertuples():
-            goodness = f"AICc {fit.aicc:.1f}, chi2 {fit.chi2:.1f} of {fit.dof} (p = {fit.p_value:.2g})"
-            lines.append(f"    {fit.law:<22}{goodness}, last I predicted {fit.heldout_error:+.1%} off")
-    return "\n".join(lines) + "\n"
+def tables_text(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> str:
+    """I(L) of every estimator and the parameters of each law, at one ratio L/ell."""
+    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio].drop(columns=["source", "model"])
+    fits = fits[fits["L_over_ell"] == ratio].drop(columns=["source", "model", "L_over_ell", "scale"])
+    return "\n\n".join(table.to_string(index=False, float_format="{:.4g}".format) for table in (shown, fits)) + "\n"
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    estimators = list(cfg.estimators) or ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub"]
-    if cfg.unpaired and "direct_unpaired" not in estimators:
-        estimators.append("direct_unpaired")
+    estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", *["direct_unpaired"] * cfg.unpaired]
     scores, documents_line = read_scores(cfg.scores)
     provenance = read_provenance(cfg.scores)
     source = cfg.source or provenance.get("source")
@@ -342,20 +318,18 @@ def main(cfg: Settings) -> None:
     book = scores.drop_duplicates("document").set_index("document")["book"]
     start = provenance.get("start_token", "unknown")
     print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}; start token (BOS): {start}")
-    if "direct_corrected" in estimators:
-        first2_entropy, entropy_line = read_first2_entropy(
-            cfg.counts, provenance.get("source"), provenance.get("tokenizer")
-        )
-        shares = read_first2_by_book(cfg.counts, first2_entropy)
-        print(f"{entropy_line}: the more, the further it is below the truth")
-        inputs.append(cfg.counts)
+    if cfg.counts:
+        of = provenance.get("source"), provenance.get("tokenizer")
+        first2_entropy, shares, line = read_first2(cfg.counts, *of)
+        print(line)
+        inputs += [cfg.counts, *[cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv")] * (shares is not None)]
     if book.nunique() == 1:
         print("one book: the resampling is over its documents, and says nothing about other books")
 
-    context_mismatch = per_document_terms(scores, "context_mismatch")
-    tables, fit_rows, sweep_rows = [], [], []
+    direct, context_mismatch = (per_document_terms(scores, name) for name in ("direct", "context_mismatch"))
+    tables, fit_table, sweep_table = [], [], []
     for estimator in estimators:
-        terms = per_document_terms(scores, estimator, first2_entropy, cfg.ngram_weight)
+        terms = per_document_terms(scores, estimator, first2_entropy)
         without_donor = terms.isna().any(axis=1)
         if without_donor.any():
             print(f"{estimator}: {without_donor.sum()} documents left out whose X' is of a document without scores")
@@ -366,53 +340,41 @@ def main(cfg: Settings) -> None:
             )
         units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
         boot_clusters = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
-        corrected = estimator == "direct_corrected"
-        known = shares is not None and bool(np.isin(units, shares.index).all())
-        shift = _entropy_shift(shares if corrected and known else None, units, first2_entropy, cfg.ngram_weight)
-        if corrected and not known:
+        corrected, shift = estimator == "direct_corrected", lambda drawn: 0.0
+        if corrected and shares is not None and np.isin(units, shares.index).all():
+            shift = _entropy_shift(shares, units, first2_entropy)
+        elif corrected:
             counted = f"{boot_clusters} have no shares beside {cfg.counts}"
             print(f"{estimator}: {counted}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
-        correction = terms - per_document_terms(scores, "direct") if corrected else terms * math.nan
+        correction = terms - direct if corrected else terms * math.nan
         added = {"correction_nats": correction.mean(), "correction_stderr_nats": _standard_error(correction)}
         added = {column: values.to_numpy() for column, values in added.items()}
         tables.append(estimate_table(terms, context_mismatch).assign(**names, **added))
         for ratio in _ratios(terms):
             window = ratio, cfg.L_fit_min, math.inf if cfg.L_fit_max is None else cfg.L_fit_max
-            fits, notes = fit_ratio(terms, *window)
-            boot = {}
+            (fits, notes), boot, here = fit_ratio(terms, *window), {}, names | {"L_over_ell": ratio}
             if cfg.bootstrap and "power" in [fit.law for fit in fits]:
                 try:
                     boot = bootstrap_power(*at_ratio(terms, *window), units, shift, cfg.bootstrap, cfg.seed)
                 except NoFitError as error:
                     notes.append(f"no resampled interval: {error}")
-            here, selected = names | {"L_over_ell": ratio}, select_law(fits)
-            for row in (row for fit in fits for row in fit.rows()):
-                low, high = boot.get((row["law"], row["parameter"]), (math.nan, math.nan))
-                resampled = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": boot_clusters if low == low else ""}
-                fit_rows.append(here | row | resampled | {"selected": row["law"] == selected})
-            for fit in sweep_ratio(terms, ratio):
-                beta, low, high = fit.parameters["beta"]
-                found = {"A": fit.parameters["A"][0], "beta": beta, "lo95": low, "hi95": high}
-                sweep_rows.append(here | fit.rows()[0] | found)
+            fit_table += fit_rows(here, fits, boot, boot_clusters)
+            sweep_table += sweep_rows(here, *at_ratio(terms, ratio))
             for note in notes:
                 print(f"{estimator}, L = {ratio:g} ell: {note}")
 
     bipartite = pd.concat(tables, ignore_index=True)
     bipartite = bipartite[[*names, *[column for column in bipartite.columns if column not in names]]]
-    fits = pd.DataFrame(fit_rows, columns=FIT_COLUMNS)
-    windows = pd.DataFrame(sweep_rows, columns=SWEEP_COLUMNS)
-    if shares is not None:
-        inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
+    fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
+    windows = pd.DataFrame(sweep_table, columns=SWEEP_COLUMNS)
     for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows)):
-        facts = {"first2_entropy_nats": first2_entropy, "start_token": start}
+        facts = {"first2_entropy_nats": first2_entropy, "ngram_weight": NGRAM_WEIGHT, "start_token": start}
         write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
-    ratios = _ratios(context_mismatch)
+    ratios = _ratios(direct)
     ratio = 2.0 if 2.0 in ratios else ratios[0]
-    lines, text = headline(bipartite, fits, ratio), tables_text(bipartite, fits, windows, ratio)
-    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n\n" + text)
-    if cfg.verbose:
-        print(text)
+    lines = headline(bipartite, fits, ratio)
+    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n\n" + tables_text(bipartite, fits, ratio))
     print(f"wrote bipartite.csv, fit.csv, sweep.csv and, as text, summary.txt in {cfg.out}", *lines, sep="\n")
 
 

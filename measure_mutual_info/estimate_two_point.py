@@ -5,7 +5,7 @@
 Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into the folder --out:
     two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each estimator of entropy, and less the plateau
     fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î;
-                    `selected`: the law of the least AICc among the first five below
+                    `selected`: the law of the least AICc of the first two below
     sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
                     neighbouring distances give the local slope
 
@@ -13,12 +13,10 @@ Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, c
 pairs than of tokens, so Ĥ(pair) is biased low more than Ĥ(left) and Ĥ(right), and Î(d) levels off on a plateau C above
 the truth. The laws, for d_min <= d <= d_max; `model` in fit.csv is the tokenizer, L_min and L_max are distances:
     power_plus_constant       A d^−α + C by generalised least squares with the covariance over d
-    power, exponential        A d^−α and A e^(−d/ξ), the same
-    exponential_plus_constant A e^(−d/ξ) + C, the rival on equal terms
     constant                  C alone, the same: whether anything decays at all
     power_plus_constant_wls   A d^−α + C weighted by the errors alone, without their correlations
     paper_eq_b15   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
-Compare and judge laws by the first five. If p rejects all of them, quote the wls: generalised least squares then
+Compare and judge laws by the first two. If p rejects both of them, quote the wls: generalised least squares then
 follows the small differences between distances, and its curve can lie to one side of all points.
 
 mi_corrected_nats is Î − C. C is that of `constant` if its p >= 0.05 says that no decay is seen (shuffled tokens),
@@ -49,21 +47,13 @@ from scipy.optimize import minimize_scalar
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.powerlaw import (
-    MIN_POINTS,
-    Fit,
-    NoFitError,
-    bootstrap_errors,
-    covariance_of_mean,
-    fit_law,
-    select_law,
-    sweep,
-)
-from common.record import numbers, read_csv, write_csv
+from common.powerlaw import MIN_POINTS, Fit, NoFitError, bootstrap_intervals, covariance_of_mean, fit_law
+from common.record import write_csv
 from measure_mutual_info.counting import entropy
 from measure_mutual_info.estimate_bipartite import FIT_COLUMNS as BIPARTITE_FIT_COLUMNS
 from measure_mutual_info.estimate_bipartite import SWEEP_COLUMNS as BIPARTITE_SWEEP_COLUMNS
-from measure_mutual_info.scoring.tables import BOOK_COUNTS, COUNTS, last_part
+from measure_mutual_info.estimate_bipartite import check_bootstrap, fit_rows, sweep_rows
+from measure_mutual_info.scoring.tables import COUNT_AGAIN, Counts, last_part, read_counts, read_shares
 
 ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "grassberger": entropy.grassberger_entropy,
@@ -72,16 +62,13 @@ ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "chao_shen": entropy.chao_shen_entropy,
 }
 KINDS = ("left", "right", "pair")
-LAWS = ("power_plus_constant", "power", "exponential_plus_constant", "exponential", "constant")
-LAWS += ("power_plus_constant_wls",)
-LOGARITHMIC = ("A", "xi")  # parameters whose intervals are symmetric in the logarithm
+LAWS = ("power_plus_constant", "constant", "power_plus_constant_wls")
 TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats"]
 TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law"]
 FIT_COLUMNS = [column for column in BIPARTITE_FIT_COLUMNS if column != "L_over_ell"]
 SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in BIPARTITE_SWEEP_COLUMNS if name != "L_over_ell"]
 FLAT = 0.05  # not in the paper: p-value of the same Î at every d from which on no decay is seen
 LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and C cannot be told apart, see fit_law
-COUNT_AGAIN = "count one corpus with count_ngrams.py --d"
 
 
 @dataclass(frozen=True)
@@ -106,10 +93,7 @@ class Settings:
     def validate(self) -> None:
         if not 1 <= self.d_min < self.d_max:
             raise UserError(f"--d-min {self.d_min} --d-max {self.d_max}: give distances d_min < d_max from 1 on")
-        if self.bootstrap < 0 or self.bootstrap == 1:
-            raise UserError(f"--bootstrap {self.bootstrap}: give 0 for none, or at least 2 resamplings")
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
+        check_bootstrap(self.bootstrap)
 
 
 def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
@@ -132,90 +116,40 @@ def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
     return mi + deviation - deviation.mean(axis=0)
 
 
-def read_counts(path: Path) -> tuple[dict[str, dict[int, tuple[np.ndarray, np.ndarray]]], str, str]:
-    """Counts of counts by kind ("left", "right", "pair") and distance, (occurrences, types); source; tokenizer.
-
-    Distances ascend. UserError: no such file; columns or kinds missing; no counts of counts of one corpus; marginals
-    that are not those of the pairs.
-    """
-    table = read_csv(path, COUNTS, COUNT_AGAIN)
-    columns = ["n_or_d", "occurrences", "types"]
-    values = pd.concat([numbers(table[column], path, COUNT_AGAIN) for column in columns], axis=1)
-    table = table[table["kind"].isin(KINDS)]
-    if table.empty:
-        raise UserError(f"{path} has no pairs (kinds {', '.join(KINDS)}): run count_ngrams.py with --d 1 2 4 …")
-    for column in ("source", "tokenizer"):
-        names = table[column].unique()
-        if len(names) > 1:
-            raise UserError(f"{path} mixes counts of {column} {' and '.join(names[:2])}: {COUNT_AGAIN}")
-    values = values.loc[table.index]
-    bad = ~((values >= 1) & (values % 1 == 0)).all(axis=1) | table.duplicated(["kind", "n_or_d", "occurrences"])
-    if bad.any():
-        raise UserError(f"{path}, line {bad.idxmax() + 2}: no counts of counts, or a line that repeats: {COUNT_AGAIN}")
-    values = values.astype(np.int64).assign(kind=table["kind"])
-    counts = {kind: {} for kind in KINDS}
-    for (kind, d), rows in values.groupby(["kind", "n_or_d"]):
-        counts[kind][int(d)] = rows["occurrences"].to_numpy(), rows["types"].to_numpy()
-    for d in sorted({d for by_d in counts.values() for d in by_d}):
-        missing = [kind for kind in KINDS if d not in counts[kind]]
-        if missing:
-            raise UserError(f"{path} has no rows of kind {' and '.join(missing)} for d = {d}: {COUNT_AGAIN}")
-        left, right, pairs = (entropy.sample_size(*counts[kind][d]) for kind in KINDS)
+def read_pairs(path: Path) -> Counts:
+    """Counts of counts of KINDS at each distance. UserError: as `read_counts`, or the marginals are of other pairs."""
+    counts = read_counts(path, KINDS)
+    for d in counts.by_kind["pair"]:
+        left, right, pairs = (entropy.sample_size(*counts.by_kind[kind][d]) for kind in KINDS)
         if not left == right == pairs:
             raise UserError(
                 f"{path}: at d = {d} the pairs are {pairs:,}, their left tokens {left:,} and right tokens {right:,}, "
                 f"which should be as many: {COUNT_AGAIN}"
             )
-    return counts, table["source"].iloc[0], table["tokenizer"].iloc[0]
+    return counts
 
 
-def read_shares(
-    path: Path, counts: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]], source: str, tokenizer: str
-) -> tuple[np.ndarray, np.ndarray]:
+def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray] | None:
     """Pairs and information of each unit as `unit_values` takes them, at the distances of `counts`, ascending.
 
-    path: counts_by_book.csv; counts, source, tokenizer: from `read_counts`.
-    UserError: no such file; columns missing; not numbers; shares that are not those of these counts.
+    path: of the counts. None where no counts_by_book.csv lies beside it. UserError: as `read_shares`, or the tokens of
+    a book are not as many as its pairs.
     """
-    table = read_csv(path, BOOK_COUNTS, COUNT_AGAIN)
-    for column in ("n_or_d", "ngrams", "entropy_nats"):
-        table[column] = numbers(table[column], path, COUNT_AGAIN)
-    table = table[table["kind"].isin(KINDS)]
-    other = f"{path} is not of the same corpus as the counts beside it"
-    for column, name in (("source", source), ("tokenizer", tokenizer)):
-        if (table[column] != name).any():
-            raise UserError(f"{other} ({column} {table.loc[table[column] != name, column].iloc[0]}): {COUNT_AGAIN}")
-    twice = table.duplicated(["kind", "n_or_d", "book"])
-    if twice.any():
-        raise UserError(f"{path}, line {twice.idxmax() + 2}: a line that repeats: {COUNT_AGAIN}")
-    if table.empty:
-        raise UserError(f"{path} has no rows of kinds {', '.join(KINDS)}: {COUNT_AGAIN}")
-    wide = table.pivot(index="book", columns=["kind", "n_or_d"], values=["ngrams", "entropy_nats"]).fillna(0.0)
-    ngrams, entropies = wide["ngrams"], wide["entropy_nats"]
-    for kind in KINDS:
-        for d, counted in counts[kind].items():
-            if (kind, d) not in ngrams:
-                raise UserError(f"{path} has no rows of kind {kind} for d = {d}: {COUNT_AGAIN}")
-            total, sums = ngrams[kind, d].sum(), ngrams[kind, d] @ entropies[kind, d]
-            wanted = entropy.grassberger_entropy(*counted)
-            if total != entropy.sample_size(*counted) or not abs(sums / total - wanted) < 1e-6:
-                raise UserError(
-                    f"{other} (kind {kind}, d = {d}: {total:,.0f} of entropy {sums / total:.6f} against "
-                    f"{entropy.sample_size(*counted):,} of {wanted:.6f}): {COUNT_AGAIN}"
-                )
-    d = sorted(counts["pair"])
-    by_kind = {kind: (ngrams[kind][d].to_numpy(), entropies[kind][d].to_numpy()) for kind in KINDS}
-    for kind in ("left", "right"):
-        if (by_kind[kind][0] != by_kind["pair"][0]).any():
-            raise UserError(f"{path}: the {kind} tokens of a book are not as many as its pairs: {COUNT_AGAIN}")
-    mi = by_kind["left"][1] + by_kind["right"][1] - by_kind["pair"][1]
-    return by_kind["pair"][0], mi
+    shares = read_shares(path, counts)
+    if shares is None:
+        return None
+    d = list(counts.by_kind["pair"])
+    pairs, left, right = (shares[0][kind][d].to_numpy() for kind in ("pair", "left", "right"))
+    if (left != pairs).any() or (right != pairs).any():
+        raise UserError(f"{path}: the tokens of a book beside it are not as many as its pairs: {COUNT_AGAIN}")
+    left, right, both = (shares[1][kind][d].to_numpy() for kind in KINDS)
+    return pairs, left + right - both
 
 
 def mutual_information(
     counts: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]], estimator: str = "grassberger"
 ) -> np.ndarray:
-    """Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) in nats, (p,), by one of ESTIMATORS; counts as from `read_counts`."""
+    """Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) in nats, (p,), by one of ESTIMATORS; counts: `Counts.by_kind` of KINDS."""
     by_kind = {kind: np.array([ESTIMATORS[estimator](*by_d[d]) for d in sorted(by_d)]) for kind, by_d in counts.items()}
     return by_kind["left"] + by_kind["right"] - by_kind["pair"]
 
@@ -248,20 +182,6 @@ def falling(fit: Fit) -> Fit:
     return replace(fit, parameters={"A": parameters.pop("A"), "alpha": (-beta, -high, -low), **parameters})
 
 
-def sweep_windows(d: np.ndarray, values: np.ndarray, plateau_nats: float) -> list[dict[str, float | str]]:
-    """Rows of sweep.csv: the power law of Î − C over every window of distances; d, values as in `fit_weighted`.
-
-    C is taken as known. Windows whose points do not lie clearly above it are left out.
-    """
-    covariance, shrinkage = covariance_of_mean(values)
-    fits = sweep(d, values.mean(axis=0) - plateau_nats, covariance, len(values), shrinkage)
-    rows = []
-    for fit in map(falling, fits):
-        alpha, low, high = fit.parameters["alpha"]
-        rows.append(fit.rows()[0] | {"A": fit.parameters["A"][0], "alpha": alpha, "lo95": low, "hi95": high})
-    return rows
-
-
 def covariance_is_known(values: np.ndarray) -> bool:
     """Whether (units, p) values leave degrees of freedom when their covariance weighs p points, see `fit_law`."""
     _, shrinkage = covariance_of_mean(values)
@@ -286,19 +206,7 @@ def fit_eq_b15(d: np.ndarray, mi_nats: np.ndarray) -> Fit:
     if len(mi) > MIN_POINTS:
         A_before, alpha_before, C_before = _solve_eq_b15(d[:-1], mi[:-1])
         heldout = (A_before * float(d[-1]) ** -alpha_before + C_before) / mi[-1] - 1
-    values = {"A": A, "alpha": alpha, "C": C}
-    return Fit(
-        law="paper_eq_b15",
-        parameters={name: (value, math.nan, math.nan) for name, value in values.items()},
-        L_min=d[0].item(),
-        L_max=d[-1].item(),
-        chi2=math.nan,
-        dof=len(mi) - 3,
-        p_value=math.nan,
-        aicc=math.nan,
-        heldout_error=float(heldout),
-        scale="log",
-    )
+    return Fit.unweighted("paper_eq_b15", {"A": A, "alpha": alpha, "C": C}, np.asarray(d), heldout)
 
 
 def _solve_eq_b15(d: np.ndarray, mi: np.ndarray) -> tuple[float, float, float]:
@@ -318,32 +226,6 @@ def _solve_eq_b15(d: np.ndarray, mi: np.ndarray) -> tuple[float, float, float]:
         s = minimize_scalar(lambda s: lines(s)[2][0], bounds=edges, method="bounded", options={"xatol": 1e-9}).x
     (mean,), (slope,), _ = lines(s)
     return math.exp(mean - slope * np.log(d).mean()), float(-slope), float(-mi.min() * np.expm1(-s))
-
-
-def bootstrap_intervals(
-    fit: Callable[[np.ndarray], Fit], values: np.ndarray, replications: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95% intervals of a fit's parameters from resampled units, everything fitted anew.
-
-    fit: from (units, p) values of `unit_values`. Returns parameter to (lo95, hi95): the estimate ± Student's t times
-    the spread of the resampled ones, for A and xi in the logarithm; NaN where they have none, at an edge. NoFitError as
-    `bootstrap_errors`.
-    """
-    units = np.arange(len(values))
-
-    def estimate(drawn: np.ndarray) -> np.ndarray:
-        parameters = fit(values[np.repeat(units, drawn)]).parameters
-        return np.array([math.log(value) if name in LOGARITHMIC else value for name, (value, *_) in parameters.items()])
-
-    here = estimate(np.ones(len(units), dtype=int))
-    error, t = bootstrap_errors(units, estimate, replications, seed)
-    error[error == 0] = math.nan
-    edges = np.stack([here - t * error, here + t * error], axis=1)
-    with np.errstate(over="ignore"):
-        return {
-            name: tuple((np.exp(edge) if name in LOGARITHMIC else edge).tolist())
-            for name, edge in zip(fit(values).parameters, edges, strict=True)
-        }
 
 
 def fit_all(
@@ -369,8 +251,9 @@ def fit_all(
             continue
         if replications and values is not None:
             try:
-                found = bootstrap_intervals(fit, values, replications, seed)
-                intervals |= {(law, name): edges for name, edges in found.items()}
+                units = np.arange(len(values))
+                again = lambda rows, drawn, fit=fit: [fit(values[rows])]  # noqa: E731
+                intervals |= bootstrap_intervals(units, again, replications, seed)
             except NoFitError as error:
                 failed.setdefault(f"no resampled interval: {error}", []).append(law)
     return fits, intervals, [f"{', '.join(laws)}: {reason}" for reason, laws in failed.items()]
@@ -388,105 +271,76 @@ def plateau(fits: list[Fit]) -> Fit | None:
     return constant
 
 
-def _print_tables(
-    table: pd.DataFrame, once: np.ndarray, fits: pd.DataFrame, corrected_by: Fit | None, unit: str
-) -> None:
-    shown = table.pivot(index="d_tokens", columns="estimator", values="mi_nats")[list(ESTIMATORS)]
-    main_rows = table[table["estimator"] == "grassberger"].set_index("d_tokens")
-    print(f"\nI(d), nats; ± standard error over {unit}; pairs seen once: the more, the higher the plateau")
-    print(f"{'d':>7}{'grassberger':>22}" + "".join(f"{name:>14}" for name in list(ESTIMATORS)[1:]), end="")
-    print(f"{'less plateau':>14}{'pairs':>16}{'once':>8}")
-    for (d, row), share in zip(main_rows.iterrows(), once, strict=True):
-        cells = f"{row['mi_nats']:.5f} ± {row['stderr_nats']:.5f}"
-        others = "".join(f"{shown.loc[d, name]:>14.5f}" for name in list(ESTIMATORS)[1:])
-        print(f"{d:>7}{cells:>22}{others}{row['mi_corrected_nats']:>14.5f}{row['n_pairs']:>16,.0f}{share:>8.1%}")
-    if (fewest := main_rows["n_pairs"].min() / main_rows["n_pairs"].max()) < 0.95:
-        print(f"at some distance there are {fewest:.0%} of the pairs of another: fewer pairs, higher plateau")
-    if corrected_by is not None:
-        print(f"plateau: C = {corrected_by.parameters['C'][0]:.5f} of {corrected_by.law}")
-    for (estimator, law), rows in fits.groupby(["estimator", "law"], sort=False):
-        first = rows.iloc[0]
-        print(f"\n{law}, {estimator}, d = {first['L_min']:g} to {first['L_max']:g}", end="")
-        if math.isfinite(first["chi2"]):
-            print(f": AICc {first['aicc']:.1f}, chi2 {first['chi2']:.1f} of {first['dof']:g}", end="")
-            print(f" (p = {first['p_value']:.2g})", end="")
-        print(f"; last I predicted {first['heldout_error']:+.1%} off")
-        for row in rows.itertuples():
-            intervals = [
-                f"{low:.4g} to {high:.4g} by {by}"
-                for low, high, by in (
-                    (row.lo95, row.hi95, "the covariance"),
-                    (row.boot_lo95, row.boot_hi95, f"resampled {row.boot_clusters}"),
-                )
-                if math.isfinite(low)
-            ]
-            print(f"    {row.parameter:<6}{row.value:.4g}" + (f"  (95%: {'; '.join(intervals)})" if intervals else ""))
-
-
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    counts, source, tokenizer = read_counts(cfg.counts)
-    by_book, inputs = cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"), [cfg.counts]
-    d = np.array(sorted(counts["pair"]))
+    counts = read_pairs(cfg.counts)
+    inputs, d = [cfg.counts], np.array(list(counts.by_kind["pair"]))
     inside = (cfg.d_min <= d) & (d <= cfg.d_max)
     values, error, unit = None, np.full(len(d), math.nan), "no units"
-    if by_book.exists():
-        inputs.append(by_book)
-        pairs, shares = read_shares(by_book, counts, source, tokenizer)
-        unit = f"{len(pairs)} units"
+    by_book = read_information(cfg.counts, counts)
+    if by_book is not None:
+        inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
+        unit = f"{len(by_book[0])} units"
         try:
-            values = unit_values(pairs, shares)
+            values = unit_values(*by_book)
             error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
             if np.isnan(error[inside]).any():
                 print(f"left out of the fits, as one unit has all pairs: d = {d[inside & np.isnan(error)].tolist()}")
                 inside &= ~np.isnan(error)
         except NoFitError as reason:
-            print(f"no errors and no weights: {reason} ({by_book} has {len(pairs)})")
+            print(f"no errors and no weights: {reason} (there are {unit})")
     else:
-        print(f"no errors and no weights: no {by_book} beside the counts")
-    names = {"source": cfg.source or source, "tokenizer": cfg.tokenizer or last_part(tokenizer)}
+        print("no errors and no weights: no shares of books beside the counts")
+    names = {"source": cfg.source or counts.source, "tokenizer": cfg.tokenizer or last_part(counts.tokenizer)}
     print(f"source {names['source']}, tokenizer {names['tokenizer']}, {len(d)} distances, {unit}")
 
-    n_pairs = [entropy.sample_size(*counts["pair"][int(distance)]) for distance in d]
-    once = [float(types[occurrences == 1].sum()) for occurrences, types in (counts["pair"][int(x)] for x in d)]
-    tables, fit_rows, sweep_rows, corrected_by = [], [], [], None
+    n_pairs = [entropy.sample_size(*of) for of in counts.by_kind["pair"].values()]
+    once = [float(types[occurrences == 1].sum()) for occurrences, types in counts.by_kind["pair"].values()]
+    if min(n_pairs) < 0.95 * max(n_pairs):
+        fewest = min(n_pairs) / max(n_pairs)
+        print(f"at some distance there are {fewest:.0%} of the pairs of another: fewer pairs, higher plateau")
     if values is not None and not covariance_is_known(values[:, inside]):
         print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AICc take them as independent")
+    tables, fit_table, sweep_table, corrected_by = [], [], [], None
     for estimator in ESTIMATORS:
-        mi, main_one = mutual_information(counts, estimator), estimator == "grassberger"
+        mi, main_one = mutual_information(counts.by_kind, estimator), estimator == "grassberger"
         these = values[:, inside] if main_one and values is not None else None
         fits, intervals, notes = fit_all(d[inside], mi[inside], these, cfg.bootstrap, cfg.seed)
         for note in notes:
             print(f"{estimator}, {note}")
-        columns = {"d_tokens": d, "mi_nats": mi, "mi_corrected_nats": math.nan, "stderr_nats": math.nan}
-        columns |= {"plateau_nats": math.nan, "plateau_law": ""}
-        selected = select_law([fit for fit in fits if not fit.law.endswith("_wls")])
+        here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
+        fit_table += fit_rows(here, fits, intervals, unit)
+        table = pd.DataFrame({"d_tokens": d, "mi_nats": mi}).assign(**names, estimator=estimator, n_pairs=n_pairs)
         if main_one:
             corrected_by = plateau(fits)
-            columns["stderr_nats"] = error
             C = corrected_by.parameters["C"][0] if corrected_by is not None else 0.0
+            table["stderr_nats"] = error
             if corrected_by is not None:
-                columns |= {"mi_corrected_nats": mi - C, "plateau_nats": C, "plateau_law": corrected_by.law}
+                table = table.assign(mi_corrected_nats=mi - C, plateau_nats=C, plateau_law=corrected_by.law)
             if values is not None:
                 known = ~np.isnan(error)
-                here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
-                sweep_rows = [here | row for row in sweep_windows(d[known], values[:, known], C)]
-        tables.append(pd.DataFrame(columns).assign(**names, estimator=estimator, n_pairs=n_pairs))
-        for row in (row for fit in fits for row in fit.rows()):
-            low, high = intervals.get((row["law"], row["parameter"]), (math.nan, math.nan))
-            resampled = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": unit if low == low else ""}
-            here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
-            fit_rows.append(here | row | resampled | {"selected": row["law"] == selected})
-    table = pd.concat(tables, ignore_index=True)[TWO_POINT_COLUMNS]
-    fits = pd.DataFrame(fit_rows, columns=FIT_COLUMNS)
-    seen_once = dict(zip(d.tolist(), (np.array(once) / n_pairs).tolist(), strict=True))
-    facts = {"pairs_seen_once": seen_once, "plateau_of": corrected_by.law if corrected_by else None}
-    windows = pd.DataFrame(sweep_rows, columns=SWEEP_COLUMNS)
+                sweep_table = sweep_rows(here, d[known], values[:, known], C)
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True).reindex(columns=TWO_POINT_COLUMNS)
+    fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
+    windows = pd.DataFrame(sweep_table, columns=BIPARTITE_SWEEP_COLUMNS)
+    windows = windows.assign(alpha=-windows["beta"], lo95=-windows["hi95"], hi95=-windows["lo95"])[SWEEP_COLUMNS]
+    once = (np.array(once) / n_pairs).tolist()
+    facts = {"pairs_seen_once": dict(zip(d.tolist(), once, strict=True))}
+    facts |= {"plateau_of": corrected_by.law if corrected_by else None}
     for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows)):
         write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, **facts)
-    _print_tables(table, np.array(once) / n_pairs, fits, corrected_by, unit)
-    print(f"\nwrote two_point.csv, fit.csv and sweep.csv in {cfg.out}")
+
+    shown = ["d_tokens", "mi_nats", "stderr_nats", "mi_corrected_nats", "n_pairs"]
+    shown = table.loc[table["estimator"] == "grassberger", shown].assign(pairs_seen_once=once)
+    laws = ["estimator", "law", "parameter", "value", "boot_lo95", "boot_hi95", "chi2", "dof", "p_value", "selected"]
+    print("\nthe more pairs seen once, the higher the plateau")
+    for rows in (shown, fits[laws]):
+        print(rows.to_string(index=False, float_format="{:.5g}".format), end="\n\n")
+    if corrected_by is not None:
+        print(f"plateau: C = {corrected_by.parameters['C'][0]:.5f} of {corrected_by.law}")
+    print(f"wrote two_point.csv, fit.csv and sweep.csv in {cfg.out}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ crosses books. With `boundaries` "book" each whole text is one document. A text 
 white space at its ends) is left out.
 
 CPU only. The sample takes ten seconds. A core cuts about 250,000 tokens a second (PG19: 3 hours of one core), and
-each process needs memory for a few times `shard_megabytes` of text. A killed run continues at the first unfinished
-shard. The result has the same bytes whatever the interruptions and the number of processes.
+each process needs memory for about ten times `shard_megabytes` of text. A killed run continues with the shards it has
+not finished. The documents are the same whatever the interruptions and the number of processes.
 
 Writes the folder `out`, which `datasets.load_from_disk(out)` opens: columns document ("<book>#<number>"), book and
 input_ids (no special tokens added). prepare.json in it records the settings, the outcome, and a fingerprint of the
@@ -27,61 +27,52 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import nupunkt
 import pyarrow as pa
+from datasets import Dataset, concatenate_datasets
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.record import ROOT, atomic_file, printable, replace_text, same_run, versions
+from common.documents import document_lengths
+from common.parallel import in_parallel
+from common.record import atomic_file, cores, printable, replace_text, versions
+from common.resume import RESUME_OK, begin, begun
 from common.tokenizer import Tokenizer, load_tokenizer
 from measure_mutual_info.corpus.chunking import piece_documents, sentence_documents, whole_book
-from measure_mutual_info.corpus.reading import Corpus, books, open_corpus
+from measure_mutual_info.corpus.reading import Corpus, CorpusSettings, books, open_corpus
 
-BATCH = 1 << 20  # tokens held before they are written, a document more at most
+RECORD = "prepare.json"
 UNKNOWN_MOST = 0.03  # share of tokens that the tokenizer does not know, above which they are no measurement of the text
 SCHEMA = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int32())})
+Shard = list[tuple[str, str]]  # consecutive books: name, text
 
 
-@dataclass(frozen=True)
-class Settings:
-    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+@dataclass(frozen=True, kw_only=True)
+class Settings(CorpusSettings):
     tokenizer: str  # hub id, local folder or GGUF file, of the model that will read them; or "bytes"; or "characters"
-    out: Path  # folder to write
+    out: Path = field(metadata=RESUME_OK)  # folder to write
     source: str = ""  # short name of the corpus in every result; default: from `corpus`
-    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
-    split: str = "train"  # hub datasets: which split
-    streaming: bool = False  # hub datasets: read over the network instead of downloading all of it first
-    text_column: str = "text"
-    book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
-    boundaries: str = "sentence"  # "none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut
+    boundaries: Literal["sentence", "none", "book"] = "sentence"
+    """"none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut"""
     min_tokens: int = 2048  # length of a document in tokens, at least (paper: 2,048); shorter texts are left out
     shuffle_seed: int | None = None  # not in the paper: tokens of each document in random order, which tell nothing
-    min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
     max_documents_per_book: int = 0  # 0: all of them
-    max_books: int = 0  # stop after so many books that are not left out; 0: all of them
-    shard_megabytes: float = 32.0  # not in the paper: text a process holds at a time
-    processes: int = 0  # 0: one a core
+    shard_megabytes: float = field(default=8.0, metadata=RESUME_OK)  # not in the paper: text a process holds at a time
+    processes: int = field(default=0, metadata=RESUME_OK)  # 0: one a core
 
     def validate(self) -> None:
-        if self.boundaries not in ("sentence", "none", "book"):
-            raise UserError(f'unknown --boundaries "{self.boundaries}": give "sentence", "none" or "book"')
         for name, least in (("min_tokens", 1), ("min_book_words", 0), ("max_documents_per_book", 0), ("max_books", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
@@ -91,9 +82,7 @@ class Settings:
     @property
     def name(self) -> str:
         """The source: as given, else the last telling part of `corpus` ("emozilla/pg19" → "pg19")."""
-        parts = [
-            part for part in Path(self.corpus).parts if not set(part) & set("*?[") and part not in ("/", ".", "..")
-        ]
+        parts = [part for part in Path(self.corpus).parts if not set(part) & set("*?[/") and part not in (".", "..")]
         return printable(self.source or (Path(parts[-1]).stem if parts else "corpus"))
 
 
@@ -117,60 +106,18 @@ def shuffled(ids: list[int], seed: int) -> list[int]:
     return np.random.default_rng([seed, zlib.crc32(tokens.tobytes())]).permutation(tokens).tolist()
 
 
-def write_shard(
-    path: Path,
-    shard: list[tuple[str, str]],
-    tokenizer: Tokenizer,
-    cfg: Settings,
-    tick: Callable[[], Any] = lambda: None,
-) -> dict[str, Any]:
-    """Cut the books of one shard, write the Arrow file `path`, then the .json beside it that says it is finished."""
-    facts: dict[str, Any] = {"input": shard_hash(shard), "books_read": len(shard), "books": 0, "documents": 0}
-    facts |= {"tokens": 0, "unknown_tokens": 0, "longest_document": 0, "longest_short_book": [0, ""]}
-    with atomic_file(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
-        rows: list[dict[str, Any]] = []
-        held = 0  # tokens in rows
-        for name, text in shard:
-            count = 0
-            for ids in documents(text, tokenizer, cfg):
-                rows.append({"document": f"{name}#{count:04d}", "book": name, "input_ids": ids})
-                count += 1
-                held += len(ids)
-                facts["tokens"] += len(ids)
-                facts["unknown_tokens"] += 0 if tokenizer.unknown is None else ids.count(tokenizer.unknown)
-                facts["longest_document"] = max(facts["longest_document"], len(ids))
-                if len(rows) == 256 or held > BATCH:
-                    writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-                    rows, held = [], 0
-            facts["documents"] += count
-            facts["books"] += count > 0
-            if not count:
-                short = [len(tokenizer.ids(text.strip())), name]
-                facts["longest_short_book"] = max(facts["longest_short_book"], short)
-            tick()
-        if rows:
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-    if facts["unknown_tokens"] > UNKNOWN_MOST * facts["tokens"]:
-        path.unlink()
-        share = facts["unknown_tokens"] / facts["tokens"]
-        raise UserError(
-            f"{cfg.tokenizer} does not know {share:.0%} of the tokens of {cfg.corpus} (at most {UNKNOWN_MOST:.0%}): "
-            "give a --tokenizer made for such text"
-        )
-    facts["bytes"] = path.stat().st_size
-    replace_text(path.with_suffix(".json"), json.dumps(facts) + "\n")
-    return facts
+def cut(task: tuple[Path, Shard], tokenizer: Tokenizer, cfg: Settings) -> pa.Table:
+    """The documents of one shard."""
+    rows = [
+        (f"{name}#{number:04d}", name, np.array(ids, np.int32))
+        for name, text in task[1]
+        for number, ids in enumerate(documents(text, tokenizer, cfg))
+    ]
+    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], SCHEMA)
 
 
-def shard_hash(shard: list[tuple[str, str]]) -> str:
-    digest = hashlib.sha256()
-    for part in itertools.chain.from_iterable(shard):
-        digest.update(f"{len(part)}:{part}".encode("utf-8", "replace"))
-    return digest.hexdigest()
-
-
-def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[list[tuple[str, str]]]:
-    """Consecutive books, `shard_megabytes` of text (in million characters) at a time: the same for any run."""
+def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[Shard]:
+    """Consecutive books, `shard_megabytes` of text (in million characters) at a time."""
     shard, size = [], 0
     for name, text in found:
         shard.append((name, text))
@@ -182,118 +129,48 @@ def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[lis
         yield shard
 
 
-def finished(path: Path, shard: list[tuple[str, str]]) -> dict[str, Any] | None:
-    """What an earlier run noted of this shard, if it finished it. UserError: it was made from other text."""
-    try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if path.stat().st_size != facts["bytes"]:
-            return None
-    except (OSError, ValueError, KeyError):
-        return None
-    if facts["input"] != shard_hash(shard):
+def count_unknown(ids: pa.ChunkedArray, tokenizer: Tokenizer, cfg: Settings) -> int:
+    """Tokens that the tokenizer does not know. UserError: they are more than UNKNOWN_MOST."""
+    if tokenizer.unknown is None:
+        return 0
+    flat = [chunk.flatten().to_numpy() for chunk in ids.chunks]
+    unknown = sum(int(np.count_nonzero(chunk == tokenizer.unknown)) for chunk in flat)
+    if unknown > UNKNOWN_MOST * (total := sum(map(len, flat))):
         raise UserError(
-            f"{path} was made from other text: the corpus has changed; delete {path.parent}, then run again"
+            f"{cfg.tokenizer} does not know {unknown / total:.0%} of the tokens of {cfg.corpus} (at most "
+            f"{UNKNOWN_MOST:.0%}): give a --tokenizer made for such text"
         )
-    return facts
+    return unknown
 
 
-_worker: dict[str, Tokenizer] = {}  # one tokenizer a process
+def cut_shards(
+    cfg: Settings, corpus: Corpus, tokenizer: Tokenizer, parts: Path, wanted: dict, counts: Counter[str]
+) -> list[Path]:
+    """Cut the corpus into the folder `parts`, a file a shard, but for those that are there. counts: see `books`."""
+    resumed, paths = begun(parts, wanted, RECORD), []
+    with tqdm(desc="documents", unit="book", total=corpus.total) as bar:
 
+        def unfinished() -> Iterator[tuple[Path, Shard]]:
+            for shard in make_shards(books(corpus.rows(), cfg, counts), cfg):
+                # Named by its text: a corpus that changes behind the hub, or other shards, are cut anew.
+                digest = hashlib.blake2b(json.dumps(shard).encode(), digest_size=16).hexdigest()
+                paths.append(parts / f"{len(paths):05d}-{digest}.arrow")
+                if paths[-1].exists():
+                    bar.update(len(shard))
+                else:
+                    yield paths[-1], shard
 
-def _start_worker(name: str) -> None:
-    def end_with_parent() -> None:  # a parent that is killed outright cannot tell its workers
-        wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    _worker["tokenizer"] = load_tokenizer(name)
-
-
-def _work(path: Path, shard: list[tuple[str, str]], cfg: Settings) -> dict[str, Any]:
-    return write_shard(path, shard, _worker["tokenizer"], cfg)
-
-
-def write_shards(
-    jobs: Iterator[tuple[Path, list[tuple[str, str]]]], tokenizer: Tokenizer, cfg: Settings, bar: tqdm
-) -> Iterator[dict[str, Any]]:
-    """Work through (path, shard) pairs, in several processes where there are several; facts of each, in order."""
-    processes = cfg.processes or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    ahead = list(itertools.islice(jobs, 2))
-    jobs = itertools.chain(ahead, jobs)
-    if processes == 1 or len(ahead) < 2:
-        for path, shard in jobs:
-            yield write_shard(path, shard, tokenizer, cfg, bar.update)
-        return
-    # spawn, not fork: threads of the tokenizer and of the hub client do not survive a fork
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (cfg.tokenizer,))
-    pending: deque[Future[dict[str, Any]]] = deque()
-    try:
-        while pending or ahead:
-            ahead = list(itertools.islice(jobs, processes + 1 - len(pending)))
-            pending.extend(pool.submit(_work, path, shard, cfg) for path, shard in ahead)
-            if pending:
-                facts = pending.popleft().result()
-                bar.update(facts["books_read"])
-                yield facts
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed, probably for memory: run the same command again with fewer --processes, or "
-            "in another --out with smaller --shard-megabytes"
-        ) from error
-    except BaseException:
-        for child in multiprocessing.active_children():  # or an interrupt would wait for whole shards
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def corpus_identity(cfg: Settings, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that decides what the documents are: settings, and the hashes of local files in place of their paths."""
-    key = dataclasses.asdict(cfg) | {"source": cfg.name}
-    for irrelevant in ("out", "processes", "streaming", *(["corpus"] if corpus.files else [])):
-        del key[irrelevant]
-    if cfg.shuffle_seed is None:
-        del key["shuffle_seed"]
-    if os.path.exists(cfg.tokenizer):
-        path = Path(cfg.tokenizer).resolve()
-        key["tokenizer"] = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-    return key | {"files": corpus.files, "tokenizer_hash": tokenizer.hash}
-
-
-def write_folder_files(folder: Path, shards: list[Path], key: dict[str, Any]) -> None:
-    """The two files that make a folder of Arrow streams one that `datasets.load_from_disk` opens."""
-    feature = {"dtype": "string", "_type": "Value"}
-    ids = {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"}
-    info = {"features": {"document": feature, "book": feature, "input_ids": ids}}
-    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    state = {"_data_files": [{"filename": path.name} for path in shards], "_fingerprint": fingerprint}
-    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-    replace_text(folder / "dataset_info.json", json.dumps(info, indent=2) + "\n")
-    replace_text(folder / "state.json", json.dumps(state | {"_split": None}, indent=2) + "\n")
-
-
-def nothing_found(cfg: Settings, skipped: Counter[str], read: int, longest: list[Any]) -> UserError:
-    """Why there is not a single document."""
-    if read:
-        return UserError(
-            f"{cfg.corpus}: none of {read:,} books has a document of {cfg.min_tokens:,} tokens, the longest "
-            f"({longest[1]}) has {longest[0]:,} in all: give longer texts, or --min-tokens {max(longest[0], 1)} or less"
-        )
-    if skipped["few words"]:
-        return UserError(
-            f"{cfg.corpus}: all {skipped['few words']:,} books have fewer than {cfg.min_book_words:,} words: "
-            "lower --min-book-words"
-        )
-    return UserError(f"{cfg.corpus} is empty: {skipped['rows']:,} rows, none with text; give a corpus that has some")
-
-
-def remove_notes(folder: Path) -> None:
-    """Of the shards, see `finished`: a folder that is complete needs them no longer."""
-    for path in folder.glob("data-*.json"):
-        path.unlink()
+        work = partial(cut, tokenizer=tokenizer, cfg=cfg)
+        remedy = "fewer --processes or a smaller --shard-megabytes"
+        for (path, shard), table in in_parallel(work, unfinished(), cfg.processes or cores(), remedy):
+            count_unknown(table["input_ids"], tokenizer, cfg)
+            if not resumed:
+                begin(parts, wanted, RECORD)
+                resumed = True
+            with atomic_file(path, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+                writer.write_table(table)
+            bar.update(len(shard))
+    return paths
 
 
 def main(cfg: Settings) -> None:
@@ -301,51 +178,26 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     corpus = open_corpus(cfg)
     tokenizer = load_tokenizer(cfg.tokenizer)
-    key = corpus_identity(cfg, corpus, tokenizer)
-    if same_run(cfg.out, key):
-        remove_notes(cfg.out)  # of a run that was killed at its very end
-        made = json.loads((cfg.out / "prepare.json").read_text(encoding="utf-8"))
+    wanted = cfg.identity(corpus, source=cfg.name, tokenizer_hash=tokenizer.hash)
+    parts = cfg.out.with_name(cfg.out.name + ".parts")
+    if begun(cfg.out, wanted, RECORD):
+        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed at its very end
+        made = json.loads((cfg.out / RECORD).read_text(encoding="utf-8"))
         print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
         return
-    parts = cfg.out.with_name(cfg.out.name + ".parts")
-    if not same_run(parts, key):
-        parts.mkdir(parents=True, exist_ok=True)
-        replace_text(parts / "prepare.json", json.dumps({"identity": key}, indent=2, ensure_ascii=False) + "\n")
-
-    skipped: Counter[str] = Counter()
-    facts: list[dict[str, Any]] = []
-    paths: list[Path] = []
-    done: dict[Path, dict[str, Any]] = {}
-    with tqdm(desc="documents", unit="book", total=corpus.total) as bar:
-
-        def unfinished() -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-            for shard in make_shards(books(corpus.rows(), cfg, skipped), cfg):
-                path = parts / f"data-{len(paths):05d}.arrow"
-                paths.append(path)
-                if known := finished(path, shard):
-                    done[path] = known
-                    bar.update(len(shard))
-                else:
-                    yield path, shard
-
-        try:
-            facts = list(write_shards(unfinished(), tokenizer, cfg, bar))
-        except UserError:
-            if not any(parts.glob("data-*")):  # nothing worth keeping
-                shutil.rmtree(parts)
-            raise
-    facts += done.values()
-    if len(facts) != len(paths) or sorted(parts.glob("data-*.arrow")) != paths:
-        raise UserError(f"{parts} does not hold the {len(paths)} shards of this corpus: delete it, then run again")
-
-    sums = ("books_read", "books", "documents", "tokens", "unknown_tokens")
-    total = Counter({name: sum(f[name] for f in facts) for name in sums})
-    if not total["documents"]:
-        shutil.rmtree(parts)
-        raise nothing_found(
-            cfg, skipped, total["books_read"], max((f["longest_short_book"] for f in facts), default=[])
+    counts: Counter[str] = Counter()
+    paths = cut_shards(cfg, corpus, tokenizer, parts, wanted, counts)
+    whole = concatenate_datasets([Dataset.from_file(str(path)) for path in paths]) if paths else []
+    if not len(whole):
+        shutil.rmtree(parts, ignore_errors=True)
+        raise UserError(
+            f"{cfg.corpus} gives no document: of {counts['rows']:,} rows {counts['empty']:,} have no text, "
+            f"{counts['few words']:,} fewer than {cfg.min_book_words:,} words, {counts['read']:,} fewer than "
+            f"{cfg.min_tokens:,} tokens: give longer texts, or lower --min-book-words or --min-tokens"
         )
-    write_folder_files(parts, paths, key)
+    lengths, n_books = document_lengths(whole), len(whole.unique("book"))
+    too_short, longest = counts["read"] - n_books, int(lengths.max())
+    unknown = count_unknown(whole.data.column("input_ids"), tokenizer, cfg)
     record = {
         "source": cfg.name,
         "tokenizer": cfg.tokenizer,
@@ -353,35 +205,39 @@ def main(cfg: Settings) -> None:
         "tokenizer_hash": tokenizer.hash,
         "min_tokens": cfg.min_tokens,
         "boundaries": cfg.boundaries,
-        **{name: total[name] for name in ("documents", "books", "tokens", "unknown_tokens")},
-        "longest_document_tokens": max(f["longest_document"] for f in facts),
-        "rows": skipped["rows"],
-        "skipped_empty": skipped["empty"],
-        "skipped_few_words": skipped["few words"],
-        "skipped_repeated": skipped["repeated"],
-        "skipped_too_short": total["books_read"] - total["books"],
+        "documents": len(whole),
+        "books": n_books,
+        "tokens": int(lengths.sum()),
+        "unknown_tokens": unknown,
+        "longest_document_tokens": longest,
+        "rows": counts["rows"],
+        "skipped_empty": counts["empty"],
+        "skipped_few_words": counts["few words"],
+        "skipped_repeated": counts["repeated"],
+        "skipped_too_short": too_short,
         "settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)},
-        "identity": key,
+        "identity": wanted,
         "versions": versions() | {"nupunkt": nupunkt.__version__},
         "seconds": round(time.time() - started, 1),
     }
-    replace_text(parts / "prepare.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    for leftover in parts.glob(".*.tmp"):
-        leftover.unlink()
-    os.rename(parts, cfg.out)
-    remove_notes(cfg.out)
+    # The library's own fingerprint has the paths of the shards in it.
+    fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+    folder = parts / "whole"
+    shutil.rmtree(folder, ignore_errors=True)
+    Dataset(whole.data, whole.info, fingerprint=fingerprint).save_to_disk(folder)
+    replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    os.rename(folder, cfg.out)  # in one step: a folder that is there is whole
+    shutil.rmtree(parts)
     print(
-        f"{cfg.out}: {total['documents']:,} documents of {total['books']:,} books, {total['tokens']:,} tokens; "
-        f"left out: {record['skipped_empty']:,} rows without text, {record['skipped_few_words']:,} books of too few "
-        f"words, {record['skipped_repeated']:,} that repeat another, {record['skipped_too_short']:,} too short for a "
-        "document"
+        f"{cfg.out}: {len(whole):,} documents of {n_books:,} books, {record['tokens']:,} tokens; left out: "
+        f"{counts['empty']:,} rows without text, {counts['few words']:,} books of too few words, "
+        f"{counts['repeated']:,} that repeat another, {too_short:,} too short for a document"
     )
-    if total["unknown_tokens"]:
-        print(f"note: {total['unknown_tokens']:,} tokens are unknown to the tokenizer")
-    if cfg.boundaries == "sentence" and record["longest_document_tokens"] > 4 * cfg.min_tokens:
+    if unknown:
+        print(f"note: {unknown:,} tokens are unknown to the tokenizer")
+    if cfg.boundaries == "sentence" and longest > 4 * cfg.min_tokens:
         print(
-            f"note: the longest document has {record['longest_document_tokens']:,} tokens: a text with few sentence "
-            "ends; --boundaries none cuts anywhere"
+            f"note: the longest document has {longest:,} tokens: sentence ends are few; --boundaries none cuts anywhere"
         )
 
 

@@ -22,35 +22,26 @@ import os
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from common.cli import UserError, run
-from common.record import replace_text, same_run, versions
-from measure_mutual_info.corpus.reading import books, open_corpus
+from common.record import replace_text, versions
+from common.resume import RESUME_OK, begun
+from measure_mutual_info.corpus.reading import CorpusSettings, books, open_corpus
+
+RECORD = "train_bpe.json"
 
 
-@dataclass(frozen=True)
-class Settings:
-    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
-    out: Path  # folder to write; its name is that of the tokenizer in every result
+@dataclass(frozen=True, kw_only=True)
+class Settings(CorpusSettings):
+    out: Path = field(metadata=RESUME_OK)  # folder to write; its name is that of the tokenizer in every result
     vocab_size: int = 512  # not in the paper: tokens, 256 of them bytes
-    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
-    split: str = "train"  # hub datasets: which split
-    streaming: bool = False  # hub datasets: read over the network instead of downloading all of it first
-    text_column: str = "text"
-    min_book_words: int = 0  # texts with fewer are left out
-    max_books: int = 0  # stop after so many texts that are not left out; 0: all of them
-
-    @property
-    def book_column(self) -> str:
-        """Names do not matter here; see corpus/reading.py."""
-        return ""
 
     def validate(self) -> None:
         if self.vocab_size <= 256:
@@ -60,8 +51,8 @@ class Settings:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 0 or more")
 
 
-def train(texts: Any, vocab_size: int) -> Tokenizer:
-    """A BPE over bytes, its words cut as GPT-2's are, of at most `vocab_size` tokens; texts: an iterable of strings.
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A BPE over bytes, its words cut as GPT-2's are, of at most `vocab_size` tokens.
 
     It has fewer tokens where every word of the corpus is one before they are used up.
     """
@@ -78,28 +69,22 @@ def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     corpus = open_corpus(cfg)
-    key = dataclasses.asdict(cfg) | {"files": corpus.files}
-    for irrelevant in ("out", "streaming", *(["corpus"] if corpus.files else [])):
-        del key[irrelevant]
-    if same_run(cfg.out, key, "train_bpe.json", "a tokenizer of this script"):
+    wanted = cfg.identity(corpus)
+    if begun(cfg.out, wanted, RECORD):
         print(f"{cfg.out}: there already")
         return
 
-    skipped: Counter[str] = Counter()
-    found = tqdm((text for _, text in books(corpus.rows(), cfg, skipped)), "texts", corpus.total, unit="text")
-    characters = 0
+    counts: Counter[str] = Counter()
 
-    def texts() -> Any:
-        nonlocal characters
-        for text in found:
-            characters += len(text)
+    def texts() -> Iterable[str]:
+        for _, text in tqdm(books(corpus.rows(), cfg, counts), "texts", corpus.total, unit="text"):
+            counts["characters"] += len(text)
             yield text
 
     tokenizer = train(texts(), cfg.vocab_size)
+    characters = counts["characters"]
     if not characters:
-        raise UserError(
-            f"{cfg.corpus}: {skipped['rows']:,} rows, none with text that is not left out: give other texts"
-        )
+        raise UserError(f"{cfg.corpus}: {counts['rows']:,} rows, none with text that is not left out: give other texts")
     size = tokenizer.get_vocab_size()
     if size < cfg.vocab_size:
         raise UserError(
@@ -110,11 +95,11 @@ def main(cfg: Settings) -> None:
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(parts)
-    record = {"identity": key, "characters": characters, "versions": versions()}
+    record = {"identity": wanted, "characters": characters, "versions": versions()}
     record |= {"settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)}, "seconds": round(time.time() - started, 1)}
-    replace_text(parts / "train_bpe.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    replace_text(parts / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     os.rename(parts, cfg.out)
-    left_out = f"; left out: {skipped['repeated']:,} texts that repeat another" if skipped["repeated"] else ""
+    left_out = f"; left out: {counts['repeated']:,} texts that repeat another" if counts["repeated"] else ""
     print(f"{cfg.out}: {size} tokens from {characters:,} characters{left_out}")
 
 

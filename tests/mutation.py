@@ -32,6 +32,8 @@ from common.cli import UserError, run
 from common.record import ROOT, write_csv
 
 ESTIMATORS = "tests/measure_mutual_info/test_estimator_properties.py"
+BIPARTITE = "tests/measure_mutual_info/test_estimate_bipartite.py"
+TWO_POINT = "tests/measure_mutual_info/test_estimate_two_point.py"
 FAMILIES = "tests/gaussian_synthetic/exact/test_family_properties.py"
 # Module → the tests that mirror it.
 MODULES = {
@@ -43,9 +45,9 @@ MODULES = {
     "common/pretrained.py": ("tests/common/test_pretrained.py",),
     "common/record.py": ("tests/common/test_record.py",),
     "measure_mutual_info/counting/entropy.py": ("tests/measure_mutual_info/counting/test_entropy.py", ESTIMATORS),
-    "measure_mutual_info/scoring/tables.py": ("tests/measure_mutual_info/test_estimate_bipartite.py",),
-    "measure_mutual_info/estimate_bipartite.py": ("tests/measure_mutual_info/test_estimate_bipartite.py", ESTIMATORS),
-    "measure_mutual_info/estimate_two_point.py": ("tests/measure_mutual_info/test_estimate_two_point.py", ESTIMATORS),
+    "measure_mutual_info/scoring/tables.py": (BIPARTITE, TWO_POINT),
+    "measure_mutual_info/estimate_bipartite.py": (BIPARTITE, ESTIMATORS),
+    "measure_mutual_info/estimate_two_point.py": (TWO_POINT, ESTIMATORS),
     "gaussian_synthetic/exact/families.py": ("tests/gaussian_synthetic/exact/test_families.py", FAMILIES),
     "gaussian_synthetic/exact_mi.py": ("tests/gaussian_synthetic/test_exact_mi.py", FAMILIES),
     "gaussian_synthetic/exact/dense.py": ("tests/gaussian_synthetic/exact/test_families.py", FAMILIES),

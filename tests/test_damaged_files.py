@@ -85,11 +85,6 @@ def two_point(folder: Path) -> list[object]:
     return ["--counts", folder / "counts.csv", "--bootstrap", 2, "--out", folder / "out"]
 
 
-def plan(folder: Path) -> list[object]:
-    rows("fig2b/scores.csv", folder, 26 * 12 + 1)
-    return ["--scores", folder / "scores.csv", "--resamplings", 2, "--out", folder / "plan.csv"]
-
-
 def count(folder: Path) -> list[object]:
     return ["--documents", toy_books(folder / "documents", 40, 3), "--d", 1, 2, "--out", folder / "counts.csv"]
 
@@ -179,7 +174,6 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/score_documents.py", score),
     ("measure_mutual_info/estimate_bipartite.py", bipartite),
     ("measure_mutual_info/estimate_two_point.py", two_point),
-    ("measure_mutual_info/plan_documents.py", plan),
     ("gaussian_synthetic/train.py", gaussian_train),
     ("gaussian_synthetic/evaluate.py", gaussian_evaluate),
     ("gaussian_synthetic/collapse.py", collapse),

@@ -48,7 +48,7 @@ def learn_tokenizer(folder: Path) -> list[object]:
 
 
 def count(folder: Path) -> list[object]:
-    flags = ["--documents", toy_books(folder / "documents", 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
+    flags = ["--documents", toy_books(folder / "documents", 400, 20), "--d", 1, 2, 4, 8]
     return [*flags, "--processes", 1, "--out", "OUT/counts.csv"]
 
 
@@ -58,13 +58,13 @@ def score(folder: Path) -> list[object]:
 
 
 def calibrate(folder: Path) -> list[object]:
-    flags = ["--processes", "bernoulli", "--n-documents", 60, "--replications", 30, "--replications-misspecified", 3]
-    flags += ["--replications-all-laws", 3, "--predictors", "exact", "--block", 1, "--L-max", 64, "--L-fit-min", 8]
+    flags = ["--processes", "bernoulli", "--n-documents", 60, "--replications", 120, "--replications-misspecified", 3]
+    flags += ["--predictors", "exact", "--L-max", 64, "--L-fit-min", 8]
     return [*flags, "--pool-documents", 500, "--out", "OUT"]
 
 
 def calibrate_two_point(folder: Path) -> list[object]:
-    flags = ["--processes", "markov", "topics", "--books", 20, "--tokens", 200, "--d-max", 8, "--replications", 6]
+    flags = ["--processes", "markov", "topics", "--books", 20, "--tokens", 200, "--d-max", 8, "--replications", 30]
     return [*flags, "--out", "OUT"]
 
 

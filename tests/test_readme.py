@@ -202,10 +202,12 @@ def quoted_gaps() -> list[tuple[str, str]]:
 
 
 def quoted_elsewhere() -> list[tuple[str, str]]:
-    plan = results("fig2b/plan.csv").query("L_over_ell == 2 and L_min == 4 and L_max == 2048").set_index("estimator")
-    direct, vclub = (plan.loc[name] for name in ("direct", "vclub"))
-    bounds = [f"[{row['n_documents_lo95']:.0f}, {row['n_documents_hi95']:.0f}]" for row in (direct, vclub)]
-    text = f"needs {direct['n_documents']:.0f} documents {bounds[0]}, and vCLUB {vclub['n_documents']:.0f} {bounds[1]}"
+    beta = results("fig2b/fit.csv").query("L_over_ell == 2 and law == 'power' and parameter == 'beta'")
+    half = beta.set_index("estimator").eval("(hi95 - lo95) / 2")
+    by_book = beta.set_index("estimator").eval("(boot_hi95 - boot_lo95) / 2")["direct"]
+    direct, vclub = (np.ceil(126 * (half[name] / 0.02) ** 2) for name in ("direct", "vclub"))
+    text = f"to ±{half['direct']:.3f} and vCLUB to ±{half['vclub']:.3f} (`fit.csv`, documents taken as independent): "
+    text += f"±0.02 needs {direct:.0f} documents and {vclub:.0f}"
     faults = results("mutation/mutation.csv").set_index("module").loc["total"]
     score = f"{100 * faults['score']:.0f}% [{100 * faults['lo95']:.0f}, {100 * faults['hi95']:.0f}]"
     collapse = results("fig3/collapse.csv").set_index("predictor")
@@ -213,6 +215,7 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     beta = exact[exact["quantity"] == "beta_gls"].set_index(["predictor", "estimator"])["mean"]
     return [
         ("measure_mutual_info/README.md", text),
+        ("measure_mutual_info/README.md", f"resampled books, ±{by_book:.3f} from four books"),
         (
             "docs/tests.md",
             f"found {faults['killed']:.0f} of a sample of {faults['sampled']:.0f} faults, which is {score}",

@@ -17,19 +17,11 @@ vCLUB 2 to 80 times the truth, with β = 1.05 and 1.13 where Santa Fe's is 0.5 a
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-import signal
-import threading
 import time
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context, parent_process
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -37,13 +29,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 from scipy.stats import linregress
-from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.powerlaw import GROWTH_LAWS, MIN_POINTS, NoFitError, fit_law, fit_power_ols
+from common.powerlaw import MIN_POINTS, NoFitError, fit_law, fit_power_ols
 from common.record import write_csv
-from measure_mutual_info import score_documents
-from measure_mutual_info.calibration.coverage import METHODS, coverage, print_summary, rounded
+from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import (
     PREDICTORS,
     BernoulliUniform,
@@ -53,35 +43,36 @@ from measure_mutual_info.calibration.processes import (
     PredictorName,
     Process,
 )
+from measure_mutual_info.calibration.replications import Arrays, Block, blocks, replicated, rounded, summed_up
 from measure_mutual_info.estimate_bipartite import estimate_table, fit_ratio, per_document_terms
-from measure_mutual_info.scoring import score_store
+from measure_mutual_info.scoring import passes
 
-ESTIMATORS = ("direct", "vclub")
-FIT_VALUES = (
-    "beta",
-    "lo95",
-    "hi95",
-    "chi2",
-    "p_value",
-    "selected",
-    "selected_of_all",
-)  # selected: index into GROWTH_LAWS
-ROWS_A_GROUP = 250
-POOL_PIECE = 1000  # documents of the pool that are sampled at a time
+ESTIMATORS = ("direct", "vclub")  # of `per_document_terms`: one that is added here is calibrated with the others
+METHODS = ("gls", "ols")  # generalised and ordinary least squares
+LAWS = ("power", "logarithm")  # that are told apart
+FIT_VALUES = ["beta", "lo95", "hi95", "chi2", "p_value", "selected"]  # selected: index into LAWS
+KINDS = ["process", "predictor", "estimator", "n_documents"]
+ESTIMATE_COLUMNS = ["process", "predictor", "estimator", "L_tokens", "n_documents", "seed"]
+ESTIMATE_COLUMNS += ["mi_nats", "stderr_nats", "mi_true_nats", "covered"]
+FIT_COLUMNS = [*KINDS, "seed", "method", *FIT_VALUES[:3], "beta_true", "covered", *FIT_VALUES[3:]]
+COVERAGE_COLUMNS = [*KINDS, "quantity", "L_tokens", "truth", "mean", "bias", "sd", "mean_half_width"]
+COVERAGE_COLUMNS += ["coverage", "coverage_lo95", "coverage_hi95", "replications", "failed", "mean_stderr"]
+COVERAGE_COLUMNS += [f"selected_{law}" for law in LAWS]
+POOL, POOL_PIECE = "pool", 1000  # documents of the pool that are sampled at a time
 
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = Path("results/calibration")
+    out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)
     """folder; each process gets one within it"""
-    processes: tuple[Literal["santa_fe", "markov", "bernoulli"], ...] = ("santa_fe", "markov", "bernoulli")
+    processes: tuple[Literal["santa_fe", "markov", "bernoulli"], ...] = field(
+        default=("santa_fe", "markov", "bernoulli"), metadata=RESUME_OK
+    )
     """see processes.py"""
-    betas: tuple[float, ...] = (0.5, 0.75)
+    betas: tuple[float, ...] = field(default=(0.5, 0.75), metadata=RESUME_OK)
     """santa_fe: exponents, from 0.05 up to 1"""
-    epsilons: tuple[float, ...] = (0.1,)
+    epsilons: tuple[float, ...] = field(default=(0.1,), metadata=RESUME_OK)
     """santa_fe: probabilities that a bit is misread, 0.001 to 0.45; each goes with each beta"""
-    n_keys: int = 4096
-    """santa_fe: keys, in samples and truth alike"""
     predictors: tuple[PredictorName, ...] = get_args(PredictorName)
     """what stands in the place of the language model"""
     n_documents: tuple[int, ...] = (100, 1000)
@@ -90,8 +81,6 @@ class Settings:
     """with the exact predictor, for each number of documents"""
     replications_misspecified: int = 20
     """with each other predictor, at the largest number of documents"""
-    replications_all_laws: int = 100
-    """of the exact predictor's, how many try all laws, not only power and logarithm: the others are slow to fit"""
     L_max: int = 2048
     """tokens; as in the paper"""
     ratio: int = 2
@@ -100,78 +89,57 @@ class Settings:
     """tokens, first L of the fits: below it the exact curves are no power laws yet"""
     pool_documents: int = 20_000
     """documents whose covariance weighs the exact curve in the fit that gives the true β of gls; whole thousands"""
-    block: int = 10
-    """replications that are done and stored together"""
-    workers: int = 1
+    workers: int = field(default=1, metadata=RESUME_OK)
     """processes in parallel; no result depends on it"""
     seed: int = 0
     """of the first replication; the next ones count on from it"""
 
     @property
-    def window(self) -> list[int]:
-        """The L of the fits, in tokens."""
-        return [L for _, L in self.scoring.points if L >= self.L_fit_min]
+    def points(self) -> list[tuple[int, int]]:
+        """The (ell, L) in tokens."""
+        return passes.grid(self.L_max, max(2, self.L_max // self.ratio), (self.ratio,))
 
     @property
-    def scoring(self) -> score_documents.Settings:
-        """The settings of score_documents.py that a replication goes through."""
-        return score_documents.Settings(
-            documents=Path(),
-            model="exact predictor",
-            out=Path("scores.csv"),
-            L_max=self.L_max,
-            ell_max=max(2, self.L_max // self.ratio),
-            ratios=(self.ratio,),
-            batch_tokens=ROWS_A_GROUP * self.L_max,
-        )
+    def window(self) -> list[int]:
+        """The L of the fits, in tokens."""
+        return [L for _, L in self.points if L >= self.L_fit_min]
 
     @property
     def sources(self) -> list[Process]:
         """The processes, Santa Fe with every beta and epsilon."""
         made: dict[str, list[Process]] = {
-            "santa_fe": [NoisySantaFe(beta, epsilon, self.n_keys) for beta in self.betas for epsilon in self.epsilons],
+            "santa_fe": [NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons],
             "markov": [MarkovChain()],
             "bernoulli": [BernoulliUniform()],
         }
         return [process for kind in self.processes for process in made[kind]]
 
+    @property
+    def work(self) -> list[Block]:
+        """The replications of a process, in the order of the tables."""
+        kinds = [(name, n, self.replications) for name in self.predictors if name == "exact" for n in self.n_documents]
+        other = [name for name in self.predictors if name != "exact"]
+        kinds += [(name, max(self.n_documents), self.replications_misspecified) for name in other]
+        return [block for kind in kinds for block in blocks(*kind)]
+
     def validate(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
-        if bad := [beta for beta in self.betas if not 0.05 <= beta < 1]:
-            raise UserError(f"--betas {bad[0]:g}: give exponents of at least 0.05 and below 1")
-        if bad := [epsilon for epsilon in self.epsilons if not 0.001 <= epsilon <= 0.45]:
-            raise UserError(
-                f"--epsilons {bad[0]:g}: give probabilities from 0.001 to 0.45 "
-                "(at 0 vCLUB is infinite, at 0.5 a bit tells nothing)"
-            )
-        names = [process.name for process in self.sources]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError(f"--betas, --epsilons: two processes are called {twice[0]}: names tell six digits apart")
-        if not 2 <= self.n_keys <= 100_000:
-            raise UserError(f"--n-keys {self.n_keys}: give 2 to 100000")
-        if self.ratio < 2:
-            raise UserError(f"--ratio {self.ratio}: L must lie beyond ell, so at least 2")
-        if self.L_max > 32_767:
-            raise UserError(f"--L-max {self.L_max}: at most 32767, the predictor counts in 16 bits")
-        if not self.sources:
-            raise UserError("nothing to do: give --processes, and for santa_fe --betas and --epsilons")
-        if not self.n_documents or min(self.n_documents) < 2:
-            shown = " ".join(map(str, self.n_documents))
-            raise UserError(f"--n-documents {shown}: vCLUB pairs documents, so at least 2")
+        # At epsilon = 0 vCLUB is infinite, at 0.5 a bit tells nothing; vCLUB pairs documents; sums are of 16 bits.
+        inside = {"betas": (0.05, 0.999), "epsilons": (0.001, 0.45), "L_max": (2, 32_767)}
+        inside |= dict.fromkeys(("n_documents", "ratio"), (2, math.inf))
+        inside |= dict.fromkeys(("pool_documents", "workers"), (1, math.inf))
+        for name, (least, most) in inside.items():
+            for value in np.atleast_1d(getattr(self, name)):
+                if not least <= value <= most:
+                    raise UserError(f"--{name.replace('_', '-')} {value:g}: give at least {least:g}, at most {most:g}")
         if len(self.window) < MIN_POINTS:
             raise UserError(
                 f"--L-fit-min {self.L_fit_min} --L-max {self.L_max} --ratio {self.ratio}: {len(self.window)} L in the "
                 f"window of the fits, and {MIN_POINTS} are needed: lower --L-fit-min or raise --L-max"
             )
-        for name in ("pool_documents", "replications", "block", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
-        for name in ("replications_misspecified", "replications_all_laws"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
-        if all(job.predictor == "pool" for job in jobs(self)):
-            raise UserError("nothing to do: give --predictors, and more than 0 replications of each")
+        if not self.sources or not self.n_documents or not self.work:
+            raise UserError(
+                "nothing to do: give --processes, --n-documents, --predictors, and more than 0 replications of each"
+            )
 
 
 # What --preset sets in place of the defaults above. "…-noise": Santa Fe with less noise and with more, of which 200
@@ -179,141 +147,65 @@ class Settings:
 CPU = {"replications": 1000, "workers": 2}
 NOISE = {"processes": ("santa_fe",), "epsilons": (0.05, 0.2), "replications": 200}
 PAPER = CPU | {"n_documents": (100, 1024)}
-PRESETS = {
-    "paper": PAPER,
-    "paper-noise": PAPER | NOISE,
-    "cpu": CPU,
-    "cpu-noise": CPU | NOISE,
-    "smoke": {
-        "replications": 20,
-        "replications_misspecified": 5,
-        "n_documents": (30, 100),
-        "L_max": 256,
-        "L_fit_min": 32,
-        "pool_documents": 2000,
-        "workers": 2,
-    },
-}
+SMOKE = {"replications": 20, "replications_misspecified": 5, "n_documents": (30, 100), "L_max": 256, "L_fit_min": 32}
+SMOKE |= {"pool_documents": 2000, "workers": 2}
+PRESETS = {"paper": PAPER, "paper-noise": PAPER | NOISE, "cpu": CPU, "cpu-noise": CPU | NOISE, "smoke": SMOKE}
 
 
-class Job(NamedTuple):
-    """Replications `first` … `first + count − 1` of one kind. predictor "pool": documents of the fit of the truth."""
-
-    predictor: str
-    n_documents: int
-    first: int
-    count: int
-
-
-def jobs(cfg: Settings) -> list[Job]:
-    """All the work on one process, in the order of the tables."""
-
-    def blocks(predictor: str, n_documents: int, replications: int) -> Iterator[Job]:
-        for first in range(0, replications, cfg.block):
-            yield Job(predictor, n_documents, first, min(cfg.block, replications - first))
-
-    found = list(blocks("pool", POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE)))
-    for predictor in cfg.predictors:
-        if predictor == "exact":
-            for n in cfg.n_documents:
-                found += blocks(predictor, n, cfg.replications)
-        else:
-            found += blocks(predictor, max(cfg.n_documents), cfg.replications_misspecified)
-    return found
-
-
-class _MemoryStore:
-    """Groups of one replication; the interface of score_store.ScoreStore that scoring needs."""
-
-    def __init__(self) -> None:
-        self.parts: dict[int, dict[str, np.ndarray]] = {}
-
-    def done(self, group: int) -> bool:
-        return group in self.parts
-
-    def write(self, group: int, arrays: dict[str, np.ndarray]) -> None:
-        self.parts[group] = arrays
-
-    def read(self, group: int, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        return self.parts[group]
-
-
-def replicate(
-    cfg: Settings, process: Process, predictor: str, n_documents: int, seed: int, pool: bool = False
+def document_terms(
+    cfg: Settings, process: Process, predictor: PredictorName, documents: int, seed: int, pool: bool = False
 ) -> dict[str, pd.DataFrame]:
     """Sample documents, score and estimate: for each of ESTIMATORS the terms, documents × (ell, L), nats.
 
     The documents depend on the process, their number and the seed, not on the predictor.
     """
-    rng = np.random.default_rng([seed, n_documents, zlib.crc32(process.name.encode()), pool])
-    names = np.array([f"{i:06d}" for i in range(n_documents)], dtype=object)
-    scoring, store = cfg.scoring, _MemoryStore()
-    ids = process.sample(rng, n_documents, scoring.longest)
-    sample = score_documents.Sample(names, names, ids, score_documents.passes.x_donors(names, seed), {})
-    score_documents.score_groups(scoring, sample, ExactBackend(process, PREDICTORS[predictor]), store, progress=False)
-    scores, failed, _ = score_documents.assemble(scoring, sample, store)
-    if failed:
-        raise RuntimeError(f"{process.name}, {predictor}: {failed} documents with infinite log-probabilities")
+    rng = np.random.default_rng([seed, documents, zlib.crc32(process.name.encode()), pool])
+    names = np.array([f"{i:06d}" for i in range(documents)], dtype=object)
+    ells, Ls = np.array(cfg.points).T
+    ids = process.sample(rng, documents, Ls.max())
+    x_donor = passes.x_donors(names, seed)
+    backend = ExactBackend(process, PREDICTORS[predictor])
+    scored = backend.token_logprobs(ids, ids[np.argsort(x_donor)], passes.branches(cfg.points))
+    found = passes.terms(scored, cfg.points)
+    found[passes.TERM_OF_RECIPIENT] = found[passes.TERM_OF_RECIPIENT][x_donor]
+    # As in scores.csv, to its six decimals.
+    scores = pd.DataFrame({f"{name}_nats": values.round(6).ravel() for name, values in found.items()})
+    scores["document"], scores["x_donor"] = names.repeat(len(ells)), names[x_donor].repeat(len(ells))
+    scores["ell_tokens"], scores["L_tokens"] = np.tile(ells, documents), np.tile(Ls, documents)
     return {estimator: per_document_terms(scores, estimator) for estimator in ESTIMATORS}
 
 
-def do_job(cfg: Settings, process: Process, job: Job) -> dict[str, np.ndarray]:
-    """The results of one job as arrays, see `shapes`."""
-    results = []
-    for seed in range(cfg.seed + job.first, cfg.seed + job.first + job.count):
-        if job.predictor == "pool":
-            terms = replicate(cfg, process, "exact", job.n_documents, seed, pool=True)["direct"].to_numpy()
-            mean = terms.mean(axis=0)
-            results.append({"mean": mean, "scatter": (terms - mean).T @ (terms - mean)})
-            continue
-        terms = replicate(cfg, process, job.predictor, job.n_documents, seed)
-        tables = {name: estimate_table(values, values) for name, values in terms.items()}
-        some = job.predictor == "exact" and seed - cfg.seed < cfg.replications_all_laws
-        results.append(
-            {
-                "mi": np.stack([tables[name]["mi_nats"] for name in ESTIMATORS]),
-                "stderr": np.stack([tables[name]["stderr_nats"] for name in ESTIMATORS]),
-                "gls": np.stack([gls(cfg, terms[name], some and name == "direct") for name in ESTIMATORS]),
-                "ols": np.stack([ols(cfg, terms[name]) for name in ESTIMATORS]),
-            }
-        )
-    return {name: np.stack([result[name] for result in results]) for name in results[0]}
+def replicate(cfg: Settings, process: Process, predictor: str, documents: int, number: int) -> Arrays:
+    """mi, stderr: (estimators, points), nats; gls, ols: (estimators, FIT_VALUES). POOL: moments of the terms."""
+    if predictor == POOL:
+        terms = document_terms(cfg, process, "exact", documents, cfg.seed + number, pool=True)["direct"].to_numpy()
+        mean = terms.mean(axis=0)
+        return {"mean": mean, "scatter": (terms - mean).T @ (terms - mean)}
+    terms = document_terms(cfg, process, predictor, documents, cfg.seed + number)
+    tables = [estimate_table(terms[name], terms[name]) for name in ESTIMATORS]
+    return {
+        "mi": np.stack([table["mi_nats"] for table in tables]),
+        "stderr": np.stack([table["stderr_nats"] for table in tables]),
+        "gls": np.stack([gls(cfg, terms[name]) for name in ESTIMATORS]),
+        "ols": np.stack([ols(cfg, terms[name]) for name in ESTIMATORS]),
+    }
 
 
-def shapes(cfg: Settings, job: Job) -> dict[str, tuple[int, ...]]:
-    p, e = len(cfg.scoring.points), len(ESTIMATORS)
-    if job.predictor == "pool":
-        return {"mean": (job.count, p), "scatter": (job.count, p, p)}
-    fit = (job.count, e, len(FIT_VALUES))
-    return {"mi": (job.count, e, p), "stderr": (job.count, e, p), "gls": fit, "ols": fit}
-
-
-def gls(cfg: Settings, terms: pd.DataFrame, all_laws: bool) -> np.ndarray:
-    """FIT_VALUES of the power law over the window by generalised least squares; NaN where nothing could be fitted.
-
-    selected: the law of the smaller AICc of power and logarithm; selected_of_all: of all laws, where `all_laws`.
-    """
-    laws = GROWTH_LAWS if all_laws else ("power", "logarithm")
-    fits, _ = fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=laws)
-    found = {fit.law: fit for fit in fits if fit.law in laws}
+def gls(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
+    """FIT_VALUES of the power law over the window by generalised least squares; NaN where nothing could be fitted."""
+    found = {fit.law: fit for fit in fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=LAWS)[0]}
     if "power" not in found:
         return np.full(len(FIT_VALUES), np.nan)
-    # Power and logarithm have two parameters each: their AICc differ as their χ² do, which three points give, too.
-    two = [name for name in ("power", "logarithm") if name in found]
-    selected = GROWTH_LAWS.index(min(two, key=lambda law: found[law].chi2))
-    comparable = [name for name in found if math.isfinite(found[name].aicc)]
-    of_all = math.nan
-    if all_laws and comparable:
-        of_all = GROWTH_LAWS.index(min(comparable, key=lambda law: found[law].aicc))
+    # Both laws have two parameters: their AICc differ as their χ² do, which three points give, too.
+    selected = LAWS.index(min((law for law in LAWS if law in found), key=lambda law: found[law].chi2))
     power = found["power"]
-    return np.array([*power.parameters["beta"], power.chi2, power.p_value, selected, of_all])
+    return np.array([*power.parameters["beta"], power.chi2, power.p_value, selected])
 
 
 def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     """FIT_VALUES of the paper's straight line over the window, with the textbook interval of its slope."""
     mi = terms.mean()
-    mi = mi[mi.index.get_level_values("L_tokens") >= cfg.L_fit_min]
-    mi = mi[mi > 0]
+    mi = mi[(mi.index.get_level_values("L_tokens") >= cfg.L_fit_min) & (mi > 0)]
     values = np.full(len(FIT_VALUES), np.nan)
     if len(mi) >= MIN_POINTS:
         line = linregress(np.log(mi.index.get_level_values("L_tokens")), np.log(mi))
@@ -334,9 +226,8 @@ def truth(cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray
 
     Weights matter where the exact curve is not quite straight: gls weighs its points by the pool's covariance.
     """
-    points = cfg.scoring.points
-    mi = np.array([process.mutual_information(ell, L) for ell, L in points])
-    L = np.array([L for _, L in points])
+    mi = np.array([process.mutual_information(ell, L) for ell, L in cfg.points])
+    L = np.array([L for _, L in cfg.points])
     n = POOL_PIECE * len(mean)
     spread = mean - mean.mean(axis=0)
     covariance = (scatter.sum(axis=0) + POOL_PIECE * spread.T @ spread) / (n - 1) / n
@@ -351,141 +242,84 @@ def truth(cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray
 
 
 def tables(
-    cfg: Settings, process: Process, exact: Truth, work: list[Job], parts: list[dict[str, np.ndarray]]
+    cfg: Settings, process: Process, exact: Truth, parts: list[Arrays]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """calibration.csv, calibration_fit.csv and coverage.csv of one process."""
-    L = np.array([L for _, L in cfg.scoring.points])
-    laws = np.array([*GROWTH_LAWS, ""])
+    """calibration.csv, calibration_fit.csv and coverage.csv of one process; parts: of each block of cfg.work."""
+    L, laws = np.array([L for _, L in cfg.points]), np.array([*LAWS, ""])
     estimates, fits = [], []
-    for job, part in zip(work, parts, strict=True):
+    for block, part in zip(cfg.work, parts, strict=True):
+        seeds = cfg.seed + np.array(block.numbers)
         for e, estimator in enumerate(ESTIMATORS):
-            names = {"process": process.name, "predictor": job.predictor, "estimator": estimator}
-            seeds = cfg.seed + job.first + np.arange(job.count)
-            estimates.append(
-                pd.DataFrame(
-                    names
-                    | {
-                        "L_tokens": np.tile(L, job.count),
-                        "n_documents": job.n_documents,
-                        "seed": seeds.repeat(len(L)),
-                        "mi_nats": part["mi"][:, e].ravel(),
-                        "stderr_nats": part["stderr"][:, e].ravel(),
-                        "mi_true_nats": np.tile(exact.mi, job.count),
-                    }
-                )
-            )
+            names = dict(zip(KINDS, (process.name, block.kind, estimator, block.documents), strict=True))
+            rows = {"L_tokens": np.tile(L, block.count), "seed": seeds.repeat(len(L))}
+            rows |= {"mi_nats": part["mi"][:, e].ravel(), "stderr_nats": part["stderr"][:, e].ravel()}
+            estimates.append(pd.DataFrame(rows | {"mi_true_nats": np.tile(exact.mi, block.count)}).assign(**names))
             for method in METHODS:
-                values = dict(zip(FIT_VALUES, part[method][:, e].T, strict=True))
-                for name in ("selected", "selected_of_all"):
-                    values[name] = laws[np.nan_to_num(values[name], nan=len(GROWTH_LAWS)).astype(int)]
-                fits.append(
-                    pd.DataFrame(
-                        names
-                        | {"n_documents": job.n_documents, "seed": seeds, "method": method}
-                        | values
-                        | {"beta_true": exact.beta[method]}
-                    )
-                )
+                rows = pd.DataFrame(part[method][:, e], columns=FIT_VALUES)
+                rows["selected"] = laws[rows["selected"].fillna(-1).astype(int)]
+                fits.append(rows.assign(**names, seed=seeds, method=method, beta_true=exact.beta[method]))
     estimates, fits = pd.concat(estimates, ignore_index=True), pd.concat(fits, ignore_index=True)
     half = stdtrit(estimates["n_documents"] - 1, 0.975) * estimates["stderr_nats"]
+    estimates["lo95"], estimates["hi95"] = estimates["mi_nats"] - half, estimates["mi_nats"] + half
     estimates["covered"] = (estimates["mi_nats"] - estimates["mi_true_nats"]).abs() <= half
     fits["covered"] = (fits["lo95"] <= fits["beta_true"]) & (fits["beta_true"] <= fits["hi95"])
-    columns = ["process", "predictor", "estimator", "n_documents", "seed", "method", "beta", "lo95", "hi95"]
-    columns += ["beta_true", "covered", "chi2", "p_value", "selected", "selected_of_all"]
-    return estimates, fits[columns], coverage(estimates, fits, exact.beta["ols"])
+    summary = coverage(estimates, fits)
+    estimates = rounded(estimates[ESTIMATE_COLUMNS], {"mi_nats": 6, "stderr_nats": 4, "mi_true_nats": 6})
+    digits = dict.fromkeys(("beta", "lo95", "hi95", "beta_true"), 6) | {"chi2": 4, "p_value": 4}
+    return estimates, rounded(fits[FIT_COLUMNS], digits), summary
 
 
-def calibration_manifest(cfg: Settings, process: Process) -> dict:
-    """What must be the same for two runs to be parts of one."""
-    shown = asdict(cfg)
-    for free in ("out", "workers", "processes", "betas", "epsilons", "n_keys"):
-        del shown[free]
-    return json.loads(json.dumps(shown | {"process": process.name} | asdict(process)))
+def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
+    """Rows of coverage.csv, see `summed_up`: one for each predictor, estimator, number of documents, and quantity.
+
+    selected_power, selected_logarithm: shares of the replications.
+    """
+
+    def row(part: pd.DataFrame, value: str, true: str, **more: object) -> dict:
+        found = summed_up(*(part[name].to_numpy() for name in (value, "lo95", "hi95")), part[true].iloc[0])
+        return part.iloc[0][KINDS].to_dict() | found | more
+
+    rows = []
+    for key, part in estimates.groupby(KINDS, sort=False):
+        for L, at in part.groupby("L_tokens"):
+            more = {"quantity": "mi", "L_tokens": L, "mean_stderr": at["stderr_nats"].mean()}
+            rows.append(row(at, "mi_nats", "mi_true_nats", **more))
+        for method, of in fits[(fits[KINDS] == list(key)).all(axis=1)].groupby("method"):
+            selected = {f"selected_{law}": (of["selected"] == law).mean() for law in LAWS if method == "gls"}
+            rows.append(row(of, "beta", "beta_true", quantity=f"beta_{method}", **selected))
+    return rounded(pd.DataFrame(rows).reindex(columns=COVERAGE_COLUMNS).astype({"L_tokens": "Int64"}))
 
 
-def finish(
-    cfg: Settings, process: Process, work: list[Job], numbers: list[int], store: score_store.ScoreStore
-) -> list[dict[str, np.ndarray]]:
-    """Do the jobs of these numbers that are not in the store yet. Returns the arrays of all of them."""
-    missing = [i for i in numbers if not store.done(i)]
-    documents = sum(work[i].count * work[i].n_documents for i in missing)
-    what = f"{process.name}, {'truth' if work[numbers[0]].predictor == 'pool' else 'replications'}"
-    with tqdm(total=documents, unit="document", desc=what, smoothing=0.05, disable=not missing) as bar:
-        for i, arrays in in_parallel(cfg, process, work, missing):
-            store.write(i, arrays)
-            bar.update(work[i].count * work[i].n_documents)
-    return [store.read(i, shapes(cfg, work[i])) for i in numbers]
-
-
-def in_parallel(
-    cfg: Settings, process: Process, work: list[Job], missing: list[int]
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(number of the job, its arrays) as they are finished, in any order."""
-    workers = min(cfg.workers, len(missing))
-    if workers <= 1:
-        yield from ((i, do_job(cfg, process, work[i])) for i in missing)
-        return
-    # "spawn", not "fork": a fork of a process with threads, which some imports start, may hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_parent) as pool:
-        futures = {pool.submit(do_job, cfg, process, work[i]): i for i in missing}
-        try:
-            yield from ((futures[future], future.result()) for future in as_completed(futures))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed, probably for memory: run the same command again with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end with it even where it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def open_store(cfg: Settings, process: Process) -> score_store.ScoreStore | None:
-    """The store of one process's parts; None if its results are complete. UserError if they have other settings."""
-    wanted, parts = calibration_manifest(cfg, process), cfg.out / process.name / "coverage.csv.parts"
-    results = replace(cfg.scoring, out=cfg.out / process.name / "coverage.csv")
-    return None if score_documents.finished_before(results, wanted, parts) else score_store.ScoreStore(parts, wanted)
-
-
-def calibrate(cfg: Settings, process: Process, store: score_store.ScoreStore) -> pd.DataFrame:
+def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
     """All of one process: do what is missing, then write its three CSVs, coverage.csv last. Returns the last."""
-    started, folder, work = time.time(), cfg.out / process.name, jobs(cfg)
-    store.begin()
-    pools, rest = ([i for i, job in enumerate(work) if (job.predictor == "pool") == pool] for pool in (True, False))
+    started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
     # The truth first: where it cannot be had, all the rest would be in vain.
-    found = finish(cfg, process, work, pools, store)
+    pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
+    found = replicated(pools, do, ("mean", "scatter"), pieces, cfg.workers, f"{process.name}, truth")
     exact = truth(cfg, process, *(np.concatenate([part[name] for part in found]) for name in ("mean", "scatter")))
-    found = finish(cfg, process, work, rest, store)
-    estimates, fits, summary = tables(cfg, process, exact, [work[i] for i in rest], found)
-    estimates = rounded(estimates, {"mi_nats": 6, "stderr_nats": 4, "mi_true_nats": 6})
-    fits = rounded(fits, dict.fromkeys(("beta", "lo95", "hi95", "beta_true"), 6) | {"chi2": 4, "p_value": 4})
-    for name, table in (("calibration", estimates), ("calibration_fit", fits), ("coverage", summary)):
-        write_csv(
-            folder / f"{name}.csv", table, cfg, started=started, manifest=store.manifest, window_L_tokens=cfg.window
-        )
-    shutil.rmtree(store.folder, ignore_errors=True)
-    return summary
+    found = replicated(cfg.work, do, ("mi", "stderr", *METHODS), pieces, cfg.workers, f"{process.name}, replications")
+    facts = {"identity": pieces.wanted, "window_L_tokens": cfg.window}
+    made = tables(cfg, process, exact, found)
+    for name, table in zip(("calibration", "calibration_fit", "coverage"), made, strict=True):
+        write_csv(folder / f"{name}.csv", table, cfg, started=started, **facts)
+    pieces.remove()
+    return made[-1]
 
 
 def main(cfg: Settings) -> None:
     cfg.validate()
-    stores = [(process, open_store(cfg, process)) for process in cfg.sources]
-    for process, store in stores:
-        if store is None:
+    todo = []
+    for process in cfg.sources:  # all that are in other settings are refused before anything is done
+        result, wanted = cfg.out / process.name / "coverage.csv", identity(cfg, process=process.name, **asdict(process))
+        if finished(result, wanted):
             print(f"{cfg.out / process.name} is complete already, with these settings")
-            continue
-        summary = calibrate(cfg, process, store)
+        else:
+            todo.append((process, Pieces(result.with_name("coverage.csv.parts"), wanted)))
+    for process, pieces in todo:
+        summary = calibrate(cfg, process, pieces)
         print(f"{process.name}, fits over L = {cfg.window[0]} to {cfg.window[-1]}, in {cfg.out / process.name}")
-        print_summary(summary)
+        shown = ["predictor", "estimator", "n_documents", "quantity", "L_tokens", "truth", "mean", "sd", "coverage"]
+        print(summary[shown].to_string(index=False, na_rep=""))
 
 
 if __name__ == "__main__":

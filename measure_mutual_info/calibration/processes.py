@@ -230,11 +230,6 @@ class MarkovChain:
         x = np.linalg.matrix_power(np.array(self.P) - pi, d) / pi
         return float(pi @ ((1 + x) * np.log1p(x) - x) @ pi)
 
-    def vclub_mean(self) -> float:
-        """Mean of vCLUB with the exact predictor, nats: I + KL(p_X p_Y || p_XY) = I + Σ π_i π_j ln(π_j/P_ij)."""
-        pi = self.stationary
-        return self.mutual_information(1, 2) + float(pi @ np.log(pi / np.array(self.P)) @ pi)
-
 
 @dataclass(frozen=True)
 class BernoulliUniform:

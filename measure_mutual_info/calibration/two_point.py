@@ -1,6 +1,6 @@
 """Does two-point information come out right? Î(d), its intervals and plateau for processes that are known exactly.
 
-    python measure_mutual_info/calibration/two_point.py --out results/calibration
+    python measure_mutual_info/calibration/two_point.py --out results/calibration --workers 2
 
 Books of each process (processes.py) are counted as by count_ngrams.py --equal-pairs, and go through the estimator, the
 errors and the fits of estimate_two_point.py. This is not in the paper. Processes:
@@ -22,7 +22,8 @@ is not, the errors are right and the estimate is biased. Quantities:
     alpha_gls, _wls, _ols   topics: α of power_plus_constant with its interval, and of _wls and _ols without one.
                     truth: the same law fitted to the exact I(d), weighted by the errors of all replications together
 
-Hardware: one CPU core, 5 to 8 minutes. Expect this coverage from 600 replications of 100 books (each ± 0.02):
+Hardware: one CPU core, 5 to 8 minutes; a killed run continues where it stopped. Expect this coverage from 600
+replications of 100 books (each ± 0.02):
     mi            0.93 to 0.94 for bernoulli, and 0.92 to 0.94 for markov up to d = 16. None for topics: Î is nine
                   standard errors too high at d = 256. The first-order errors are 6% too small for markov and up to 15%
                   for topics, whose pairs are rare; their intervals contain the mean in 0.90 to 0.96
@@ -40,52 +41,48 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
-from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.powerlaw import MIN_POINTS, Fit, NoFitError
+from common.powerlaw import MIN_POINTS, Fit
 from common.record import write_csv
-from measure_mutual_info.calibration.coverage import rounded, share_covered
+from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
-from measure_mutual_info.counting.document_stream import ArrayStream
-from measure_mutual_info.counting.windows import Job, Measure, count_in_memory
-from measure_mutual_info.estimate_two_point import (
-    FLAT,
-    KINDS,
-    fit_all,
-    fit_eq_b15,
-    fit_weighted,
-    mutual_information,
-    plateau,
-    unit_values,
-)
+from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, summed_up
+from measure_mutual_info.counting.entropy import grassberger_g
+from measure_mutual_info.estimate_two_point import FLAT, KINDS, fit_all, mutual_information, plateau, unit_values
 
 ProcessName = Literal["markov", "bernoulli", "topics", "shuffled"]
 EXPONENTS = {"gls": "power_plus_constant", "wls": "power_plus_constant_wls", "ols": "paper_eq_b15"}
-DIGITS = 6
+ARRAYS = ("mi", "values", "C", "alpha")
+COLUMNS = ["process", "quantity", "d_tokens", "units", "tokens", "pairs", "truth", "mean", "bias", "sd", "mean_stderr"]
+COLUMNS += ["mean_half_width", "coverage", "coverage_lo95", "coverage_hi95", "coverage_of_mean"]
+COLUMNS += ["replications", "failed"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = Path("results/calibration")
+    out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)
     """folder for two_point.csv"""
     processes: tuple[ProcessName, ...] = get_args(ProcessName)
     """see the head of this file"""
     books: int = 100
-    """of a replication: the units of the errors, in blocks where they are more than 128"""
+    """of a replication: the units of the errors"""
     tokens: int = 1000
     """of a book"""
     d_max: int = 256
     """tokens; the pairs are at 1, 2, 4 … d_max"""
     replications: int = 600
     """of each process"""
+    workers: int = field(default=1, metadata=RESUME_OK)
+    """processes in parallel; no result depends on it"""
     seed: int = 0
     """of all replications"""
 
@@ -94,13 +91,11 @@ class Settings:
         return [2**i for i in range(self.d_max.bit_length()) if 2**i <= self.d_max]
 
     def validate(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
         if not self.processes:
             raise UserError(f"nothing to do: give --processes, some of {', '.join(get_args(ProcessName))}")
-        for name in ("books", "replications"):
-            if getattr(self, name) < 2:
-                raise UserError(f"--{name} {getattr(self, name)}: give at least 2")
+        for name, least in (("books", 2), ("replications", 2), ("workers", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)}: give at least {least}")
         if self.d_max < 1 or len(self.distances) < MIN_POINTS:
             raise UserError(f"--d-max {self.d_max}: a fit needs {MIN_POINTS} distances, so at least 4")
         if self.tokens <= self.d_max:
@@ -108,7 +103,8 @@ class Settings:
 
 
 # What --preset sets in place of the defaults above.
-PRESETS = {"paper": {}, "cpu": {}, "smoke": {"replications": 10, "books": 30, "tokens": 200, "d_max": 16}}
+SMOKE = {"replications": 10, "books": 30, "tokens": 200, "d_max": 16, "workers": 2}
+PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE}
 
 
 class Source(NamedTuple):
@@ -146,42 +142,39 @@ def source(name: ProcessName, tokens: int) -> Source:
 def count(
     ids: np.ndarray, distances: list[int], vocab_size: int
 ) -> tuple[dict[str, dict[int, tuple[np.ndarray, np.ndarray]]], np.ndarray, np.ndarray]:
-    """Counts of counts by kind and distance, as of read_counts; pairs and information of each unit, as of read_shares.
+    """Counts of counts by kind and distance; pairs and information of each book, (books, distances), `unit_values`.
 
     ids: (books, tokens). Every distance has the same left tokens, those with the longest distance inside their book.
     """
-    job = Job(ArrayStream.of(ids), vocab_size, 0, ids.size, ids.size, Path(), (), keep_runs=False)
-    counts, pairs, information = {kind: {} for kind in KINDS}, [], []
+    counts, information, starts = {kind: {} for kind in KINDS}, [], ids.shape[1] - max(distances)
+    left = ids[:, :starts]
     for d in distances:
-        found = count_in_memory(job, Measure("pair", d, at_least=max(distances)))
-        for kind in KINDS:
-            counts[kind][d] = found[kind].occurrences, found[kind].types
-        left, right, pair = (found[kind].means for kind in KINDS)
-        pairs.append(found["pair"].samples)
-        information.append(left + right - pair)
-    return counts, np.stack(pairs, axis=1), np.stack(information, axis=1)
+        right, entropies = ids[:, d : d + starts], []
+        for kind, keys in zip(KINDS, (left, right, left * vocab_size + right), strict=True):
+            seen = np.bincount(keys.ravel())
+            occurrences, place, types = np.unique(seen[seen > 0], return_inverse=True, return_counts=True)
+            counts[kind][d] = occurrences, types
+            g = np.zeros(len(seen))
+            g[seen > 0] = grassberger_g(occurrences)[place]
+            entropies.append(math.log(keys.size) - g[keys].mean(axis=1))
+        information.append(entropies[0] + entropies[1] - entropies[2])
+    return counts, np.full((len(ids), len(distances)), starts), np.stack(information, axis=1)
 
 
-class Replication(NamedTuple):
-    mi: np.ndarray
-    """(p,) Î(d), nats"""
-    values: np.ndarray
-    """(units, p) of `unit_values`"""
-    fits: dict[str, Fit]
-    """by law; a law that could not be fitted is missing"""
-    C: float
-    """the plateau, nats; NaN where there is none"""
+def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arrays:
+    """Sample, count, estimate and fit. The books depend on the seed, the process and the number of the replication.
 
-
-def replicate(cfg: Settings, name: ProcessName, number: int) -> Replication:
-    """Sample, count, estimate and fit. The books depend on the seed, the process and the number of the replication."""
+    mi: (p,) Î(d), nats. values: (units, p) of `unit_values`. C: the plateau, nats. alpha: (EXPONENTS, 3) with the
+    interval. NaN where there is none.
+    """
     rng, of = np.random.default_rng([cfg.seed, number, zlib.crc32(name.encode())]), source(name, cfg.tokens)
-    counts, pairs, information = count(of.sample(rng, cfg.books, cfg.tokens), cfg.distances, of.vocab_size)
+    counts, pairs, information = count(of.sample(rng, books, cfg.tokens), cfg.distances, of.vocab_size)
     mi, values = mutual_information(counts), unit_values(pairs, information)
     fits = fit_some(np.array(cfg.distances), mi, values, of.decays_as_power)
-    taken_off = plateau(fits)
+    taken_off, by_law = plateau(fits), {fit.law: fit for fit in fits}
     C = taken_off.parameters["C"][0] if taken_off else math.nan
-    return Replication(mi, values, {fit.law: fit for fit in fits}, C)
+    alpha = [by_law[law].parameters["alpha"] if law in by_law else (math.nan,) * 3 for law in EXPONENTS.values()]
+    return {"mi": mi, "values": values, "C": np.array(C), "alpha": np.array(alpha)}
 
 
 def fit_some(d: np.ndarray, mi: np.ndarray, values: np.ndarray, exponents: bool) -> list[Fit]:
@@ -194,85 +187,50 @@ def fit_some(d: np.ndarray, mi: np.ndarray, values: np.ndarray, exponents: bool)
     return fit_all(d, mi, values, 0, 0, laws)[0]
 
 
-def exact_exponent(law: str, distances: list[int], mi: np.ndarray, values: np.ndarray) -> float:
-    """α of a law fitted to the exact curve mi, (p,) nats, with the covariance of values, (units, p); NaN: no fit."""
-    d = np.array(distances)
-    try:
-        if law == EXPONENTS["ols"]:
-            return fit_eq_b15(d, mi).parameters["alpha"][0]
-        return fit_weighted(law, d, values - values.mean(axis=0) + mi).parameters["alpha"][0]
-    except NoFitError:
-        return math.nan
-
-
-def summary(cfg: Settings, name: ProcessName, found: list[Replication]) -> pd.DataFrame:
-    """The rows of two_point.csv of one process."""
-    of, units = source(name, cfg.tokens), len(found[0].values)
-    t = stdtrit(units - 1, 0.975)
-    pairs = cfg.books * (cfg.tokens - max(cfg.distances))
-    size = {"units": units, "tokens": cfg.books * cfg.tokens, "pairs": pairs}
+def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
+    """The rows of two_point.csv of one process. found: the arrays of `replicate`, those of all replications stacked."""
+    of, (mi, values, C, alpha) = source(name, cfg.tokens), (found[array] for array in ARRAYS)
+    units = values.shape[1]
+    t, error = stdtrit(units - 1, 0.975), values.std(axis=1, ddof=1) / math.sqrt(units)
+    distances, truth = np.array(cfg.distances), np.array([of.information(d) for d in cfg.distances])
     rows = []
-
-    def row(quantity: str, d: float, truth: float, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict:
-        """values, low, high: (replications,) the estimates and their intervals, NaN where they claim none."""
-        made, mean = np.isfinite(values), float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
-        here = {"process": name, "quantity": quantity, "d_tokens": d} | size
-        here |= {"truth": truth, "mean": mean, "bias": mean - truth, "sd": pd.Series(values).std(ddof=1)}
-        here |= {"mean_half_width": pd.Series((high - low) / 2).mean()}
-        if np.isfinite(low).any() and math.isfinite(truth):
-            here |= share_covered(pd.Series((low <= truth) & (truth <= high)))
-            here |= {"coverage_of_mean": ((low <= mean) & (mean <= high)).mean()}
-        return here | {"replications": len(values), "failed": int((~made).sum())}
-
-    mi, C = np.stack([one.mi for one in found]), np.array([one.C for one in found])
-    error = np.stack([one.values.std(axis=0, ddof=1) for one in found]) / math.sqrt(units)
-    truth = np.array([of.information(d) for d in cfg.distances])
-    for quantity, values, true in (("mi", mi, truth), ("mi_corrected", mi - C[:, None], truth - of.constant)):
+    for quantity, estimates, true in (("mi", mi, truth), ("mi_corrected", mi - C[:, None], truth - of.constant)):
         for i, d in enumerate(cfg.distances):
-            half = t * error[:, i]
-            at = row(quantity, d, true[i], values[:, i], values[:, i] - half, values[:, i] + half)
-            rows.append(at | {"mean_stderr": error[:, i].mean()})
-    none = np.full(len(found), math.nan)
-    rows.append(row("C", math.nan, math.nan, C, none, none))
+            one, half = estimates[:, i], t * error[:, i]
+            row = summed_up(one, one - half, one + half, true[i]) | {"mean_stderr": error[:, i].mean()}
+            rows.append(row | {"quantity": quantity, "d_tokens": d})
+    none = np.full(len(C), math.nan)
+    rows.append(summed_up(C, none, none, math.nan) | {"quantity": "C"})
     if of.decays_as_power:
-        pool = np.concatenate([one.values - one.values.mean(axis=0) for one in found])
-        for method, law in EXPONENTS.items():
-            fitted = [one.fits[law].parameters["alpha"] if law in one.fits else (math.nan,) * 3 for one in found]
-            exact = exact_exponent(law, cfg.distances, truth, pool)
-            rows.append(row(f"alpha_{method}", math.nan, exact, *np.array(fitted).T))
-    columns = ["process", "quantity", "d_tokens", *size, "truth", "mean", "bias", "sd", "mean_stderr"]
-    columns += ["mean_half_width", "coverage", "coverage_lo95", "coverage_hi95", "coverage_of_mean"]
-    columns += ["replications", "failed"]
-    table = pd.DataFrame(rows).reindex(columns=columns).astype({"d_tokens": "Int64"})
-    return rounded(table, dict.fromkeys(table.select_dtypes("float").columns, DIGITS))
-
-
-def print_summary(table: pd.DataFrame) -> None:
-    """What two_point.csv says, a line a row."""
-    print(f"\n{'process':<11}{'quantity':<14}{'d':>5}{'truth':>10}{'mean':>10}{'sd':>9}{'stderr':>9}", end="")
-    print(f"{'covered':>9}{'95%':>16}{'of mean':>9}")
-    for row in table.itertuples():
-        d = "" if pd.isna(row.d_tokens) else f"{row.d_tokens}"
-        line = f"{row.process:<11}{row.quantity:<14}{d:>5}{row.truth:>10.5f}{row.mean:>10.5f}{row.sd:>9.5f}"
-        if math.isfinite(row.mean_stderr):
-            line += f"{row.mean_stderr:>9.5f}"
-        if math.isfinite(row.coverage):
-            line = f"{line:<77}{row.coverage:>9.3f}{f'{row.coverage_lo95:.3f} to {row.coverage_hi95:.3f}':>16}"
-            line += f"{row.coverage_of_mean:>9.3f}"
-        print(line)
+        pool = (values - values.mean(axis=1, keepdims=True)).reshape(-1, len(truth))
+        # The same laws fitted to the exact curve, with the covariance of all replications together.
+        fits = {fit.law: fit.parameters for fit in fit_all(distances, truth, pool - pool.mean(axis=0) + truth, 0, 0)[0]}
+        for i, (method, law) in enumerate(EXPONENTS.items()):
+            exact = fits[law]["alpha"][0] if law in fits else math.nan
+            rows.append(summed_up(*alpha[:, i].T, exact) | {"quantity": f"alpha_{method}"})
+    pairs = cfg.books * (cfg.tokens - max(cfg.distances))
+    size = {"process": name, "units": units, "tokens": cfg.books * cfg.tokens, "pairs": pairs}
+    table = pd.DataFrame(rows).assign(**size).reindex(columns=COLUMNS)
+    return rounded(table.drop(columns="d_tokens")).assign(d_tokens=table["d_tokens"].astype("Int64"))[COLUMNS]
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
+    started, out = time.time(), cfg.out / "two_point.csv"
     cfg.validate()
-    tables = []
+    wanted = identity(cfg)
+    if finished(out, wanted):
+        print(f"{out} is complete already, with these settings")
+        return
+    pieces, tables = Pieces(out.with_name("two_point.csv.parts"), wanted), []
     for name in cfg.processes:
-        numbers = tqdm(range(cfg.replications), desc=name, unit="replication")
-        tables.append(summary(cfg, name, [replicate(cfg, name, number) for number in numbers]))
+        work = blocks(name, cfg.books, cfg.replications)
+        parts = replicated(work, partial(replicate, cfg), ARRAYS, pieces, cfg.workers, name)
+        tables.append(summary(cfg, name, {array: np.concatenate([part[array] for part in parts]) for array in ARRAYS}))
     table = pd.concat(tables, ignore_index=True)
-    write_csv(cfg.out / "two_point.csv", table, cfg, started=started)
-    print_summary(table)
-    print(f"\nwrote {cfg.out / 'two_point.csv'}")
+    write_csv(out, table, cfg, started=started, identity=wanted)
+    pieces.remove()
+    shown = ["process", "quantity", "d_tokens", "truth", "mean", "sd", "mean_stderr", "coverage", "coverage_of_mean"]
+    print(table[shown].to_string(index=False, na_rep=""), f"wrote {out}", sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A document is the fewest whole sentences that give the wanted number of tokens w
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -13,9 +14,7 @@ import nupunkt
 
 from common.tokenizer import Tokenizer
 
-BLOCK = 1_000_000  # characters tokenised at once to find the cuts; bounds the memory of a very long book
-
-
+BLOCK = 1_000_000  # characters tokenised at once where a text is not cut at sentences; bounds the memory
 STOPS = re.compile(r"[。！？।]+[」』”’）]*\s*")  # sentence ends of scripts that the Punkt model does not know
 
 
@@ -34,29 +33,6 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return finer
 
 
-def tokens_before(text: str, spans: list[tuple[int, int]], tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-    """Tokens of the book in front of each sentence, and in all, shape [sentences + 1]; and how far to trust them.
-
-    The book is tokenised in blocks of whole sentences. A document tokenised on its own may have a few tokens more or
-    less than this count; the second value says how many are to be expected.
-    """
-    starts = np.array([start for start, _ in spans] + [len(text)])
-    before = np.zeros(len(starts), dtype=np.int64)
-    first, trust = 0, 16
-    while first < len(spans):
-        last = max(first + 1, int(np.searchsorted(starts, starts[first] + BLOCK, side="right")) - 1)
-        positions = tokenizer.starts(text[starts[first] : starts[last]])
-        if positions is None:
-            trust = 256
-            lengths = [len(tokenizer.ids(text[starts[i] : starts[i + 1]])) for i in range(first, last)]
-            before[first + 1 : last + 1] = before[first] + np.cumsum(lengths)
-        else:
-            ends = starts[first + 1 : last + 1] - starts[first]
-            before[first + 1 : last + 1] = before[first] + np.searchsorted(positions, ends)
-        first = last
-    return before, trust
-
-
 def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iterator[tuple[int, int, list[int]]]:
     """(start, end, token ids) of each document of a book, start and end in characters.
 
@@ -64,21 +40,20 @@ def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iter
     on its own; the next begins with the next sentence.
     """
     spans = sentence_spans(text)
-    before, trust = tokens_before(text, spans, tokenizer)
+    # Tokens in front of each sentence, [sentences + 1]. Each is tokenised by itself with the white space before it, as
+    # tokens rarely reach behind that; still it is an estimate, and where a document ends is tried out.
+    ends = [0, *(end for _, end in spans)]
+    before = np.cumsum([0, *(len(tokenizer.ids(text[start:end])) for start, end in itertools.pairwise(ends))])
     first = 0
     while first < len(spans):
-        start = spans[first][0]
-        last = min(max(int(np.searchsorted(before, before[first] + min_tokens)) - 1, first), len(spans) - 1)
-        ids = tokenizer.ids(text[start : spans[last][1]])
+        start, last, ids = spans[first][0], first - 1, []
         while len(ids) < min_tokens and last + 1 < len(spans):
-            last += 1
+            wanted = before[last + 1] + min_tokens - len(ids)
+            last = min(max(int(np.searchsorted(before, wanted)) - 1, last + 1), len(spans) - 1)
             ids = tokenizer.ids(text[start : spans[last][1]])
         if len(ids) < min_tokens:
             return
-        while last > first and before[last] - before[first] + trust >= min_tokens:
-            fewer = tokenizer.ids(text[start : spans[last - 1][1]])
-            if len(fewer) < min_tokens:
-                break
+        while last > first and len(fewer := tokenizer.ids(text[start : spans[last - 1][1]])) >= min_tokens:
             last, ids = last - 1, fewer
         yield start, spans[last][1], ids
         first = last + 1

@@ -1,56 +1,57 @@
-"""Corpora as streams of books: local text, JSONL and parquet files, and datasets of the Hugging Face hub.
+"""Corpora as streams of books: text files, and what `datasets` opens: JSONL and parquet files, datasets of the hub.
 
-A row of a corpus is (name of the book, its text or None). Nothing here holds more than one book in memory, and of the
-others their names and hashes. The settings are those of prepare_dataset.py.
+A row of a corpus is (name of the book, its text or None). Nothing here holds more than a few books in memory, and of
+the others their names and hashes.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import glob
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import datasets
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.record import printable
+from common.record import file_hash, printable
+from common.resume import RESUME_OK, identity
 
 
-class Settings(Protocol):
-    """What a program says of a corpus, see prepare_dataset.py."""
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """What a program is told of a corpus."""
 
-    corpus: str
-    config: str | None
-    split: str
-    streaming: bool
-    text_column: str
-    book_column: str
-    min_book_words: int
-    max_books: int
+    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+    config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
+    split: str = "train"  # hub datasets: which split
+    streaming: bool = field(default=False, metadata=RESUME_OK)  # hub datasets: read over the network, download nothing
+    text_column: str = "text"
+    book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
+    min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
+    max_books: int = 0  # stop after so many books that are not left out; 0: all of them
+
+    def identity(self, corpus: Corpus, **facts: Any) -> dict[str, Any]:
+        """As common.resume.identity: of local files the hashes, in place of the path."""
+        return identity(self, corpus=None if corpus.files else self.corpus, files=corpus.files, **facts)
 
 
 BOOK_COLUMNS = ("short_book_title", "title", "id")
-KINDS = (".txt", ".jsonl", ".parquet")  # what a folder is searched for
-ROWS = 'write its rows as .jsonl (a line each: {"text": "…"}) or .parquet'
-UNPACK = "unpack it and give the .txt, .jsonl or .parquet files inside"
-EXTRACT = "extract its text into a .txt file"
-REFUSED = {  # suffixes of files that no one means to have read as plain text, and what to do with them
-    **dict.fromkeys((".csv", ".tsv", ".json", ".ndjson", ".arrow", ".feather", ".xls", ".xlsx"), ROWS),
-    **dict.fromkeys((".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar"), UNPACK),
-    **dict.fromkeys((".pdf", ".html", ".htm", ".xml", ".epub", ".doc", ".docx", ".odt", ".rtf"), EXTRACT),
-}
+TABLES = {".jsonl": {"path": "json"}, ".parquet": {"path": "parquet", "batch_size": 64}}  # for load_dataset
+KINDS = (".txt", *TABLES)  # what a folder is searched for
+REFUSED = (  # suffixes of files that no one means to have read as plain text
+    *(".csv", ".tsv", ".json", ".ndjson", ".arrow", ".feather", ".xls", ".xlsx"),
+    *(".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar"),
+    *(".pdf", ".html", ".htm", ".xml", ".epub", ".doc", ".docx", ".odt", ".rtf"),
+)
 
 Rows = Iterator[tuple[str, Any]]
 
@@ -62,29 +63,28 @@ class Corpus:
     files: dict[str, str]  # name → SHA-256 of each local file
 
 
-def open_corpus(cfg: Settings) -> Corpus:
+def open_corpus(cfg: CorpusSettings) -> Corpus:
     """The corpus behind `cfg.corpus`; local files are read once here, to check them and to take their hash.
 
     UserError: nothing there, a file that is no plain text or damaged or lacks the column, a dataset that does not load.
     """
     if not is_local(cfg.corpus):
-        return open_hub(cfg)
+        data = open_table(cfg.corpus, cfg, path=cfg.corpus, name=cfg.config, split=cfg.split, streaming=cfg.streaming)
+        return Corpus(partial(table_rows, data, "", cfg.corpus, cfg), getattr(data, "num_rows", None), {})
     files = local_files(cfg.corpus)
-    for file in files:
-        if remedy := REFUSED.get(suffix(file)):
-            raise UserError(f"{file} is no plain text ({file.suffix}): {remedy}")
     root = Path(os.path.commonpath([file.parent for file in files]))
-    readers: list[Callable[[], Rows]] = []
-    hashes, totals = {}, []
+    readers, hashes = [], {}
     for file in tqdm(files, desc="checking files", unit="file", disable=len(files) < 1000):
         name = printable(file.relative_to(root).with_suffix("").as_posix())
-        hashes[printable(file.relative_to(root).as_posix())] = check_file(file)
-        opener = {".parquet": open_parquet, ".jsonl": open_jsonl}.get(suffix(file), open_text)
-        reader, total = opener(file, name, cfg)
-        readers.append(reader)
-        totals.append(total)
-    rows = None if None in totals else sum(totals)
-    return Corpus(lambda: itertools.chain.from_iterable(reader() for reader in readers), rows, hashes)
+        hashes[printable(file.relative_to(root).as_posix())] = file_hash(file)
+        if kind := TABLES.get(suffix(file)):
+            data = open_table(str(file), cfg, **kind, data_files=glob.escape(str(file)), split="train", streaming=True)
+            readers.append(partial(table_rows, data, f"{name} ", str(file), cfg))
+        else:
+            read_text(file)
+            readers.append(lambda file=file, name=name: iter([(name, read_text(file))]))
+    total = None if any(suffix(file) in TABLES for file in files) else len(files)
+    return Corpus(lambda: itertools.chain.from_iterable(reader() for reader in readers), total, hashes)
 
 
 def is_local(corpus: str) -> bool:
@@ -103,179 +103,103 @@ def suffix(file: Path | str) -> str:
 def local_files(corpus: str) -> list[Path]:
     """The files of a path, folder (its .txt, .jsonl and .parquet, however deep) or glob, sorted."""
     if os.path.isdir(corpus):
-        there = [p for p in Path(corpus).rglob("*") if p.is_file()]
-        files = [p for p in there if suffix(p) in KINDS]
+        files = [path for path in Path(corpus).rglob("*") if suffix(path) in KINDS and path.is_file()]
         if not files:
-            endings = Counter(p.suffix for p in there).most_common(1)
-            example = f'"{Path(corpus)}/**/*{endings[0][0] if endings else ".py"}"'
-            raise UserError(f"{corpus} holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. {example}")
-    elif os.path.exists(corpus):
-        files = [Path(corpus)]
+            raise UserError(
+                f'{corpus} holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{corpus}/**/*.py"'
+            )
     else:
-        files = [Path(name) for name in glob.glob(corpus, recursive=True) if os.path.isfile(name)]
-        if not files and glob.has_magic(corpus):
-            raise UserError(f"no file matches {corpus}: check the pattern (and quote it against the shell)")
+        found = [corpus] if os.path.exists(corpus) else glob.glob(corpus, recursive=True)
+        files = [Path(name) for name in found if not os.path.isdir(name)]
         if not files:
-            raise UserError(f"no such file or folder: {corpus}; check the path, from the folder you are in")
+            raise UserError(f"no file matches {corpus}: check the path, from the folder you are in, and quote patterns")
+    for file in files:
+        if suffix(file) in REFUSED:
+            raise UserError(
+                f'{file} is no plain text ({file.suffix}): give .txt files, or .jsonl (a line each: {{"text": "…"}}) '
+                "or .parquet"
+            )
     return sorted(files)
 
 
-def check_file(file: Path) -> str:
-    """SHA-256 of a file. UserError: a text file that holds NUL bytes or is not UTF-8."""
-    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
-    with open(file, "rb") as stream:
-        more = True
-        while more:
-            block = stream.read(1 << 22)
-            more = bool(block)
-            digest.update(block)
-            if suffix(file) == ".parquet":
-                continue
-            if b"\0" in block:
-                raise UserError(f"{file} is a binary file (it holds NUL bytes): give text in UTF-8, or leave it out")
-            try:
-                decoder.decode(block, final=not more)  # a file can end within a character
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file} is not UTF-8 ({error.reason}): convert it (iconv -t utf-8), or leave it out"
-                ) from error
-    return digest.hexdigest()
-
-
-def open_text(file: Path, name: str, cfg: Settings) -> tuple[Callable[[], Rows], int | None]:
-    """A whole file is one book."""
-    return lambda: iter([(name, file.read_text(encoding="utf-8-sig"))]), 1
-
-
-def open_jsonl(file: Path, name: str, cfg: Settings) -> tuple[Callable[[], Rows], int | None]:
-    """A line is one book. UserError: a line that is no JSON object, or (in the first) has no text column."""
-
-    def lines() -> Iterator[tuple[int, dict[str, Any]]]:
-        with open(file, encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{file}, line {number} is not JSON ({error}): mend or remove that line") from error
-                if not isinstance(row, dict):
-                    raise UserError(f'{file}, line {number} is no JSON object: give lines like {{"text": "…"}}')
-                yield number, row
-
-    first = next(lines(), (0, None))[1]
-    column = None if first is None else pick_columns(list(first), str(file), cfg)
-
-    def rows() -> Rows:
-        for number, row in lines():
-            text = row.get(cfg.text_column)
-            if text is not None and not isinstance(text, str):
-                raise UserError(f'{file}, line {number}: "{cfg.text_column}" is {type(text).__name__}, no string')
-            # JSON can hold halves of surrogate pairs, which are no text
-            text = text and text.encode("utf-8", "replace").decode()
-            yield named(row.get(column) if column else None, f"{name} row {number}"), text
-
-    return rows, None
-
-
-def open_parquet(file: Path, name: str, cfg: Settings) -> tuple[Callable[[], Rows], int | None]:
-    """A row is one book. UserError: no parquet file, no text column, or one that does not hold strings."""
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[pq.ParquetFile]:
-        try:
-            with open(file, "rb") as stream, pq.ParquetFile(stream) as parquet:  # pyarrow takes names in UTF-8 alone
-                yield parquet
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            what = f"{file} is not a whole parquet file ({first_line(error)})"
-            raise UserError(f"{what}: fetch or write it again") from error
-
-    with opened() as parquet:
-        schema, total = parquet.schema_arrow, parquet.metadata.num_rows
-    column = pick_columns(schema.names, str(file), cfg)
-    kind = schema.field(cfg.text_column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f'{file}: column "{cfg.text_column}" holds {kind}, no strings: name another with --text-column')
-
-    def rows() -> Rows:
-        with opened() as parquet:
-            number = 0
-            for batch in parquet.iter_batches(64, columns=[cfg.text_column, *([column] if column else [])]):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield named(row[column] if column else None, f"{name} row {number}"), row[cfg.text_column]
-
-    return rows, total
-
-
-def open_hub(cfg: Settings) -> Corpus:
-    """A dataset of the Hugging Face hub: a row is one book. UserError: it does not load, or lacks the column."""
-    import datasets
-
-    def trouble(error: Exception) -> UserError:
-        said = first_line(error)
-        if "script" in said.lower():
-            remedy = "name a copy in parquet" + ("; for PG19: emozilla/pg19" if "pg19" in cfg.corpus else "")
-        elif isinstance(error, (ConnectionError, TimeoutError)):
-            remedy = "check the network, or give local files (there is no local file or folder of this name)"
-        else:
-            remedy = "check its name, --config and --split (there is no local file or folder of this name)"
-        return UserError(f"the hub dataset {cfg.corpus} cannot be read: {said.rstrip('.')}; {remedy}")
-
+def read_text(file: Path) -> str:
+    """A whole file. UserError: it holds NUL bytes or is not UTF-8."""
     try:
-        data = datasets.load_dataset(cfg.corpus, cfg.config, split=cfg.split, streaming=cfg.streaming)
-        columns = data.column_names or list(next(iter(data)))
-    except Exception as error:  # whatever a remote service and its client come up with
-        raise trouble(error) from error
-    column = pick_columns(columns, cfg.corpus, cfg)
-    data = data.select_columns([cfg.text_column, *([column] if column else [])])
-
-    def rows() -> Rows:
-        try:
-            for number, row in enumerate(data, 1):
-                yield named(row[column] if column else None, f"row {number}"), row[cfg.text_column]
-        except Exception as error:
-            raise trouble(error) from error
-
-    return Corpus(rows, None if cfg.streaming else len(data), {})
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it (iconv -t utf-8) or leave it out") from error
+    if "\0" in text:
+        raise UserError(f"{file} is a binary file (it holds NUL bytes): give text in UTF-8, or leave it out")
+    return text
 
 
-def pick_columns(columns: list[str], where: str, cfg: Settings) -> str | None:
-    """The column that names the book, if any. UserError: the columns asked for are not there."""
+def open_table(where: str, cfg: CorpusSettings, **given: Any) -> datasets.Dataset | datasets.IterableDataset:
+    """What `datasets.load_dataset` opens with `given`, without the columns that are not read.
+
+    UserError: it does not load, or lacks the column of texts, or of names if one is asked for.
+    """
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would log what the message below says
+    try:
+        data = datasets.load_dataset(**given)
+        columns = data.column_names or list(next(iter(data), {cfg.text_column: None}))
+    except Exception as error:  # whatever the library, pyarrow or a remote service come up with
+        raise unreadable(where, error) from error
     for option, column in (("--text-column", cfg.text_column), ("--book-column", cfg.book_column)):
         if column and column not in columns:
             raise UserError(f'{where} has no column "{column}", only {", ".join(columns)}: choose with {option}')
-    return cfg.book_column or next((name for name in BOOK_COLUMNS if name in columns), None)
+    name = cfg.book_column or next((name for name in BOOK_COLUMNS if name in columns), None)
+    return data.select_columns([cfg.text_column, *([name] if name else [])])
 
 
-def named(name: Any, otherwise: str) -> str:
-    """The name of a book, printable and on one line, or `otherwise` if it has none."""
-    return printable(" ".join(str(name).split())) or otherwise if name is not None else otherwise
+def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: CorpusSettings) -> Rows:
+    """A row is one book; its name is the other column's, else "<prefix>row <number>". UserError: a damaged row."""
+    rows = enumerate(data, 1)
+    while True:
+        try:
+            number, row = next(rows, (0, {}))
+        except Exception as error:
+            raise unreadable(where, error) from error
+        if not number:
+            return
+        text = row.pop(cfg.text_column)
+        if text is not None and not isinstance(text, str):
+            raise UserError(f'{where}, row {number}: "{cfg.text_column}" holds {type(text).__name__}, no string')
+        name = next((name for name in row.values() if name is not None), "")
+        yield printable(" ".join(str(name).split())) or f"{prefix}row {number}", text
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def unreadable(where: str, error: Exception) -> UserError:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+    if isinstance(error, StopIteration):
+        said = "it is empty"
+    if os.path.exists(where):
+        return UserError(f"{where} cannot be read ({said}): mend it, or fetch or write it again")
+    remedy = "check the network, its name, --config and --split (there is no local file or folder of this name)"
+    if "script" in said.lower():
+        remedy = "name a copy in parquet; for PG19: emozilla/pg19"
+    return UserError(f"the hub dataset {where} cannot be read: {said}; {remedy}")
 
 
-def books(rows: Rows, cfg: Settings, skipped: Counter[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each book that is not left out, names made distinct; the others are counted in `skipped`.
+def books(rows: Rows, cfg: CorpusSettings, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    """(name, text) of each book that is not left out, names made distinct.
 
     A text that repeats an earlier one is left out: copies would pass for books that are independent of each other.
+    counts: gets how many "rows" there were, how many were "read", and why the others were not ("empty", "few words",
+    "repeated").
     """
     times: Counter[str] = Counter()
     seen: set[bytes] = set()
-    given = 0
     for plain, text in rows:
-        skipped["rows"] += 1
+        counts["rows"] += 1
         if not text or text.isspace():
-            skipped["empty"] += 1
+            counts["empty"] += 1
             continue
         if cfg.min_book_words and len(text.split()) < cfg.min_book_words:
-            skipped["few words"] += 1
+            counts["few words"] += 1
             continue
         digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if digest in seen:
-            skipped["repeated"] += 1
+            counts["repeated"] += 1
             continue
         seen.add(digest)
         name = plain
@@ -283,7 +207,7 @@ def books(rows: Rows, cfg: Settings, skipped: Counter[str]) -> Iterator[tuple[st
             times[plain] += 1
             name = f"{plain} ({times[plain]})"
         times[name] += 1
+        counts["read"] += 1
         yield name, text
-        given += 1
-        if given == cfg.max_books:
+        if counts["read"] == cfg.max_books:
             return

@@ -11,26 +11,14 @@ from typing import IO
 import mwparserfromhell
 from mwparserfromhell.nodes import Tag, Template, Text, Wikilink
 
-NO_PROSE = {  # sections of lists and notes that close an article
-    *("see also", "references", "external links", "further reading", "notes", "bibliography", "footnotes", "sources"),
-    *("citations", "works cited", "notes and references", "references and notes", "selected bibliography"),
-    *(
-        "filmography",
-        "discography",
-        "works",
-        "publications",
-        "gallery",
-        "explanatory notes",
-        "general references",
-        "reference literature",
-    ),
-    *("etymological bibliography", "secondary sources", "primary sources", "references and further reading"),
-}
-TEXT_TEMPLATES = {  # templates that stand for words of the sentence: which argument holds the words (from 1)
-    **dict.fromkeys(("lang", "vanchor_text"), 2),
-    **dict.fromkeys(("nowrap", "smaller", "small", "big", "angbr", "vanchor", "ipa", "sc", "nihongo", "quote"), 1),
-    **dict.fromkeys(("blockquote", "cquote", "em", "strong", "abbr", "ill", "interlanguage link", "linktext"), 1),
-}
+# Sections of lists and notes that close an article.
+NO_PROSE = """see also|references|external links|further reading|bibliography|sources|works cited|selected bibliography|
+filmography|works|publications|gallery|reference literature|etymological bibliography""".replace("\n", "").split("|")
+# Templates that stand for words of the sentence: which argument holds the words (from 1).
+TEXT_TEMPLATES = {"lang": 2, "vanchor_text": 2}
+TEXT_TEMPLATES |= dict.fromkeys(("nowrap", "smaller", "small", "big", "angbr", "vanchor", "ipa", "sc", "nihongo"), 1)
+TEXT_TEMPLATES |= dict.fromkeys(("quote", "ill", "linktext"), 1)
+DROPPED_TAGS = ("ref", "references", "table", "gallery", "math", "source", "imagemap", "timeline", "score")
 
 
 def wikitext_to_prose(wikitext: str) -> str:
@@ -71,12 +59,13 @@ def _plain(node: object) -> str:
         return str(node)
     if isinstance(node, Wikilink):
         title = str(node.title)
-        if ":" in title and not title.startswith(":") and _is_namespace(title.split(":")[0].strip()):
+        # File, Category and other languages (fr, zh-yue), but no title that merely has a colon in it.
+        if re.match(r"\s*((?i:file|image|category|media)|[a-z]{2}(-[a-z-]+)?)\s*:", title):
             return ""
         return _plain_code(node.text) if node.text is not None else title.lstrip(":")
     if isinstance(node, Tag):
         name = str(node.tag).strip().lower()
-        if name in ("ref", "references", "table", "gallery", "math", "source", "imagemap", "timeline", "score"):
+        if name in DROPPED_TAGS:
             return ""
         return "\n" if name == "br" else _plain_code(node.contents)
     if isinstance(node, Template):
@@ -85,23 +74,13 @@ def _plain(node: object) -> str:
     return (plain(normalize=True, collapse=True, keep_template_params=False) or "") if plain else ""
 
 
-def _is_namespace(prefix: str) -> bool:
-    """File, Category and other languages (fr, zh-yue), but no title that merely has a colon in it."""
-    return (
-        prefix.lower() in ("file", "image", "category", "media")
-        or re.fullmatch("[a-z]{2}(-[a-z-]+)?", prefix) is not None
-    )
-
-
 def _template(node: Template) -> str:
     name = str(node.name).strip().lower()
     values = [p.value for p in node.params if not p.showkey]
     if name == "convert" and len(values) >= 2:
         return f"{_plain_code(values[0]).strip()} {_plain_code(values[1]).strip()}"
     if name == "as of" and values:
-        return (
-            f"as of {_plain_code(values[0]).strip()}" if node.has("lc") else f"As of {_plain_code(values[0]).strip()}"
-        )
+        return f"{'as' if node.has('lc') else 'As'} of {_plain_code(values[0]).strip()}"
     if name == "'s":
         return "'s"
     argument = TEXT_TEMPLATES.get(name, 1 if name.startswith("lang-") else 0)

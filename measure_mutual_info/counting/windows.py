@@ -1,109 +1,114 @@
-"""Counting n-grams or pairs of documents, in memory or by sorted runs: what each process of count_ngrams.py does."""
+"""Counting n-grams or pairs without a hash table: one sort of 64-bit words, as many at a time as memory holds.
+
+A word is the key (what is counted, a pair of tokens say) and behind it the block (the part of the corpus that it was
+seen in). Sorted words give how often a key occurs and in which blocks. A corpus with more words than memory holds is
+read several times, and each time the keys of one range of a hash are taken. No key is in two of these parts, so their
+counts of counts just add up. Where the possible keys are few, as single tokens are, a table counts them instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterator
+from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import UserError
-from common.record import atomic_file
-from measure_mutual_info.counting.document_stream import DocumentStream
-from measure_mutual_info.counting.sorted_runs import (
-    SLAB,
-    Layout,
-    damaged,
-    merged_ranges,
-    run_is_whole,
-    summarise,
-    write_run,
-)
+from measure_mutual_info.counting.document_stream import MAX_BLOCKS, DocumentStream
+from measure_mutual_info.counting.entropy import grassberger_g
 
-MAX_BLOCKS = 128  # rows of a kind in counts_by_book.csv
-TOKEN_BUFFER = 1 << 20  # single tokens counted at a time
+PART_KEYS = 1 << 29  # about so many words are one piece of work, half a minute
+TABLE_CELLS = 1 << 25  # of a table at most, 0.27 GB
+SLAB = 1 << 16  # words worked on at a time: what lies in the processor's cache is several times faster
+FREQUENT = 256  # keys that occur so often are looked at one by one
+HASHES = 2**64
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: keys and their hashes have nothing in common
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What is counted in one go: n-grams (n_or_d = n), or pairs at distance n_or_d = d with both their marginals."""
+class Measure(NamedTuple):
+    """What is counted: n-grams (n_or_d = n), pairs at distance n_or_d = d, or their left or right tokens."""
 
     kind: str
     n_or_d: int
-    at_least: int = 0
-    """tokens that must follow the first one in its document, even where n_or_d asks for fewer"""
+    room: int
+    """tokens that must follow the first one in its document"""
+    part: int = 0
+    parts: int = 1
+    """only the keys of one of so many ranges of the hash"""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.n_or_d}.{self.part:03d}-of-{self.parts:03d}"
 
     @property
     def offsets(self) -> tuple[int, ...]:
         """Which tokens, from the first of them on, make one thing to be counted."""
-        return tuple(range(self.n_or_d)) if self.kind == "ngram" else (0, self.n_or_d)
-
-    @property
-    def reach(self) -> int:
-        return self.offsets[-1]
-
-    @property
-    def room(self) -> int:
-        """How many tokens must follow the first."""
-        return max(self.reach, self.at_least)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return ("ngram",) if self.kind == "ngram" else ("left", "right", "pair")
-
-    def tokens_of(self, kind: str) -> int:
-        """How many tokens a key of this kind has."""
-        return 1 if kind in ("left", "right") else len(self.offsets)
+        d = self.n_or_d
+        return {"ngram": tuple(range(d)), "pair": (0, d), "left": (0,), "right": (d,)}[self.kind]
 
     def __str__(self) -> str:
         return f"{self.n_or_d}-grams" if self.kind == "ngram" else f"pairs at distance {self.n_or_d}"
 
+    def keys(self, stream: DocumentStream) -> int:
+        """How many different things could be counted."""
+        return stream.vocab_size ** len(self.offsets)
 
-@dataclass(frozen=True)
-class Job:
-    """What every process needs to count any measure."""
+    def blocks(self, stream: DocumentStream) -> np.ndarray:
+        """(units,) the block of each unit of the stream: a book, or several where there are many, or 64 bits short."""
+        most = min(stream.units, MAX_BLOCKS, 2 ** (64 - (self.keys(stream) - 1).bit_length()))
+        return np.arange(stream.units) * most // stream.units
 
-    stream: DocumentStream
-    vocab_size: int
-    first_token: int
-    last_token: int
-    """of this shard: the tokens first … last − 1, whole documents"""
-    chunk_tokens: int
-    folder: Path
-    """of the runs and of what is finished"""
-    shards: tuple[Path, ...]
-    """folders whose runs are to be merged; empty: count"""
-    keep_runs: bool
-    """this is a shard: leave its runs"""
+    def samples(self, stream: DocumentStream) -> np.ndarray:
+        """(blocks,) how many n-grams or pairs of the corpus lie in each block."""
+        windows = np.maximum(np.diff(stream.starts) - self.room, 0)
+        return np.bincount(self.blocks(stream)[stream.unit], windows).astype(np.int64)
 
-    @property
-    def pieces(self) -> list[tuple[int, int]]:
-        tokens = range(self.first_token, self.last_token, self.chunk_tokens)
-        return [(start, min(start + self.chunk_tokens, self.last_token)) for start in tokens]
+    def by_table(self, stream: DocumentStream, capacity: int = TABLE_CELLS) -> bool:
+        """Whether a table of keys and blocks, and the 8 numbers a key worked out from it, are small."""
+        cells = self.keys(stream) * (min(stream.units, MAX_BLOCKS) + 8)
+        return cells <= min(capacity, TABLE_CELLS, stream.tokens)
 
-    def blocks(self, measure: Measure) -> np.ndarray:
-        """The block of each unit of the stream: a book, or several where there are many, or 64 bits short."""
-        most = min(self.stream.units, MAX_BLOCKS, 2 ** (64 - _key_bits(measure, self.vocab_size)))
-        return np.arange(self.stream.units) * most // self.stream.units
-
-    def samples(self, measure: Measure) -> np.ndarray:
-        """How many n-grams or pairs of the corpus lie in each block."""
-        windows = np.maximum(np.diff(self.stream.starts) - measure.room, 0)
-        return np.bincount(self.blocks(measure)[self.stream.unit], windows).astype(np.int64)
-
-    def result(self, measure: Measure, kind: str) -> Path:
-        return self.folder / f"{kind}-{measure.n_or_d}.npz"
+    def cut(self, stream: DocumentStream) -> list[Measure]:
+        """The pieces of work, the same whatever the memory, which may change when a run is resumed."""
+        parts = 1 if self.by_table(stream) else max(1, math.ceil(self.samples(stream).sum() / PART_KEYS))
+        return [self._replace(part=part, parts=parts) for part in range(parts)]
 
 
-class Result(NamedTuple):
-    """Of one kind: counts of counts, and of each block how much was counted in it and its share, see `summarise`."""
+class Counts(NamedTuple):
+    """Counts of counts by block. Those of several parts of the keys add up, exactly and in any order."""
 
     occurrences: np.ndarray
-    types: np.ndarray
-    samples: np.ndarray
-    means: np.ndarray
+    """(k,) int64, ascending, at least 1"""
+    of_block: np.ndarray
+    """(k, blocks) int64: how much of each block occurs `occurrences` times in the whole corpus"""
+
+    @property
+    def types(self) -> np.ndarray:
+        """(k,) how many different keys occur `occurrences` times each."""
+        return self.of_block.sum(axis=1) // self.occurrences
+
+    def with_part(self, other: Counts) -> Counts:
+        occurrences = np.union1d(self.occurrences, other.occurrences)
+        of_block = np.zeros((len(occurrences), self.of_block.shape[1]), np.int64)
+        for part in (self, other):
+            of_block[np.searchsorted(occurrences, part.occurrences)] += part.of_block
+        return Counts(occurrences, of_block)
+
+    def shares(self) -> np.ndarray:
+        """(blocks,) each block's share of Grassberger's entropy: the mean of log N − G(n_y) over what it has, in nats.
+
+        NaN where it has nothing. The entropy, log N − (1/N) Σ_y n_y G(n_y) (Eq. B.5), is the mean over all N samples,
+        each y as often as it occurs: Σ samples · share / Σ samples. A bootstrap of these shares is one to first order:
+        it has not the bias of a recount, which takes what is drawn twice for frequent, and its errors are 5 to 15%
+        short of the spread of fresh corpora (60 books, 3 to 40% of 2-grams once).
+        """
+        samples = self.of_block.sum(axis=0)
+        values = math.log(samples.sum()) - grassberger_g(self.occurrences)
+        sums = (np.ascontiguousarray(self.of_block.T) * values).sum(axis=1)
+        return np.divide(sums, samples, out=np.full(len(samples), np.nan), where=samples > 0)
 
 
 def window_keys(tokens: np.ndarray, offsets: tuple[int, ...], vocab_size: int) -> np.ndarray:
@@ -112,166 +117,112 @@ def window_keys(tokens: np.ndarray, offsets: tuple[int, ...], vocab_size: int) -
     Example: tokens [1, 2, 3, 4], offsets (0, 2), vocab_size 10 gives [13, 24], uint64.
     """
     starts = max(len(tokens) - offsets[-1], 0)
-    keys = tokens[:starts].astype(np.uint64)
+    keys = tokens[offsets[0] : offsets[0] + starts].astype(np.uint64)
     for offset in offsets[1:]:
         keys *= np.uint64(vocab_size)
         keys += tokens[offset : offset + starts].astype(np.uint64)
     return keys
 
 
-class TokenCounts:
-    """Counts of single tokens by block, as words; tables rather than sorting, because a vocabulary is small."""
+def windows(stream: DocumentStream, measure: Measure) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(keys, blocks), uint64 each, SLAB at a time; the block behind the last marks what crosses the end of a document.
 
-    def __init__(self, vocab_size: int, layout: Layout) -> None:
-        self.vocab_size, self.layout = vocab_size, layout
-        self._buffer, self._fill, self._block = np.empty(TOKEN_BUFFER, np.int64), 0, 0
-        self._parts: list[np.ndarray] = []
-        self._compact_at = 4 * TOKEN_BUFFER
-
-    def add(self, tokens: np.ndarray, block: int) -> None:
-        """At most SLAB tokens of a block."""
-        if block != self._block or self._fill + len(tokens) > len(self._buffer):
-            self._flush()
-            self._block = block
-        self._buffer[self._fill : self._fill + len(tokens)] = tokens
-        self._fill += len(tokens)
-
-    def words(self) -> np.ndarray:
-        """All counts so far, sorted; a (token, block) may have several words."""
-        self._flush()
-        words = np.concatenate(self._parts)
-        words.sort()
-        return words
-
-    def _flush(self) -> None:
-        tokens, self._fill = self._buffer[: self._fill], 0
-        if not len(tokens) and self._parts:
-            return
-        if 8 * len(tokens) < self.vocab_size:
-            seen, counts = np.unique(tokens, return_counts=True)
-        else:
-            counts = np.bincount(tokens)
-            seen = np.flatnonzero(counts)
-            counts = counts[seen]
-        self._parts.append(self.layout.words(seen, self._block, counts))
-        if sum(map(len, self._parts)) > self._compact_at:
-            self._parts = [self.layout.combine(self.words())]
-            self._compact_at = max(self._compact_at, 2 * len(self._parts[0]))
-
-
-def count_piece(job: Job, measure: Measure, start: int, stop: int, layouts: dict[str, Layout]) -> dict[str, np.ndarray]:
-    """All n-grams or pairs whose first token is one of start … stop − 1, and the marginals: sorted words by kind.
-
-    Those of more than one token stand for one each and are not combined. UserError: a token id outside the vocabulary.
+    UserError: a token id outside the vocabulary.
     """
-    blocks, main = job.blocks(measure), measure.kinds[-1]
-    singles = {
-        kind: TokenCounts(job.vocab_size, layouts[kind]) for kind in measure.kinds if measure.tokens_of(kind) == 1
-    }
-    shift, reach = np.uint64(layouts[main].key_shift), measure.reach
-    tags = [layouts[main].words(np.zeros(1, np.uint64), block)[0] for block in range(int(blocks[-1]) + 1)]
-    words, fill = np.empty(0 if main in singles else stop - start, np.uint64), 0
-    for tokens, first_token, first, last in job.stream.read(start, stop):
-        _check_tokens(tokens, job.vocab_size)
-        # Windows begin in [begins, ends) of each document.
-        edges = job.stream.starts[first : last + 1] - first_token
-        begins = np.maximum(edges[:-1], start - first_token)
-        ends = np.minimum(edges[1:] - measure.room, stop - first_token)
-        block = blocks[job.stream.unit[first:last]]
-        for low in range(max(start - first_token, 0), min(stop - first_token, len(tokens) - reach), SLAB):
-            high = min(low + SLAB, stop - first_token, len(tokens) - reach)
-            here = np.s_[np.searchsorted(ends, low, side="right") : np.searchsorted(begins, high)]
-            whole = zip(begins[here].tolist(), ends[here].tolist(), block[here].tolist(), strict=True)
-            inside = [(max(begin, low), min(end, high), b) for begin, end, b in whole if begin < end]
-            if inside and main not in singles:
-                keys = window_keys(tokens[low : high + reach], measure.offsets, job.vocab_size) << shift
-            for begin, end, b in inside:
-                if main not in singles:
-                    np.bitwise_or(keys[begin - low : end - low], tags[b], out=words[fill : fill + end - begin])
-                    fill += end - begin
-                for kind, single in singles.items():
-                    offset = reach if kind == "right" else 0
-                    single.add(tokens[begin + offset : end + offset], b)
-    found = {kind: single.words() for kind, single in singles.items()}
-    if main not in singles:
-        found[main] = words[:fill]
-        found[main].sort()
-    return found
+    block_of_unit = measure.blocks(stream)
+    for tokens, first, last in stream.read():
+        for worst in (tokens.min(initial=0), tokens.max(initial=0)):
+            if not 0 <= worst < stream.vocab_size:
+                raise UserError(
+                    f"--documents hold token id {worst}, outside the vocabulary of {stream.vocab_size}: "
+                    "prepare them again with the tokenizer that prepare.json names"
+                )
+        edges = stream.starts[first : last + 1] - stream.starts[first]
+        block = block_of_unit[stream.unit[first:last]]
+        end = len(tokens) - measure.room
+        for low in range(0, end, SLAB):
+            high = min(low + SLAB, end)
+            here = slice(np.searchsorted(edges, low, side="right") - 1, np.searchsorted(edges, high))
+            begins, ends = np.clip(edges[:-1][here], low, high), np.clip(edges[1:][here], low, high)
+            whole = np.clip(edges[1:][here] - measure.room, begins, ends)
+            marks = np.stack([block[here], np.full(len(whole), block_of_unit[-1] + 1)], axis=1).astype(np.uint64)
+            lengths = np.stack([whole - begins, ends - whole], axis=1)
+            keys = window_keys(tokens[low : high + measure.offsets[-1]], measure.offsets, stream.vocab_size)
+            yield keys, np.repeat(marks.ravel(), lengths.ravel())
 
 
-def count_measure(job: Job, measure: Measure, tick: Callable[[int], object] = lambda tokens: None) -> None:
-    """Count a measure, or merge what shards counted, and write a result for each of its kinds, or this shard's runs."""
-    layouts = {kind: _layout(job, measure, kind) for kind in measure.kinds}
-    if all(job.result(measure, kind).exists() for kind in measure.kinds):
-        return
-    if not job.keep_runs and not job.shards and len(job.pieces) == 1:
-        for kind, result in count_in_memory(job, measure).items():
-            _write_result(job, measure, kind, result)
-        tick(job.last_token - job.first_token)
-        return
+def count_part(stream: DocumentStream, capacity: int, measure: Measure) -> Counts:
+    """Count a measure, or the part of it. capacity: numbers of 8 bytes that memory holds beside all else.
 
-    for number, (start, stop) in enumerate([] if job.shards else job.pieces):
-        paths = {kind: _run_path(job.folder, measure, kind, number) for kind in measure.kinds}
-        if not all(run_is_whole(path) for path in paths.values()):
-            for kind, words in count_piece(job, measure, start, stop, layouts).items():
-                once = measure.tokens_of(kind) > 1
-                write_run(paths[kind], layouts[kind].combine(words, once=True) if once else words)
-        tick(stop - start)
-    if job.keep_runs:
-        return
-    for kind in measure.kinds:
-        runs = [path for folder in job.shards or (job.folder,) for path in _runs(folder, measure, kind)]
-        ranges = lambda runs=runs, kind=kind: merged_ranges(runs, layouts[kind], job.chunk_tokens)  # noqa: E731
-        try:
-            _write_result(job, measure, kind, _result(job, measure, ranges, layouts[kind]))
-        except ValueError as error:
-            raise damaged(runs[0].parent) from error
-    for kind in measure.kinds:
-        for path in _runs(job.folder, measure, kind):
-            path.unlink()
+    UserError: a token id outside the vocabulary, or a key so frequent that it alone does not fit.
+    """
+    if measure.parts == 1 and measure.by_table(stream, capacity):
+        return count_by_table(stream, measure)
+    low, high = (HASHES * part // measure.parts for part in (measure.part, measure.part + 1))
+    return count_by_sorting(stream, capacity, measure, low, high)
 
 
-def count_in_memory(job: Job, measure: Measure) -> dict[str, Result]:
-    """The result of each kind, of a job of one piece, without runs and without repeats in the words."""
-    layouts, main = {kind: _layout(job, measure, kind) for kind in measure.kinds}, measure.kinds[-1]
-    if measure.tokens_of(main) > 1:
-        layouts[main] = Layout(layouts[main].block_bits, 0)
-    (piece,) = job.pieces
-    found = count_piece(job, measure, *piece, layouts)
-    return {kind: _result(job, measure, lambda words=words: [words], layouts[kind]) for kind, words in found.items()}
+def count_by_table(stream: DocumentStream, measure: Measure) -> Counts:
+    keys, blocks = measure.keys(stream), int(measure.blocks(stream)[-1]) + 1
+    table = np.zeros((blocks + 1) * keys, np.int64)
+    for key, block in windows(stream, measure):
+        np.add.at(table, (block * np.uint64(keys) + key).view(np.int64), 1)
+    table = table.reshape(blocks + 1, keys)[:blocks]
+    occurrences, row = np.unique(table.sum(axis=0), return_inverse=True)
+    of_block = [np.bincount(row, of, len(occurrences)) for of in table]
+    seen = occurrences > 0
+    return Counts(occurrences[seen], np.stack(of_block, axis=1)[seen].astype(np.int64))
 
 
-def _result(job: Job, measure: Measure, ranges: Callable[[], Iterable[np.ndarray]], layout: Layout) -> Result:
-    samples = job.samples(measure)
-    occurrences, types, means = summarise(ranges, layout, samples)
-    return Result(occurrences, types, samples, means)
+def count_by_sorting(stream: DocumentStream, capacity: int, measure: Measure, low: int, high: int) -> Counts:
+    """Count the keys whose hash lies in low … high − 1, range by range if there are more of them than `capacity`."""
+    blocks, samples = int(measure.blocks(stream)[-1]) + 1, int(measure.samples(stream).sum())
+    shift, expected = np.uint64((blocks - 1).bit_length()), samples * (high - low) / HASHES
+    fits, fill, words = expected <= capacity, 0, np.empty(min(samples, capacity), np.uint64)
+    for keys, block in windows(stream, measure) if fits else ():
+        taken = block < np.uint64(blocks)
+        if high - low < HASHES:
+            taken &= keys * MULTIPLIER - np.uint64(low) <= np.uint64(high - low - 1)
+        taken = np.flatnonzero(taken)
+        fits = fill + len(taken) <= len(words)
+        if not fits:
+            break
+        words[fill : fill + len(taken)] = (keys[taken] << shift) | block[taken]
+        fill += len(taken)
+    if fits:
+        words[:fill].sort()
+        return tabulate(words[:fill], blocks)
+    if 64 * expected < capacity:
+        raise UserError(f"{measure}: a single one of them is so frequent that it does not fit: give more --memory-gb")
+    del words
+    ranges = max(2, math.ceil(1.05 * expected / capacity))  # 5% for what hashes do not spread evenly
+    edges = [low + (high - low) * i // ranges for i in range(ranges + 1)]
+    found = (count_by_sorting(stream, capacity, measure, *pair) for pair in pairwise(edges))
+    return reduce(Counts.with_part, found)
 
 
-def _write_result(job: Job, measure: Measure, kind: str, result: Result) -> None:
-    with atomic_file(job.result(measure, kind), "wb") as file:
-        np.savez(file, **result._asdict())
-
-
-def _run_path(folder: Path, measure: Measure, kind: str, number: int) -> Path:
-    return folder / f"{kind}-{measure.n_or_d}.{number:06d}.run"
-
-
-def _runs(folder: Path, measure: Measure, kind: str) -> list[Path]:
-    return sorted(folder.glob(f"{kind}-{measure.n_or_d}.*.run"))
-
-
-def _key_bits(measure: Measure, vocab_size: int) -> int:
-    return (vocab_size ** len(measure.offsets) - 1).bit_length()
-
-
-def _layout(job: Job, measure: Measure, kind: str) -> Layout:
-    return Layout.of(job.vocab_size ** measure.tokens_of(kind), int(job.blocks(measure)[-1]) + 1)
-
-
-def _check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
-    if len(tokens) and (tokens.min() < 0 or tokens.max() >= vocab_size):
-        worst = tokens.min() if tokens.min() < 0 else tokens.max()
-        raise UserError(
-            f"--documents hold token id {worst}, outside the vocabulary of {vocab_size}: "
-            "prepare them again with the tokenizer that prepare.json names"
-        )
+def tabulate(words: np.ndarray, blocks: int) -> Counts:
+    """Counts of sorted words key · block, the block in the (blocks − 1).bit_length() lowest bits."""
+    bits = (blocks - 1).bit_length()
+    shift, mask = np.uint64(bits), np.uint64((1 << bits) - 1)
+    rare, frequent, begin = np.zeros((FREQUENT, blocks), np.int64), {}, 0
+    while begin < len(words):
+        key = words[begin : begin + SLAB] >> shift
+        starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
+        # The last key may go on behind the slab: up to `end`, which the slab then reaches unless the key is frequent.
+        last = begin + int(starts[-1])
+        end = last + int(np.searchsorted(words[last:], words[last] | mask, side="right"))
+        slab = words[begin : min(end, begin + SLAB + FREQUENT)]
+        n = np.diff(starts, append=end - begin)
+        for start, of_key in zip(starts[n >= FREQUENT] + begin, n[n >= FREQUENT].tolist(), strict=True):
+            first_of_block = (words[start] & ~mask) + np.arange(blocks, dtype=np.uint64)
+            of_block = np.diff(np.searchsorted(words[start : start + of_key], first_of_block), append=of_key)
+            frequent[of_key] = frequent.get(of_key, 0) + of_block
+        cells = np.repeat(np.where(n < FREQUENT, n * blocks, 0), np.diff(starts, append=len(slab)))
+        cells += (slab & mask).view(np.int64)
+        np.add.at(rare.reshape(-1), cells, 1)
+        begin = end
+    rare[0] = 0  # where the frequent ones went
+    found = np.flatnonzero(rare.any(axis=1))
+    occurrences = np.concatenate([found, np.array(sorted(frequent), np.int64)])
+    return Counts(occurrences, np.concatenate([rare[found], *(frequent[n][None] for n in sorted(frequent))]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from common.cli import UserError
 from common.documents import REPEAT_TOKENS
-from common.record import numbers, read_csv
+from common.record import numbers, read_csv, whole_numbers
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
 
 LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
@@ -20,7 +22,7 @@ SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
 BOOK_COUNTS = ["source", "tokenizer", "kind", "n_or_d", "book", "ngrams", "entropy_nats"]
 SCORE_AGAIN = "score the documents again with score_documents.py"
-COUNT_AGAIN = "run count_ngrams.py on the documents that were scored"
+COUNT_AGAIN = "count one corpus with count_ngrams.py, n-grams with --n 1 2, pairs with --d 1 2 4 …"
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
@@ -30,38 +32,34 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
     is none. UserError: no such file, columns missing, no rows, not numbers, ell >= L, rows twice, a document in two
     books or only in part there, or fewer than two documents left.
     """
-    scores = _rows(path, SCORES, SCORE_AGAIN)
-    for column in ["ell_tokens", "L_tokens", *LOGQ]:
+    scores = read_csv(path, SCORES, SCORE_AGAIN)
+    if scores.empty:
+        raise UserError(f"{path} has no rows: the program that writes it found nothing or was stopped: {SCORE_AGAIN}")
+    for column in ("ell_tokens", "L_tokens"):
+        scores[column] = whole_numbers(scores[column], path, SCORE_AGAIN)
+    for column in LOGQ:
         scores[column] = numbers(scores[column], path, SCORE_AGAIN)
-    ell, L = scores["ell_tokens"], scores["L_tokens"]
-    whole = np.isfinite(ell) & np.isfinite(L) & (ell % 1 == 0) & (L % 1 == 0)
-    for bad, why in (((~whole), "no whole ell and L"), ((ell < 1) | (ell >= L), "not 1 <= ell < L")):
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise UserError(
-                f"{path}, line {row + 2}: {why} (ell_tokens {ell[row]:g}, L_tokens {L[row]:g}): {SCORE_AGAIN}"
-            )
-    scores = scores.astype({"ell_tokens": int, "L_tokens": int})
-
+    bad = (scores["ell_tokens"] < 1) | (scores["ell_tokens"] >= scores["L_tokens"])
+    if bad.any():
+        row = scores.loc[bad.idxmax()]
+        raise UserError(
+            f"{path}, line {bad.idxmax() + 2}: not 1 <= ell < L (ell_tokens {row['ell_tokens']}, L_tokens "
+            f"{row['L_tokens']}): {SCORE_AGAIN}"
+        )
+    once = "keep one set of scores in a file"
     twice = scores.duplicated(KEY)
     if twice.any():
         document, ell, L = scores.loc[twice, KEY].iloc[0]
-        raise UserError(
-            f"{path} has document {document}, ell {ell}, L {L} more than once ({twice.sum()} such rows): "
-            "keep one set of scores in a file"
-        )
-    books = scores.groupby("document", sort=False)["book"].nunique()
+        raise UserError(f"{path} has document {document}, ell {ell}, L {L} more than once: {once}")
+    by_document = scores.groupby("document", sort=False)
+    books, rows = by_document["book"].nunique(), by_document.size()
     if (books > 1).any():
-        raise UserError(
-            f"{path} has document {books.idxmax()} in {books.max()} books: keep one set of scores in a file"
-        )
-    grid = len(scores.drop_duplicates(["ell_tokens", "L_tokens"]))
-    rows = scores.groupby("document", sort=False).size()
+        raise UserError(f"{path} has document {books.idxmax()} in {books.max()} books: {once}")
+    grid = len(scores.drop_duplicates(KEY[1:]))
     if (rows < grid).any():
-        document = rows.index[rows < grid][0]
         raise UserError(
-            f"{path} has {rows[document]} of {grid} (ell, L) for document {document} ({(rows < grid).sum()} documents "
-            "are incomplete): run the same score_documents.py command again, it goes on where it stopped"
+            f"{path} has {rows.min()} of {grid} (ell, L) for document {rows.idxmin()}: run the same score_documents.py "
+            "command again, it goes on where it stopped"
         )
 
     empty = scores[LOGQ].isna().any(axis=1).groupby(scores["document"], sort=False).any()
@@ -73,9 +71,9 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
             f"infinite one; the first: {bad.index[bad][0]})"
         )
     if scores["L_tokens"].max() >= REPEAT_TOKENS:
-        own = scores[~scores["document"].map(bad)].pivot(index="document", columns=KEY[1:], values=OWN)
+        own = scores.pivot(index="document", columns=KEY[1:], values=OWN).loc[bad.index[~bad]]
         # Rounded: the same text in another batch of the same model differs in the last digits.
-        repeats = own.loc[[document for document in bad.index if not bad[document]]].round(2).duplicated()
+        repeats = own.round(2).duplicated()
         if repeats.any():
             line += f", {repeats.sum()} left out that repeat another score by score (the first: {repeats.idxmax()})"
             bad |= repeats.reindex(bad.index, fill_value=False)
@@ -89,72 +87,88 @@ def read_provenance(scores: Path) -> dict:
     path = scores.with_suffix(".json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
-            raise ValueError("no object with settings")
-        return found
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not the record of a run ({error}): restore it, or remove it") from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
+        raise UserError(f"{path} is not the record of a run: restore it, or remove it")
+    return found
 
 
-def read_first2_entropy(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, str]:
-    """Grassberger's 2-gram entropy in nats from counts.csv, and a line that says how far to trust it.
+class Counts(NamedTuple):
+    """Counts of counts of one corpus. by_kind: kind to n or d, ascending, to (occurrences, types), int64 (k,) each."""
 
-    The share of 2-grams seen only once is about the chance that the next one is new (Good and Turing): where it is not
-    small, as in a few books, the entropy is still well below the truth.
+    by_kind: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]
+    source: str
+    tokenizer: str
 
-    source, tokenizer: of the scores, as far as known; the counts must be of the same (tokenizers are compared by the
-    last part of their names, which is all that a record keeps of a local path). UserError: they are not; no such file;
-    columns missing; no 2-grams; not counts.
+
+def read_counts(path: Path, kinds: Sequence[str], source: str | None = None, tokenizer: str | None = None) -> Counts:
+    """The rows of counts.csv that are of `kinds`, each of which must be there for every n or d of the others.
+
+    source, tokenizer: that the counts must be of, as far as known (compared by the last part of the name, which is all
+    that a record keeps of a local path). UserError: they are of others, or of several; no such file; columns, kinds or
+    distances missing; not counts.
     """
-    bigrams = _bigrams(path, COUNTS, source, tokenizer)
-    counts = bigrams[["occurrences", "types"]]
-    if bigrams.duplicated("occurrences").any() or not ((counts >= 1) & (counts % 1 == 0)).all(axis=None):
-        raise UserError(f"{path} holds no counts of counts of one corpus's 2-grams: {COUNT_AGAIN}")
-    occurrences, types = (bigrams[column].to_numpy(np.int64) for column in ("occurrences", "types"))
-    entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
-    once = types[occurrences == 1].sum() / total
-    return entropy, f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once"
+    table = _counted(path, COUNTS, kinds, {"source": source, "tokenizer": tokenizer})
+    counts = table[["n_or_d", "occurrences", "types"]]
+    bad = ~((counts >= 1) & (counts % 1 == 0)).all(axis=1) | table.duplicated(["kind", "n_or_d", "occurrences"])
+    if bad.any():
+        raise UserError(f"{path}, line {bad.idxmax() + 2}: no counts of counts, or a line that repeats: {COUNT_AGAIN}")
+    by_kind: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {kind: {} for kind in kinds}
+    for (kind, n), rows in table.groupby(["kind", "n_or_d"]):
+        by_kind[kind][int(n)] = tuple(rows[column].to_numpy(np.int64) for column in ("occurrences", "types"))
+    for n in sorted({n for by_n in by_kind.values() for n in by_n}):
+        missing = [kind for kind in kinds if n not in by_kind[kind]]
+        if missing:
+            raise UserError(f"{path} has no rows of kind {' and '.join(missing)} for n or d = {n}: {COUNT_AGAIN}")
+    return Counts(by_kind, table["source"].iloc[0], table["tokenizer"].iloc[0])
 
 
-def read_first2_by_book(counts: Path, entropy_nats: float) -> pd.DataFrame | None:
-    """Each book's share of the 2-gram entropy: ngrams and entropy_nats by book; None where count_ngrams.py left none.
+def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """How many n-grams or pairs each book has, and their share of the entropy in nats: books × (kind, n or d), 0 where
+    it has none. None where count_ngrams.py left no such file.
 
-    It lies beside counts.csv as <name>_by_book.csv; the mean of entropy_nats weighted by ngrams is the 2-gram entropy.
-    UserError: columns missing, not numbers, or shares of another corpus.
+    path: of the counts; the shares lie beside it as <name>_by_book.csv. Their mean, weighted by the numbers, is
+    Grassberger's entropy. UserError: columns missing, not numbers, or not the shares of these counts.
     """
-    path = counts.with_name(f"{counts.stem}_by_book.csv")
+    path = path.with_name(f"{path.stem}_by_book.csv")
     if not path.exists():
         return None
-    shares = _bigrams(path, BOOK_COUNTS, None, None).set_index("book")[["ngrams", "entropy_nats"]]
-    if shares.index.duplicated().any() or not ((shares["ngrams"] >= 1) & (shares["ngrams"] % 1 == 0)).all():
-        raise UserError(f"{path} holds no shares of books, one row each, in one corpus's 2-grams: {COUNT_AGAIN}")
-    if not abs(np.average(shares["entropy_nats"], weights=shares["ngrams"]) - entropy_nats) < 1e-6:
-        raise UserError(f"{path} is not of the same corpus as {counts.name}: {COUNT_AGAIN}")
-    return shares
+    names = {"source": counts.source, "tokenizer": counts.tokenizer}
+    table = _counted(path, BOOK_COUNTS, list(counts.by_kind), names)
+    twice = table.duplicated(["kind", "n_or_d", "book"])
+    if twice.any():
+        raise UserError(f"{path}, line {twice.idxmax() + 2}: a line that repeats: {COUNT_AGAIN}")
+    wide = table.pivot(index="book", columns=["kind", "n_or_d"], values=["ngrams", "entropy_nats"]).fillna(0.0)
+    for kind, by_n in counts.by_kind.items():
+        for n, counted in by_n.items():
+            found = wide.xs((kind, n), axis=1, level=(1, 2)) if (kind, n) in wide["ngrams"] else pd.DataFrame()
+            total, wanted = found.get("ngrams", pd.Series([0.0])).sum(), grassberger_entropy(*counted)
+            entropy = (found["ngrams"] @ found["entropy_nats"]) / total if total else np.nan
+            if total != sample_size(*counted) or not abs(entropy - wanted) < 1e-6:
+                raise UserError(
+                    f"{path} is not of the same corpus as the counts beside it (kind {kind}, n or d = {n}: "
+                    f"{total:,.0f} of entropy {entropy:.6f} against {sample_size(*counted):,} of {wanted:.6f}): "
+                    f"{COUNT_AGAIN}"
+                )
+    return wide["ngrams"], wide["entropy_nats"]
 
 
-def _bigrams(path: Path, columns: list[str], source: str | None, tokenizer: str | None) -> pd.DataFrame:
-    counts = _rows(path, columns, COUNT_AGAIN)
-    for column, expected in (("source", source), ("tokenizer", tokenizer)):
-        found = counts[column].unique()
-        if expected is not None and any(last_part(name) != last_part(expected) for name in found):
-            raise UserError(
-                f"{path} counts {column} {', '.join(found)} but the scores are of {column} {expected}: {COUNT_AGAIN}"
-            )
+def _counted(path: Path, columns: list[str], kinds: Sequence[str], of: dict[str, str | None]) -> pd.DataFrame:
+    """The rows of these kinds, numbers as such. of: the source and the tokenizer that they must have; None: any one."""
+    table = read_csv(path, columns, COUNT_AGAIN)
     for column in [name for name in columns if name not in ("source", "tokenizer", "kind", "book")]:
-        counts[column] = numbers(counts[column], path, COUNT_AGAIN)
-    bigrams = counts[(counts["kind"] == "ngram") & (counts["n_or_d"] == 2)]
-    if bigrams.empty:
-        raise UserError(f"{path} has no 2-grams (kind ngram, n_or_d 2): run count_ngrams.py with --n 1 2")
-    return bigrams
-
-
-def _rows(path: Path, columns: list[str], remedy: str) -> pd.DataFrame:
-    table = read_csv(path, columns, remedy)
+        table[column] = numbers(table[column], path, COUNT_AGAIN)
+    table = table[table["kind"].isin(kinds)]
     if table.empty:
-        raise UserError(f"{path} has no rows: the program that writes it found nothing or was stopped: {remedy}")
+        raise UserError(f"{path} has no rows of kind {', '.join(kinds)}: {COUNT_AGAIN}")
+    for column, expected in of.items():
+        found = {last_part(name): name for name in table[column].unique()}
+        if len(found) > 1 or (expected is not None and last_part(expected) not in found):
+            wanted = f", not {expected}" if expected is not None else ""
+            raise UserError(f"{path} is of {column} {' and '.join(found.values())}{wanted}: {COUNT_AGAIN}")
     return table
 
 

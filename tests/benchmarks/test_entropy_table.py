@@ -64,9 +64,9 @@ def test_pairs_are_independent_tokens():
     ("flags", "message"),
     [
         (("--out", "table.txt"), "give the name of a .csv file"),
-        (("--vocabularies", 1), "at least 2 outcomes"),
-        (("--exponents", -0.5), "exponents of at least 0"),
-        (("--n-samples", 0), "sample sizes of at least 1"),
+        (("--vocabularies", 1), "--vocabularies: give one or more, of at least 2"),
+        (("--exponents", -0.5), "of at least 0"),
+        (("--n-samples", 0), "of at least 1"),
         (("--replications", 1), "needs at least 2"),
     ],
 )

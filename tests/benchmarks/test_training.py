@@ -1,15 +1,17 @@
+"""The benchmark of training: its two parts, small."""
+
 from __future__ import annotations
+
+import json
 
 import pandas as pd
 import pytest
 import torch
 
 from benchmarks import training
-from gaussian_synthetic import train
-from tests.conftest import call_script, one_line_error
+from tests.conftest import ROOT, call_script, one_line_error, write_documents
 
 SCRIPT = "benchmarks/training.py"
-SMALL = ["--model", "tiny", "--large-model", "tiny", "--L", 16, "--mini-models", "tiny", "gpt2-mini", "--rounds", 1]
 
 
 @pytest.fixture(autouse=True)
@@ -20,43 +22,44 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_what_is_timed_is_a_step_of_the_training():
-    """Two steps change the weights as two steps of the training do; and each draws anew."""
-    place = train.Distributed(torch.device("cpu"))
-    step, now = training.step("tiny", 16, place, batch=2, copies=3)
-    before = [parameter.clone() for parameter in now.model.parameters()]
-    first, second = step(), step()
-    assert first > 0
-    assert any((a != b).any() for a, b in zip(before, now.model.parameters(), strict=True))
-    z, mean = training.draw(now)()
-    assert z.shape == mean.shape == (2, 16, 3)
-    assert torch.isfinite(second)
-
-
-def test_command_line(tmp_path):
-    out = tmp_path / "training.csv"
-    done = call_script(SCRIPT, "--out", out, *SMALL)
+def rows(folder, *flags: object) -> pd.DataFrame:
+    done = call_script(SCRIPT, "--out", folder / "made.csv", *flags)
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(out)
-    assert table["measure"].tolist() == [
-        *("seconds of a step, drawing included", "drawing, share of a step", "tokens/s", "tokens/s"),
-    ]
-    share = table.iloc[1]
-    assert 0 < share["our_value"] < 1
-    assert share["ratio"] == pytest.approx(0.05 / share["our_value"], rel=1e-2)
-    assert (table["our_value"] > 0).all()
+    table = pd.read_csv(folder / "made.csv")
+    assert (table["benchmark"] == "training").all()
+    return table
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--out", "x.txt"], "--out x.txt: give the name of a .csv file"),
-        (["--model", "gpt5"], "no model 'gpt5'"),
-        (["--L", 17], "L = 17 is no power of n = 4"),
-        (["--rounds", 0], "--rounds 0: give at least 1"),
-        (["--device", "tpu"], "--device tpu: give cpu or cuda"),
-    ],
-)
-def test_bad_settings(tmp_path, flags, said):
-    assert said in one_line_error(call_script(SCRIPT, "--out", tmp_path / "x.csv", *SMALL, *flags))
-    assert not list(tmp_path.iterdir())
+def test_a_step_of_two_checkouts(tmp_path, monkeypatch):
+    """This one beside itself."""
+    monkeypatch.setattr(training, "GAUSSIAN", ("tiny",))
+    monkeypatch.setattr(training, "BOOKS", ("gpt_neox-mini-small",))
+    books = {f"book {i}": [[(i * j + k) % 256 for j in range(256)] for k in range(20)] for i in range(6)}
+    documents = write_documents(tmp_path / "documents", books)
+    flags = ["--other", ROOT, "--documents", documents, "--rounds", 1, "--steps", 20]
+    table = rows(tmp_path, "--part", "loop", *flags)
+    assert table["setting"].tolist() == ["tiny, one thread", "gpt_neox-mini-small, one thread"]
+    assert (table["ratio_min"] <= table["ratio"] + 1e-3).all()
+    assert (table["ratio"] <= table["ratio_max"] + 1e-3).all()
+
+
+def test_optimizers(tmp_path):
+    """Budgets of which the larger ones reach an easy goal, found by halving."""
+    flags = ["--models", "tiny", "--goal", 0.62, "--budgets", 20, 40, 60, 80]
+    table = rows(tmp_path, "--part", "optimizers", *flags)
+    runs = pd.DataFrame(json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))["runs"])
+    assert set(runs["optimizer"]) == {"adamw", "muon"}
+    for optimizer, column in (("adamw", "baseline_value"), ("muon", "our_value")):
+        of = runs[runs["optimizer"] == optimizer]
+        reached = of.loc[of["kl_nats"] <= 0.62, "steps"]
+        found = table[column][0]
+        assert found == reached.min() if len(reached) else pd.isna(found)
+        if found > 20:
+            below = of[of["steps"] < found]
+            assert below["steps"].max() == found - 20
+            assert (below["kl_nats"] > 0.62).all()
+
+
+@pytest.mark.parametrize("flags", [["--out", "x.txt"], ["--rounds", 0], ["--part", "loop", "--other", "nowhere"]])
+def test_bad_settings(flags):
+    assert "-" in one_line_error(call_script(SCRIPT, "--part", "optimizers", *flags))

@@ -71,10 +71,6 @@ def no_json(folder):
     (folder / "prepare.json").write_text("{", encoding="utf-8")
 
 
-def no_object(folder):
-    (folder / "prepare.json").write_text('"tokenizer source tokenizer_vocab_size"', encoding="utf-8")
-
-
 def fact_missing(folder):
     facts = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     del facts["tokenizer"], facts["source"]
@@ -98,12 +94,6 @@ def column_missing(folder):
     (folder / "prepare.json").write_text(facts, encoding="utf-8")
 
 
-def state_damaged(folder):
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    del state["_format_type"]
-    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
-
-
 def names_damaged(folder):
     (file,) = folder.glob("*.arrow")
     data = file.read_bytes()
@@ -118,11 +108,9 @@ def names_damaged(folder):
         (no_description, "no prepare.json in {folder}: "),
         (no_rows, "no documents in {folder}: "),
         (no_json, "cannot read the documents in {folder} (Expecting property name"),
-        (no_object, "{folder}/prepare.json lacks source, tokenizer, tokenizer_vocab_size: "),
-        (fact_missing, "{folder}/prepare.json lacks source, tokenizer: "),
-        (several_splits, "the documents in {folder} have no column document: "),
-        (column_missing, "the documents in {folder} have no column book: "),
-        (state_damaged, "cannot read the documents in {folder} ('_format_type'): "),
+        (fact_missing, "{folder} lacks source, tokenizer: "),
+        (several_splits, "cannot read the documents in {folder} ("),
+        (column_missing, "{folder} lacks book: "),
         (names_damaged, "cannot read the documents in {folder} (Column 1: In chunk 0: Invalid: Invalid UTF8 sequence"),
     ],
 )

@@ -86,8 +86,6 @@ curves = {
     "logarithm": st.tuples(st.floats(0.1, 5), st.floats(0.05, 3)),
     "saturating": st.tuples(st.floats(-1, 3), st.floats(4, 6.5), st.floats(-0.5, 0.5)),
     "broken_power": st.tuples(st.floats(-2, 2), st.floats(0.6, 1.2), st.floats(0, 0.4), st.floats(3.7, 5.8)),
-    "exponential": st.tuples(st.floats(-1, 3), st.floats(5, 9)),
-    "exponential_plus_constant": st.tuples(st.floats(0, 3), st.floats(3, 6), st.floats(0.1, 2)),
     "constant": st.tuples(st.floats(0.1, 9)),
 }
 

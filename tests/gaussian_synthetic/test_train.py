@@ -151,6 +151,8 @@ def test_a_run_by_its_command_line(tmp_path):
     cosine = 3e-3 * (1 + np.cos(np.pi * (step - 10) / 50)) / 2
     np.testing.assert_allclose(log["learning_rate"], np.where(step < 10, 3e-3 * step / 10, cosine), atol=1e-12)
     assert "million parameters, 64 tokens a step, 60 of 60 steps" in done.stdout
+    # Of the loop before this one, on a CPU.
+    assert log["kl_nats"].iloc[[0, 5, 11]].tolist() == pytest.approx([0.648563960, 0.415981588, 0.434003435], rel=1e-5)
     # The first step's loss is that of the seed's weights on the seed's first draws.
     torch.manual_seed(0)
     model, conditionals = models.build(TINY, 3, 16), families.prepare(train.build_family("subvolume", 16))

@@ -77,6 +77,8 @@ def test_what_a_run_says_and_writes(documents, whole):
     assert (log["tokens"] == 128 * log["step"]).all()
     assert (log["tokens_per_second"] > 0).all()
     assert said[2] == f"{log['nll_nats'].iloc[-1]:.4g} nats a token in the last row of {whole / 'log.csv'}"
+    # Of the Trainer of transformers, on a CPU.
+    assert log["nll_nats"].iloc[[0, 5, 11]].tolist() == pytest.approx([5.49573822, 3.67864380, 3.24938354], rel=1e-5)
     # The rate of the step itself, after as many steps before it.
     before = log["step"].to_numpy() - 1
     cosine = 3e-3 * (1 + np.cos(np.pi * (before - 5) / 55)) / 2

@@ -78,15 +78,6 @@ def test_mutual_information_is_that_of_all_rows(process, vocabulary, n):
         assert process.mutual_information(ell, n) == pytest.approx(wanted, abs=1e-10)
 
 
-def test_vclub_mean_of_the_markov_chain():
-    process, n, ell = MarkovChain(), 6, 3
-    p = np.exp(process.logprobs(every_row(3, n)).sum(axis=1)).reshape(3**ell, -1)
-    given_x = np.log(p / p.sum(axis=1, keepdims=True))
-    vclub = (p * given_x).sum() - (np.outer(p.sum(axis=1), p.sum(axis=0)) * given_x).sum()
-    assert process.vclub_mean() == pytest.approx(vclub, abs=1e-10)
-    assert vclub > process.mutual_information(ell, n) + 0.1
-
-
 @pytest.mark.parametrize(("process", "vocabulary"), [(process, vocabulary) for process, vocabulary, _ in TINY])
 def test_samples_follow_the_probabilities(process, vocabulary):
     n = 3
