@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +30,5 @@ def in_a_process(function: str, *arguments: object) -> dict:
 
 
 def peak_bytes() -> int:
-    """Peak resident bytes of this program; getrusage's would begin with those of the one that started it (Linux)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Peak resident bytes of this program (Linux); getrusage's would begin with those of the one that started it."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -12,8 +12,7 @@ through the same model, the same log-softmax and batches of equally many documen
 
 "Compute for equal error bars" multiplies the time of a document by the variance of one document's term. In the paper's
 form the subtracted term belongs to another document's Y; in ours to the same Y. The standard error that each form
-quotes is compared. If the paper's pairs are a permutation of the documents, both forms have the same mean and the
-paper's error bars are too wide; if the pairs are drawn afresh, its estimates themselves are that much noisier.
+quotes is compared; docs/benchmarks.md says what it means.
 """
 
 from __future__ import annotations
@@ -73,17 +72,14 @@ class Settings:
     seed: int = 0
 
 
-def paper_schedule(backend: TransformersBackend, documents: np.ndarray, y_recipients: np.ndarray) -> int:
-    """The paper's passes for a batch; returns the tokens that went through the model, BOS included."""
-    bos, tokens = np.full((len(documents), 1), backend.bos), 0
-    every = [documents]
+def paper_schedule(backend: TransformersBackend, documents: np.ndarray, y_recipients: np.ndarray) -> None:
+    """The paper's passes for a batch."""
+    bos, every = np.full((len(documents), 1), backend.bos), [documents]
     for ell, _ in passes.grid(documents.shape[1], ratios=(2,)):
         every += [documents[:, ell:], np.concatenate([documents[:, :ell], y_recipients[:, ell:]], axis=1)]
     for ids in every:
         inputs = torch.as_tensor(np.concatenate([bos, ids[:, :-1]], axis=1))
         backend.sequence_logprobs(inputs, torch.as_tensor(ids))
-        tokens += ids.size
-    return tokens
 
 
 def load(cfg: Settings) -> torch.nn.Module:
@@ -98,15 +94,13 @@ def load(cfg: Settings) -> torch.nn.Module:
 def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
     """(batches, 2, batch_documents, L_max): documents and those that get their X, spread evenly over the corpus."""
     shape = (cfg.rounds + 1, 2, cfg.batch_documents, cfg.L_max)
-    count = int(np.prod(shape[:3]))
     if cfg.documents is None:
         return np.random.default_rng(cfg.seed).integers(0, vocabulary, shape)
     rows = [row for row in open_documents(cfg.documents)[0]["input_ids"] if len(row) >= cfg.L_max]
-    if len(rows) < count:
-        raise UserError(
-            f"{cfg.documents}: {len(rows)} documents of {cfg.L_max} tokens, {count} are needed: lower --rounds"
-        )
-    return np.array([rows[i][: cfg.L_max] for i in np.linspace(0, len(rows) - 1, count).astype(int)]).reshape(shape)
+    if not rows:
+        raise UserError(f"{cfg.documents}: no document has {cfg.L_max} tokens: lower --L-max")
+    chosen = np.linspace(0, len(rows) - 1, int(np.prod(shape[:3]))).astype(int)  # twice where there are too few
+    return np.array([rows[i][: cfg.L_max] for i in chosen]).reshape(shape)
 
 
 def time_in_turn(ways: dict[str, Callable[[np.ndarray, np.ndarray], object]], batches: np.ndarray) -> dict[str, float]:
@@ -136,22 +130,22 @@ def variance_ratios(cfg: Settings) -> pd.DataFrame:
     Columns: estimator, pairs, L, unpaired, paired (nats²), ratio, lo95, hi95.
     """
     scores, _ = read_scores(cfg.scores)
-    rng = np.random.default_rng(cfg.seed)
-    rows = []
+    rng, rows = np.random.default_rng(cfg.seed), []
     for estimator, subtracted in (("direct", "logq_y_nats"), ("vclub", "logq_y_given_other_x_nats")):
         for L, group in scores[scores["L_tokens"] == 2 * scores["ell_tokens"]].groupby("L_tokens"):
-            first, second = group["logq_y_given_x_nats"].to_numpy(), group[subtracted].to_numpy()
+            terms = group[["logq_y_given_x_nats", subtracted]].to_numpy()
             books = np.unique(group["book"], return_inverse=True)[1]
             for pairs, book in (("any books", np.zeros_like(books)), ("one book", books)):
-
-                def both(drawn: np.ndarray, first=first, second=second, book=book) -> tuple[float, float]:
-                    a, b, among = first[drawn], second[drawn], book[drawn]
-                    return pooled_variance(a, among) + pooled_variance(b, among), pooled_variance(a - b, among)
-
-                unpaired, paired = both(np.arange(len(first)))
-                drawn = [both(rng.integers(0, len(first), len(first))) for _ in range(cfg.bootstrap)]
-                lo, hi = np.quantile([theirs / ours for theirs, ours in drawn], [0.025, 0.975])
-                rows.append((estimator, pairs, L, unpaired, paired, unpaired / paired, lo, hi))
+                draws = [np.arange(len(terms))]
+                draws += [rng.integers(0, len(terms), len(terms)) for _ in range(cfg.bootstrap)]
+                found = []
+                for drawn in draws:
+                    (a, b), among = terms[drawn].T, book[drawn]
+                    unpaired = pooled_variance(a, among) + pooled_variance(b, among)
+                    found.append((unpaired, pooled_variance(a - b, among)))
+                unpaired, paired = np.array(found).T
+                lo, hi = np.quantile((unpaired / paired)[1:], [0.025, 0.975])
+                rows.append((estimator, pairs, L, unpaired[0], paired[0], unpaired[0] / paired[0], lo, hi))
     return pd.DataFrame(rows, columns=["estimator", "pairs", "L", "unpaired", "paired", "ratio", "lo95", "hi95"])
 
 
@@ -159,8 +153,9 @@ def main(cfg: Settings) -> None:
     started = time.time()
     variances = variance_ratios(cfg) if cfg.scores is not None else None  # first: a wrong file should cost no timing
     model = load(cfg)
-    shared = TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max)
-    plain = TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max, "plain")
+    shared, plain = (
+        TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max, share) for share in (True, False)
+    )
     points, double = passes.grid(cfg.L_max), passes.grid(cfg.L_max, ratios=(2,))
     every, only_double = passes.branches(points), passes.branches(double)
     ways = {

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -39,7 +38,6 @@ def run(
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cfg = parse(settings, sys.argv[1:], description, presets)
-        _same_checkout(getattr(sys.modules["__main__"], "__file__", None))
         check_settings(cfg)
         main(cfg)
     except UserError as error:
@@ -96,9 +94,6 @@ def of_length(table: Mapping[int, Any], L: int) -> Any:
     return table[max((length for length in table if length <= L), default=min(table))]
 
 
-# What the system says of a place where nothing can be written, or read.
-PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-PLACES += (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Of libraries in Rust, and of torch, which does not give the number.
 FULL_IN_WORDS = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|unexpected pos \d+ vs|StreamWriter failed")
@@ -106,29 +101,17 @@ FULL_IN_WORDS = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|unexp
 
 def _of_the_place(error: BaseException) -> str | None:
     """The line for an error that a file's place explains; None for any other."""
-    if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
-        reason = os.strerror(error.errno).lower()
-        return f"{error.filename}: {reason}: give another place or name, or move away what is there"
-    # A library's own error can hide the system's behind it, or tell it in words alone.
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None:  # a library's own error can hide the system's behind it, or tell it in words alone
         full = isinstance(cause, OSError) and cause.errno in FULL
         if full or FULL_IN_WORDS.search(str(cause)):
             where = f" while writing {cause.filename}" if full and cause.filename else ""
             return f"disk full{where}: free some space, then run the same command again (nothing written is lost)"
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError) and error.filename is not None:
+        reason = os.strerror(error.errno).lower()
+        return f"{error.filename}: {reason}: give another place or name, or move away what is there"
     return None
-
-
-def _same_checkout(script: str | None) -> None:
-    """UserError: the script is of another checkout than this module, whose commit the records would give."""
-    here = Path(__file__).resolve().parents[1]
-    there = Path(script or __file__).resolve().parent.parent
-    if there != here and (there / "common" / "cli.py").is_file():
-        raise UserError(
-            f"{script} would run with the modules of {here}: activate the environment of {there}, or there run "
-            "pip install --no-deps -e ."
-        )
 
 
 def check_settings(cfg: Any) -> None:

@@ -32,30 +32,26 @@ ATTENTION = {
     "attn_logit_softcapping": "eager",  # sdpa drops the soft-cap (Gemma 2, VaultGemma)
     "alibi": "sdpa",  # eager adds the bias twice (Falcon)
 }
-# Causal masks that old checkpoints keep.
-MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")
-
-
-def locate(model: str) -> tuple[str, dict[str, str]]:
-    """Split a model's name into what `from_pretrained` wants: a .gguf file is named by its folder and `gguf_file`."""
-    path = Path(model)
-    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (model, {})
+MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")  # that old checkpoints keep
 
 
 def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
-    name, gguf = locate(model)
-    if gguf and not Path(model).is_file() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(f"{model}: no such GGUF file: give the path of a file that is there")
+    """Of the hub, a folder or a .gguf file, which transformers wants by its folder and its name."""
+    path = Path(model)
+    if gguf := path.suffix == ".gguf":
+        options["gguf_file"] = path.name
+        if not path.is_file():
+            raise UserError(f"{model}: no such GGUF file: give the path of a file that is there")
     try:
-        return kind.from_pretrained(name, **gguf, **options)
+        return kind.from_pretrained(str(path.parent) if gguf else model, **options)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{model}: the {what} do not fit the GPU: use --dtype bfloat16, or --device split") from error
     except Exception as error:  # the loaders raise almost anything at a damaged file
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        remedy = "check the spelling, or that the hub can be reached; a local folder or a .gguf file works without it"
-        if Path(name).exists():
-            remedy = "check that the folder is complete (config.json, tokenizer files, weights)"
-        raise UserError(f"{model}: could not load the {what}: {remedy} ({reason})") from error
+        raise UserError(
+            f"{model}: could not load the {what}: check that the folder is complete (config.json, tokenizer files, "
+            f"weights), or the spelling and that the hub can be reached ({reason})"
+        ) from error
 
 
 def load_config(model: str) -> PreTrainedConfig:
@@ -65,8 +61,8 @@ def load_config(model: str) -> PreTrainedConfig:
 
 def _load_whole_config(model: str) -> PreTrainedConfig:
     config = _from_pretrained(AutoConfig, "configuration", model)
-    if locate(model)[1]:
-        gguf_file.complete_config(gguf_file.read(gguf_file.local_path(model)), config)
+    if model.endswith(".gguf"):
+        gguf_file.check_config(gguf_file.read(model), config)
     return config
 
 
@@ -81,14 +77,10 @@ def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     options = {"config": config, "device_map": place, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if implementation := _known_attention(config.get_text_config(decoder=True)):
         options["attn_implementation"] = implementation
-    # An incomplete checkpoint would otherwise be filled up with random weights and a warning.
     loaded, report = _from_pretrained(AutoModelForCausalLM, "weights", model, **options)
-    if report["missing_keys"]:
-        some = ", ".join(sorted(report["missing_keys"])[:3])
-        raise UserError(f"{model}: {len(report['missing_keys'])} weights are missing ({some} …): fetch the model again")
-    refuse_left_over(model, loaded, report["unexpected_keys"])
-    if locate(model)[1]:
-        gguf_file.complete_model(gguf_file.read(gguf_file.local_path(model)), loaded)
+    _check_weights(model, loaded, report["missing_keys"], report["unexpected_keys"])
+    if model.endswith(".gguf"):
+        gguf_file.complete_model(gguf_file.read(model), loaded)
     if sees_what_follows(loaded.eval()):
         raise UserError(
             f"{model}: {type(loaded).__name__} reads the tokens that follow as well (an encoder, as BERT), so its "
@@ -98,22 +90,23 @@ def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
     return loaded
 
 
-def refuse_left_over(name: str, model: PreTrainedModel, weights: Iterable[str]) -> None:
-    """Say which weights of a checkpoint the model has no use for.
+def _check_weights(name: str, model: PreTrainedModel, missing: Iterable[str], left_over: Iterable[str]) -> None:
+    """Print which weights of a checkpoint the model has no use for.
 
-    UserError: one lies within a layer of the model (a bias, a norm, a scale), so that the layer is another than the
-    checkpoint's.
+    UserError: some are missing (transformers would fill them up at random and warn); one that is left over lies within
+    a layer of the model (a bias, a norm), so that the layer is another than the checkpoint's.
     """
-    weights = sorted(weight for weight in weights if not MASKS.search(weight))
-    layers = {path for path, _ in model.named_modules() if re.search(r"\.\d+$", path)}
-    within = [weight for weight in weights if any(weight.startswith(f"{layer}.") for layer in layers)]
-    if within:
+    if missing := sorted(missing):
+        raise UserError(f"{name}: {len(missing)} weights are missing ({missing[0]} …): fetch the model again")
+    left_over = sorted(weight for weight in left_over if not MASKS.search(weight))
+    layers = tuple(f"{path}." for path, _ in model.named_modules() if re.search(r"\.\d+$", path))
+    if within := [weight for weight in left_over if weight.startswith(layers)]:
         raise UserError(
             f"{name}: {type(model).__name__} has no use for {len(within)} weights of its own layers ({within[0]} …), "
             "so it is not the model that was saved: check config.json (biases, norms, model_type)"
         )
-    if weights:
-        print(f"{name}: {len(weights)} weights are not of the language model and are not used ({weights[0]} …)")
+    if left_over:
+        print(f"{name}: {len(left_over)} weights are not of the language model and are not used ({left_over[0]} …)")
 
 
 def _known_attention(config: PreTrainedConfig) -> str | None:
@@ -130,22 +123,22 @@ def check_attention(name: str, model: PreTrainedModel, tokens: int = 64) -> None
     text = model.config.get_text_config(decoder=True)
     if chosen in (None, "eager") or _known_attention(text):
         return
-    tokens = min(tokens, context_tokens(text) or tokens)
-    ids = torch.arange(1, tokens + 1, device=model.device)[None] % text.vocab_size
+    ids = torch.arange(min(tokens, context_tokens(text) or tokens), device=model.device)[None] % text.vocab_size
+    found = []
     try:
-        model.set_attn_implementation("eager")
-        plain = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1)
+        for implementation in ("eager", chosen):
+            model.set_attn_implementation(implementation)
+            found.append(torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1))
     except (ValueError, RuntimeError, AttributeError, TypeError):  # it has no plain one
         return
     finally:
         model.set_attn_implementation(chosen)
-    off = float((torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1) - plain).abs().mean())
+    off = float((found[0] - found[1]).abs().mean())
     # Rounding is 1e-5 in float32, 0.05 in bfloat16; a sum over NaN is no sign of either.
     if off > (1e-3 if model.dtype == torch.float32 else 0.2):
         raise UserError(
-            f'{name}: its attention implementations "{chosen}" and "eager" differ by {off:.2g} nats a token, and which '
-            "is right is not known: find out, and add the setting that tells them apart to ATTENTION in "
-            "common/pretrained.py"
+            f'{name}: its attention implementations "{chosen}" and "eager" differ by {off:.2g} nats a token: find out '
+            "which is right, and add the setting that tells to ATTENTION in common/pretrained.py"
         )
 
 
@@ -163,10 +156,9 @@ def find_device(device: str) -> str:
     """auto: a GPU if there is one. split: the layers over all GPUs. UserError: an unknown name, a GPU without one."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|mps|split|cuda(:\d+)?", device):
-        raise UserError(f"--device {device}: give auto, cpu, cuda, cuda:1 or the like, mps, or split")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: torch sees no GPU here: use --device cpu, or a CUDA build of torch")
+    known = r"cpu|mps|split" + r"|cuda(:\d+)?" * torch.cuda.is_available()
+    if not re.fullmatch(known, device):
+        raise UserError(f"--device {device}: give auto, cpu, mps, split, or cuda, cuda:1 … where torch sees a GPU")
     return device
 
 
@@ -213,25 +205,23 @@ def start_token(
     hub = tokenizer.tokenizer if isinstance(tokenizer, HubTokenizer) else None
     if bos is not None:
         number, why = hub.get_vocab().get(bos) if hub is not None and given is None else given, "--bos"
-        if number is None:
-            raise UserError(f"--bos {bos}: not a token of {model}: give one of its tokens, or a token id")
     elif hub is None:  # train.py makes the first id past the tokenizer's own the start
         number, why = config.bos_token_id, "its own"
     elif hub.bos_token_id is not None:
         number, why = hub.bos_token_id, "the tokenizer's BOS"
     else:  # models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text
         number, why = hub.eos_token_id, "the tokenizer's EOS, as it has no BOS"
-        if number is None:
-            raise UserError(f"{model}: its tokenizer has neither BOS nor EOS: name a token to begin with by --bos")
-    text = "<start>" if why == "its own" else "?"
-    if hub is not None and number < len(hub):
-        text = hub.convert_ids_to_tokens(number)
+    if number is None:
+        what = "it has neither BOS nor EOS" if bos is None else f"--bos {bos} is none of its tokens"
+        raise UserError(f"{model}: {what}: name a token to begin with by --bos, or its id")
     for worst in (max(extent[1], number), extent[0]):
         if not 0 <= worst < config.vocab_size:
             raise UserError(
                 f"{documents}: token id {worst} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "
                 f"prepare the documents with --tokenizer {model}, or give a --bos within it"
             )
+    text = hub.convert_ids_to_tokens(number) if hub is not None and number < len(hub) else "?"
+    text = "<start>" if why == "its own" else text
     print(f"start token in front of every text: {text} (id {number}, {why})")
     return StartToken(number, text)
 
@@ -242,11 +232,9 @@ def model_fingerprint(model: str) -> dict[str, str]:
     Of files over 1 GB the size and 64 megabytes spread evenly over them are hashed. Empty for a model of the hub, which
     its revision tells.
     """
-    path = Path(model)
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    found = {}
-    for file in files:
-        size, block = file.stat().st_size, 1 << 20
+    path, block, found = Path(model), 1 << 20, {}
+    for file in sorted(file for file in (path, *path.glob("*")) if file.is_file()):
+        size = file.stat().st_size
         digest = hashlib.sha256(str(size).encode())
         places = range(0, size, block) if size <= 1 << 30 else np.linspace(0, size - block, 64).astype(int).tolist()
         with open(file, "rb") as stream:

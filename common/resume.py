@@ -76,7 +76,7 @@ def begun(folder: Path, wanted: dict[str, Any], record: str = MANIFEST) -> bool:
     """
     if printable(str(folder)) != str(folder):
         raise UserError(f"{printable(str(folder))} is no UTF-8, so no library would open it: choose another --out")
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise UserError(f"{folder} is a file: name a folder with --out")
     if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(f".{record}.")):
         return False

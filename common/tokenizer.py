@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from common.cli import UserError
+from common.resume import read_identity
 
 # Whatever tokenizers are known to disagree about: digits, contractions, runs of blanks, line ends, marks, scripts.
 PROBE = (
@@ -26,29 +26,18 @@ PROBE = (
     " \\n {'k': [1, 2]}     end "
 )
 PROBE_TOKENS = 20_000  # of the vocabulary, spread evenly, that are tokenised again in a fingerprint
-TOKENIZER_FILE = re.compile(r"token|vocab|merges|spiece|sentencepiece|spm|tekken")
-
-
-class Tokenizer(Protocol):
-    size: int  # how many ids there are
-    hash: str | None  # `fingerprint`; None where the ids are bytes or code points
-    unknown: int | None  # the id of what it has no token for; None where there is none
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of `text` by itself, without special tokens."""
-
-    def text(self, ids: list[int]) -> str:
-        """What the ids stand for."""
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class ByteTokenizer:
-    """The bytes of UTF-8 are the tokens."""
+    """The bytes of UTF-8 are the tokens. The other tokenizers have the same attributes and methods."""
 
-    size = 256
-    hash = None
-    unknown = None
+    size = 256  # how many ids there are
+    hash = None  # `fingerprint`; None where the ids are bytes or code points
+    unknown = None  # the id of what it has no token for; None where there is none
 
     def ids(self, text: str) -> list[int]:
+        """Token ids of `text` by itself, without special tokens."""
         return list(text.encode("utf-8"))
 
     def text(self, ids: list[int]) -> str:
@@ -64,8 +53,7 @@ class CharacterTokenizer:
     """
 
     size = 0x110000
-    hash = None
-    unknown = None
+    hash = unknown = None
 
     def ids(self, text: str) -> list[int]:
         return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).tolist()
@@ -87,68 +75,52 @@ class HubTokenizer:
         return fingerprint(self)
 
     def ids(self, text: str) -> list[int]:
-        return self._call(text).input_ids
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+        return self.tokenizer(text, **plain, verbose=False).input_ids
 
     def text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
-    def _call(self, text: str, **more: Any) -> Any:
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-        return self.tokenizer(text, **plain, verbose=False, **more)
 
-
+Tokenizer = ByteTokenizer | CharacterTokenizer | HubTokenizer
 NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Hub id, local folder, GGUF file (local, or owner/repository/file.gguf of the hub), "bytes" or "characters".
+    """Hub id, local folder, GGUF file, "bytes" or "characters".
 
     A folder that train.py wrote says itself whether its tokens are bytes or characters. UserError: it is not there, or
     incomplete.
     """
     if name in NAMED:
         return NAMED[name]()
-    place, file = os.path.split(name) if name.endswith(".gguf") else (name, None)
-    folder = Path(name) if os.path.isdir(name) and not file else None
-    whole_file = file is not None and os.path.isfile(name)
-    on_hub = not os.path.isfile(name) and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", place)
-    if not folder and not whole_file and not on_hub:
+    path, is_file = Path(name), name.endswith(".gguf")
+    if not (path.is_file() if is_file else path.is_dir() or (HUB_ID.fullmatch(name) and not path.exists())):
         raise UserError(f'no tokenizer at {name}: give a folder, a .gguf file, a hub id, "bytes" or "characters"')
-    if folder and (trained_on := _of_training(folder)) in NAMED:
+    if path.is_dir() and (trained_on := read_identity(path / "config.json", "tokenizer")) in NAMED:
         return NAMED[trained_on]()
     from transformers import AutoTokenizer, logging
 
     logging.set_verbosity_error()
     try:
-        if folder and not any(TOKENIZER_FILE.search(path.name) for path in folder.iterdir()):
-            raise ValueError("it has no tokenizer files")
-        loaded = AutoTokenizer.from_pretrained(place or ".", **({"gguf_file": file} if file else {}))
+        where = {"gguf_file": path.name} if is_file else {}
+        loaded = AutoTokenizer.from_pretrained(str(path.parent) if is_file else name, **where)
         # From a configuration alone transformers makes up a tokenizer of a few ids.
-        files = {"tokenizer.json", *loaded.vocab_files_names.values()}
-        if folder and loaded.vocab_files_names and not any((folder / one).is_file() for one in files):
-            raise ValueError("it has no tokenizer files")
+        files = {"tokenizer.json", *(loaded.vocab_files_names.values() or ["tokenizer_config.json"])}
         tokenizer = HubTokenizer(loaded)
-        if not tokenizer.ids("a b"):
-            raise ValueError("it makes no tokens")
+        if not tokenizer.ids("a b") or (path.is_dir() and not any((path / file).is_file() for file in files)):
+            raise ValueError("it has no tokenizer files, or they are empty")
     except Exception as error:  # the loaders of transformers raise almost anything at a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".: ")
-        remedy = "check the name and the network, or whether the file is whole"
-        if folder:
-            remedy = "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
-        raise UserError(f"tokenizer {name} cannot be loaded: {reason}; {remedy}") from error
-    if file:
+        raise UserError(
+            f"tokenizer {name} cannot be loaded: {reason}; check the name and the network; a folder needs "
+            "tokenizer.json (or tokenizer.model) and tokenizer_config.json"
+        ) from error
+    if is_file:
         from common import gguf_file
 
-        gguf_file.complete_tokenizer(gguf_file.read(gguf_file.local_path(name)), loaded)
+        gguf_file.complete_tokenizer(gguf_file.read(name), loaded)
     return tokenizer
-
-
-def _of_training(folder: Path) -> str | None:
-    """The tokenizer that a checkpoint of train_on_pg19/train.py was trained with, from its configuration."""
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tokenizer")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def fingerprint(tokenizer: HubTokenizer) -> str:

@@ -4,9 +4,8 @@ r"""The effect of the start token on I(ell; L): scores of a model with several s
         results/start_token/other/scores.csv --out results/start_token
 
 Reads scores.csv of the same documents, model and X' with different --bos (score_documents.py). Writes a row for each
-estimator, start token and (ell, L):
-    mi_nats, stderr_nats             the estimate and its error, by book
-    difference_nats, …_stderr_nats   against the first file, paired by document, the error by book
+estimator, start token and (ell, L): mi_nats, stderr_nats (the estimate and its error, by book), and difference_nats,
+difference_stderr_nats (against the first file, paired by document, the error by book).
 
 Hardware: one CPU core, seconds. Expect for SmolLM2 on the sample's books, at L = 2ℓ: <|endoftext|> gives 0.4 to 2.4
 nats more than <|im_start|> in `direct`, and 0.5 to 1.6 nats more in `vclub`.
@@ -61,8 +60,6 @@ def main(cfg: Settings) -> None:
     for path in cfg.scores:
         scores, _ = read_scores(path)
         record = read_provenance(path)
-        if "start_token" not in record:
-            raise UserError(f"{path.with_suffix('.json')} names no start token: score the documents again")
         asked = record["identity"] | {"bos": "any"}
         same = same or asked
         refuse_other(asked, same, path, "score the same documents with the same settings but --bos")

@@ -64,8 +64,6 @@ class Settings:
     """i/n: score only every n-th group, beginning with group i"""
     device: str = field(default="auto", metadata=RESUME_OK)
     """transformers: auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
-    schedule: Literal["auto", "shared", "plain"] = "auto"
-    """transformers: reuse key-values of what branches share, or self-contained prompts; auto: shared if possible"""
     tensor_parallel: int = field(default=1, metadata=RESUME_OK)
     """vllm: GPUs that share each layer"""
     pipeline_parallel: int = field(default=1, metadata=RESUME_OK)
@@ -96,13 +94,10 @@ class Settings:
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.ell_max is not None and self.ell_max < 2:
-            raise UserError(f"--ell-max {self.ell_max}: the smallest split point is 2 tokens")
-        if not self.ratios or min(self.ratios) < 2:
-            raise UserError(f"--ratios {self.ratios}: L must lie beyond ℓ, so every ratio L/ℓ must be at least 2")
-        if not self.points:
+        if not self.ratios or min(self.ratios) < 2 or not self.points:
             raise UserError(
-                f"--L-max {self.L_max}: no (ℓ, L) fits: the smallest is ℓ = 2, L = {2 * min(self.ratios)}; raise it"
+                f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}: no (ℓ, L) fits: the smallest "
+                "is ℓ = 2, L = 4, and L/ℓ is 2 at least"
             )
         if self.n_documents is not None and self.n_documents < 2:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
@@ -189,8 +184,8 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
     from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 
     model = load_model(cfg.model, cfg.dtype, find_device(cfg.device))
-    backend = TransformersBackend(model, bos, cfg.batch_tokens, cfg.schedule)
-    backend.check_schedule(sample.ids[:1], sample.ids[sample.x_donor[:1]])
+    backend = TransformersBackend(model, bos, cfg.batch_tokens)
+    backend.check_sharing(sample.ids[:1], sample.ids[sample.x_donor[:1]])
     return backend
 
 
@@ -213,12 +208,11 @@ def scoring_identity(cfg: Settings, sample: Sample, bos: int, revision: str | No
 def groups(cfg: Settings, sample: Sample, shard: tuple[int, int] = (0, 1)) -> dict[int, np.ndarray]:
     """The documents that are scored together, by the number of the group: every n-th group, beginning with i."""
     every = np.arange(len(sample.names))
-    starts = range(0, len(every), cfg.group_size)
-    i, n = shard
-    return {g: every[start : start + cfg.group_size] for g, start in enumerate(starts) if g % n == i}
+    starts = every[:: cfg.group_size]
+    return {g: every[starts[g] : starts[g] + cfg.group_size] for g in range(shard[0], len(starts), shard[1])}
 
 
-def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: Pieces, progress: bool = True) -> None:
+def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: Pieces) -> None:
     """Score every group of this shard that is not in the store yet."""
     y_recipient = np.argsort(sample.x_donor)  # y_recipient[i] is the document that gets i's X
     split, tokens = passes.branches(cfg.points), passes.tokens_a_document(cfg.points)
@@ -226,9 +220,8 @@ def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: 
     missing = {group: rows for group, rows in mine.items() if not store.done(group)}
     total, left = (tokens * sum(map(len, some.values())) for some in (mine, missing))
     shown = {"unit": "token", "unit_scale": True, "desc": "scoring", "smoothing": 0.05, "mininterval": 2}
-    with tqdm(total=total, initial=total - left, disable=not progress, **shown) as bar:
-        if progress:  # after every pass: a group takes most of a minute on a CPU
-            backend.tick = bar.update
+    with tqdm(total=total, initial=total - left, **shown) as bar:
+        backend.tick = bar.update  # after every pass: a group takes most of a minute on a CPU
         for group, rows in missing.items():
             began = time.time()
             scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
@@ -265,9 +258,8 @@ def main(cfg: Settings) -> None:
     sample = draw_sample(cfg)
     start, revision = check_model(cfg, sample)
     wanted = scoring_identity(cfg, sample, start.id, revision)
-    complete = finished(cfg.out, wanted)
     store = Pieces(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
-    if complete:
+    if finished(cfg.out, wanted):
         store.remove()  # left behind by a run that was killed right after its last step
         print(f"{cfg.out} is complete already, with these settings")
         return
@@ -277,17 +269,11 @@ def main(cfg: Settings) -> None:
     if not all(map(store.done, groups(cfg, sample, cfg.shard_of))):
         score_groups(cfg, sample, load_backend(cfg, sample, start.id), store)
     missing = sum(not store.done(group) for group in groups(cfg, sample))
-    if missing and not cfg.out.exists():
-        print(f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing")
+    if missing:
+        left = f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing"
+        print(f"{cfg.out} was written by another shard" if cfg.out.exists() else left)
         return
-    try:
-        table, failed, seconds = assemble(cfg, sample, store)
-    except UserError:
-        if not cfg.out.exists():
-            raise
-        # Another shard came last, too, and was faster: it has written the same table and taken the parts away.
-        print(f"{cfg.out} was written by another shard")
-        return
+    table, failed, seconds = assemble(cfg, sample, store)
     facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start.text}
     facts |= {"identity": wanted, "failed_documents": failed, "scoring_seconds": round(seconds, 1)}
     write_csv(cfg.out, table, cfg, inputs=[cfg.documents], started=started, **facts)

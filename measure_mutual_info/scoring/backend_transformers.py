@@ -21,19 +21,12 @@ LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a t
 
 
 class TransformersBackend:
-    """See passes.Backend. Settings are those of score_documents.py."""
+    """See passes.Backend. share: False for self-contained prompts whatever the model keeps."""
 
-    def __init__(self, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, schedule: str = "auto") -> None:
-        """UserError: schedule "shared", and a model that does not keep plain key-values."""
+    def __init__(self, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, share: bool = True) -> None:
         self.model, self.bos, self.batch_tokens = model.eval(), bos, batch_tokens
         self.tick = lambda tokens: None
-        shareable = self._keeps_plain_key_values()
-        if schedule == "shared" and not shareable:
-            raise UserError(
-                f"--schedule shared: {type(self.model).__name__} does not keep plain key-values: use --schedule plain"
-            )
-        self.schedule = "plain" if schedule == "plain" or not shareable else "shared"
-        self.may_change = schedule == "auto"
+        self.share = share and self._keeps_plain_key_values()
 
     @torch.inference_mode()
     def _keeps_plain_key_values(self) -> bool:
@@ -54,13 +47,12 @@ class TransformersBackend:
         except Exception:  # models of the hub raise almost anything
             return False
 
-    def check_schedule(self, documents: np.ndarray, y_recipients: np.ndarray, tokens: int = 64) -> None:
+    def check_sharing(self, documents: np.ndarray, y_recipients: np.ndarray, tokens: int = 64) -> None:
         """Score the first tokens of a group both ways; where they differ, or the model raises, prompts are plain.
 
         Such a model would be wrong silently, by nats a token; rounding is 1e-5 in float32 and 0.05 in bfloat16.
-        UserError: the same, where --schedule shared was asked for.
         """
-        if self.schedule == "plain":
+        if not self.share:
             return
         tokens = min(tokens, documents.shape[1])
         documents, y_recipients, split = documents[:, :tokens], y_recipients[:, :tokens], [Branch(tokens // 2, tokens)]
@@ -72,20 +64,16 @@ class TransformersBackend:
             raise
         except Exception as error:  # models of the hub raise almost anything
             worst, found = np.inf, f"make it fail ({type(error).__name__})"
-        # A document that fails in itself is no sign against the schedule.
-        if worst <= (1e-3 if self.model.dtype == torch.float32 else 0.2) or not np.isfinite(plain).all():
-            return
-        found = f"{type(self.model).__name__}: reused key-values {found}"
-        if not self.may_change:
-            raise UserError(f"{found}: use --schedule plain")
-        print(f"{found}: scored with plain prompts, which takes about four times as long")
-        self.schedule = "plain"
+        # A document that fails in itself is no sign against sharing.
+        if worst > (1e-3 if self.model.dtype == torch.float32 else 0.2) and np.isfinite(plain).all():
+            print(f"reused key-values {found}: scored with plain prompts, which takes about four times as long")
+            self.share = False
 
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
         """See passes.Backend. UserError if the GPU's memory is too small for the group."""
-        score = self._shared if self.schedule == "shared" else self._plain
+        score = self._shared if self.share else self._plain
         try:
             return score(documents, y_recipients, branches)
         except torch.OutOfMemoryError as error:

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -22,10 +21,6 @@ from common.pretrained import load_config
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens
-# Engine arguments that --vllm-args cannot give: flags set them, or the scores would be others.
-SET_HERE = ("tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "max_num_batched_tokens")
-SET_HERE += ("model", "dtype", "max_model_len", "enable_prefix_caching", "skip_tokenizer_init", "disable_log_stats")
-SET_HERE += ("logprobs_mode",)
 
 
 class VllmBackend:
@@ -44,33 +39,48 @@ class VllmBackend:
         vllm_args: str = "{}",
     ) -> None:
         """Start the engine. UserError for what cannot work, before any weights are loaded as far as it shows there."""
-        extra = parse_vllm_args(vllm_args)
+        try:
+            extra = dict(json.loads(vllm_args))
+        except (ValueError, TypeError):
+            raise UserError(f"--vllm-args {vllm_args}: give a JSON object such as '{{\"seed\": 1}}'") from None
         if Path(model).suffix == ".gguf":
             raise UserError(
                 f"{model}: vLLM does not read GGUF files: give the folder or hub name of its safetensors weights, "
                 "or use --backend transformers"
             )
-        vllm, on_cpu = import_vllm()
+        # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ModuleNotFoundError as error:
+            remedy = "pip install -r requirements-gpu.txt, or use --backend transformers"
+            raise UserError(f"--backend vllm ({error}): {remedy}") from error
         tokens = max_batch_tokens(batch_tokens, load_config(model).vocab_size, dtype)
-        arguments = {
+        may_change = {
+            "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
+            "enforce_eager": current_platform.is_cpu(),  # compiling for a CPU takes minutes and needs a C++ compiler
+            "use_tqdm_on_load": False,
+        }
+        fixed = {
             "model": model,
             "dtype": dtype,
             # BOS, the document, and one token more, which vLLM generates whether it is wanted or not.
             "max_model_len": L_max + 2,
             "max_num_batched_tokens": tokens,
-            "max_num_seqs": min(256, tokens),  # vLLM's default, and never more sequences than tokens
             "tensor_parallel_size": tensor_parallel,
             "pipeline_parallel_size": pipeline_parallel,
             "gpu_memory_utilization": gpu_memory,
             # For a cached position vLLM computes no logits, so it has no log-probability of the token that follows.
             "enable_prefix_caching": False,
-            "enforce_eager": on_cpu,  # compiling for a CPU takes minutes and needs a C++ compiler
+            "logprobs_mode": "raw_logprobs",
             "skip_tokenizer_init": True,  # token ids in, log-probabilities out
             "disable_log_stats": True,
-            "use_tqdm_on_load": False,
         }
+        if set_here := sorted(extra.keys() & fixed.keys()):
+            raise UserError(f"--vllm-args: {set_here[0]} is set by the scoring, or by a flag of its own: leave it out")
         try:
-            self.engine = vllm.LLM(**{**arguments, **extra})
+            self.engine = vllm.LLM(**may_change | extra | fixed)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(_explain(f"{model}: vLLM did not start", error)) from error
         self.bos = bos
@@ -92,34 +102,16 @@ class VllmBackend:
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompts = [
-            (ids.tolist(), unscored) for ids, unscored in plain_prompts(documents, y_recipients, branches, self.bos)
-        ]
+        prompts = [(ids.tolist(), skip) for ids, skip in plain_prompts(documents, y_recipients, branches, self.bos)]
+        asked = [self._prompt(prompt_token_ids=ids) for ids, _ in prompts]
         try:
-            outputs = self.engine.generate(
-                [self._prompt(prompt_token_ids=ids) for ids, _ in prompts], self._sampling, use_tqdm=False
-            )
+            outputs = self.engine.generate(asked, self._sampling, use_tqdm=False)
         except (torch.OutOfMemoryError, EngineDeadError) as error:
             raise UserError(_explain("vLLM stopped while scoring", error)) from error
         scored = [
             prompt_logprobs(output, ids)[skip - 1 :] for output, (ids, skip) in zip(outputs, prompts, strict=True)
         ]
         return gather_plain(scored, len(documents), branches)
-
-
-def parse_vllm_args(text: str) -> dict:
-    """Further arguments of vLLM's engine from a JSON object. UserError if it is none, or sets what is set elsewhere."""
-    try:
-        extra = json.loads(text or "{}")
-    except json.JSONDecodeError:
-        extra = None
-    if not isinstance(extra, dict):
-        raise UserError(f"--vllm-args: {text!r} is not a JSON object: give one such as '{{\"seed\": 1}}'")
-    if set_here := sorted(extra.keys() & set(SET_HERE)):
-        raise UserError(
-            f"--vllm-args: {set_here[0]} is set by the scoring itself, or by a flag of its own: leave it out"
-        )
-    return extra
 
 
 def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:
@@ -152,27 +144,10 @@ def prompt_logprobs(output, prompt: Sequence[int]) -> np.ndarray:
     return np.array(flat.logprobs, dtype=np.float64)
 
 
-def import_vllm() -> tuple[ModuleType, bool]:
-    """The vllm package, and whether it is a CPU build. UserError: it is not installed."""
-    # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        import vllm
-        from vllm.platforms import current_platform
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise UserError(
-            "--backend vllm: vllm is not installed: pip install -r requirements-gpu.txt, or use --backend transformers"
-        ) from error
-    return vllm, current_platform.is_cpu()
-
-
 def _explain(what: str, error: Exception) -> str:
     """One line about an error of the engine. Those in processes of their own print the cause and pass on less."""
-    reason = " ".join(str(error).split())[:300]
-    remedy = (
-        "if memory is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), "
-        "or fit --gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
+    return (
+        f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:300]}; the cause may stand above): if memory "
+        "is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), or fit "
+        "--gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
     )
-    return f"{what} (the cause may stand above): {remedy} ({type(error).__name__}: {reason})"

@@ -71,10 +71,7 @@ def branches(points: Sequence[tuple[int, int]]) -> list[Branch]:
     >>> branches([(2, 4), (2, 8), (4, 8)])
     [Branch(ell=2, end=8), Branch(ell=4, end=8)]
     """
-    ends: dict[int, int] = {}
-    for ell, L in points:
-        ends[ell] = max(L, ends.get(ell, 0))
-    return [Branch(ell, end) for ell, end in sorted(ends.items())]
+    return [Branch(ell, max(L for other, L in points if other == ell)) for ell in sorted({ell for ell, _ in points})]
 
 
 def tokens_a_document(points: Sequence[tuple[int, int]]) -> int:
@@ -118,17 +115,12 @@ def plain_prompts(
     y_recipient. A prompt is a BOS and nothing that is not needed: X is trimmed to ℓ tokens, Y to its longest L.
     """
 
-    def behind_bos(*parts: np.ndarray) -> np.ndarray:
-        return np.concatenate([[bos], *parts])
-
-    prompts = [(behind_bos(document), 1) for document in documents]
+    start = np.full((len(documents), 1), bos)
+    kinds = [([start, documents], 1)]
     for ell, end in split:
-        prompts += [(behind_bos(document[ell:end]), 1) for document in documents]
-        prompts += [
-            (behind_bos(document[:ell], y_recipient[ell:end]), 1 + ell)
-            for document, y_recipient in zip(documents, y_recipients, strict=True)
-        ]
-    return prompts
+        kinds.append(([start, documents[:, ell:end]], 1))
+        kinds.append(([start, documents[:, :ell], y_recipients[:, ell:end]], 1 + ell))
+    return [(prompt, unscored) for parts, unscored in kinds for prompt in np.concatenate(parts, axis=1)]
 
 
 def gather_plain(logprobs: Sequence[np.ndarray], size: int, split: Sequence[Branch]) -> TokenLogprobs:
@@ -146,8 +138,7 @@ def terms(scored: TokenLogprobs, points: Sequence[tuple[int, int]]) -> dict[str,
     columns: dict[str, list[np.ndarray]] = {name: [] for name in TERMS}
     for ell, L in points:
         marginal, other = scored.marginal[number[ell]], scored.other[number[ell]]
-        columns["logq_y_given_x"].append(scored.own[:, ell:L].sum(axis=1))
-        columns["logq_y"].append(marginal[:, : L - ell].sum(axis=1))
-        columns["logq_y_first2"].append(marginal[:, :2].sum(axis=1))
-        columns[TERM_OF_RECIPIENT].append(other[:, : L - ell].sum(axis=1))
+        of_y = scored.own[:, ell:L], marginal[:, : L - ell], marginal[:, :2], other[:, : L - ell]
+        for name, logprobs in zip(TERMS, of_y, strict=True):
+            columns[name].append(logprobs.sum(axis=1))
     return {name: np.stack(values, axis=1) for name, values in columns.items()}

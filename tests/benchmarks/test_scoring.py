@@ -6,17 +6,9 @@ import pytest
 
 from benchmarks import scoring
 from measure_mutual_info.scoring import passes
-from measure_mutual_info.scoring.backend_transformers import TransformersBackend
-from tests.conftest import call_script, one_line_error, tiny_model, write_documents
+from tests.conftest import call_script
 
 COLUMNS = ["benchmark", "setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
-
-
-def test_the_papers_schedule_is_21_passes_of_full_length():
-    backend = TransformersBackend(tiny_model("llama"), bos=257)
-    documents, y_recipients = np.random.default_rng(0).integers(0, 256, (2, 1, 128))
-    tokens = scoring.paper_schedule(backend, documents, y_recipients)
-    assert tokens == 128 + sum(128 - ell + 128 for ell in (2, 4, 8, 16, 32, 64))
 
 
 def test_pooled_variance():
@@ -67,10 +59,3 @@ def test_command(tmp_path):
         parts = totals["setting"].str.endswith(f"L = 512, {way}")
         assert parts.sum() == 4, "two estimators, two kinds of pairs"
         assert totals.loc[headline, "ratio"].item() == totals.loc[parts, "ratio"].min()
-
-
-def test_too_few_documents_for_the_rounds(tmp_path):
-    write_documents(tmp_path / "documents", {"a": [[1] * 32] * 3})
-    documents = tmp_path / "documents"
-    done = call_script("benchmarks/scoring.py", "--model", "random-tiny", "--documents", documents, "--L-max", 32)
-    assert "3 documents of 32 tokens, 16 are needed" in one_line_error(done)

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from common import gguf_file
 from common.cli import UserError
+from common.gguf_file import GgufFile
 from common.pretrained import load_config, load_model
 from common.tokenizer import load_tokenizer
-from tests.conftest import ROOT, SMOLLM2, tiny_model
+from tests.conftest import SMOLLM2, tiny_model
 
 HEADS = {"q": 4, "k": 2}
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
@@ -50,10 +53,12 @@ def write_gguf(path: Path, model: PreTrainedModel, keys: dict | None = None, ten
         writer.add_tensor(f"blk.{layer}.{NAMES[part]}.weight", np.ascontiguousarray(array))
     for name, array in (tensors or {}).items():
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    return close(writer, path)
+
+
+def close(writer: GGUFWriter, path: Path) -> str:
+    for part in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        part()
     return str(path)
 
 
@@ -68,7 +73,6 @@ def logprobs(model: PreTrainedModel) -> torch.Tensor:
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 64}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 SCALING = "llama.rope.scaling"
 
 
@@ -78,28 +82,22 @@ SCALING = "llama.rope.scaling"
         ({}, {}),
         ({"rope_theta": 500.0}, {}),
         (LLAMA3, {}),
-        ({"rope_type": "linear", "factor": 4.0}, {f"{SCALING}.type": "linear", f"{SCALING}.factor": 4.0}),
-        ({"rope_type": "linear", "factor": 2.0}, {"llama.rope.scale_linear": 2.0}),
-        (
-            YARN,
-            {f"{SCALING}.type": "yarn", f"{SCALING}.factor": 4.0, f"{SCALING}.original_context_length": 64},
-        ),
-        ({}, {f"{SCALING}.type": "none"}),
-        ({}, {"llama.attention.sliding_window": 4096, "llama.expert_count": 0, "llama.attention.scale": 1.0}),
+        ({}, {f"{SCALING}.type": "none", "llama.attention.value_length": 12}),
+        ({}, {"llama.expert_count": 0, "llama.attention.scale": 1.0}),
     ],
 )
 def test_the_file_equals_the_folder(tmp_path, rotation, keys):
-    """Positions scaled as the folder's: 1e-5 nats. Without their keys the terms would be off by nats."""
+    """To 1e-5 nats. Without their factors the positions of Llama 3 would be off by nats."""
     model = llama(**rotation)
     model.save_pretrained(tmp_path / "folder")
     tensors = {}
-    if rotation.get("rope_type") == "llama3":  # llama.cpp's converter writes what the frequencies are divided by
+    if rotation is LLAMA3:  # llama.cpp's converter writes what the frequencies are divided by
         plain = ROPE_INIT_FUNCTIONS["linear"](llama(rope_type="linear", factor=1.0).config)[0]
         tensors["rope_freqs.weight"] = (plain / ROPE_INIT_FUNCTIONS["llama3"](model.config)[0]).numpy()
     wanted = logprobs(load_model(str(tmp_path / "folder"), "float32", "cpu"))
     file = write_gguf(tmp_path / "model.gguf", model, keys, tensors)
     assert (logprobs(load_model(file, "float32", "cpu")) - wanted).abs().max() < 1e-5
-    if rotation.get("rope_type"):
+    if rotation is LLAMA3:
         file = write_gguf(tmp_path / "plain.gguf", model)
         assert (logprobs(load_model(file, "float32", "cpu")) - wanted).abs().max() > 1, "the scaling would be missed"
 
@@ -107,20 +105,16 @@ def test_the_file_equals_the_folder(tmp_path, rotation, keys):
 @pytest.mark.parametrize(
     ("keys", "tensors", "named"),
     [
-        ({f"{SCALING}.type": "longrope"}, {}, f"it says {SCALING}.type = longrope"),
-        ({f"{SCALING}.attn_factor": 1.19}, {}, f"it says {SCALING}.attn_factor = 1.19"),
-        ({f"{SCALING}.type": "yarn", f"{SCALING}.factor": 4.0}, {}, f"it says {SCALING}.type = yarn"),
-        ({"llama.attention.key_length": 6}, {}, "q_proj.weight has the shape (48, 48), and its keys"),
+        ({f"{SCALING}.type": "linear", f"{SCALING}.factor": 4.0}, {}, f"it says {SCALING}.type = linear"),
+        ({"llama.attention.key_length": 6}, {}, "it says llama.attention.key_length = 6"),
+        ({"llama.rope.dimension_count": 6}, {}, "q_proj.weight has the shape (48, 48), its keys say (24, 48)"),
         ({"llama.attn_logit_softcapping": 30.0}, {}, "it says llama.attn_logit_softcapping = 30.0"),
         ({"llama.attention.sliding_window": 64}, {}, "it says llama.attention.sliding_window = 64"),
         ({"llama.attention.max_alibi_bias": 8.0}, {}, "it says llama.attention.max_alibi_bias = 8.0"),
-        ({"llama.attention.clamp_kqv": 6.0}, {}, "it says llama.attention.clamp_kqv = 6.0"),
-        ({"llama.logit_scale": 0.5}, {}, "it says llama.logit_scale = 0.5"),
         ({"llama.use_parallel_residual": True}, {}, "it says llama.use_parallel_residual = True"),
         ({}, {"rope_factors_long.weight": np.ones(6, np.float32)}, "it holds the tensor rope_factors_long.weight"),
         ({}, {"rope_freqs.weight": np.full(5, 2, np.float32)}, "it holds the tensor rope_freqs.weight"),
         ({}, {"blk.1.attn_q.bias": np.ones(48, np.float32)}, "it holds the tensor blk.1.attn_q.bias"),
-        ({}, {"blk.0.attn_sinks.weight": np.ones(4, np.float32)}, "it holds the tensor blk.0.attn_sinks.weight"),
     ],
 )
 def test_what_is_not_read_is_refused_by_name(tmp_path, keys, tensors, named):
@@ -129,41 +123,45 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, keys, tensors, named):
         load_model(file, "float32", "cpu")
 
 
+def test_keys_of_layers_with_a_window_and_of_soft_caps():
+    """They are compared with the configuration: what it says as well is right, another value is refused."""
+    config = tiny_model("gemma2", final_logit_softcapping=30.0).config
+    said = {"attention.sliding_window": 16, "final_logit_softcapping": 30.0, "attention.value_length": 12}
+    said |= {"rope.freq_base": 10_000.0, "rope.dimension_count": 12}
+    for name, value in said.items():
+        gguf_file.check_config(GgufFile(Path("x"), "other", {f"other.{name}": value}, ()), config)
+        with pytest.raises(UserError, match=rf"it says other.{name} = {2 * value}"):
+            gguf_file.check_config(GgufFile(Path("x"), "other", {f"other.{name}": 2 * value}, ()), config)
+
+
 def test_what_does_no_harm_is_named(tmp_path, capsys):
     beyond = {"blk.2.nextn.eh_proj.weight": np.ones((4, 4), np.float32)}  # a layer that predicts further tokens
     keys = {"llama.tensor_data_layout": "Meta AI original pth", "llama.pooling_type": 1}
-    file = write_gguf(tmp_path / "model.gguf", llama(), keys, beyond)
-    load_config(file)
+    load_model(write_gguf(tmp_path / "model.gguf", llama(), keys, beyond), "float32", "cpu")
     assert capsys.readouterr().out == "model.gguf: transformers does not read llama.pooling_type\n"
-    load_model(file, "float32", "cpu")
 
 
-@pytest.mark.parametrize("damage", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 40])
-def test_a_damaged_file_is_refused(tmp_path, damage):
-    (tmp_path / "model.gguf").write_bytes(damage)
+def test_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 40)
     with pytest.raises(UserError, match=r"model\.gguf"):
         load_config(str(tmp_path / "model.gguf"))
+    with pytest.raises(UserError, match=r"model\.gguf is no whole GGUF file"):
+        gguf_file.read(str(tmp_path / "model.gguf"))
 
 
 def write_vocabulary(path: Path, pre: str | None, bpe: Path) -> str:
     """A GGUF file that is a tokenizer alone: that of the folder `bpe`, its pre-tokenizer named `pre`."""
     backend = load_tokenizer(str(bpe)).tokenizer.backend_tokenizer
-    vocabulary = sorted(backend.get_vocab().items(), key=lambda item: item[1])
-    merges = json.loads(backend.to_str())["model"]["merges"]
+    vocabulary = sorted(backend.get_vocab(), key=backend.token_to_id)
     writer = GGUFWriter(path, "llama")
-    writer.add_uint32("llama.vocab_size", len(vocabulary))
     writer.add_tokenizer_model("gpt2")
     if pre:
         writer.add_tokenizer_pre(pre)
-    writer.add_token_list([token for token, _ in vocabulary])
+    writer.add_token_list(vocabulary)
     writer.add_token_types([1] * len(vocabulary))
-    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_token_merges([" ".join(merge) for merge in json.loads(backend.to_str())["model"]["merges"]])
     writer.add_eos_token_id(0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(path)
+    return close(writer, path)
 
 
 def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe, capsys):
@@ -185,10 +183,8 @@ def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe, capsys):
 
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
-def test_sample_models_cut_as_their_originals(capsys):
-    """The models of the sample that are there: ids of a probe text by the rule of the original tokenizer."""
-    from tokenizers import pre_tokenizers
-
+def test_the_sample_model_cuts_as_its_original(capsys):
+    """Ids of a probe text by the rule of the original tokenizer: each digit is cut first."""
     tokenizer = load_tokenizer(str(SMOLLM2))
     load_config(str(SMOLLM2))
     assert capsys.readouterr().out == "", "every key of the model is read"
@@ -197,6 +193,3 @@ def test_sample_models_cut_as_their_originals(capsys):
     pieces = [piece for piece, _ in digits.pre_tokenize_str(text)]
     alone = [token for piece in pieces for token in tokenizer.tokenizer.backend_tokenizer.model.tokenize(piece)]
     assert tokenizer.ids(text) == [token.id for token in alone]
-    gemma = ROOT / "data" / "gguf" / "gemma-3-270m.Q4_K_M.gguf"
-    if gemma.exists():
-        assert load_tokenizer(str(gemma)).ids("Hello world") == [9259, 1902]

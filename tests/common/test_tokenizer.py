@@ -53,15 +53,14 @@ def test_fingerprints_tell_what_a_tokenizer_does(bpe, tmp_path):
     assert load_tokenizer(str(tmp_path / "saved_again")).hash == same.hash
 
 
-@pytest.mark.parametrize("change", [swap_merges, space_behind])
-def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path, change):
+def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path):
     """Both readers refuse them, though the vocabulary is the same."""
     model = tmp_path / "model"
     tiny_model("llama", 320).save_pretrained(model)
     shutil.copytree(bpe, model, dirs_exist_ok=True)
     (tmp_path / "book.txt").write_text(prose(200, 0))
     prepare = ("--corpus", tmp_path / "book.txt", "--min-tokens", 64, "--boundaries", "none")
-    for name, tokenizer in (("right", model), ("wrong", variant(bpe, tmp_path / "other", change))):
+    for name, tokenizer in (("right", model), ("wrong", variant(bpe, tmp_path / "other", space_behind))):
         given = (*prepare, "--tokenizer", tokenizer, "--out", tmp_path / name)
         assert call_script("measure_mutual_info/prepare_dataset.py", *given).returncode == 0
         score = ("--model", model, "--L-max", 16, "--out", tmp_path / f"{name}.csv", "--n-documents", 2)
@@ -78,34 +77,29 @@ def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path, change):
 def test_a_folder_without_tokenizer_files_has_none(tmp_path):
     tiny_model("gpt2").save_pretrained(tmp_path)
     assert len(AutoTokenizer.from_pretrained(tmp_path)) < 12, "transformers makes one up"
-    with pytest.raises(UserError, match=r"it has no tokenizer files; the folder needs tokenizer.json"):
-        load_tokenizer(str(tmp_path))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
-    with pytest.raises(UserError, match=r"cannot be loaded: .*; the folder needs tokenizer.json"):
-        load_tokenizer(str(tmp_path))
+    for reason in ("it has no tokenizer files", ".*"):
+        with pytest.raises(UserError, match=rf"cannot be loaded: {reason}.*; check .* a folder needs tokenizer.json"):
+            load_tokenizer(str(tmp_path))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
 
 
-@pytest.mark.parametrize("tokens", ["bytes", "characters"])
-def test_a_checkpoint_trained_on_bytes_is_scored(tmp_path, tokens):
+def test_a_checkpoint_trained_on_bytes_is_scored(tmp_path):
     """It knows what its tokens are, and begins a text as it did in training; documents of others are refused."""
     books = {
-        name: [[ord(c) for c in prose(40, i)[:96] if ord(c) < 128] * 2 for i in range(k, k + 2)]
-        for k, name in ((0, "a"), (2, "b"))
+        name: [list(prose(9, i).encode("ascii", "ignore")[:80]) for i in (k, k + 1)] for k, name in enumerate("ac")
     }
-    books = {name: [row[:80] for row in rows] for name, rows in books.items()}
-    size = {"bytes": 256, "characters": 0x110000}
-    folder = {name: write_documents(tmp_path / name, books, size[name], name) for name in size}
+    bytes_ = write_documents(tmp_path / "bytes", books, 256, "bytes")
+    characters = write_documents(tmp_path / "characters", books, 0x110000, "characters")
     train = ("--model", "tiny", "--L", 64, "--batch-tokens", 64, "--epochs", 2, "--warmup", 0, "--held-out", 0.5)
-    done = call_script("train_on_pg19/train.py", *train, "--documents", folder["bytes"], "--out", tmp_path / "run")
+    done = call_script("train_on_pg19/train.py", *train, "--documents", bytes_, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     assert isinstance(load_tokenizer(str(checkpoint)), ByteTokenizer)
-    score = ("--model", checkpoint, "--documents", folder[tokens], "--L-max", 64, "--out", tmp_path / "scores.csv")
-    done = call_script("measure_mutual_info/score_documents.py", *score)
-    if tokens == "bytes":
-        assert "start token in front of every text: <start> (id 256, its own)" in done.stdout
-    else:
-        assert "which is not the tokenizer of" in one_line_error(done)
+    score = ("--model", checkpoint, "--L-max", 64, "--out", tmp_path / "scores.csv", "--documents")
+    done = call_script("measure_mutual_info/score_documents.py", *score, bytes_)
+    assert "start token in front of every text: <start> (id 256, its own)" in done.stdout
+    done = call_script("measure_mutual_info/score_documents.py", *score, characters)
+    assert "which is not the tokenizer of" in one_line_error(done)
 
 
 def test_text_of_ids():

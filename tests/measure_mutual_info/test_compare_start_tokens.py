@@ -15,15 +15,12 @@ from tests.measure_mutual_info.test_estimate_bipartite import power_scores
 SCRIPT = "measure_mutual_info/compare_start_tokens.py"
 
 
-def save(folder: Path, scores: pd.DataFrame, token: str | None, **identity: object) -> Path:
+def save(folder: Path, scores: pd.DataFrame, token: str, seed: int = 0) -> Path:
     folder.mkdir()
     scores.to_csv(folder / "scores.csv", index=False)
-    record = {
-        "source": "toy",
-        "settings": {"model": "org/tiny"},
-        "identity": {"bos": hash(token), "seed": 0} | identity,
-    }
-    (folder / "scores.json").write_text(json.dumps(record | ({"start_token": token} if token else {})))
+    record = {"source": "toy", "settings": {"model": "org/tiny"}, "start_token": token}
+    record["identity"] = {"bos": hash(token), "seed": seed}
+    (folder / "scores.json").write_text(json.dumps(record))
     return folder / "scores.csv"
 
 
@@ -49,12 +46,8 @@ def test_paired_by_document_with_errors_by_book(tmp_path):
 
 def test_scores_that_cannot_be_compared(tmp_path):
     scores = power_scores(books=2, documents=8)
-    first = save(tmp_path / "a", scores, "<s>")
-    for name, token, seed, said in (
-        ("b", None, 0, "b/scores.json names no start token: score the documents again"),
-        ("c", "</s>", 1, "c/scores.csv was made with other settings (seed 1 there, 0 here): score the same documents"),
-    ):
-        files = first, save(tmp_path / name, scores, token, seed=seed)
-        assert said in one_line_error(call_script(SCRIPT, "--scores", *files, "--out", tmp_path))
-    line = one_line_error(call_script(SCRIPT, "--scores", first, "--out", tmp_path))
+    files = save(tmp_path / "a", scores, "<s>"), save(tmp_path / "b", scores, "</s>", seed=1)
+    said = "b/scores.csv was made with other settings (seed 1 there, 0 here): score the same documents"
+    assert said in one_line_error(call_script(SCRIPT, "--scores", *files, "--out", tmp_path))
+    line = one_line_error(call_script(SCRIPT, "--scores", files[0], "--out", tmp_path))
     assert "--scores: give the scores of two start tokens or more" in line

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.cli import UserError
 from common.pretrained import load_model
-from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import backend_transformers, passes
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 from tests.conftest import SMOLLM2, tiny_model
@@ -50,28 +48,16 @@ def assert_equals_reference(backend, documents, y_recipients, points, tolerance=
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
 def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
     """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats a token."""
-    backend = TransformersBackend(tiny_model(kind), BOS)
-    assert backend.schedule == "shared"
+    backend, told, points = TransformersBackend(tiny_model(kind), BOS, 64), [], passes.grid(128)
     documents, y_recipients = pieces(book_bytes, 2, 128)
-    backend.check_schedule(documents, y_recipients)
-    assert_equals_reference(backend, documents, y_recipients, passes.grid(128))
-
-
-def test_every_pass_is_told_to_the_progress_bar(book_bytes):
-    backend, told, points = TransformersBackend(tiny_model("llama"), BOS, 64), [], passes.grid(64)
+    backend.check_sharing(documents, y_recipients)
+    assert backend.share
     backend.tick = told.append
-    backend.token_logprobs(*pieces(book_bytes, 2, 64), passes.branches(points))
-    assert sum(told) == 2 * passes.tokens_a_document(points)
+    assert_equals_reference(backend, documents, y_recipients, points)
+    assert sum(told) == 2 * passes.tokens_a_document(points), "the progress bar is told of every pass"
     assert max(told) <= 64
-
-
-def test_the_other_x_matters(book_bytes):
-    """The models of these tests are far from blind to X: a wrong prefix would be seen."""
-    model = tiny_model("llama")
-    documents, y_recipients = pieces(book_bytes, 2, 64)
-    a = slow_reference(model, documents[0], y_recipients[0], 32, 64)["logq_y_given_other_x"]
-    b = slow_reference(model, documents[1], y_recipients[0], 32, 64)["logq_y_given_other_x"]
-    assert abs(a - b) / 32 > 0.05
+    a, b = (slow_reference(backend.model, document, y_recipients[0], 64, 128) for document in documents)
+    assert abs(a["logq_y_given_other_x"] - b["logq_y_given_other_x"]) / 64 > 0.05, "a wrong prefix would be seen"
 
 
 STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
@@ -89,22 +75,19 @@ STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
 def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_bytes):
     """A cache that forgets, or that cannot be cut; a state beside the cache; positions that depend on the length."""
     backend = TransformersBackend(tiny_model(kind, **changes), BOS)
-    assert backend.schedule == "plain"
-    documents, y_recipients = pieces(book_bytes, 2, 48)
+    assert not backend.share
     if kind in ("mistral", "mamba"):
-        assert_equals_reference(backend, documents, y_recipients, passes.grid(48))
-    with pytest.raises(UserError, match="--schedule plain"):
-        TransformersBackend(backend.model, BOS, schedule="shared")
+        assert_equals_reference(backend, *pieces(book_bytes, 2, 48), passes.grid(48))
 
 
-@pytest.mark.parametrize("schedule_name", ["shared", "plain"])
-def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
+@pytest.mark.parametrize("share", [True, False])
+def test_batches_and_pieces_change_nothing(share, book_bytes):
     """Four documents at once, one by one, or through the model in pieces of 32 tokens: 1e-4 nats a token."""
     model = tiny_model("llama")
     documents, y_recipients = pieces(book_bytes, 4, 96)
     split = passes.branches(passes.grid(96))
-    together = TransformersBackend(model, BOS, 4096, schedule_name).token_logprobs(documents, y_recipients, split)
-    small = TransformersBackend(model, BOS, 32, schedule_name)
+    together = TransformersBackend(model, BOS, 4096, share).token_logprobs(documents, y_recipients, split)
+    small = TransformersBackend(model, BOS, 32, share)
     for row in range(4):
         alone = small.token_logprobs(documents[row : row + 1], y_recipients[row : row + 1], split)
         assert np.abs(alone.own[0] - together.own[row]).max() < 1e-4
@@ -113,7 +96,7 @@ def test_batches_and_pieces_change_nothing(schedule_name, book_bytes):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails):
+def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails, capsys):
     """A model that drops what it is given to continue from would be wrong silently; another raises at it."""
     model = tiny_model("llama")
     backend, honest = TransformersBackend(model, BOS), model.forward
@@ -127,11 +110,10 @@ def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails):
 
     model.forward = forward
     documents, y_recipients = pieces(book_bytes, 1, 64)
-    backend.check_schedule(documents, y_recipients)
-    assert backend.schedule == "plain"
+    backend.check_sharing(documents, y_recipients)
+    assert not backend.share
+    assert "scored with plain prompts" in capsys.readouterr().out
     assert_equals_reference(backend, documents, y_recipients, [(16, 32)])
-    with pytest.raises(UserError, match="use --schedule plain"):
-        TransformersBackend(model, BOS, schedule="shared").check_schedule(documents, y_recipients)
 
 
 def test_target_logprobs_is_a_log_softmax():
@@ -141,11 +123,9 @@ def test_target_logprobs_is_a_log_softmax():
 
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
-def test_sample_model_on_real_text(book_bytes):
+def test_sample_model(book_bytes):
     """SmolLM2-135M from its GGUF file: shared prefixes equal separate prompts to 1e-4 nats a token."""
-    tokenizer = load_tokenizer(str(SMOLLM2)).tokenizer
-    text = bytes(book_bytes[5000:15000].astype(np.uint8)).decode("utf-8", errors="ignore")
-    ids = np.array(tokenizer(text).input_ids[: 2 * 64]).reshape(2, 64)
-    backend = TransformersBackend(load_model(str(SMOLLM2), "float32", "cpu"), tokenizer.bos_token_id)
-    assert backend.schedule == "shared"
-    assert_equals_reference(backend, ids[:1], ids[1:], [(4, 8), (16, 64), (32, 64)])
+    backend = TransformersBackend(load_model(str(SMOLLM2), "float32", "cpu"), bos=1)
+    assert backend.share
+    documents, y_recipients = pieces(book_bytes, 1, 64)
+    assert_equals_reference(backend, documents, y_recipients, [(4, 8), (16, 64)])

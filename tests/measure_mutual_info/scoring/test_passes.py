@@ -47,11 +47,7 @@ def test_x_donors(sizes, seed):
     within = sum(books[i] == books[x_donor[i]] for i in range(count))
     assert within == max(0, 2 * max(sizes) - count), "as few pairs within a book as there can be"
     assert (passes.x_donors(books, seed) == x_donor).all(), "the same seed gives the same x_donors"
-
-
-def test_x_donors_depend_on_the_seed():
-    books = [str(i % 5) for i in range(50)]
-    assert (passes.x_donors(books, 0) != passes.x_donors(books, 1)).any()
+    assert count < 10 or (passes.x_donors(books, seed + 1) != x_donor).any()
 
 
 def test_plain_prompts_hold_what_their_names_say():
