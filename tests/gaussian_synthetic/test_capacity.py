@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 
@@ -105,23 +107,16 @@ def test_command_line(tmp_path):
     assert table["attained_nats"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--d", "-1"], "--d -1: a state has at least 0 elements"),
-        (["--L", "10"], "L = 10 is no power of n = 4"),
-        (["--L", str(4**10)], "the dense algebra of L = 1,048,576 need"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "says"), [(["--d", "-1"], "--d -1"), (["--L", str(4**10)], "the dense algebra")])
 def test_refusals(flags, says, tmp_path):
     assert says in one_line_error(call_script(SCRIPT, *flags, "--out", tmp_path))
 
 
 def test_what_is_of_other_settings_is_refused(tmp_path):
     cfg = capacity.Settings(out=tmp_path, L=(16,), d=(1,))
-    capacity.Pieces(tmp_path / "capacity.parts", capacity.identity(cfg)).write("16-1", {"attained_nats": np.float64(7)})
-    capacity.main(cfg)
+    for run in (cfg, dataclasses.replace(cfg, iterations=5)):
+        pieces = capacity.Pieces(tmp_path / "capacity.parts", capacity.identity(cfg))
+        pieces.write("16-1", {"attained_nats": np.float64(7)})
+        with contextlib.nullcontext() if run is cfg else pytest.raises(UserError, match="other settings"):
+            capacity.main(run)
     assert pd.read_csv(tmp_path / "capacity.csv")["attained_nats"].tolist() == [7]  # the piece was not made again
-    capacity.Pieces(tmp_path / "capacity.parts", capacity.identity(cfg)).write("16-1", {"attained_nats": np.float64(7)})
-    with pytest.raises(UserError, match="other settings"):
-        capacity.main(capacity.Settings(out=tmp_path, L=(16,), d=(1,), iterations=5))
