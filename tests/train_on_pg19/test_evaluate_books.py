@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -27,9 +26,9 @@ SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_atte
 SMALL |= dict(head_dim=8, final_logit_softcapping=3.0)
 
 
-def random_model(vocabulary: int = 64) -> torch.nn.Module:
+def random_model() -> torch.nn.Module:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", vocab_size=vocabulary, **SMALL)).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", vocab_size=64, **SMALL)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -309,7 +308,6 @@ def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypa
 
 
 def test_bad_input(documents, runs, tmp_path):
-    random_model(vocabulary=59).save_pretrained(tmp_path / "small")
     tiny_model("gpt2", n_positions=20).save_pretrained(tmp_path / "short")
     other = train_one(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
     slower = train_one(documents, tmp_path / "slower", "--seed", 2, "--learning-rate", 1e-3)
@@ -318,11 +316,8 @@ def test_bad_input(documents, runs, tmp_path):
     strangers = write_documents(tmp_path / "strangers", {f"new {i}": [[i] * 40] for i in range(4)}, IDS)
     wider = write_documents(tmp_path / "wider", {f"book {i}": [[i] * 40] for i in range(10)}, 256)
     for folder, models, flags, said in [
-        (documents, ["small"], ["--L", 16, "--bos", 3], "outside the vocabulary of .*small"),
-        (documents, ["small"], ["--L", 16], "it has no tokenizer files"),
-        (documents, ["small"], ["--bos", 3], "--L: say how many tokens of each document"),
+        (documents, ["short"], ["--bos", 3], "--L: say how many tokens of each document"),
         (documents, ["short"], ["--L", 32, "--bos", 3], "its context is 20 tokens, shorter than L = 32"),
-        (documents, ["nowhere"], ["--L", 16, "--bos", 3], "could not load the configuration"),
         (documents, [runs[0]], ["--L", 41], "40 of 40 documents have fewer than L = 41 tokens"),
         (documents, [runs[0]], ["--L", 0], "--L 0: at least 1"),
         (documents, [runs[0]], ["--pairs", "tiny:gpt5"], "--pairs tiny:gpt5: give model_a:model_b, two of tiny"),
@@ -334,5 +329,5 @@ def test_bad_input(documents, runs, tmp_path):
         (wider, [runs[0]], [], "tokenised with bytes, and tiny was trained on tokens of bytes"),
     ]:
         error = one_line_error(call(folder, tmp_path / "out", [tmp_path / model for model in models], *flags))
-        assert re.search(said, error), error
+        assert said in error
     assert not (tmp_path / "out").exists()
