@@ -192,8 +192,6 @@ def main(cfg: Settings) -> None:
     if len(lines):
         write_csv(cfg.out / "fit.csv", lines, cfg, started=started)
 
-    for row in middle.itertuples():
-        print(f"L = {row.L:>9,}  I(L/2; L) = {row.mi_nats:,.6f} nats")
     for row in lines[lines["law"] != "local_power"].itertuples():
         print(f"{row.law}: {row.parameter} = {row.value:.5g}, from L = {row.L_min:,} to {row.L_max:,}")
     print(f"wrote {', '.join(f'{name}.csv' for name in [*tables, *['fit'] * (len(lines) > 0)])} in {cfg.out}")

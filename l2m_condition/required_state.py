@@ -274,10 +274,6 @@ def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
         print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}, {nats}: {said}")
         if law.p_value < NO_POWER_LAW:
             print("    its points are no power law (p < 0.001): read it as one number among others")
-    rows, index = table[table["law"] == laws[0].name], ["model", "state_elements", "growth_exponent", "verdict"]
-    held = rows.pivot(index=index, columns="capacity", values="max_context_tokens")
-    print(f"\n{laws[0].name}: state at the cut of {cfg.wanted:,} tokens, and to how many tokens the condition holds at")
-    print(held.reset_index().to_string(index=False, float_format="{:.4g}".format))
 
 
 def main(cfg: Settings) -> None:

@@ -100,13 +100,6 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def show(table: pd.DataFrame) -> None:
-    """The totals in megabytes, a line a model."""
-    total = table[table["layer_kind"] == "total"].assign(MB=lambda total: total["state_bytes"] / 1e6)
-    wide = total.pivot(index="model", columns="context_tokens", values="MB").loc[total["model"].unique()]
-    print(wide.rename_axis("MB after … tokens").to_string(float_format="{:,.1f}".format))
-
-
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
@@ -115,8 +108,7 @@ def main(cfg: Settings) -> None:
     table = pd.concat([rows(name, config, cfg.context) for name, config in loaded])
     files = [path for path in map(Path, cfg.model) if path.suffix in (".json", ".gguf") and path.is_file()]
     write_csv(cfg.out, table, cfg, inputs=[CONFIGURATIONS, *files], started=started)
-    show(table)
-    print(f"wrote {cfg.out}")
+    print(f"wrote {cfg.out}: history states of {len(loaded)} models")
 
 
 if __name__ == "__main__":

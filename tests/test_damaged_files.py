@@ -28,12 +28,6 @@ def line_lost(draw: random.Random, data: bytes) -> bytes:
     return b"".join(lines)
 
 
-def line_doubled(draw: random.Random, data: bytes) -> bytes:
-    lines = data.splitlines(keepends=True)
-    lines.insert(draw.randrange(len(lines)), draw.choice(lines))
-    return b"".join(lines)
-
-
 def bits_flipped(draw: random.Random, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(draw.randint(1, 8)):
@@ -60,7 +54,7 @@ DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "inserted": lambda draw, data: data[: (i := draw.randrange(len(data)))] + draw.randbytes(3) + data[i:],
     "emptied": lambda draw, data: draw.choice([b"", b"\n", b"{}", b"[]", b"null", b"\0" * 64]),
     "header alone": lambda draw, data: data.splitlines(keepends=True)[0],
-    **{one.__name__: one for one in (cell_changed, bits_flipped, line_lost, line_doubled, column_lost)},
+    **{one.__name__: one for one in (cell_changed, bits_flipped, line_lost, column_lost)},
 }
 
 

@@ -39,10 +39,6 @@ def prepare(folder: Path) -> list[object]:
     return [*flags, "--processes", 1, "--out", "OUT/documents"]
 
 
-def learn_tokenizer(folder: Path) -> list[object]:
-    return ["--corpus", texts(folder), "--vocab-size", 330, "--out", "OUT/tokenizer"]
-
-
 def count(folder: Path) -> list[object]:
     flags = ["--documents", toy_books(folder / "documents", 400, 20), "--d", 1, 2, 4, 8, "--chunk-tokens", 2000]
     return [*flags, "--processes", 1, "--out", "OUT/counts.csv"]
@@ -87,7 +83,6 @@ def book_evaluate(folder: Path) -> list[object]:
 
 CASES: dict[str, Callable[[Path], list[object]]] = {
     "measure_mutual_info/prepare_dataset.py": prepare,
-    "measure_mutual_info/train_bpe.py": learn_tokenizer,
     "measure_mutual_info/count_ngrams.py": count,
     "measure_mutual_info/score_documents.py": score,
     "measure_mutual_info/calibration/bipartite.py": calibrate,

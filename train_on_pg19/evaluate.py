@@ -270,19 +270,13 @@ def tables_of(
     bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / np.log(2), text)
     more = {"n_books": len(documents), "bits_per_byte": np.round(bits[0], 6)}
     more |= {"bits_per_byte_stderr": np.round(bits[1], 6), "kind": candidate.config.model_type}
+    with torch.device("meta"):  # an embedding that is the head's too counts once
+        more["parameters"] = AutoModelForCausalLM.from_config(candidate.config).num_parameters()
     return {
         "nll": curve({"position": np.arange(1, L + 1)}, sums, 5, seed),
         "smooth": curve(seed | middle, curves.over_windows(sums, of), 6, {}),
-        "summary": curve(
-            seed, totals[:, None] / L, 6, more | {"parameters": parameters(candidate.config), "steps": candidate.steps}
-        ),
+        "summary": curve(seed, totals[:, None] / L, 6, more | {"steps": candidate.steps}),
     }
-
-
-def parameters(config: PreTrainedConfig) -> int:
-    """Of the whole model, an embedding that is the head's too counted once; without making it."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -13,8 +13,6 @@ import pytest
 from conftest import ROOT, call_script, one_line_error
 
 from common.powerlaw import fit_law
-from gaussian_synthetic import exact_mi
-from gaussian_synthetic.exact import dense, families
 from l2m_condition.required_state import PAPER, STATE, SUMMARY, ScalingLaw
 
 SCRIPT = "l2m_condition/required_state.py"
@@ -93,20 +91,6 @@ def test_machines_of_a_few_bits_obey_theorem_5_2(elements, vocabulary, half):
         assert joint.sum() == pytest.approx(1)
         worst = max(worst, mi / (elements * math.log(2) + math.log(vocabulary)))
     assert 0.3 < worst <= 1  # the bound holds, and is not idle
-
-
-@pytest.mark.parametrize("name", ["subvolume", "logarithmic"])
-def test_gaussian_channels_carry_what_the_rank_allows(name):
-    """I = Σ ½ ln(1 + SNR_i) over the rank of Cov(X, Y) canonical pairs, so I <= rank · ½ ln(1 + SNR_max)."""
-    for layers in (2, 3, 4):
-        sigma = dense.covariance(families.named(name, layers))
-        half = len(sigma) // 2
-        whiten = [np.linalg.inv(np.linalg.cholesky(block)) for block in (sigma[:half, :half], sigma[half:, half:])]
-        rho = np.linalg.svd(whiten[0] @ sigma[:half, half:] @ whiten[1].T, compute_uv=False)
-        rank, mi = exact_mi.cross_rank(sigma, half), dense.mutual_information(sigma, half)
-        channels = 0.5 * np.log1p(rho**2 / (1 - rho**2))[:rank]
-        assert channels.sum() == pytest.approx(mi)
-        assert mi <= rank * channels[0]
 
 
 def test_a_million_tokens(tmp_path):
