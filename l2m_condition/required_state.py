@@ -76,9 +76,9 @@ class Settings:
     """tokens: the context that a model should hold"""
 
     def validate(self) -> None:
-        for name in ("bits_per_element", "nats_per_element", "vocabulary", "wanted"):
-            if not np.all(np.asarray(getattr(self, name)) > 0):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give numbers above 0")
+        given = (self.bits_per_element, *self.nats_per_element, self.vocabulary, self.wanted)
+        if min(given) <= 0:
+            raise UserError("--bits-per-element, --nats-per-element, --vocabulary, --wanted: give numbers above 0")
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def test_interval_is_that_of_a_line():
 @pytest.mark.parametrize(
     ("flags", "change", "said"),
     [
-        (["--bits-per-element", -1], None, "--bits-per-element -1.0: give numbers above 0"),
+        (["--bits-per-element", -1], None, "--wanted: give numbers above 0"),
         (["--wanted", 100], None, "begins at L = 512 tokens"),
         (["--fit", "FIT", "--estimator", "guess"], None, "choose --estimator from direct, vclub"),
         (["--fit", "FIT", "SAME"], None, "two laws are called books-direct"),
