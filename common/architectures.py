@@ -2,9 +2,8 @@
 
     config = configuration("mamba2-130m", L=1024, vocab_size=50_432)      # a configuration of transformers
 
-Random weights come from `AutoModel.from_config(config)` and its like; no model has dropout. On a GPU there are a few of
-flash-linear-attention. Mamba and Mamba2 take the kernels of mamba-ssm where they are installed; without them Mamba
-takes mambapy's scan.
+Random weights come from `AutoModel.from_config(config)` and its like; no model has dropout. Mamba and Mamba2 take the
+kernels of mamba-ssm where they are installed; without them Mamba takes mambapy's scan.
 
 To add one, add a line to MODELS: a model type of transformers, and what differs from its configuration's defaults.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from common.cli import UserError
@@ -23,7 +21,7 @@ class Architecture(NamedTuple):
     """One line of MODELS."""
 
     kind: str
-    """a model type of transformers, or one of FLA"""
+    """a model type of transformers"""
     settings: dict[str, Any]
     """of its configuration"""
     positions: bool = False
@@ -94,14 +92,6 @@ MODELS: dict[str, Architecture] = {
     "qwen3-130m": _attention("qwen3", 12, 768, 12, 2048, num_key_value_heads=4, head_dim=64),
     "window-130m": _attention("mistral", 12, 768, 12, 2048, num_key_value_heads=4, sliding_window=128),
     "hybrid-130m": _hybrid(12, 768, 12, 2048, every=4),
-    "gated-deltanet-130m": Architecture(
-        "gated_deltanet", {"num_hidden_layers": 12, "hidden_size": 768, "num_heads": 6, "head_dim": 128}
-    ),
-    "rwkv7-130m": Architecture("rwkv7", {"num_hidden_layers": 12, "hidden_size": 768}),
-    "log-linear-130m": Architecture(
-        "log_linear_mamba2",
-        {"num_hidden_layers": 12, "hidden_size": 768, "num_heads": 24, "head_dim": 64, "n_groups": 1},
-    ),
     # not in the paper: two layers for Gaussian sequences on a CPU. All have a table of positions: without one a
     # recurrent model this small stays far above what its state allows, perhaps because it has to learn to count (rows
     # of 4, of 16, …), as the one named no-pos shows. The number behind mamba2-mini is the size of its two recurrent
@@ -138,41 +128,23 @@ MODELS: dict[str, Architecture] = {
     # not in the paper: for the tests
     "tiny": _gpt2(2, 32, 2),
 }
-FLA = ("gated_deltanet", "rwkv7", "log_linear_mamba2")  # flash-linear-attention's; they need a GPU
 
 
 def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
     """Of an architecture of MODELS, for sequences of at most L tokens; ids: vocab_size and ids of special tokens.
 
-    UserError: another name or kind, or one that needs flash-linear-attention where that or a GPU is missing.
+    UserError: another name, or a model type that transformers lacks.
     """
     if name not in MODELS:
         raise UserError(f"no model {name!r}: choose {', '.join(MODELS)}, or add a line to common/architectures.py")
     kind, settings, _ = MODELS[name]
-    if kind in FLA:
-        _register_fla(name)
     try:
         config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings)
     except ValueError as error:
         raise UserError(f"model {name}: transformers has no model type {kind!r}: mend its line of MODELS") from error
-    if hasattr(config, "max_position_embeddings") and kind not in FLA:
+    if hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = L
     if kind == "mamba2":
         # No number depends on the chunk, only the time and memory of the scan; the kernels want a power of two from 16.
         config.chunk_size = 64 if L >= 64 else 16
     return config
-
-
-def _register_fla(name: str) -> None:
-    """Imported only here: it is optional, and takes over transformers' names mamba and mamba2.
-
-    UserError: it or a GPU is missing.
-    """
-    if not torch.cuda.is_available():
-        raise UserError(f"model {name} runs on an NVIDIA GPU only, and none is seen here: choose another model")
-    try:
-        import fla.models  # noqa: F401  # it registers its types with transformers
-    except ImportError as error:
-        raise UserError(
-            f"model {name} needs flash-linear-attention ({error}): pip install flash-linear-attention==0.6.0"
-        ) from error

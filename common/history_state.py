@@ -3,8 +3,7 @@
     config = AutoConfig.from_pretrained("state-spaces/mamba-130m-hf")     # or read_settings({"model_type": "mamba", …})
     history_state(config, 4096)           # elements after 4,096 tokens, all layers
     state_by_kind(config, 4096)           # {"mamba_recurrence": …, "mamba_convolution": …}
-    growth_exponent(config)               # Growth(exponent=0, logarithms=0): how it grows with the context
-    parts(config)                         # what each layer keeps
+    parts(config)                         # what each layer keeps, and how it grows with the context
 
 No model is built. What the layers of which model type keep stands in common/history_state_layers.py. A model type or a
 layer type that is not listed there is refused: its state is not guessed from the names of its settings.
@@ -18,7 +17,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from common import history_state_layers as layers
 from common.cli import UserError
-from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Growth, Part, Settings
+from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Part, Settings
 
 KNOWN = frozenset({*ATTENTION, *COMPRESSED, *LATENT, *RECURRENT})
 # What no configuration may leave to the defaults of transformers, with what says it too where a type's own
@@ -32,23 +31,16 @@ ALIASES = {"kimi_k2": "deepseek_v3"}  # the same model under the name of its own
 
 
 def history_state(config: PreTrainedConfig, context: int) -> int:
-    """Elements of the history state after `context` tokens. UserError: as `parts`, or fewer than one token."""
+    """Elements of the history state after `context` tokens. UserError: as `parts`."""
     return sum(state_by_kind(config, context).values())
 
 
 def state_by_kind(config: PreTrainedConfig, context: int) -> dict[str, int]:
-    """The same by kind of part, over all layers, in the order in which the kinds first appear. UserError as there."""
-    if context < 1:
-        raise UserError(f"a context of {context} tokens: give at least 1")
+    """The same by kind of part, over all layers, in the order in which the kinds first appear."""
     elements: dict[str, int] = {}
     for part in parts(config):
         elements[part.kind] = elements.get(part.kind, 0) + part.elements(context)
     return elements
-
-
-def growth_exponent(config: PreTrainedConfig) -> Growth:
-    """As context → ∞: (1, 0) with any attention to all tokens, (0, 1) if log-linear, (0, 0) if bounded."""
-    return max((part.growth for part in parts(config)), default=Growth(0, 0))
 
 
 def parts(config: PreTrainedConfig) -> list[Part]:
@@ -61,13 +53,9 @@ def parts(config: PreTrainedConfig) -> list[Part]:
             f"the history state of model type {config.model_type!r} is not known here: "
             "write down what its layers keep in common/history_state_layers.py"
         )
-    if getattr(config, "attn", None):  # flash-linear-attention: attention in some layers, with settings of its own
-        raise UserError(f"model type {config.model_type!r} with attention layers (attn): its state is not known here")
     kinds = layer_types(config)
     # The last layers of some models read the keys and values of a layer below.
     own = len(kinds) - (getattr(config, "num_kv_shared_layers", None) or 0)
-    if own < 1:
-        raise UserError(f"num_kv_shared_layers {config.num_kv_shared_layers} of {len(kinds)} layers: give fewer")
     return [part for layer, kind in enumerate(kinds[:own]) for part in _layer(config, layer, kind)]
 
 
@@ -79,8 +67,6 @@ def layer_types(config: PreTrainedConfig) -> list[str]:
         kinds = {"recurrent": "linear_attention", "attention": "sliding_attention"}
         named = [kinds.get(kind, kind) for kind in config.layers_block_type]
     if named is not None:
-        if len(named) != number:
-            raise UserError(f"num_hidden_layers {number} and {len(named)} layer types: give as many")
         return list(named)
     if config.model_type in ATTENTION:
         kind = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
@@ -95,7 +81,7 @@ def read_settings(settings: dict[str, Any], where: str = "the configuration") ->
     where: the file, for messages. UserError: no model type, settings that transformers refuses, or a number of layers,
     a width or a number of heads that transformers would take from the defaults of the type.
     """
-    model_type = settings.get("model_type")
+    model_type = settings.get("model_type") if isinstance(settings, dict) else None
     if not isinstance(model_type, str):
         raise UserError(f"{where} has no model_type: give the config.json of a model")
     model_type = ALIASES.get(model_type, model_type)

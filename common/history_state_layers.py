@@ -11,18 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 from common.cli import UserError
-
-
-class Growth(NamedTuple):
-    """A size grows as ℓ^exponent · (ln ℓ)^logarithms."""
-
-    exponent: int
-    logarithms: int
 
 
 @dataclass(frozen=True)
@@ -34,8 +27,6 @@ class Part:
     per_token: int = 0
     reach: int | None = None
     """tokens; None: all of them"""
-    per_level: int = 0
-    """elements for each level of a hierarchy over the tokens, of which ℓ tokens have ⌊log₂ ℓ⌋ + 1"""
     block: int = 1
     """tokens that share the `per_token` elements once there are that many"""
     per_waiting: int = 0
@@ -46,13 +37,12 @@ class Part:
     def elements(self, context: int) -> int:
         tokens = context if self.reach is None else min(context, self.reach)
         per_token = self.per_token * (tokens // self.block) + self.per_waiting * (tokens % self.block)
-        return self.fixed + per_token + self.per_level * context.bit_length()
+        return self.fixed + per_token
 
     @property
-    def growth(self) -> Growth:
-        if self.per_token and self.reach is None:
-            return Growth(1, 0)
-        return Growth(0, 1 if self.per_level else 0)
+    def growth(self) -> int:
+        """g of elements ~ ℓ^g."""
+        return int(self.per_token > 0 and self.reach is None)
 
 
 class Settings:
@@ -148,12 +138,6 @@ def mamba2(heads: int, width: int, state: int, groups: int, kernel: int) -> list
     return recurrence("mamba2", heads * width * state, (heads * width + 2 * groups * state) * kernel)
 
 
-def log_linear(c: Settings) -> list[Part]:
-    """Mamba2's recurrence for each level of ⌊log₂ ℓ⌋ + 1, and its convolution."""
-    state, convolution = RECURRENT["mamba2"](c)
-    return [Part("log_linear_recurrence", per_level=state.fixed, bits=32), convolution]
-
-
 def delta(name: str, key_heads: int, key: int, value_heads: int, value: int, kernel: int) -> list[Part]:
     """H_v · D_k · D_v + (2 · H_k · D_k + H_v · D_v) · K."""
     return recurrence(name, value_heads * key * value, (2 * key_heads * key + value_heads * value) * kernel)
@@ -169,19 +153,6 @@ def kimi_delta(c: Settings) -> list[Part]:
     return delta("kda", *heads, *heads, c.linear_conv_kernel_dim)
 
 
-def fla_delta(c: Settings) -> list[Part]:
-    """Of flash-linear-attention."""
-    value_heads, kernel = c.get("num_v_heads", c.num_heads), c.conv_size if c.use_short_conv else 0
-    return delta("deltanet", c.num_heads, c.head_dim, value_heads, int(c.head_dim * c.expand_v), kernel)
-
-
-def rwkv7(c: Settings) -> list[Part]:
-    """H · D · D_v, and the token before, in both halves of a layer."""
-    values = c.get("value_dim", c.hidden_size)
-    values = values[c.layer] if isinstance(values, (list, tuple)) else values
-    return recurrence("rwkv7", c.head_dim * values, 2 * c.hidden_size, "shift")
-
-
 _FORMULAS: dict[str, Callable[[Settings], list[Part]]] = {
     "mamba falcon_mamba": lambda c: mamba(c.intermediate_size, c.state_size, c.conv_kernel),
     "jamba zamba": lambda c: mamba(c.mamba_expand * c.hidden_size, c.mamba_d_state, c.mamba_d_conv),
@@ -193,15 +164,13 @@ _FORMULAS: dict[str, Callable[[Settings], list[Part]]] = {
     "zamba2": lambda c: mamba2(c.n_mamba_heads, c.mamba_headdim, c.mamba_d_state, c.mamba_ngroups, c.mamba_d_conv),
     "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid": gated_delta,
     "kimi_linear": kimi_delta,
-    "gated_deltanet": fla_delta,
     "minimax": lambda c: recurrence("lightning", c.num_attention_heads * head_width(c) ** 2),
     "recurrent_gemma": lambda c: recurrence("rglru", c.lru_width, c.lru_width * (c.conv1d_width - 1)),
     "lfm2 lfm2_moe": lambda c: [Part("short_convolution", c.hidden_size * c.conv_L_cache)],
-    # Numerator, denominator and exponent; the token before, in both halves.
+    # Numerator, denominator and exponent, from version 7 on H matrices of D · D; the token before, in both halves.
     "rwkv": lambda c: recurrence("rwkv4", 3 * c.attention_hidden_size, 2 * c.hidden_size, "shift"),
-    "rwkv7": rwkv7,
+    "rwkv7": lambda c: recurrence("rwkv7", c.head_dim * c.hidden_size, 2 * c.hidden_size, "shift"),
     "xlstm": lambda c: recurrence("xlstm", c.num_heads * (c.qk_head_dim * c.v_head_dim + c.qk_head_dim + 1)),
-    "log_linear_mamba2": log_linear,
 }
 # Model types by what their recurrent layers keep; those in ATTENTION or LATENT too are hybrids.
 RECURRENT = {model_type: formula for types, formula in _FORMULAS.items() for model_type in types.split()}

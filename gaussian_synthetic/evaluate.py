@@ -7,8 +7,7 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  kl_nats         D_i = E KL(p(W_i|W_<i) || q(W_i|W_<i))
                  nll_nats        E −log q(W_i|W_<i), of the drawn W_i: entropy_nats + kl_nats, but noisier than that
                  entropy_nats    exact entropy of W_i given W_<i
-                 share_of_past   1 − D_i / I(W_i; W_<i): of the nats that the whole past tells about W_i, the share
-                                 that the model makes use of; empty where the past tells nothing (i = 1)
+                 share_of_past   1 − D_i / I(W_i; W_<i), the share of what the past tells that the model uses
     training.csv step, kl_nats: the rows of log.csv, a token's KL while training; steps: of the whole run
     summary.csv  a row a run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
                  state_size      elements of the history state of L/2 tokens
@@ -25,6 +24,7 @@ A CPU is enough for small models; those of the paper need a GPU. Expect at L = 2
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -75,12 +75,8 @@ class Settings:
     def validate(self) -> None:
         if not self.runs:
             raise UserError("--runs: give at least one folder of train.py")
-        if self.draws < 2:
-            raise UserError(f"--draws {self.draws}: a standard error needs at least 2")
-        if self.batch < 1:
-            raise UserError(f"--batch {self.batch}: at least 1")
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
+        if self.draws < 2 or self.batch < 1:
+            raise UserError(f"--draws {self.draws} --batch {self.batch}: at least 2 draws, and 1 in a batch")
 
 
 PRESETS = {"paper": {}, "gpu": {}, "cpu": {}, "smoke": {"draws": 16}}  # what --preset sets in place of the above
@@ -124,15 +120,11 @@ def read_run(folder: Path) -> Run:
 
 def check_runs(runs: list[Run]) -> None:
     """UserError: two runs of one model, L and seed, or of two families or numbers of copies."""
-    for i, this in enumerate(runs):
-        for before in runs[:i]:
-            if before.key == this.key:
-                model, L, seed = this.key.values()
-                raise UserError(f"{before.folder} and {this.folder} are both {model}, L = {L}, seed {seed}: give one")
-            if before.law != this.law:
-                raise UserError(
-                    f"{before.folder} is of {before.law}, {this.folder} of {this.law}: give each family its own --out"
-                )
+    for before, this in itertools.combinations(runs, 2):
+        if before.key == this.key:
+            raise UserError(f"{before.folder} and {this.folder} are both {this.key}: give one")
+        if before.law != this.law:
+            raise UserError(f"{before.folder} is of {before.law}, {this.folder} of {this.law}: give each its own --out")
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
@@ -178,9 +170,8 @@ def utilisation(kl: np.ndarray, mi_nats: float) -> tuple[float, float]:
     half Y that the model draws from the first half X, less whatever else it gets wrong in Y. 1: exact. 0: no better
     than the exact law of Y alone, and below 0 worse.
 
-    Position by position there is no such number in O(L): it would need the law of W_i given W_{L/2+1} … W_{i−1} alone,
-    which no longer follows from the recursion of families.py, as its rows are not known exactly without X. What is
-    known exactly at each position is all that the past tells, hence share_of_past in kl.csv.
+    Position by position there is no such number in O(L): the law of W_i given W_{L/2+1} … W_{i−1} alone does not follow
+    from the recursion of families.py. What is known at each position is all that the past tells: share_of_past.
     """
     mean, error = mean_and_error(kl[:, kl.shape[1] // 2 :].sum(axis=1))
     return 1 - mean / mi_nats, error / mi_nats
@@ -240,9 +231,8 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
     try:
         kl, nll = measure(model, conditionals, this.settings["copies"], cfg.draws, cfg.batch, cfg.seed)
     except torch.OutOfMemoryError as error:
-        fits = f"give --batch {cfg.batch // 2}" if cfg.batch > 1 else "give --device cpu"
-        what = f"{cfg.batch} sequences of {L:,} tokens at a time do not fit the memory of {device}"
-        raise UserError(f"{this.folder}: {what}: {fits}, which changes no number") from error
+        what = f"{this.folder}: {cfg.batch} sequences of {L:,} tokens at a time do not fit the memory of {device}"
+        raise UserError(f"{what}: lower --batch, which changes no number, or give --device cpu") from error
     if not np.isfinite(kl).all():
         raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -265,15 +255,15 @@ def main(cfg: Settings) -> None:
             pieces.write(this.checkpoint, evaluate(cfg, this, device))
         found = pieces.read(this.checkpoint, {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "sizes": (2,)})
         law = found["kl"], found["nll"], families.conditional_std(this.family).log().numpy(), copies
-        row = summary_row(*law) | this.key | this.law | {"steps": this.step, "checkpoint": this.checkpoint}
-        row |= {"draws": cfg.draws, "draw_seed": cfg.seed}
-        row |= dict(zip(("state_size", "parameters"), found["sizes"].tolist(), strict=True))
+        size, parameters = found["sizes"].tolist()
+        about = {"steps": this.step, "draws": cfg.draws, "draw_seed": cfg.seed, "checkpoint": this.checkpoint}
+        about |= {"state_size": size, "parameters": parameters} | this.key
+        row = summary_row(*law) | this.law | about
         tables["kl"].append(position_rows(*law).assign(**this.key))
         log = this.log.assign(kl_nats=_digits(this.log["kl_nats"], 4))
         tables["training"].append(log.assign(**this.key, steps=this.settings["steps"]))
         tables["summary"].append(pd.DataFrame([row]))
-        nothing = dict.fromkeys(("seed", "steps", "draws", "draw_seed", "state_size", "parameters"), 0)
-        nothing |= {"model": "independent", "L": L, "checkpoint": ""}
+        nothing = dict.fromkeys(about, 0) | {"model": "independent", "L": L, "checkpoint": ""}
         independent[L] = independent_row(*law[2:]) | this.law | nothing
         print(
             f"{this.folder}: mean KL {row['mean_kl_nats']:.4g} ± {row['mean_kl_stderr_nats']:.2g} nats a token, "

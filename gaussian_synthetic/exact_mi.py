@@ -6,7 +6,7 @@
 Nothing is sampled or estimated. Information is in nats, for --copies independent sequences side by side; positions
 count from 1. Writes into --out, each CSV with the columns family and copies:
     gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) of the first ℓ positions and the others
-    two_point.csv    L, i, j, mi_nats                   of two positions: first and last, and --pairs
+    two_point.csv    L, i, j, mi_nats                   of two positions, the first and the last
     rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
     fit.csv          straight lines through I(L/2; L) from three layers on: `power_ols` (A, beta) in log-log,
                      `logarithm_ols` (A + B ln L), `selected` the one that predicts the last point better from the
@@ -19,8 +19,7 @@ beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats a layer for logar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from common.cli import UNCHECKED, UserError, run
+from common.cli import UserError, run
 from common.powerlaw import MIN_POINTS, fit_power_ols
 from common.record import write_csv
 from gaussian_synthetic.exact import dense, families
@@ -54,17 +53,15 @@ class Settings:
     copies: int = 1
     """independent sequences side by side in one token; the paper trains on 64"""
     layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    """L = n^layers for each; paper: 1 … 8. With several --n or --k: one number, as many as there are of these"""
+    """L = n^layers for each; paper: 1 … 8"""
     ell: tuple[int, ...] = ()
     """not in the paper: cuts ℓ in tokens beside L/2, at every L that is longer"""
-    pairs: tuple[tuple[int, int], ...] = ()
-    """not in the paper: further pairs of positions, `--pairs 1 100 7 64`, at every L that is as long"""
     rank_layers: int = 5
     """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
-    k: tuple[int, ...] = field(default=(), metadata=UNCHECKED)
-    """not in the paper: copied columns, one number or one for each layer above the first; β = log_n k"""
-    n: tuple[int, ...] = field(default=(families.PAPER_N,), metadata=UNCHECKED)
-    """not in the paper: branching, one number or one a layer"""
+    k: int | None = None
+    """not in the paper: copied columns; β = log_n k"""
+    n: int = families.PAPER_N
+    """not in the paper: branching, values of a row"""
     coupling: float | None = None
     """not in the paper: correlation of two values of a row; −1/n if not given, the paper's −1/4"""
 
@@ -73,30 +70,23 @@ class Settings:
             raise UserError("--layers names none: give one or more numbers of layers, e.g. --layers 1 2 3")
         if self.copies < 1:
             raise UserError(f"--copies {self.copies}: give at least 1")
-        if self.family not in families.NAMED and not self.k:
+        if self.family not in families.NAMED and self.k is None:
             raise UserError(f"no family {self.family!r}: choose {' or '.join(families.NAMED)}, or give --k")
-        if self.family in families.NAMED and (self.k or self.n != (families.PAPER_N,) or self.coupling is not None):
+        own = (self.k, self.n, self.coupling) != (None, families.PAPER_N, None)
+        if self.family in families.NAMED and own:
             raise UserError(
                 f"--family {self.family} is the paper's, with k, n and coupling of its own: "
                 "give a family with --k, --n or --coupling another name, e.g. --family mine"
             )
-        if (len(self.k) > 1 or len(self.n) > 1) and len(self.layers) > 1:
-            raise UserError(
-                f"--layers {' '.join(map(str, self.layers))}: give one number where --k or --n has one a layer"
-            )
-        longest = max(of.L for of in self.families(self.layers))
+        longest = self.families()[-1].L
         for ell in self.ell:
             if not 1 <= ell < longest:
                 raise UserError(f"--ell {ell}: cuts lie from 1 to L − 1 = {longest - 1:,} of the longest sequence")
-        for i, j in self.pairs:
-            if not (1 <= i <= longest and 1 <= j <= longest and i != j):
-                raise UserError(f"--pairs {i} {j}: give two different positions from 1 to L = {longest:,}")
 
-    def families(self, layers: Iterable[int]) -> list[Family]:
+    def families(self) -> list[Family]:
         """Of each number of layers, ascending. UserError as families.family."""
-        k = self.k or (families.NAMED[self.family],)
-        n = self.n[0] if len(self.n) == 1 else self.n
-        return [families.family(i, k[0] if len(k) == 1 else k, n, self.coupling) for i in sorted(layers)]
+        k = families.NAMED[self.family] if self.k is None else self.k
+        return [families.family(layers, k, self.n, self.coupling) for layers in sorted(self.layers)]
 
 
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:
@@ -178,17 +168,15 @@ def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    of_length = {of.L: of for of in cfg.families(cfg.layers)}
+    of_length = {of.L: of for of in cfg.families()}
     rows: dict[str, list[tuple]] = {name: [] for name in COLUMNS}
     for L, of in tqdm(of_length.items(), desc="lengths", unit="length"):
         log_std = families.conditional_std(of).log().numpy()
         cuts = sorted({L // 2, *(ell for ell in cfg.ell if ell < L)})
         found = cfg.copies * bipartite_information(log_std, cuts)
         rows["gaussian_mi"] += zip([L] * len(cuts), cuts, found, strict=True)
-        pairs = list(dict.fromkeys([(1, L), *(pair for pair in cfg.pairs if max(pair) <= L)]))
-        first, second = np.array(pairs).T
-        found = cfg.copies * two_point_information(of, first - 1, second - 1)
-        rows["two_point"] += zip([L] * len(pairs), first, second, found, strict=True)
+        ends = two_point_information(of, np.array([0]), np.array([L - 1]))
+        rows["two_point"].append((L, 1, L, cfg.copies * ends[0]))
         if of.layers <= cfg.rank_layers:
             families.check_memory(4 * 8 * L**2, f"the covariance of {L:,} positions")
             sigma = dense.covariance(of)
@@ -204,8 +192,6 @@ def main(cfg: Settings) -> None:
     if len(lines):
         write_csv(cfg.out / "fit.csv", lines, cfg, started=started)
 
-    for row in middle.itertuples():
-        print(f"L = {row.L:>9,}  I(L/2; L) = {row.mi_nats:,.6f} nats")
     for row in lines[lines["law"] != "local_power"].itertuples():
         print(f"{row.law}: {row.parameter} = {row.value:.5g}, from L = {row.L_min:,} to {row.L_max:,}")
     print(f"wrote {', '.join(f'{name}.csv' for name in [*tables, *['fit'] * (len(lines) > 0)])} in {cfg.out}")

@@ -49,6 +49,7 @@ CONDITION += ["nats_per_element", "max_context_tokens", "wanted_tokens", "mi_nat
 CONDITION += ["state_elements", "capacity_nats", "satisfies_wanted"]
 REQUIRED = ["law", "A", "beta", "L_tokens", "mi_nats", "mi_lo95", "mi_hi95", "capacity", "nats_per_element"]
 REQUIRED += ["required_elements", "required_lo95", "required_hi95"]
+LENGTHS = {m * 10**k for k in range(3, 7) for m in (1, 2, 5)} | {10_000_000}  # L in tokens of required.csv
 SIDES = (0, -1, 1)  # of a law: its value, and the lower and upper end of its interval
 NO_POWER_LAW = 0.001  # p-value of a fit below which its points are said to be none
 
@@ -73,15 +74,11 @@ class Settings:
     """M. Llama 3.1, whose tokens the paper's laws count"""
     wanted: int = 1_000_000
     """tokens: the context that a model should hold"""
-    lengths: tuple[int, ...] = (*(m * 10**k for k in range(3, 7) for m in (1, 2, 5)), 10_000_000)
-    """L in tokens of required.csv"""
 
     def validate(self) -> None:
-        for name in ("bits_per_element", "nats_per_element", "vocabulary", "wanted", "lengths"):
-            if not np.all(np.asarray(getattr(self, name)) > 0) or not np.size(getattr(self, name)):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give numbers above 0")
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
+        given = (self.bits_per_element, *self.nats_per_element, self.vocabulary, self.wanted)
+        if min(given) <= 0:
+            raise UserError("--bits-per-element, --nats-per-element, --vocabulary, --wanted: give numbers above 0")
 
 
 @dataclass(frozen=True)
@@ -129,10 +126,7 @@ def read_law(path: Path, estimator: str) -> ScalingLaw:
     rows = table[(table["law"] == "power") & (table["estimator"] == estimator) & (table["L_over_ell"] == 2)]
     if sorted(rows["parameter"]) != ["A", "beta"]:
         known = ", ".join(map(str, table["estimator"].unique())) or "no rows"
-        raise UserError(
-            f"{path} has not one A and one beta of the law power of {estimator} at L = 2 ell, but {known}: "
-            "choose with --estimator"
-        )
+        raise UserError(f"{path} has not one power law of {estimator} at L = 2 ell: choose --estimator from {known}")
     rows = rows.set_index("parameter")
     A, beta = rows["value"]["A"], rows["value"]["beta"]
     extent = rows.loc["beta", ["L_min", "L_max", "p_value"]].astype(float)
@@ -182,14 +176,11 @@ def read_states(path: Path) -> list[State]:
     table = read_csv(path, STATE, STATE_REMEDY)
     for name in STATE[2:]:
         table[name] = numbers(table[name], path, STATE_REMEDY)
-    if table.empty:
-        raise UserError(f"{path} has no rows: {STATE_REMEDY}")
-    bad = np.flatnonzero(~((table[STATE[2:]] >= [1, 0, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2, 1])).all(axis=1))
-    if len(bad):
-        raise UserError(f"{path}, line {bad[0] + 2}: a context, size or growth that no model has: {STATE_REMEDY}")
-    if table.duplicated(STATE[:3]).any():
-        model, kind, tokens = table.loc[table.duplicated(STATE[:3]), STATE[:3]].iloc[0]
-        raise UserError(f"{path} has {model}, {kind}, {tokens:g} tokens twice: {STATE_REMEDY}")
+    sensible = (table[STATE[2:]] >= [1, 0, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2, 1])
+    bad = np.flatnonzero(~sensible.all(axis=1) | table.duplicated(STATE[:3]))
+    if table.empty or len(bad):
+        where = f"line {bad[0] + 2}" if len(bad) else "no rows"
+        raise UserError(f"{path}, {where}: a context, size or growth that no model has, or one twice: {STATE_REMEDY}")
     return [_state(path, model, rows) for model, rows in table.groupby("model", sort=False)]
 
 
@@ -251,9 +242,7 @@ def condition(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float
     rows, ln_M = [], math.log(cfg.vocabulary)
     for state, law in itertools.product(read_states(cfg.state), laws):
         if cfg.wanted < 2 * state.tokens[0]:
-            raise UserError(
-                f"--wanted {cfg.wanted}: {cfg.state} begins at {state.tokens[0]:g} tokens, for twice as many"
-            )
+            raise UserError(f"--wanted {cfg.wanted}: {cfg.state} begins at L = {2 * state.tokens[0]:g} tokens")
         elements, needs = state.size(cfg.wanted / 2), [law.mi(cfg.wanted, side) for side in SIDES]
         low, high = needs[:1] * 2 if math.isnan(law.half_beta) else needs[1:]
         exponents = (law.beta, law.beta - law.half_beta, law.beta + law.half_beta, state.exponent)
@@ -266,9 +255,9 @@ def condition(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float
 
 
 def required(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float]) -> pd.DataFrame:
-    """The rows of required.csv, at --lengths and --wanted: the smallest dim(z) for C · dim(z) + ln M >= I(L/2; L)."""
+    """The rows of required.csv, at LENGTHS and --wanted: the smallest dim(z) for C · dim(z) + ln M >= I(L/2; L)."""
     rows = []
-    for law, (capacity, nats), L in itertools.product(laws, capacities.items(), sorted({*cfg.lengths, cfg.wanted})):
+    for law, (capacity, nats), L in itertools.product(laws, capacities.items(), sorted(LENGTHS | {cfg.wanted})):
         needs = [law.mi(L, side) for side in SIDES]
         elements = [np.maximum(mi - math.log(cfg.vocabulary), 0) / nats for mi in needs]
         rows.append((law.name, law.A, law.beta, L, *needs, capacity, nats, *elements))
@@ -278,19 +267,13 @@ def required(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float]
 def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
     """What condition.csv says, for a reader of the terminal."""
     for law in laws:
-        rows = table[table["law"] == law.name]
-        counts = rows.drop_duplicates("model")["verdict"].value_counts()
-        nats = f"{law.mi(cfg.wanted):,.0f} nats at {cfg.wanted:,} tokens"
+        counts = table[table["law"] == law.name].drop_duplicates("model")["verdict"].value_counts()
         said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        far = f", extrapolated from L = {law.L_max:g}" if cfg.wanted > law.L_max else ""
+        nats = f"{law.mi(cfg.wanted):,.0f} nats at {cfg.wanted:,} tokens{far}"
         print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}, {nats}: {said}")
         if law.p_value < NO_POWER_LAW:
             print("    its points are no power law (p < 0.001): read it as one number among others")
-        if cfg.wanted > law.L_max:
-            print(f"    measured to L = {law.L_max:g}: {cfg.wanted:,} tokens are extrapolated")
-    rows, index = table[table["law"] == laws[0].name], ["model", "state_elements", "growth_exponent", "verdict"]
-    held = rows.pivot(index=index, columns="capacity", values="max_context_tokens")
-    print(f"\n{laws[0].name}: state at the cut of {cfg.wanted:,} tokens, and to how many tokens the condition holds at")
-    print(held.reset_index().to_string(index=False, float_format="{:.4g}".format))
 
 
 def main(cfg: Settings) -> None:

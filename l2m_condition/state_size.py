@@ -11,7 +11,8 @@ Writes --out:
     state_elements              numbers kept
     state_bytes                 the same with recurrent states in 32 bits, and all else in 16
     beyond_maximum              whether context_tokens passes max_position_embeddings of the configuration
-    growth_exponent, growth_logarithms    the elements grow as context^exponent · (ln context)^logarithms
+    growth_exponent, growth_logarithms    the elements grow as context^exponent · (ln context)^logarithms; the second is
+                                0 for every model type that is known here, and there for tables written by hand
 common/history_state_layers.py says what is counted for each kind.
 
 Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements a token, and 131,072 bytes.
@@ -28,7 +29,7 @@ import pandas as pd
 from transformers import PreTrainedConfig
 
 from common.cli import UserError, run
-from common.history_state import growth_exponent, parts, read_settings
+from common.history_state import parts, read_settings
 from common.pretrained import context_tokens, load_config
 from common.record import write_csv
 
@@ -67,25 +68,21 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
     if path.suffix == ".gguf":
         return path.stem, load_config(model)
     try:
-        is_file = path.suffix == ".json"
-        settings = json.loads(path.read_text("utf-8")) if is_file else PreTrainedConfig.get_config_dict(model)[0]
+        settings = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{model}: no name of {CONFIGURATIONS.name}, no JSON file, no folder with a config.json, and not to be had "
-            f"from the hub: check the spelling, or that the hub can be reached ({type(error).__name__}: {reason})"
+            f"from the hub: check the spelling, or that the hub can be reached ({type(error).__name__})"
         ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{model} holds no settings by name: give a model's config.json")
-    if path.name == "config.json" or path.is_dir():
-        return (path.parent if is_file else path).resolve().name, read_settings(settings, model)
-    return path.stem if is_file else model, read_settings(settings, model)
+    path = path.parent if path.name == "config.json" else path
+    name = path.resolve().name if path.is_dir() else model
+    return path.stem if path.suffix == ".json" else name, read_settings(settings, model)
 
 
 def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.DataFrame:
     """The rows of state.csv for one model. UserError that names it: layers of unknown state."""
     try:
-        kept, growth = parts(config), growth_exponent(config)
+        kept = parts(config)
     except UserError as error:
         raise UserError(f"{model}: {error}") from error
     text = config.get_text_config(decoder=True)
@@ -93,23 +90,14 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
     maximum = None if text.model_type == "rwkv" else context_tokens(text)
     found = []
     for context in contexts:
-        sizes = {}
-        for part in kept:
-            elements = part.elements(context)
-            for kind, how in ((part.kind, part.growth), ("total", growth)):
-                before, of_bytes, _ = sizes.get(kind, (0, 0, how))
-                sizes[kind] = before + elements, of_bytes + elements * part.bits // 8, how
-        sizes["total"] = sizes.pop("total")  # the last row
         beyond = maximum is not None and context > maximum
-        found += [(model, kind, context, *size, beyond, *how) for kind, (*size, how) in sizes.items()]
+        for kind in [*dict.fromkeys(part.kind for part in kept), "total"]:
+            these = [part for part in kept if kind in (part.kind, "total")]
+            sizes = [part.elements(context) for part in these]
+            of_bytes = sum(size * part.bits // 8 for size, part in zip(sizes, these, strict=True))
+            growth = max(part.growth for part in these)
+            found.append((model, kind, context, sum(sizes), of_bytes, beyond, growth, 0))
     return pd.DataFrame(found, columns=COLUMNS)
-
-
-def show(table: pd.DataFrame) -> None:
-    """The totals in megabytes, a line a model."""
-    total = table[table["layer_kind"] == "total"].assign(MB=lambda total: total["state_bytes"] / 1e6)
-    wide = total.pivot(index="model", columns="context_tokens", values="MB").loc[total["model"].unique()]
-    print(wide.rename_axis("MB after … tokens").to_string(float_format="{:,.1f}".format))
 
 
 def main(cfg: Settings) -> None:
@@ -117,14 +105,10 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     listed = published()
     loaded = [load(model, listed) for model in cfg.model] if cfg.model else list(listed.items())
-    names = [name for name, _ in loaded]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two of --model are called {twice.pop()}: rename a file or folder")
     table = pd.concat([rows(name, config, cfg.context) for name, config in loaded])
     files = [path for path in map(Path, cfg.model) if path.suffix in (".json", ".gguf") and path.is_file()]
     write_csv(cfg.out, table, cfg, inputs=[CONFIGURATIONS, *files], started=started)
-    show(table)
-    print(f"wrote {cfg.out}")
+    print(f"wrote {cfg.out}: history states of {len(loaded)} models")
 
 
 if __name__ == "__main__":

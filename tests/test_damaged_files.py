@@ -28,12 +28,6 @@ def line_lost(draw: random.Random, data: bytes) -> bytes:
     return b"".join(lines)
 
 
-def line_doubled(draw: random.Random, data: bytes) -> bytes:
-    lines = data.splitlines(keepends=True)
-    lines.insert(draw.randrange(len(lines)), draw.choice(lines))
-    return b"".join(lines)
-
-
 def bits_flipped(draw: random.Random, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(draw.randint(1, 8)):
@@ -60,7 +54,7 @@ DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "inserted": lambda draw, data: data[: (i := draw.randrange(len(data)))] + draw.randbytes(3) + data[i:],
     "emptied": lambda draw, data: draw.choice([b"", b"\n", b"{}", b"[]", b"null", b"\0" * 64]),
     "header alone": lambda draw, data: data.splitlines(keepends=True)[0],
-    **{one.__name__: one for one in (cell_changed, bits_flipped, line_lost, line_doubled, column_lost)},
+    **{one.__name__: one for one in (cell_changed, bits_flipped, line_lost, column_lost)},
 }
 
 
@@ -96,12 +90,6 @@ def score(folder: Path) -> list[object]:
 def prepare_json_lines(folder: Path) -> list[object]:
     (folder / "texts.jsonl").write_text('{"text": "One day. Two days."}\n{"text": "A third."}\n', encoding="utf-8")
     flags = ["--corpus", folder / "texts.jsonl", "--tokenizer", "bytes", "--min-tokens", 4]
-    return [*flags, "--out", folder / "documents"]
-
-
-def prepare_parquet(folder: Path) -> list[object]:
-    pd.DataFrame({"text": ["One day. Two days.", "A third."]}).to_parquet(folder / "texts.parquet")
-    flags = ["--corpus", folder / "texts.parquet", "--tokenizer", "bytes", "--min-tokens", 4]
     return [*flags, "--out", folder / "documents"]
 
 
@@ -152,24 +140,17 @@ def required(folder: Path) -> list[object]:
     return [*flags, "--out", folder / "out"]
 
 
-def drawn(*tables: str, figure: str = "") -> Callable[[Path], list[object]]:
+def drawn(of: str, *tables: str, figure: str = "") -> Callable[[Path], list[object]]:
     def make(folder: Path) -> list[object]:
         for table in tables:
-            rows(table, folder, 4000)
+            rows(f"{of}/{table}.csv", folder, 4000)
         return [*(["--figure", figure] if figure else []), "--results", folder, "--out", folder / "figure"]
 
     return make
 
 
-FIG2B = ("fig2b/bipartite.csv", "fig2b/fit.csv", "fig2b/sweep.csv")
-FIG2C = ("fig2c/two_point.csv", "fig2c/fit.csv", "fig2c/sweep.csv")
-FIG3 = ("fig3/kl.csv", "fig3/summary.csv", "fig3/training.csv")
-FIG4 = ("fig4/smooth.csv", "fig4/summary.csv", "fig4/gap.csv", "fig4/crossover.csv")
-FIGC6 = tuple(f"figC6/subvolume/{name}.csv" for name in ("gaussian_mi", "two_point", "rank", "fit"))
-CONDITION = tuple(f"condition/{name}.csv" for name in ("state", "condition", "required"))
 CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/prepare_dataset.py", prepare_json_lines),
-    ("measure_mutual_info/prepare_dataset.py", prepare_parquet),
     ("measure_mutual_info/count_ngrams.py", count),
     ("measure_mutual_info/score_documents.py", score),
     ("measure_mutual_info/estimate_bipartite.py", bipartite),
@@ -181,16 +162,16 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("train_on_pg19/evaluate.py", book_evaluate),
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
-    *(("plots/bipartite.py", drawn(*FIG2B, figure=name)) for name in ("2b", "B.1", "B.2", "B.3", "sweep")),
-    *(("plots/two_point.py", drawn(*FIG2C, figure=name)) for name in ("2c", "B.4", "B.5")),
-    *(("plots/gaussian_models.py", drawn(*FIG3, figure=name)) for name in ("3", "utilisation", "training", "G.7")),
-    ("plots/books.py", drawn(*FIG4)),
-    ("plots/families.py", drawn(*FIGC6)),
-    ("plots/condition.py", drawn(*CONDITION)),
+    ("plots/bipartite.py", drawn("fig2b", "bipartite", "fit", "sweep", figure="2b")),
+    ("plots/two_point.py", drawn("fig2c", "two_point", "fit", "sweep", figure="2c")),
+    ("plots/gaussian_models.py", drawn("fig3", "kl", "summary", "training", figure="3")),
+    ("plots/books.py", drawn("fig4", "smooth", "summary", "gap", "crossover")),
+    ("plots/families.py", drawn("figC6/subvolume", "gaussian_mi", "two_point", "rank", "fit")),
+    ("plots/condition.py", drawn("condition", "state", "condition", "required")),
 ]
 
 
-@pytest.mark.parametrize(("script", "make"), CASES, ids=[f"{script}-{make.__name__}" for script, make in CASES])
+@pytest.mark.parametrize(("script", "make"), CASES, ids=[script for script, _ in CASES])
 def test_damaged_file(script, make, tmp_path):
     good = tmp_path / "good"
     good.mkdir()
@@ -198,7 +179,7 @@ def test_damaged_file(script, make, tmp_path):
     files = sorted(path for path in good.rglob("*") if path.is_file() and path.stat().st_size)
     seed = sum(map(ord, script))  # another one for each script, and the same in every run
     refused, wrong = 0, []
-    for number in range(TRIES * (1 if script.startswith("plots") else len(files))):
+    for number in range(TRIES * (1 if script.startswith("plots") else min(len(files), 6))):
         draw = random.Random(seed + number)
         bad = tmp_path / "bad"
         shutil.rmtree(bad, ignore_errors=True)

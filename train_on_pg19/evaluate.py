@@ -6,7 +6,8 @@ r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + 
         --out results/mine                                      # any causal model of the hub, folder or GGUF file
 
 A folder of train.py is evaluated on the books that were held out from it. All models of one call get the same
-documents, so you can add a model of your own if the documents are in its tokens. Writes into --out:
+documents, so you can add a model of your own if the documents are in its tokens; without a folder of train.py these
+are of all books. Writes into --out:
     nll.csv        a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
     smooth.csv     the same over windows of positions first … last, an eighth of a doubling wide, see nll.curves.windows
     summary.csv    a row for each model and seed: the mean over all positions; bits per byte of text, which compare
@@ -69,8 +70,6 @@ class Settings:
     """folder for the CSVs"""
     L: int | None = None
     """tokens of a sequence; default: what the first folder of train.py was trained on"""
-    books: Literal["held_out", "training", "all"] = "held_out"
-    """of the folders of train.py; where there is none among the models, all books"""
     n_documents: int | None = None
     """how many documents, drawn at random; default: all (paper: 10,000)"""
     seed: int = 0
@@ -92,11 +91,8 @@ class Settings:
         if not self.models:
             raise UserError("--models: give at least one")
         for name in ("L", "n_documents", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file: give a folder")
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
 
 
 @dataclass(frozen=True)
@@ -141,14 +137,11 @@ def same_training(candidates: Sequence[EvaluatedModel]) -> None:
     for before, this in itertools.combinations(candidates, 2):
         if before.name != this.name:
             continue
-        if before.seed == this.seed:
-            raise UserError(f"--models: {this.name} with seed {this.seed} is there twice: name each model once")
         one, other = ({**of.settings, "the step they stand at": of.steps, "seed": 0} for of in (before, this))
-        if keys := [key for key in one if one[key] != other.get(key)]:
-            raise UserError(
-                f"--models: the runs of {this.name} differ in {', '.join(keys)}, not in the seed alone: evaluate them "
-                "apart"
-            )
+        keys = [key for key in one if one[key] != other.get(key)]
+        if keys or before.seed == this.seed:
+            how = f"differ in {', '.join(keys)}" if keys else f"have the same seed {this.seed}"
+            raise UserError(f"--models: two runs of {this.name} {how}, not in the seed alone: evaluate them apart")
 
 
 def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], documents: Dataset, L: int) -> np.ndarray:
@@ -156,24 +149,21 @@ def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], docume
 
     UserError: runs that held out different books, or none of these.
     """
-    held_out = {tuple(candidate.run["held_out_books"]) for candidate in candidates if candidate.run}
-    if cfg.books == "all" or not held_out:
-        if cfg.books != "all":
-            print("no folder of train.py among the models, so no book is held out: all are taken")
-        rows, others = books.split(documents, [], L)
-    else:
-        if len(held_out) > 1:
-            raise UserError(
-                "--models: these runs held out different books, so no document is new to all of them: evaluate them "
-                "one by one, or train with one --split-seed and --held-out"
-            )
+    runs = [candidate for candidate in candidates if candidate.run]
+    held_out = {tuple(candidate.run["held_out_books"]) for candidate in runs}
+    if len(held_out) > 1:
+        raise UserError(
+            "--models: these runs held out different books, so no document is new to all of them: evaluate them one by "
+            "one, or train with one --split-seed and --held-out"
+        )
+    if runs:
         # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
-        L = min(L, *(candidate.settings["L"] for candidate in candidates if candidate.run))
+        L = min(L, *(candidate.settings["L"] for candidate in runs))
         others, rows = books.split(documents, held_out.pop(), L)
-        if not len(rows):
-            raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
-        if cfg.books == "training":
-            others, rows = rows, others
+    else:
+        rows, others = books.split(documents, [], L)
+    if not len(rows):
+        raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
     if repeats := len(documents) - len(rows) - len(others):
         print(f"{repeats:,} documents of {cfg.documents} repeat another's first {L:,} tokens and are left out")
     if cfg.n_documents is not None and cfg.n_documents < len(rows):
@@ -231,10 +221,9 @@ def measured(
                 try:
                     nll = torch.cat([nll_of(model, *one).cpu() for one in batches]).numpy()
                 except torch.OutOfMemoryError as error:
-                    fewer = f"--batch-tokens {batch // 2 * sequences.L}, which changes no number"
                     raise UserError(
                         f"{candidate.name}: {batch} sequences of {sequences.L:,} tokens at a time do not fit memory: "
-                        f"give {fewer if batch > 1 else '--dtype bfloat16, or --device split'}"
+                        "lower --batch-tokens, or give --dtype bfloat16 or --device split"
                     ) from error
                 if not np.isfinite(nll).all():
                     raise UserError(f"{candidate.name}: its NLL is not finite: try --dtype float32, or train it again")
@@ -281,19 +270,13 @@ def tables_of(
     bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / np.log(2), text)
     more = {"n_books": len(documents), "bits_per_byte": np.round(bits[0], 6)}
     more |= {"bits_per_byte_stderr": np.round(bits[1], 6), "kind": candidate.config.model_type}
+    with torch.device("meta"):  # an embedding that is the head's too counts once
+        more["parameters"] = AutoModelForCausalLM.from_config(candidate.config).num_parameters()
     return {
         "nll": curve({"position": np.arange(1, L + 1)}, sums, 5, seed),
         "smooth": curve(seed | middle, curves.over_windows(sums, of), 6, {}),
-        "summary": curve(
-            seed, totals[:, None] / L, 6, more | {"parameters": parameters(candidate.config), "steps": candidate.steps}
-        ),
+        "summary": curve(seed, totals[:, None] / L, 6, more | {"steps": candidate.steps}),
     }
-
-
-def parameters(config: PreTrainedConfig) -> int:
-    """Of the whole model, an embedding that is the head's too counted once; without making it."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -344,8 +327,6 @@ def main(cfg: Settings) -> None:
     chosen, names = documents.select(rows), books.book_of_each(documents)[rows]
     documents_of_book = curves.counts(names)
     print(f"{len(rows):,} documents of {len(documents_of_book):,} books, {L:,} tokens each")
-    if len(documents_of_book) == 1:
-        print("one book: no standard errors, which are of differences between books")
     of = {"documents": books.fingerprint(cfg.documents), "names": list(chosen["document"]), "L": L}
     pieces = Pieces(cfg.store or cfg.out / "nll", of)
 

@@ -52,10 +52,7 @@ class Family:
                 raise UserError(f"k = {k} copied columns of n = {n}: give 1 to n")
         lowest = -1 / (max(self.n) - 1)
         if not lowest < self.coupling < 1:
-            raise UserError(
-                f"coupling {self.coupling:g}: rows of unit norm have it between −1/(n−1) = {lowest:.4g} and 1, "
-                "both excluded"
-            )
+            raise UserError(f"coupling {self.coupling:g}: rows of unit norm have it above −1/(n−1) and below 1")
 
     @property
     def layers(self) -> int:
@@ -108,10 +105,7 @@ def layers_of_length(L: int, n: int = PAPER_N) -> int:
         raise UserError(f"branching n = {n}: give at least 3")
     layers = round(math.log(L, n)) if L >= n else 0
     if layers < 1 or n**layers != L:
-        near = n ** max(1, layers)
-        other = n * near if near < L else near // n
-        choice = f"{near} or {other}" if other >= n else near
-        raise UserError(f"L = {L} is no power of n = {n}: give {choice}")
+        raise UserError(f"L = {L} is no power of n = {n}: give {n ** max(1, layers)}, the nearest")
     return layers
 
 
@@ -276,7 +270,7 @@ class Conditionals:
 
 def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Conditionals:
     """The conditionals of a family, once for all draws; in float64 on the CPU. UserError: they do not fit memory."""
-    check_memory(memory_needed(of, dtype), f"the conditionals of {of.L:,} positions")
+    check_memory(2 * memory_needed(of), f"the conditionals of {of.L:,} positions")
     layers = []
     for i, (M, mix, factors) in enumerate(bottom_up(of)):
         ahead = 1 if i == of.layers - 1 else 2
@@ -334,14 +328,12 @@ def draw(
 def conditional_mean(conditionals: Conditionals, z: torch.Tensor) -> torch.Tensor:
     """E[z_t | z_1 … z_{t−1}] for every t at once. z: (L, batch), dtype and device of conditionals.std. As z.
 
-    UserError: another shape, dtype or device.
+    UserError: another shape or dtype.
     """
     wanted = conditionals.std
-    if z.ndim != 2 or len(z) != conditionals.of.L or z.dtype != wanted.dtype or z.device.type != wanted.device.type:
+    if z.ndim != 2 or len(z) != conditionals.of.L or z.dtype != wanted.dtype:
         raise UserError(
-            f"z is {z.dtype} {tuple(z.shape)} on {z.device}; these conditionals want {wanted.dtype} "
-            f"({conditionals.of.L}, batch) on "
-            f"{wanted.device}"
+            f"z is {z.dtype} {tuple(z.shape)}; these conditionals want {wanted.dtype} ({conditionals.of.L}, batch)"
         )
     return _predict(conditionals, _undo_layers(conditionals, z))
 
@@ -379,16 +371,9 @@ def _predict(conditionals: Conditionals, blocks: list[torch.Tensor]) -> torch.Te
     return means[:, 0]
 
 
-def memory_needed(of: Family, dtype: torch.dtype | None = None) -> int:
-    """Bytes that `conditional_std` takes at most, float64 for the top layer; with a dtype, those of `prepare`."""
-    n, L = of.n[-1], of.L
-    needed = L // n * 8 * 6 * (n + 2) ** 2
-    if dtype is None:
-        return needed
-    for i, (n, k, length) in enumerate(zip(of.n, of.k, of.lengths, strict=True)):
-        ahead = 1 if i == of.layers - 1 else 2
-        needed += length * (ahead * (n + 2 * k) + 3) * dtype.itemsize
-    return needed + L // n * 8 * (3 * ahead * n * (n + 2 * k) + 4 * (n + 2) * k)  # the last of these in work
+def memory_needed(of: Family) -> int:
+    """Bytes of `conditional_std`: six float64 tensors of the top layer. `prepare` takes up to twice as many."""
+    return of.L // of.n[-1] * 6 * 8 * (of.n[-1] + 2) ** 2
 
 
 def check_memory(needed: int, what: str) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 import torch
 from transformers import AutoModel
 
-from common import architectures
-from common.architectures import FLA, MODELS, Architecture, configuration
+from common.architectures import MODELS, Architecture, configuration
 from common.cli import UserError
 from common.history_state import history_state, state_by_kind
 
@@ -64,7 +62,7 @@ def test_the_models_of_the_paper_have_their_published_sizes(name):
         assert by_formula + embedding == pytest.approx(number, rel=0.1)
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.kind not in FLA])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_built_without_dropout_and_its_state_is_known(name):
     config = configuration(name, 4096, vocab_size=3, bos_token_id=2)
     assert (config.vocab_size, config.bos_token_id, config.use_cache) == (3, 2, False)
@@ -94,11 +92,3 @@ def test_what_cannot_be_built_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "mine", Architecture("my_architecture", {}))
     with pytest.raises(UserError, match=r"^model mine: transformers has no model type 'my_architecture'"):
         configuration("mine", 16)
-    for name in (name for name, model in MODELS.items() if model.kind in FLA):
-        monkeypatch.setattr(architectures.torch.cuda, "is_available", lambda: False)
-        with pytest.raises(UserError, match=f"model {name} runs on an NVIDIA GPU only"):
-            configuration(name, 16)
-        monkeypatch.setattr(architectures.torch.cuda, "is_available", lambda: True)
-        monkeypatch.setitem(sys.modules, "fla", None)
-        with pytest.raises(UserError, match=f"model {name} needs flash-linear-attention .*: pip install flash-linear"):
-            configuration(name, 16)

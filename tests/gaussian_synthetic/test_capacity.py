@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 
@@ -32,15 +34,15 @@ def test_the_spectrum_holds_the_information(layers, k):
     np.testing.assert_allclose(capacity.beyond(rho, np.array([0, rank, 99])), [mi, 0, 0], atol=1e-10)
 
 
-def slow_lower_bound(sigma: np.ndarray, d: int) -> float:
+def slow_lower_bounds(sigma: np.ndarray, d: np.ndarray) -> np.ndarray:
     """By every pair of cuts, each with a decomposition of its own."""
-    best = [0.0]
+    best = [np.zeros(len(d))]
     for b in range(1, len(sigma) + 1):
         sums = [best[0]]
         for a in range(1, b):
             rho = capacity.canonical_correlations(sigma[:b, :b], a)
-            sums.append(best[a] + float(-np.log1p(-(rho[d:] ** 2)).sum() / 2))
-        best.append(max(sums))
+            sums.append(best[a] + [-np.log1p(-(rho[one:] ** 2)).sum() / 2 for one in d])
+        best.append(np.max(sums, axis=0))
     return best[-1]
 
 
@@ -49,7 +51,7 @@ def test_bounds_and_attained_values(k):
     sigma, log_std = problem(2, k)
     d = np.arange(7)
     lower = capacity.lower_bounds(sigma, d)
-    np.testing.assert_allclose(lower, [slow_lower_bound(sigma, one) for one in d], atol=1e-8)
+    np.testing.assert_allclose(lower, slow_lower_bounds(sigma, d), atol=1e-8)
     attained = np.array([capacity.best_filter(sigma, log_std, one, 200)[0] for one in d])
     middle = capacity.beyond(capacity.canonical_correlations(sigma, 8), d)
     assert (middle <= lower + 1e-9).all()
@@ -58,13 +60,8 @@ def test_bounds_and_attained_values(k):
     independent = -log_std.sum()  # every variance is 1
     np.testing.assert_allclose([lower[0], attained[0]], independent)
     np.testing.assert_allclose([lower[-1], attained[-1]], 0, atol=1e-9)
-
-
-def test_the_greedy_filter_is_improved():
-    sigma, log_std = problem(3)
-    greedy = capacity.best_filter(sigma, log_std, 4, 1)[0]
-    best = capacity.best_filter(sigma, log_std, 4, 200)[0]
-    assert best < 0.95 * greedy
+    if k == 3:  # the greedy filter is improved
+        assert attained[2] < 0.95 * capacity.best_filter(sigma, log_std, 2, 1)[0]
 
 
 def test_a_simulated_filter_has_the_exact_kl():
@@ -72,7 +69,7 @@ def test_a_simulated_filter_has_the_exact_kl():
     d, layers = 2, 2
     sigma, log_std = problem(layers)
     wanted, maps = capacity.best_filter(sigma, log_std, d, 200)
-    z, mean_p = families.draw(families.prepare(families.family(layers, 3), torch.float64), 200_000)
+    z, mean_p = families.draw(families.prepare(families.family(layers, 3), torch.float64), 100_000)
     z, mean_p, std_p = z.numpy(), mean_p.numpy(), np.exp(log_std)
     state, kl = np.empty((0, z.shape[1])), 0.0
     for t, now in enumerate(z):
@@ -105,23 +102,16 @@ def test_command_line(tmp_path):
     assert table["attained_nats"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--d", "-1"], "--d -1: a state has at least 0 elements"),
-        (["--L", "10"], "L = 10 is no power of n = 4"),
-        (["--L", str(4**10)], "the dense algebra of L = 1,048,576 need"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "says"), [(["--d", "-1"], "--d -1"), (["--L", str(4**10)], "the dense algebra")])
 def test_refusals(flags, says, tmp_path):
     assert says in one_line_error(call_script(SCRIPT, *flags, "--out", tmp_path))
 
 
 def test_what_is_of_other_settings_is_refused(tmp_path):
     cfg = capacity.Settings(out=tmp_path, L=(16,), d=(1,))
-    capacity.Pieces(tmp_path / "capacity.parts", capacity.identity(cfg)).write("16-1", {"attained_nats": np.float64(7)})
-    capacity.main(cfg)
+    for run in (cfg, dataclasses.replace(cfg, iterations=5)):
+        pieces = capacity.Pieces(tmp_path / "capacity.parts", capacity.identity(cfg))
+        pieces.write("16-1", {"attained_nats": np.float64(7)})
+        with contextlib.nullcontext() if run is cfg else pytest.raises(UserError, match="other settings"):
+            capacity.main(run)
     assert pd.read_csv(tmp_path / "capacity.csv")["attained_nats"].tolist() == [7]  # the piece was not made again
-    capacity.Pieces(tmp_path / "capacity.parts", capacity.identity(cfg)).write("16-1", {"attained_nats": np.float64(7)})
-    with pytest.raises(UserError, match="other settings"):
-        capacity.main(capacity.Settings(out=tmp_path, L=(16,), d=(1,), iterations=5))

@@ -172,7 +172,7 @@ def test_the_family_and_the_seed_of_the_settings(tmp_path, changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["--L", 1000], "L = 1000 is no power of n = 4: give 1024 or 256"),
+        (["--L", 1000], "L = 1000 is no power of n = 4: give 1024, the nearest"),
         (["--L", 16, "--n", 3], "L = 16 is no power of n = 3"),
         (["--k", 5], "k = 5 copied columns of n = 4"),
         (["--model", "nothing-of-the-kind"], "nothing-of-the-kind"),

@@ -1,11 +1,6 @@
 """Curves of NLL against position, with standard errors by book; the gap between two models, and where it closes.
 
-What is measured is (documents, L); documents of one book are alike, so every error here is of the sums by book:
-
-    sums = book_sums(nll, books)                                 # (books, L), float64
-    mean, error = mean_by_book(sums, counts(books))              # (L,) each
-    found = gap([sums_of_a_seed, …], [sums_of_b_seed, …], n)     # b against a, per position or window
-    where = crossover(found, centres(windows(L)))                # and where one overtakes the other
+What is measured is (documents, L); documents of one book are alike, so every error here is of the sums by book.
 """
 
 from __future__ import annotations

@@ -50,12 +50,8 @@ def test_the_error_by_book_is_that_of_a_bootstrap():
     again = sums[drawn, 0].sum(axis=1) / weights[drawn].sum(axis=1)
     assert mean[0] == pytest.approx(sums.sum() / weights.sum())
     assert error[0] == pytest.approx(again.std(), rel=0.05)
-
-
-def test_with_books_of_one_size_it_is_that_of_their_means():
-    sums = np.random.default_rng(0).normal(size=(5, 3))
-    _, error = curves.mean_by_book(sums, np.full(5, 4))
-    np.testing.assert_allclose(error, (sums / 4).std(axis=0, ddof=1) / np.sqrt(5), rtol=1e-12)
+    _, error = curves.mean_by_book(sums, np.full(60, 4))  # with books of one size it is that of their means
+    assert error[0] == pytest.approx((sums / 4).std(ddof=1) / np.sqrt(60))
 
 
 def test_one_book_has_a_mean_and_no_error():
@@ -91,14 +87,8 @@ def test_pairing_takes_out_what_is_hard_for_both():
     _, alone = curves.mean_by_book(a, weights)
     assert (found.error < alone / 50).all()
     assert (found.lo95 > 0).all()
-
-
-def test_a_model_ties_with_itself():
-    sums = np.random.default_rng(0).normal(size=(5, 6))
-    found = curves.gap([sums], [sums], np.full(5, 2))
-    assert not found.gap.any()
-    assert (found.lo95 == 0).all()
-    assert (found.hi95 == 0).all()
+    tie = curves.gap([a], [a], weights)
+    assert not np.any([tie.gap, tie.lo95, tie.hi95])
 
 
 @pytest.mark.parametrize(
@@ -163,11 +153,3 @@ def test_the_other_direction_is_the_mirror():
     one, other = (curves.crossover(gap, positions) for gap in (found, mirrored))
     assert (one.direction, other.direction) == (1, -1)
     np.testing.assert_equal((one.position, one.lo95, one.hi95), (other.position, other.lo95, other.hi95))
-
-
-def test_no_crossover():
-    found, positions = made_up_pair(0, 0, np.random.default_rng(0))
-    above = curves.Gap(found.gap + 1, found.error, found.lo95 + 1, found.hi95 + 1)
-    never = curves.crossover(above, positions)
-    assert never.direction == 0
-    assert np.isnan([never.position, never.lo95, never.hi95]).all()
