@@ -10,10 +10,7 @@ errors and the fits of estimate_two_point.py. This is not in the paper. Processe
     topics      256 tokens in segments of all lengths: I(d) falls about as d^−0.9, and most pairs are rare
     shuffled    the books of topics with their tokens in random order: nothing decays
 
-Writes two_point.csv, a row for each process, quantity and distance, over the replications: truth, mean, bias, spread
-(sd, which mean_stderr should equal), and the coverage of the 95% interval, ± Student's t (clusters − 1) · stderr.
-coverage_of_mean is how often the interval contains the mean of all replications instead; if that is 0.95 and coverage
-is not, the errors are right and the estimate is biased. Quantities:
+Writes two_point.csv, a row for each process, quantity and distance, over the replications (`summed_up`). Quantities:
 
     mi              Î(d) as it is, with its plateau
     mi_corrected    Î(d) − C, with the interval of Î(d). truth: I(d) less the part that is the same at every distance,
@@ -22,17 +19,8 @@ is not, the errors are right and the estimate is biased. Quantities:
     alpha_gls, _wls, _ols   topics: α of power_plus_constant with its interval, and of _wls and _ols without one.
                     truth: the same law fitted to the exact I(d), weighted by the errors of all replications together
 
-Hardware: one CPU core, 5 to 8 minutes; a killed run continues where it stopped. Expect this coverage from 600
-replications of 100 books (each ± 0.02):
-    mi            0.93 to 0.94 for bernoulli, and 0.92 to 0.94 for markov up to d = 16. None for topics: Î is nine
-                  standard errors too high at d = 256. The first-order errors are 6% too small for markov and up to 15%
-                  for topics, whose pairs are rare; their intervals contain the mean in 0.90 to 0.96
-    mi_corrected  0.97 to 0.98 for shuffled, where the truth is 0. For topics 0.62, 0.82, 0.89 at d = 1, 2, 4 and 0.92
-                  to 1.00 beyond: the bias differs between distances (0.048 nats at d = 1, 0.036 at 256), and what C
-                  leaves of it is 8% of I(1). For markov 0.90 to 0.94 up to d = 8 and none from 32 on: it is no power
-                  law, and C comes out at −0.0008, which is more than I
-    alpha         for topics 0.81 ± 0.07 by gls and 0.82 by wls, both right, with a coverage of 0.93; by ols, the
-                  paper's, 0.37 ± 0.15 where 0.85 is right: if Î − C is as small as its errors, C goes to 0
+Hardware: one CPU core, 5 to 8 minutes; a killed run continues where it stopped. Expect the table of the folder's
+README: intervals of Î right where pairs are not rare, and the paper's fit (ols) at 0.37 where α is 0.85.
 """
 
 from __future__ import annotations
@@ -51,7 +39,6 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from common.cli import UserError, run
-from common.powerlaw import MIN_POINTS, Fit
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
@@ -91,15 +78,11 @@ class Settings:
         return [2**i for i in range(self.d_max.bit_length()) if 2**i <= self.d_max]
 
     def validate(self) -> None:
-        if not self.processes:
-            raise UserError(f"nothing to do: give --processes, some of {', '.join(get_args(ProcessName))}")
         for name, least in (("books", 2), ("replications", 2), ("workers", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: give at least {least}")
-        if self.d_max < 1 or len(self.distances) < MIN_POINTS:
-            raise UserError(f"--d-max {self.d_max}: a fit needs {MIN_POINTS} distances, so at least 4")
-        if self.tokens <= self.d_max:
-            raise UserError(f"--tokens {self.tokens} --d-max {self.d_max}: a book must be longer than the distance")
+        if not 4 <= self.d_max < self.tokens:
+            raise UserError(f"--d-max {self.d_max}: give at least 4, for a fit, and less than --tokens {self.tokens}")
 
 
 # What --preset sets in place of the defaults above.
@@ -108,15 +91,12 @@ PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE}
 
 
 class Source(NamedTuple):
-    """A process that is held against the truth."""
+    """What `summary` needs of a process; sample and information as in processes.py."""
 
     vocab_size: int
     sample: Callable[[np.random.Generator, int, int], np.ndarray]
-    """(generator, documents, L) to (documents, L) int32 token ids"""
     information: Callable[[int], float]
-    """I(W_i; W_{i+d}) in nats, exact"""
-    constant: float
-    """nats of it that every distance has"""
+    constant: float  # nats of it that every distance has
     decays_as_power: bool = False
 
 
@@ -170,21 +150,15 @@ def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arra
     rng, of = np.random.default_rng([cfg.seed, number, zlib.crc32(name.encode())]), source(name, cfg.tokens)
     counts, pairs, information = count(of.sample(rng, books, cfg.tokens), cfg.distances, of.vocab_size)
     mi, values = mutual_information(counts), unit_values(pairs, information)
-    fits = fit_some(np.array(cfg.distances), mi, values, of.decays_as_power)
+    fit = partial(fit_all, np.array(cfg.distances), mi, values, 0, 0)
+    fits = fit(["constant"])[0]
+    # If nothing decays `plateau` takes the constant, and the others are slow to fit.
+    if of.decays_as_power or not any(fit.law == "constant" and fit.p_value >= FLAT for fit in fits):
+        fits = fit(["constant", EXPONENTS["wls"], *[EXPONENTS["gls"]] * of.decays_as_power])[0]
     taken_off, by_law = plateau(fits), {fit.law: fit for fit in fits}
     C = taken_off.parameters["C"][0] if taken_off else math.nan
     alpha = [by_law[law].parameters["alpha"] if law in by_law else (math.nan,) * 3 for law in EXPONENTS.values()]
     return {"mi": mi, "values": values, "C": np.array(C), "alpha": np.array(alpha)}
-
-
-def fit_some(d: np.ndarray, mi: np.ndarray, values: np.ndarray, exponents: bool) -> list[Fit]:
-    """The fits of `fit_all` that `plateau` looks at, and those of EXPONENTS if they are wanted."""
-    fits, _, _ = fit_all(d, mi, values, 0, 0, ["constant"])
-    flat = any(fit.law == "constant" and fit.p_value >= FLAT for fit in fits)
-    if flat and not exponents:  # then `plateau` takes the constant, and the others are slow to fit
-        return fits
-    laws = ["constant", EXPONENTS["wls"], *([EXPONENTS["gls"]] if exponents else [])]
-    return fit_all(d, mi, values, 0, 0, laws)[0]
 
 
 def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
