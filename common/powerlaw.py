@@ -131,8 +131,8 @@ class Fit:
 
     def rows(self) -> list[dict[str, float | str]]:
         """One row of fit.csv for each parameter."""
-        shared = {name: getattr(self, name) for name in ("L_min", "L_max", "chi2", "dof", "aicc")}
-        shared |= {name: getattr(self, name) for name in ("p_value", "heldout_error", "scale")}
+        names = ("L_min", "L_max", "chi2", "dof", "aicc", "p_value", "heldout_error", "scale")
+        shared = {name: getattr(self, name) for name in names}
         return [
             {"law": self.law, "parameter": name, "value": value, "lo95": low, "hi95": high, **shared}
             for name, (value, low, high) in self.parameters.items()

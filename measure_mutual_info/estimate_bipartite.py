@@ -175,8 +175,7 @@ def bootstrap_power(
 
     L: (p,). values: (documents, p) terms in nats. units: (documents,) what is resampled. shift_nats: what a
     resampling (how often each unit was drawn) adds to every term. The unweighted line keeps to the lengths that it has
-    here; a resampling that puts one of them at or below 0 is left out. Partners' books are not resampled with those of
-    Y.
+    here; a resampling that puts one of them at or below 0 is left out. The books of X' are not resampled.
     """
     above = values.mean(axis=0) > 0
 
@@ -233,13 +232,12 @@ def _entropy_shift(
 
     shares: ngrams and entropy_nats by book. Books that were counted and not scored stay as they are.
     """
-    scored = shares.loc[np.unique(units)]
-    rest = shares.drop(scored.index)
-    ngrams, rest_ngrams = scored["ngrams"].to_numpy(), rest["ngrams"].sum()
-    sums, rest_sum = ngrams * scored["entropy_nats"].to_numpy(), rest["ngrams"] @ rest["entropy_nats"]
+    place = shares.index.get_indexer(np.unique(units))
 
     def shift(drawn: np.ndarray) -> float:
-        return weight * ((drawn @ sums + rest_sum) / max(drawn @ ngrams + rest_ngrams, 1) - entropy_nats)
+        times = np.ones(len(shares))
+        times[place] = drawn
+        return weight * (np.average(shares["entropy_nats"], weights=times * shares["ngrams"]) - entropy_nats)
 
     return shift
 

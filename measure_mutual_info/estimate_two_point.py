@@ -144,20 +144,11 @@ def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
     name, known = law.removesuffix("_wls"), covariance_is_known(values) and not law.endswith("_wls")
     if not known:
         covariance, shrinkage = np.diag(np.diag(covariance)), 1.0
-    fit = fit_law(name, d, mi, covariance, len(values), shrinkage)
-    if not known:
-        unclaimed = {name: (value, math.nan, math.nan) for name, (value, *_) in fit.parameters.items()}
-        fit = replace(fit, law=law, parameters=unclaimed)
-    return falling(fit)
-
-
-def falling(fit: Fit) -> Fit:
-    """The same fit with −β as the parameter alpha, where it has a β."""
-    if "beta" not in fit.parameters:
-        return fit
-    parameters = dict(fit.parameters)
-    beta, low, high = parameters.pop("beta")
-    return replace(fit, parameters={"A": parameters.pop("A"), "alpha": (-beta, -high, -low), **parameters})
+    fit, parameters = fit_law(name, d, mi, covariance, len(values), shrinkage), {}
+    for parameter, (value, low, high) in fit.parameters.items():
+        low, high = (low, high) if known else (math.nan, math.nan)
+        parameters |= {"alpha": (-value, -high, -low)} if parameter == "beta" else {parameter: (value, low, high)}
+    return replace(fit, law=law, parameters=parameters)
 
 
 def covariance_is_known(values: np.ndarray) -> bool:

@@ -3,7 +3,7 @@
     NoisySantaFe        I grows about as ℓ^β                  a power law, the shape claimed for text
     BernoulliUniform    I = ½ ln ℓ + a constant               a logarithm
     MarkovChain         I is the same at every ℓ              no growth
-    Topics              two-point information alone, which falls as a power of d
+    Topics, Shuffled    two-point information alone, which falls as a power of d, or stands still
 
 A process has a `name`, parameters included, for tables and folders, and
 
@@ -289,10 +289,19 @@ class Topics:
         """I(W_i; W_{i+d}) in nats."""
         return self.information(float(self.same_segment(np.array(d))))
 
-    def two_point_information_shuffled(self, L: int) -> float:
-        """I(W_i; W_j) in nats of documents of L tokens in random order: two of them came from any two places."""
-        d = np.arange(1, L)
-        return self.information(float((L - d) @ self.same_segment(d)) / (L * (L - 1) / 2))
+
+@dataclass(frozen=True)
+class Shuffled(Topics):
+    """Documents of Topics, `tokens` long each, in random order: any two tokens came from any two places."""
+
+    tokens: int = 1000
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        return rng.permuted(super().sample(rng, documents, L), axis=1)
+
+    def two_point_information(self, d: int) -> float:
+        L, apart = self.tokens, np.arange(1, self.tokens)
+        return self.information(float((L - apart) @ self.same_segment(apart)) / (L * (L - 1) / 2))
 
 
 Process = NoisySantaFe | MarkovChain | BernoulliUniform

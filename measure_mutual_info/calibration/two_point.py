@@ -28,11 +28,10 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,7 @@ from scipy.special import stdtrit
 from common.cli import UserError, run
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
-from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
+from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Shuffled, Topics
 from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, summed_up
 from measure_mutual_info.counting.entropy import grassberger_g
 from measure_mutual_info.estimate_two_point import FLAT, KINDS, fit_all, mutual_information, plateau, unit_values
@@ -90,37 +89,14 @@ SMOKE = {"replications": 10, "books": 30, "tokens": 200, "d_max": 16, "workers":
 PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE}
 
 
-class Source(NamedTuple):
-    """What `summary` needs of a process; sample and information as in processes.py."""
-
-    vocab_size: int
-    sample: Callable[[np.random.Generator, int, int], np.ndarray]
-    information: Callable[[int], float]
-    constant: float  # nats of it that every distance has
-    decays_as_power: bool = False
-
-
-def source(name: ProcessName, tokens: int) -> Source:
-    """One of the processes; tokens: of a document, which the information of shuffled ones depends on."""
-    if name == "markov":
-        chain = MarkovChain()
-        return Source(len(chain.P), chain.sample, chain.two_point_information, 0.0)
-    if name == "bernoulli":
-        coins = BernoulliUniform()
-        return Source(2, coins.sample, coins.two_point_information, coins.two_point_information(1))
-    topics = Topics()
-    if name == "topics":
-        return Source(topics.vocab_size, topics.sample, topics.two_point_information, 0.0, decays_as_power=True)
-    left = topics.two_point_information_shuffled(tokens)
-
-    def sample(rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        return rng.permuted(topics.sample(rng, documents, L), axis=1)
-
-    return Source(topics.vocab_size, sample, lambda d: left, left)
+def source(name: ProcessName, tokens: int) -> MarkovChain | BernoulliUniform | Topics:
+    """One of the processes; tokens: of a document."""
+    made = {"markov": MarkovChain(), "bernoulli": BernoulliUniform(), "topics": Topics()}
+    return made.get(name) or Shuffled(tokens=tokens)
 
 
 def count(
-    ids: np.ndarray, distances: list[int], vocab_size: int
+    ids: np.ndarray, distances: list[int]
 ) -> tuple[dict[str, dict[int, tuple[np.ndarray, np.ndarray]]], np.ndarray, np.ndarray]:
     """Counts of counts by kind and distance; pairs and information of each book, (books, distances), `unit_values`.
 
@@ -130,7 +106,7 @@ def count(
     left = ids[:, :starts]
     for d in distances:
         right, entropies = ids[:, d : d + starts], []
-        for kind, keys in zip(KINDS, (left, right, left * vocab_size + right), strict=True):
+        for kind, keys in zip(KINDS, (left, right, left * (ids.max() + 1) + right), strict=True):
             seen = np.bincount(keys.ravel())
             occurrences, place, types = np.unique(seen[seen > 0], return_inverse=True, return_counts=True)
             counts[kind][d] = occurrences, types
@@ -147,14 +123,15 @@ def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arra
     mi: (p,) Î(d), nats. values: (units, p) of `unit_values`. C: the plateau, nats. alpha: (EXPONENTS, 3) with the
     interval. NaN where there is none.
     """
-    rng, of = np.random.default_rng([cfg.seed, number, zlib.crc32(name.encode())]), source(name, cfg.tokens)
-    counts, pairs, information = count(of.sample(rng, books, cfg.tokens), cfg.distances, of.vocab_size)
+    rng = np.random.default_rng([cfg.seed, number, zlib.crc32(name.encode())])
+    ids = source(name, cfg.tokens).sample(rng, books, cfg.tokens)
+    counts, pairs, information = count(ids, cfg.distances)
     mi, values = mutual_information(counts), unit_values(pairs, information)
     fit = partial(fit_all, np.array(cfg.distances), mi, values, 0, 0)
     fits = fit(["constant"])[0]
     # If nothing decays `plateau` takes the constant, and the others are slow to fit.
-    if of.decays_as_power or not any(fit.law == "constant" and fit.p_value >= FLAT for fit in fits):
-        fits = fit(["constant", EXPONENTS["wls"], *[EXPONENTS["gls"]] * of.decays_as_power])[0]
+    if name == "topics" or not any(fit.law == "constant" and fit.p_value >= FLAT for fit in fits):
+        fits = fit(["constant", EXPONENTS["wls"], *[EXPONENTS["gls"]] * (name == "topics")])[0]
     taken_off, by_law = plateau(fits), {fit.law: fit for fit in fits}
     C = taken_off.parameters["C"][0] if taken_off else math.nan
     alpha = [by_law[law].parameters["alpha"] if law in by_law else (math.nan,) * 3 for law in EXPONENTS.values()]
@@ -163,19 +140,20 @@ def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arra
 
 def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
     """The rows of two_point.csv of one process. found: the arrays of `replicate`, those of all replications stacked."""
-    of, (mi, values, C, alpha) = source(name, cfg.tokens), (found[array] for array in ARRAYS)
+    mi, values, C, alpha = (found[array] for array in ARRAYS)
     units = values.shape[1]
     t, error = stdtrit(units - 1, 0.975), values.std(axis=1, ddof=1) / math.sqrt(units)
-    distances, truth = np.array(cfg.distances), np.array([of.information(d) for d in cfg.distances])
-    rows = []
-    for quantity, estimates, true in (("mi", mi, truth), ("mi_corrected", mi - C[:, None], truth - of.constant)):
+    of, distances, rows = source(name, cfg.tokens), np.array(cfg.distances), []
+    truth = np.array([of.two_point_information(d) for d in cfg.distances])
+    constant = truth[0] if name in ("bernoulli", "shuffled") else 0.0  # what every distance has
+    for quantity, estimates, true in (("mi", mi, truth), ("mi_corrected", mi - C[:, None], truth - constant)):
         for i, d in enumerate(cfg.distances):
             one, half = estimates[:, i], t * error[:, i]
             row = summed_up(one, one - half, one + half, true[i]) | {"mean_stderr": error[:, i].mean()}
             rows.append(row | {"quantity": quantity, "d_tokens": d})
     none = np.full(len(C), math.nan)
     rows.append(summed_up(C, none, none, math.nan) | {"quantity": "C"})
-    if of.decays_as_power:
+    if name == "topics":
         pool = (values - values.mean(axis=1, keepdims=True)).reshape(-1, len(truth))
         # The same laws fitted to the exact curve, with the covariance of all replications together.
         fits = {fit.law: fit.parameters for fit in fit_all(distances, truth, pool - pool.mean(axis=0) + truth, 0, 0)[0]}

@@ -13,8 +13,7 @@ from scipy.integrate import quad
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from measure_mutual_info.calibration import two_point
-from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Topics
+from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Shuffled, Topics
 from measure_mutual_info.calibration.replications import summed_up
 from measure_mutual_info.calibration.two_point import Settings, count, replicate, summary
 from measure_mutual_info.estimate_two_point import KINDS, read_information, read_pairs
@@ -91,19 +90,18 @@ def test_topics_are_drawn_as_they_say():
 
 def test_shuffled_documents_keep_what_they_are_about():
     """400,000 documents of five tokens in random order, any two places, against the closed form."""
-    process = Topics(topics=2, words=1, own=1.0, decay=0.3)
-    ids = np.random.default_rng(0).permuted(process.sample(np.random.default_rng(1), 400_000, 5), axis=1)
+    process = Shuffled(topics=2, words=1, own=1.0, decay=0.3, tokens=5)
+    ids = process.sample(np.random.default_rng(0), 400_000, 5)
     for i, j in ((0, 1), (1, 4)):
         joint = np.bincount(2 * ids[:, i] + ids[:, j], minlength=4).reshape(2, 2) / len(ids)
-        assert process.two_point_information_shuffled(5) == pytest.approx(of_joint(joint), rel=0.03)
+        assert process.two_point_information(abs(i - j)) == pytest.approx(of_joint(joint), rel=0.03)
 
 
 def test_truth_of_an_exponent_is_that_of_the_exact_curve(monkeypatch):
     """A power law that is known: all three ways find its exponent."""
     d, values = 2 ** np.arange(9), 1e-3 * np.random.default_rng(0).standard_normal((3, 50, 9))
     curve = dict(zip(d.tolist(), (0.3 * d**-0.7 + 0.01).tolist(), strict=True))
-    source = two_point.Source(3, lambda *_: None, curve.get, 0.0, decays_as_power=True)
-    monkeypatch.setattr(two_point, "source", lambda name, tokens: source)
+    monkeypatch.setattr(Topics, "two_point_information", lambda self, d: curve[d])
     found = {"mi": values.mean(axis=1), "values": values, "C": np.zeros(3), "alpha": np.zeros((3, 3, 3))}
     table = summary(Settings(d_max=256), "topics", found).set_index("quantity")
     assert table.loc[["alpha_gls", "alpha_wls", "alpha_ols"], "truth"].to_numpy() == pytest.approx(0.7, rel=1e-4)
@@ -121,7 +119,7 @@ def test_counts_in_memory_are_those_of_count_ngrams(tmp_path):
     assert done.returncode == 0, done.stderr
     wanted = read_pairs(out)
     wanted_pairs, wanted_information = read_information(out, wanted)
-    counts, pairs, information = count(ids, distances, 15)
+    counts, pairs, information = count(ids, distances)
     for kind in KINDS:
         assert list(counts[kind]) == distances
         for d in distances:
