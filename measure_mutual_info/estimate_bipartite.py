@@ -101,27 +101,19 @@ def per_document_terms(
     itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `x_donor`; a document whose
     x_donor has no scores is NaN there. Where the x_donors are a permutation of the documents its mean is that of
     direct, whatever the pairing: the spread of its terms is the error only of pairs drawn afresh.
-    ValueError: unknown estimator.
     """
     given_x, alone, first2, given_other_x = (
         scores.pivot(index="document", columns=["ell_tokens", "L_tokens"], values=column).sort_index(axis=1)
         for column in LOGQ
     )
-    x_donor = scores.drop_duplicates("document").set_index("document")["x_donor"]
-    match estimator:
-        case "direct":
-            return given_x - alone
-        case "direct_corrected":
-            if first2_entropy_nats is None:
-                raise ValueError("direct_corrected needs first2_entropy_nats")
-            return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
-        case "vclub":
-            return given_x - given_other_x
-        case "context_mismatch":
-            return alone - given_other_x
-        case "direct_unpaired":
-            return given_x - alone.reindex(x_donor[given_x.index]).set_axis(given_x.index)
-    raise ValueError(f"unknown estimator {estimator!r}")
+    if estimator == "direct_corrected":
+        return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
+    if estimator == "direct_unpaired":
+        x_donor = scores.drop_duplicates("document").set_index("document")["x_donor"]
+        return given_x - alone.reindex(x_donor[given_x.index]).set_axis(given_x.index)
+    pairs = {"direct": (given_x, alone), "vclub": (given_x, given_other_x), "context_mismatch": (alone, given_other_x)}
+    with_x, without = pairs[estimator]
+    return with_x - without
 
 
 def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame) -> pd.DataFrame:
@@ -242,24 +234,26 @@ def _entropy_shift(
     return shift
 
 
-def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame | None, str]:
-    """Grassberger's 2-gram entropy in nats, each book's ngrams and entropy_nats, and how far to trust it in a line.
+def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame | None]:
+    """Grassberger's 2-gram entropy in nats; each book's ngrams and entropy_nats, None without counts_by_book.csv.
 
-    The share of 2-grams seen only once is about the chance that the next one is new (Good and Turing): where it is not
-    small, as in a few books, the entropy is still well below the truth. No shares beside counts.csv: None.
+    Prints the share of 2-grams seen only once, about the chance that the next one is new (Good and Turing): where it is
+    not small, as in a few books, the entropy is still well below the truth.
     UserError: no 2-grams, or as `read_counts`, `read_shares`.
     """
     counts = read_counts(path, ["ngram"], source, tokenizer)
     if 2 not in counts.by_kind["ngram"]:
         raise UserError(f"{path} has no 2-grams (kind ngram, n_or_d 2): run count_ngrams.py with --n 1 2")
     occurrences, types = counts.by_kind["ngram"][2]
+    entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
+    once = types[occurrences == 1].sum() / total
+    print(
+        f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once: too low if many"
+    )
     shares = read_shares(path, counts)
     if shares is not None:
         shares = pd.DataFrame({"ngrams": shares[0]["ngram", 2], "entropy_nats": shares[1]["ngram", 2]})
-    entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
-    once = types[occurrences == 1].sum() / total
-    line = f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once"
-    return entropy, shares, f"{line}: the more, the further it is below the truth"
+    return entropy, shares
 
 
 def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
@@ -292,8 +286,7 @@ def main(cfg: Settings) -> None:
     start = provenance.get("start_token", "unknown")
     print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}; start token (BOS): {start}")
     if cfg.counts:
-        first2_entropy, shares, line = read_first2(cfg.counts, source, provenance.get("tokenizer"))
-        print(line)
+        first2_entropy, shares = read_first2(cfg.counts, source, provenance.get("tokenizer"))
         inputs += [cfg.counts, *[cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv")] * (shares is not None)]
     if book.nunique() == 1:
         print("one book: the resampling is over its documents, and says nothing about other books")

@@ -259,10 +259,6 @@ def main(cfg: Settings) -> None:
     print(f"source {names['source']}, tokenizer {names['tokenizer']}, {len(d)} distances, {unit}")
 
     n_pairs = [entropy.sample_size(*of) for of in counts.by_kind["pair"].values()]
-    once = [float(types[occurrences == 1].sum()) for occurrences, types in counts.by_kind["pair"].values()]
-    if min(n_pairs) < 0.95 * max(n_pairs):
-        fewest = min(n_pairs) / max(n_pairs)
-        print(f"at some distance there are {fewest:.0%} of the pairs of another: fewer pairs, higher plateau")
     if values is not None and not covariance_is_known(values[:, inside]):
         print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AICc take them as independent")
     tables, fit_table, sweep_table, corrected_by = [], [], [], None
@@ -289,10 +285,9 @@ def main(cfg: Settings) -> None:
     fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
     windows = pd.DataFrame(sweep_table, columns=BIPARTITE_SWEEP_COLUMNS)
     windows = windows.assign(alpha=-windows["beta"], lo95=-windows["hi95"], hi95=-windows["lo95"])[SWEEP_COLUMNS]
-    facts = {"pairs_seen_once": dict(zip(d.tolist(), (np.array(once) / n_pairs).tolist(), strict=True))}
-    facts |= {"plateau_of": corrected_by.law if corrected_by else None}
     for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows)):
-        write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, **facts)
+        plateau_of = corrected_by.law if corrected_by else None
+        write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, plateau_of=plateau_of)
     shown = ["law", "parameter", "value", "boot_lo95", "boot_hi95", "chi2", "dof", "p_value", "selected"]
     shown = fits.loc[fits["estimator"] == "grassberger", shown]
     print(shown.to_string(index=False, float_format="{:.5g}".format))

@@ -278,19 +278,18 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
     return rounded(pd.DataFrame(rows).reindex(columns=COVERAGE_COLUMNS).astype({"L_tokens": "Int64"}))
 
 
-def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
-    """All of one process: do what is missing, then write its three CSVs, coverage.csv last. Returns the last."""
+def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
+    """All of one process: do what is missing, then write its three CSVs, coverage.csv last."""
     started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
     pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
     found = replicated(pools, do, ("mean", "scatter"), pieces, cfg.workers, f"{process.name}, truth")
     exact = truth(cfg, process, *(np.concatenate([part[name] for part in found]) for name in ("mean", "scatter")))
     found = replicated(cfg.work, do, ("mi", "stderr", *METHODS), pieces, cfg.workers, f"{process.name}, replications")
     facts = {"identity": pieces.wanted, "window_L_tokens": cfg.window}
-    made = tables(cfg, process, *exact, found)
-    for name, table in zip(("calibration", "calibration_fit", "coverage"), made, strict=True):
+    names = ("calibration", "calibration_fit", "coverage")
+    for name, table in zip(names, tables(cfg, process, *exact, found), strict=True):
         write_csv(folder / f"{name}.csv", table, cfg, started=started, **facts)
     pieces.remove()
-    return made[-1]
 
 
 def main(cfg: Settings) -> None:
@@ -303,10 +302,8 @@ def main(cfg: Settings) -> None:
         else:
             todo.append((process, Pieces(result.with_name("coverage.csv.parts"), wanted)))
     for process, pieces in todo:
-        summary = calibrate(cfg, process, pieces)
+        calibrate(cfg, process, pieces)
         print(f"{process.name}, fits over L = {cfg.window[0]} to {cfg.window[-1]}, in {cfg.out / process.name}")
-        shown = ["predictor", "estimator", "n_documents", "quantity", "L_tokens", "truth", "mean", "sd", "coverage"]
-        print(summary[shown].to_string(index=False, na_rep=""))
 
 
 if __name__ == "__main__":

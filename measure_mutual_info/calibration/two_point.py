@@ -178,11 +178,9 @@ def main(cfg: Settings) -> None:
         work = blocks(name, cfg.books, cfg.replications)
         parts = replicated(work, partial(replicate, cfg), ARRAYS, pieces, cfg.workers, name)
         tables.append(summary(cfg, name, {array: np.concatenate([part[array] for part in parts]) for array in ARRAYS}))
-    table = pd.concat(tables, ignore_index=True)
-    write_csv(out, table, cfg, started=started, identity=wanted)
+    write_csv(out, pd.concat(tables, ignore_index=True), cfg, started=started, identity=wanted)
     pieces.remove()
-    shown = ["process", "quantity", "d_tokens", "truth", "mean", "sd", "mean_stderr", "coverage", "coverage_of_mean"]
-    print(table[shown].to_string(index=False, na_rep=""), f"wrote {out}", sep="\n\n")
+    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_against_scipy_curve_fit():
     assert fit.p_value == pytest.approx(stats.chi2.sf(fit.chi2, 7), rel=1e-9)
 
 
-@pytest.mark.parametrize("law", ["power", "power_plus_constant", "saturating"])
+@pytest.mark.parametrize("law", ["power", "power_plus_constant", "saturating", "constant"])
 def test_linear_scale_against_scipy_curve_fit(law):
     """Where a point lies near 0 the residuals are those of I itself: scipy fits the formula."""
     rng = np.random.default_rng(5)
@@ -128,8 +128,12 @@ def test_linear_scale_against_scipy_curve_fit(law):
     assert fit.scale == "linear"
     assert [value for value, _, _ in fit.parameters.values()] == pytest.approx(values, rel=1e-3)
     assert fit.chi2 == pytest.approx(np.sum(info["fvec"] ** 2), rel=1e-6)
-    _, low, high = fit.parameters["beta"]
-    half = 1.959963984540054 * math.sqrt(np.diag(errors)[list(fit.parameters).index("beta")])
+    assert fit.aicc == pytest.approx(
+        fit.chi2 + 2 * len(values) + 2 * len(values) * (len(values) + 1) / (8 - len(values))
+    )
+    name = "C" if law == "constant" else "beta"
+    _, low, high = fit.parameters[name]
+    half = 1.959963984540054 * math.sqrt(np.diag(errors)[list(fit.parameters).index(name)])
     if law == "saturating":  # its β is positive: the interval is one of its logarithm
         low, high, half = math.log(low), math.log(high), half / values[2]
     assert (high - low) / 2 == pytest.approx(half, rel=1e-2)
