@@ -172,10 +172,8 @@ def fit_law(
     if len(points.mi) < needed:
         raise NoFitError(f"{len(points.mi)} points, and {needed} are needed")
     if significant < MIN_POINTS and law != "constant":
-        raise NoFitError(
-            f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0, "
-            f"and {MIN_POINTS} are needed"
-        )
+        clear = f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0"
+        raise NoFitError(f"{clear}, and {MIN_POINTS} are needed")
     return _fit(law, points)
 
 

@@ -68,7 +68,7 @@ LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and 
 @dataclass(frozen=True)
 class Settings:
     counts: Path
-    """counts.csv of count_ngrams.py; the shares of the books lie beside it as counts_by_book.csv"""
+    """counts.csv of count_ngrams.py, with counts_by_book.csv beside it"""
     out: Path
     """folder for two_point.csv, fit.csv and sweep.csv"""
     d_min: int = 1
@@ -111,14 +111,14 @@ def read_pairs(path: Path) -> Counts:
     return counts
 
 
-def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray] | None:
+def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Pairs and information of each unit as `unit_values` takes them, at the distances of `counts`, ascending.
 
-    path: of the counts. None where no counts_by_book.csv lies beside it. UserError: as `read_shares`.
+    path: of the counts. NoFitError: no counts_by_book.csv lies beside it. UserError: as `read_shares`.
     """
     shares = read_shares(path, counts)
     if shares is None:
-        return None
+        raise NoFitError("no shares of books beside the counts")
     d = list(counts.by_kind["pair"])
     left, right, both = (shares[1][kind][d].to_numpy() for kind in KINDS)
     return shares[0]["pair"][d].to_numpy(), left + right - both
@@ -241,20 +241,17 @@ def main(cfg: Settings) -> None:
     inputs, d = [cfg.counts], np.array(list(counts.by_kind["pair"]))
     inside = (cfg.d_min <= d) & (d <= cfg.d_max)
     values, error, unit = None, np.full(len(d), math.nan), "no units"
-    by_book = read_information(cfg.counts, counts)
-    if by_book is not None:
+    try:
+        by_book = read_information(cfg.counts, counts)
         inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
         unit = f"{len(by_book[0])} units"
-        try:
-            values = unit_values(*by_book)
-            error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
-            if np.isnan(error[inside]).any():
-                print(f"left out of the fits, as one unit has all pairs: d = {d[inside & np.isnan(error)].tolist()}")
-                inside &= ~np.isnan(error)
-        except NoFitError as reason:
-            print(f"no errors and no weights: {reason} (there are {unit})")
-    else:
-        print("no errors and no weights: no shares of books beside the counts")
+        values = unit_values(*by_book)
+        error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
+        if np.isnan(error[inside]).any():
+            print(f"left out of the fits, as one unit has all pairs: d = {d[inside & np.isnan(error)].tolist()}")
+            inside &= ~np.isnan(error)
+    except NoFitError as reason:
+        print(f"no errors and no weights: {reason} ({unit})")
     names = {"source": counts.source, "tokenizer": last_part(counts.tokenizer)}
     print(f"source {names['source']}, tokenizer {names['tokenizer']}, {len(d)} distances, {unit}")
 

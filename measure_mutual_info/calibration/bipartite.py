@@ -107,11 +107,8 @@ class Settings:
     @property
     def sources(self) -> list[Process]:
         """The processes, Santa Fe with every beta and epsilon."""
-        made: dict[str, list[Process]] = {
-            "santa_fe": [NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons],
-            "markov": [MarkovChain()],
-            "bernoulli": [BernoulliUniform()],
-        }
+        made = {"markov": [MarkovChain()], "bernoulli": [BernoulliUniform()]}
+        made["santa_fe"] = [NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons]
         return [process for kind in self.processes for process in made[kind]]
 
     @property
@@ -199,9 +196,8 @@ def gls(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
 
 def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     """FIT_VALUES of the paper's straight line over the window, with the textbook interval of its slope."""
-    mi = terms.mean()
+    mi, values = terms.mean(), np.full(len(FIT_VALUES), np.nan)
     mi = mi[(mi.index.get_level_values("L_tokens") >= cfg.L_fit_min) & (mi > 0)]
-    values = np.full(len(FIT_VALUES), np.nan)
     if len(mi) >= MIN_POINTS:
         line = linregress(np.log(mi.index.get_level_values("L_tokens")), np.log(mi))
         half = stdtrit(len(mi) - 2, 0.975) * line.stderr

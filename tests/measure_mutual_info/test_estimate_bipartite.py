@@ -21,11 +21,10 @@ from measure_mutual_info.estimate_bipartite import (
     fit_ratio,
     per_document_terms,
 )
-from measure_mutual_info.scoring.tables import LOGQ, read_scores
+from measure_mutual_info.scoring.tables import LOGQ, SCORES, read_scores
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "measure_mutual_info/estimate_bipartite.py"
-COLUMNS = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
 BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
 BIPARTITE += ["context_mismatch_nats", "context_mismatch_stderr_nats", "correction_nats", "correction_stderr_nats"]
 
@@ -73,7 +72,7 @@ def hand_scores() -> pd.DataFrame:
         for ell, L in ((2, 4), (4, 8)):
             base = -ell * scale
             rows.append((document, "book", ell, L, base, base - ell, -0.5 * scale, base - 2 * ell * scale, x_donor))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=SCORES)
 
 
 def chain_scores(documents: int, seed: int, L_max: int = 32) -> tuple[pd.DataFrame, np.ndarray]:
@@ -100,7 +99,7 @@ def chain_scores(documents: int, seed: int, L_max: int = 32) -> tuple[pd.DataFra
                 "logq_y_given_other_x_nats": np.log(P[chains[x_donor, ell - 1], chains[:, ell]]) + inside,
                 "x_donor": [f"chain#{i:04d}" for i in x_donor],
             }
-            tables.append(pd.DataFrame(values, columns=COLUMNS))
+            tables.append(pd.DataFrame(values, columns=SCORES))
     return pd.concat(tables), chains
 
 
@@ -135,14 +134,6 @@ def test_correction_replaces_the_models_head():
     # All weight on the counts; none on them is direct.
     assert per_document_terms(scores, "direct_corrected", counted, 1.0)[(2, 4)].tolist() == [4.5, 4, 3]
     assert per_document_terms(scores, "direct_corrected", counted, 0.0).equals(per_document_terms(scores, "direct"))
-
-
-def test_unpaired_has_the_same_mean_under_a_permutation():
-    scores, _ = chain_scores(50, seed=1)
-    paired, unpaired = per_document_terms(scores, "direct"), per_document_terms(scores, "direct_unpaired")
-    assert unpaired.mean().to_numpy() == pytest.approx(paired.mean().to_numpy(), abs=1e-12)
-    assert (unpaired[(16, 32)] != paired[(16, 32)]).any()
-    assert unpaired[(16, 32)].var() > 5 * paired[(16, 32)].var()
 
 
 def test_hand_scores_through_the_command_line(tmp_path):
@@ -246,7 +237,7 @@ def power_scores(books: int, documents: int, flavour: float = 0.0, seed: int = 0
                 "logq_y_given_other_x_nats": alone - term,
                 "x_donor": f"book{(book + 1) % books}#{number:04d}",
             }
-            rows.append(pd.DataFrame(values, columns=COLUMNS))
+            rows.append(pd.DataFrame(values, columns=SCORES))
     return pd.concat(rows)
 
 
@@ -356,15 +347,6 @@ def test_documents_that_repeat_another_are_left_out(tmp_path):
     assert set(pd.read_csv(tmp_path / "bipartite.csv")["n_documents"]) == {9}
 
 
-def test_ratios_that_are_no_binary_fractions(tmp_path):
-    ell = 7 * 2 ** np.arange(5)
-    scores = power_scores(2, 6)
-    scores = scores[scores["L_tokens"] <= 64]
-    scores["ell_tokens"], scores["L_tokens"] = np.tile(ell, 12), np.tile(29 * ell // 7, 12)
-    run(tmp_path, scores, "--bootstrap", 0)
-    assert len(pd.read_csv(tmp_path / "sweep.csv")) == 2 * 10
-
-
 def test_a_line_keeps_to_its_lengths_when_books_are_resampled():
     """A length that is negative here and positive in a resampling would be a lever that the estimate has not."""
     scores = power_scores(6, 10)
@@ -459,7 +441,6 @@ def put(column: str, value: object, document: str | None = None):
         (lambda scores: pd.concat([scores, scores.iloc[[3]]]), "line 8 (document b, ell 4, L 8): a row that is there"),
         (lambda scores: scores.iloc[:-1], "line 6 (document c, ell 2, L 4): a document without some of the (ell, L)"),
         (lambda scores: scores[scores["document"] == "a"], "1 documents; at least two with scores are needed"),
-        (put("logq_y_nats", None), "3 documents, 3 of them left out (3 without scores"),
         (put("logq_y_nats", "many", "b"), "line 4: logq_y_nats is 'many', not a number"),
         (put("L_tokens", 2, "b"), "line 4 (document b, ell 2, L 2): not 1 <= ell < L"),
         (put("ell_tokens", 2.5, "c"), "line 6: ell_tokens is '2.5', not a whole number"),
