@@ -235,9 +235,9 @@ def tables(
         seeds = cfg.seed + np.array(block.numbers)
         for e, estimator in enumerate(ESTIMATORS):
             names = dict(zip(KINDS, (process.name, block.kind, estimator, block.documents), strict=True))
-            rows = {"L_tokens": np.tile(L, block.count), "seed": seeds.repeat(len(L))}
+            rows = {"L_tokens": np.tile(L, len(seeds)), "seed": seeds.repeat(len(L))}
             rows |= {"mi_nats": part["mi"][:, e].ravel(), "stderr_nats": part["stderr"][:, e].ravel()}
-            estimates.append(pd.DataFrame(rows | {"mi_true_nats": np.tile(mi, block.count)}).assign(**names))
+            estimates.append(pd.DataFrame(rows | {"mi_true_nats": np.tile(mi, len(seeds))}).assign(**names))
             for method in METHODS:
                 rows = pd.DataFrame(part[method][:, e], columns=FIT_VALUES)
                 rows["selected"] = laws[rows["selected"].fillna(-1).astype(int)]
