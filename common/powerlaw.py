@@ -2,9 +2,9 @@
 
 Points at different L come from the same documents, so their errors are correlated. `fit_law` is generalised least
 squares with the documents' covariance, on log I, or on I itself where a point lies so near 0 that its logarithm is not
-near normal; `fit_power_ols` is the paper's unweighted line in log-log, which knows no errors. `sweep` is the same fit
-over every window of lengths, down to two of them, the local slope; `bootstrap_intervals` asks whole books instead of
-single documents. Natural logarithms; I in nats, L in tokens (or d, for two-point information).
+near normal; `fit_power_ols` is the paper's unweighted line in log-log. `sweep` is the same fit over every window of
+lengths; `bootstrap_intervals` asks whole books instead of single documents. Natural logarithms; I in nats, L in tokens
+(or d, for two-point information).
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class Fit:
 
     def rows(self) -> list[dict[str, float | str]]:
         """One row of fit.csv for each parameter."""
-        shared = {name: getattr(self, name) for name in ("L_min", "L_max", "chi2", "dof", "aicc")}
-        shared |= {name: getattr(self, name) for name in ("p_value", "heldout_error", "scale")}
+        names = ("L_min", "L_max", "chi2", "dof", "aicc", "p_value", "heldout_error", "scale")
+        shared = {name: getattr(self, name) for name in names}
         return [
             {"law": self.law, "parameter": name, "value": value, "lo95": low, "hi95": high, **shared}
             for name, (value, low, high) in self.parameters.items()
@@ -150,36 +150,30 @@ def fit_law(
     """Fit one of LAWS by generalised least squares.
 
     L: (p,) tokens, ascending. mi_nats: (p,) means over documents. covariance: (p, p) of these means in nats². Where
-    every point lies MIN_SIGNIFICANCE standard errors above 0 the residuals are those of log I, and the delta method
-    takes the covariance there, cov / (I Iᵀ); otherwise, and for constant, they are those of I, points at or below 0
-    included.
+    every point lies MIN_SIGNIFICANCE standard errors above 0 the residuals are those of log I, with the covariance
+    cov / (I Iᵀ); otherwise, and for constant, they are those of I, points at or below 0 included.
     n_documents, shrinkage: given where `covariance` was estimated (`covariance_of_mean`) rather than known. The p − k
     directions in which the points can miss a law of k parameters serve as control variates with estimated weights,
     which costs as many degrees of freedom (those that shrinkage has decided need no estimate): with ν = n − 1 and
     q = (1 − shrinkage)(p − k) the variances grow by ν/(ν − q) · (1 + χ²/ν) and the intervals are Student's with ν − q
     (exact for normal data, laws linear in θ, no shrinkage; C. R. Rao, Biometrika 54 (1967) 49).
 
-    The 95% intervals take documents as independent (see `bootstrap_intervals`). Those of positive parameters are
-    symmetric in the logarithm; those of a parameter at the edge of its range, or that the points leave open, are NaN.
-    chi2 is rᵀ C⁻¹ r with dof = p − k; aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. aicc and chi2 compare
-    laws fitted to the same points only. p_value is that of χ²; where the covariance was estimated, Hotelling's of the
-    fit with the covariance before it was shrunk (with p documents or fewer, of this one, which lets a law off too
-    easily). A power_plus_constant with |β| below about 0.02 is a logarithm, and its A and C mean nothing.
-    ValueError: unknown law, L not ascending, or a number that is not finite.
+    The 95% intervals take documents as independent. Those of positive parameters are symmetric in the logarithm; those
+    of a parameter at the edge of its range, or that the points leave open, are NaN. chi2 is rᵀ C⁻¹ r with dof = p − k;
+    aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. p_value is that of χ²; where the covariance was
+    estimated, Hotelling's with the covariance before it was shrunk (with p documents or fewer, of this one, which lets
+    a law off too easily). A power_plus_constant with |β| below about 0.02 is a logarithm, and its A and C mean nothing.
+    ValueError: L not ascending, or a number that is not finite.
     NoFitError: fewer points than parameters, fewer than three of them MIN_SIGNIFICANCE standard errors above 0 (which
     constant does not ask for), a covariance that is singular or comes from too few documents, or no solution.
     """
-    if law not in LAWS:
-        raise ValueError(f"unknown law {law!r}; known: {', '.join(LAWS)}")
     points = _Points.of(L, mi_nats, covariance, n_documents, shrinkage)
     significant, needed = int(points.significant.sum()), max(MIN_POINTS, len(LAWS[law].parameters))
     if len(points.mi) < needed:
         raise NoFitError(f"{len(points.mi)} points, and {needed} are needed")
     if significant < MIN_POINTS and law != "constant":
-        raise NoFitError(
-            f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0, "
-            f"and {MIN_POINTS} are needed"
-        )
+        clear = f"{significant} of {len(points.mi)} points lie {MIN_SIGNIFICANCE:g} standard errors above 0"
+        raise NoFitError(f"{clear}, and {MIN_POINTS} are needed")
     return _fit(law, points)
 
 
@@ -206,8 +200,8 @@ def sweep(
 ) -> list[Fit]:
     """The power law over every window of successive L; arguments as `fit_law`.
 
-    A window of two points is the local slope log(I'/I) / log(L'/L), with its interval. Windows in which fewer than two
-    points (fewer than three of a longer window) lie clearly above 0, or that allow no fit, are left out.
+    A window of two points is the local slope log(I'/I) / log(L'/L). Windows in which fewer than two points (three of a
+    longer window) lie clearly above 0, or that allow no fit, are left out.
     """
     points, fits = _Points.of(L, mi_nats, covariance, n_documents, shrinkage), []
     for first in range(len(points.mi)):
@@ -217,12 +211,6 @@ def sweep(
                 with contextlib.suppress(NoFitError):
                     fits.append(_fit("power", window))
     return fits
-
-
-def select_law(fits: Sequence[Fit]) -> str | None:
-    """The law of the least AICc among fits of the same points; None where none has one."""
-    compared = [fit for fit in fits if math.isfinite(fit.aicc)]
-    return min(compared, key=lambda fit: fit.aicc).law if compared else None
 
 
 def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:

@@ -9,20 +9,14 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
                     `selected`: the law of the least AICc
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
-    summary.txt     the first two for a person, behind two lines that sum them up
+    summary.txt     two lines that sum them up
 
-Estimators, each a mean over documents, with the model's log q:
-    direct            log q(Y|X) − log q(Y), both of one document's Y (Eq. 6)
-    direct_corrected  the same, with part of the entropy of Y's first two tokens from 2-gram counts (Eq. B.7)
-    vclub             log q(Y|X) − log q(Y|X'), X' of another document (Eq. 7)
-    direct_unpaired   (--unpaired) log q(Y|X) − log q(Y'), Y' of another document: the paper's own form of direct
+Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 2-grams, Eq. B.7), vclub (Eq. 7), and
+with --unpaired direct_unpaired, the form of the authors' release. context_mismatch_nats is above 0 if a wrong context
+misleads the model more than none.
 
-A further column is the context mismatch, the mean of log q(Y) − log q(Y|X'). It is above 0 if a wrong context misleads
-the model more than no context.
-
-Each exponent has two intervals. lo95, hi95 take documents as independent. boot_lo95, boot_hi95 resample whole books
-(documents, if there is only one book), including the 2-gram entropy where counts_by_book.csv has its contributions by
-book (up to 128 books). Quote the second if there are several books.
+Each exponent has two intervals: lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books
+(documents, if there is only one book) and with them the 2-gram entropy. Quote the second if there are several books.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.
@@ -49,12 +43,19 @@ from common.powerlaw import (
     covariance_of_mean,
     fit_law,
     fit_power_ols,
-    select_law,
     sweep,
 )
 from common.record import replace_text, write_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
-from measure_mutual_info.scoring.tables import LOGQ, last_part, read_counts, read_provenance, read_scores, read_shares
+from measure_mutual_info.scoring.tables import (
+    LOGQ,
+    SCORE_AGAIN,
+    last_part,
+    read_counts,
+    read_provenance,
+    read_scores,
+    read_shares,
+)
 
 NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
@@ -82,22 +83,6 @@ class Settings:
     """not in the paper: resamplings of whole books; 0 for none"""
     seed: int = 0
     """of the resamplings"""
-    source: str = ""
-    """name of the corpus in the tables; by default from scores.json"""
-    model: str = ""
-    """name of the model in the tables; by default from scores.json"""
-
-    def validate(self) -> None:
-        if self.L_fit_max is not None and self.L_fit_max <= self.L_fit_min:
-            raise UserError(
-                f"--L-fit-min {self.L_fit_min} --L-fit-max {self.L_fit_max}: the fits would have no length between them"
-            )
-        check_bootstrap(self.bootstrap)
-
-
-def check_bootstrap(replications: int) -> None:
-    if replications < 0 or replications == 1:
-        raise UserError(f"--bootstrap {replications}: give 0 for none, or at least 2 resamplings")
 
 
 def per_document_terms(
@@ -108,8 +93,7 @@ def per_document_terms(
 ) -> pd.DataFrame:
     """What each document adds to an estimator, in nats: its mean over documents is the estimate of I(ell; L).
 
-    scores: the columns of scores.csv, finite, each document with the same (ell, L) (`read_scores` sees to both).
-    Returns documents × (ell_tokens, L_tokens), ascending.
+    scores: as from `read_scores`. Returns documents × (ell_tokens, L_tokens), ascending.
 
     direct (Eq. 6), vclub (Eq. 7) and context_mismatch are differences of two columns. direct_corrected needs
     first2_entropy_nats, the counted 2-gram entropy Ĥ: Eq. B.7 puts (1−w)·(−E log q(first2)) + w·Ĥ in the place of
@@ -117,27 +101,19 @@ def per_document_terms(
     itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `x_donor`; a document whose
     x_donor has no scores is NaN there. Where the x_donors are a permutation of the documents its mean is that of
     direct, whatever the pairing: the spread of its terms is the error only of pairs drawn afresh.
-    ValueError: unknown estimator.
     """
     given_x, alone, first2, given_other_x = (
         scores.pivot(index="document", columns=["ell_tokens", "L_tokens"], values=column).sort_index(axis=1)
         for column in LOGQ
     )
-    x_donor = scores.drop_duplicates("document").set_index("document")["x_donor"]
-    match estimator:
-        case "direct":
-            return given_x - alone
-        case "direct_corrected":
-            if first2_entropy_nats is None:
-                raise ValueError("direct_corrected needs first2_entropy_nats")
-            return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
-        case "vclub":
-            return given_x - given_other_x
-        case "context_mismatch":
-            return alone - given_other_x
-        case "direct_unpaired":
-            return given_x - alone.reindex(x_donor[given_x.index]).set_axis(given_x.index)
-    raise ValueError(f"unknown estimator {estimator!r}")
+    if estimator == "direct_corrected":
+        return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
+    if estimator == "direct_unpaired":
+        x_donor = scores.drop_duplicates("document").set_index("document")["x_donor"]
+        return given_x - alone.reindex(x_donor[given_x.index]).set_axis(given_x.index)
+    pairs = {"direct": (given_x, alone), "vclub": (given_x, given_other_x), "context_mismatch": (alone, given_other_x)}
+    with_x, without = pairs[estimator]
+    return with_x - without
 
 
 def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame) -> pd.DataFrame:
@@ -191,8 +167,7 @@ def bootstrap_power(
 
     L: (p,). values: (documents, p) terms in nats. units: (documents,) what is resampled. shift_nats: what a
     resampling (how often each unit was drawn) adds to every term. The unweighted line keeps to the lengths that it has
-    here; a resampling that puts one of them at or below 0 is left out. Partners' books are not resampled with those of
-    Y.
+    here; a resampling that puts one of them at or below 0 is left out. The books of X' are not resampled.
     """
     above = values.mean(axis=0) > 0
 
@@ -209,7 +184,8 @@ def fit_rows(
     here: dict[str, Any], fits: Sequence[Fit], intervals: dict[tuple[str, str], tuple[float, float]], clusters: str
 ) -> list[dict[str, Any]]:
     """Rows of fit.csv. here: columns that all share; clusters: what was resampled for the intervals."""
-    rows, selected = [], select_law([fit for fit in fits if not fit.law.endswith("_wls")])
+    compared = [fit for fit in fits if math.isfinite(fit.aicc) and not fit.law.endswith("_wls")]
+    rows, selected = [], min(compared, key=lambda fit: fit.aicc).law if compared else None
     for row in (row for fit in fits for row in fit.rows()):
         low, high = intervals.get((row["law"], row["parameter"]), (math.nan, math.nan))
         boot = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": clusters if low == low else ""}
@@ -248,36 +224,36 @@ def _entropy_shift(
 
     shares: ngrams and entropy_nats by book. Books that were counted and not scored stay as they are.
     """
-    scored = shares.loc[np.unique(units)]
-    rest = shares.drop(scored.index)
-    ngrams, rest_ngrams = scored["ngrams"].to_numpy(), rest["ngrams"].sum()
-    sums, rest_sum = ngrams * scored["entropy_nats"].to_numpy(), rest["ngrams"] @ rest["entropy_nats"]
+    place = shares.index.get_indexer(np.unique(units))
 
     def shift(drawn: np.ndarray) -> float:
-        return weight * ((drawn @ sums + rest_sum) / max(drawn @ ngrams + rest_ngrams, 1) - entropy_nats)
+        times = np.ones(len(shares))
+        times[place] = drawn
+        return weight * (np.average(shares["entropy_nats"], weights=times * shares["ngrams"]) - entropy_nats)
 
     return shift
 
 
-def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame | None, str]:
-    """Grassberger's 2-gram entropy in nats, each book's ngrams and entropy_nats, and how far to trust it in a line.
+def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame | None]:
+    """Grassberger's 2-gram entropy in nats; each book's ngrams and entropy_nats, None without counts_by_book.csv.
 
-    The share of 2-grams seen only once is about the chance that the next one is new (Good and Turing): where it is not
-    small, as in a few books, the entropy is still well below the truth. No shares beside counts.csv: None.
+    Prints the share of 2-grams seen only once, about the chance that the next one is new (Good and Turing): where it is
+    not small, as in a few books, the entropy is still well below the truth.
     UserError: no 2-grams, or as `read_counts`, `read_shares`.
     """
     counts = read_counts(path, ["ngram"], source, tokenizer)
     if 2 not in counts.by_kind["ngram"]:
         raise UserError(f"{path} has no 2-grams (kind ngram, n_or_d 2): run count_ngrams.py with --n 1 2")
     occurrences, types = counts.by_kind["ngram"][2]
-    found = read_shares(path, counts)
-    shares = None
-    if found is not None:
-        shares = pd.DataFrame(dict(zip(("ngrams", "entropy_nats"), (of["ngram", 2] for of in found), strict=True)))
     entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
     once = types[occurrences == 1].sum() / total
-    line = f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once"
-    return entropy, shares, f"{line}: the more, the further it is below the truth"
+    print(
+        f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once: too low if many"
+    )
+    shares = read_shares(path, counts)
+    if shares is not None:
+        shares = pd.DataFrame({"ngrams": shares[0]["ngram", 2], "entropy_nats": shares[1]["ngram", 2]})
+    return entropy, shares
 
 
 def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
@@ -285,43 +261,32 @@ def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[
     shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
     last = shown[(shown["L_tokens"] == shown["L_tokens"].max()) & shown["estimator"].isin(["direct", "vclub"])]
     found = [f"{row.mi_nats:.1f} ± {row.stderr_nats:.1f} ({row.estimator})" for row in last.itertuples()]
-    lines = [f"I(L/{ratio:g}; L) at L = {shown['L_tokens'].max()}: {', '.join(found)} nats, ± standard error"]
     wanted = (fits["law"] == "power") & (fits["parameter"] == "beta") & (fits["L_over_ell"] == ratio)
-    betas = [
-        f"{fit.value:.2f} [{fit.boot_lo95:.2f}, {fit.boot_hi95:.2f}] ({fit.estimator})"
-        if math.isfinite(fit.boot_lo95)
-        else f"{fit.value:.2f} [{fit.lo95:.2f}, {fit.hi95:.2f}] ({fit.estimator}, by documents)"
-        for fit in fits[wanted].itertuples()
-        if fit.estimator in ("direct", "vclub")
+    betas = []
+    for fit in fits[wanted & fits["estimator"].isin(["direct", "vclub"])].itertuples():
+        by_books = math.isfinite(fit.boot_lo95)
+        low, high = (fit.boot_lo95, fit.boot_hi95) if by_books else (fit.lo95, fit.hi95)
+        betas.append(f"{fit.value:.2f} [{low:.2f}, {high:.2f}] ({fit.estimator}{'' if by_books else ', by documents'})")
+    return [
+        f"I(L/{ratio:g}; L) at L = {shown['L_tokens'].max()}: {', '.join(found)} nats, ± standard error",
+        f"beta of I ~ L^beta: {', '.join(betas) or 'no fit'}, 95% interval",
     ]
-    return [*lines, f"beta of I ~ L^beta: {', '.join(betas) or 'no fit'}, 95% interval"]
-
-
-def tables_text(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> str:
-    """I(L) of every estimator and the parameters of each law, at one ratio L/ell."""
-    shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio].drop(columns=["source", "model"])
-    fits = fits[fits["L_over_ell"] == ratio].drop(columns=["source", "model", "L_over_ell", "scale"])
-    return "\n\n".join(table.to_string(index=False, float_format="{:.4g}".format) for table in (shown, fits)) + "\n"
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", *["direct_unpaired"] * cfg.unpaired]
     scores, documents_line = read_scores(cfg.scores)
     provenance = read_provenance(cfg.scores)
-    source = cfg.source or provenance.get("source")
-    model = cfg.model or last_part(str(provenance.get("settings", {}).get("model", "")))
+    source, model = provenance.get("source"), last_part(str(provenance.get("settings", {}).get("model", "")))
     if not source or not model:
-        raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: give --source and --model")
+        raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: {SCORE_AGAIN}")
     first2_entropy, shares, inputs = None, None, [cfg.scores]
     book = scores.drop_duplicates("document").set_index("document")["book"]
     start = provenance.get("start_token", "unknown")
     print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}; start token (BOS): {start}")
     if cfg.counts:
-        of = provenance.get("source"), provenance.get("tokenizer")
-        first2_entropy, shares, line = read_first2(cfg.counts, *of)
-        print(line)
+        first2_entropy, shares = read_first2(cfg.counts, source, provenance.get("tokenizer"))
         inputs += [cfg.counts, *[cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv")] * (shares is not None)]
     if book.nunique() == 1:
         print("one book: the resampling is over its documents, and says nothing about other books")
@@ -335,30 +300,28 @@ def main(cfg: Settings) -> None:
             print(f"{estimator}: {without_donor.sum()} documents left out whose X' is of a document without scores")
             terms = terms[~without_donor]
         if len(terms) < 2:
-            raise UserError(
-                f"{estimator}: {len(terms)} documents have an X' of a document with scores, and two are needed"
-            )
+            raise UserError(f"{estimator}: {len(terms)} documents are left, and two are needed: {SCORE_AGAIN}")
         units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
         boot_clusters = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
         corrected, shift = estimator == "direct_corrected", lambda drawn: 0.0
         if corrected and shares is not None and np.isin(units, shares.index).all():
             shift = _entropy_shift(shares, units, first2_entropy)
         elif corrected:
-            counted = f"{boot_clusters} have no shares beside {cfg.counts}"
-            print(f"{estimator}: {counted}: resampling leaves the 2-gram entropy as it is")
+            print(f"{estimator}: no shares of these {boot_clusters}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
         correction = terms - direct if corrected else terms * math.nan
-        added = {"correction_nats": correction.mean(), "correction_stderr_nats": _standard_error(correction)}
-        added = {column: values.to_numpy() for column, values in added.items()}
-        tables.append(estimate_table(terms, context_mismatch).assign(**names, **added))
+        table = estimate_table(terms, context_mismatch).assign(**names)
+        table["correction_nats"] = correction.mean().to_numpy()
+        table["correction_stderr_nats"] = _standard_error(correction).to_numpy()
+        tables.append(table)
         for ratio in _ratios(terms):
-            window = ratio, cfg.L_fit_min, math.inf if cfg.L_fit_max is None else cfg.L_fit_max
+            window = ratio, cfg.L_fit_min, cfg.L_fit_max or math.inf
             (fits, notes), boot, here = fit_ratio(terms, *window), {}, names | {"L_over_ell": ratio}
-            if cfg.bootstrap and "power" in [fit.law for fit in fits]:
-                try:
+            try:
+                if cfg.bootstrap:
                     boot = bootstrap_power(*at_ratio(terms, *window), units, shift, cfg.bootstrap, cfg.seed)
-                except NoFitError as error:
-                    notes.append(f"no resampled interval: {error}")
+            except NoFitError as error:
+                notes.append(f"no resampled interval: {error}")
             fit_table += fit_rows(here, fits, boot, boot_clusters)
             sweep_table += sweep_rows(here, *at_ratio(terms, ratio))
             for note in notes:
@@ -374,8 +337,8 @@ def main(cfg: Settings) -> None:
     ratios = _ratios(direct)
     ratio = 2.0 if 2.0 in ratios else ratios[0]
     lines = headline(bipartite, fits, ratio)
-    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n\n" + tables_text(bipartite, fits, ratio))
-    print(f"wrote bipartite.csv, fit.csv, sweep.csv and, as text, summary.txt in {cfg.out}", *lines, sep="\n")
+    replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n")
+    print(f"wrote bipartite.csv, fit.csv, sweep.csv and summary.txt in {cfg.out}", *lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,25 +10,19 @@ Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into t
                     neighbouring distances give the local slope
 
 Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen. There are far more kinds of
-pairs than of tokens, so Ĥ(pair) is biased low more than Ĥ(left) and Ĥ(right), and Î(d) levels off on a plateau C above
-the truth. The laws, for d_min <= d <= d_max; `model` in fit.csv is the tokenizer, L_min and L_max are distances:
+pairs than of tokens, so Ĥ(pair) is biased low the most, and Î(d) levels off on a plateau C above the truth. The laws,
+for d_min <= d <= d_max (`model` in fit.csv is the tokenizer, L_min and L_max are distances):
     power_plus_constant       A d^−α + C by generalised least squares with the covariance over d
     constant                  C alone, the same: whether anything decays at all
     power_plus_constant_wls   A d^−α + C weighted by the errors alone, without their correlations
     paper_eq_b15   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
-Compare and judge laws by the first two. If p rejects both of them, quote the wls: generalised least squares then
-follows the small differences between distances, and its curve can lie to one side of all points.
+Judge laws by the first two. If p rejects both of them, quote the wls: generalised least squares then follows the small
+differences between distances, and its curve can lie to one side of all points.
 
-mi_corrected_nats is Î − C. C is that of `constant` if its p >= 0.05 says that no decay is seen (shuffled tokens),
-otherwise that of power_plus_constant_wls, or of paper_eq_b15 if there are no weights, or of `constant` again if Î does
-not fall. One C for all d is an approximation: the bias is larger with fewer pairs (count with --equal-pairs, or use
-documents far longer than d_max) and with more kinds of pairs. calibration/two_point.py measures how much on known
-processes.
-
-Errors come from clusters, the rows of counts_by_book.csv: books (documents, if the corpus is a single book).
-stderr_nats is the limit of a bootstrap over clusters; lo95 and hi95 use the covariance; boot_lo95 and boot_hi95 come
-from fits to resampled clusters. All use Grassberger's estimator; the other estimators have the unweighted fit only. The
-errors say how far Î is from its mean for counts of this size. The plateau says how far that mean is from the truth.
+mi_corrected_nats is Î − C, C of the fit that `plateau` chooses. One C for all d is an approximation: the bias is larger
+with fewer pairs (count with --equal-pairs) and with more kinds of them (calibration/two_point.py measures it). Errors
+and weights come from the rows of counts_by_book.csv: books (documents, if the corpus is a single book); they say how
+far Î is from its mean for counts of this size. The estimators beside Grassberger's have the unweighted fit only.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
 """
@@ -52,7 +46,7 @@ from common.record import write_csv
 from measure_mutual_info.counting import entropy
 from measure_mutual_info.estimate_bipartite import FIT_COLUMNS as BIPARTITE_FIT_COLUMNS
 from measure_mutual_info.estimate_bipartite import SWEEP_COLUMNS as BIPARTITE_SWEEP_COLUMNS
-from measure_mutual_info.estimate_bipartite import check_bootstrap, fit_rows, sweep_rows
+from measure_mutual_info.estimate_bipartite import fit_rows, sweep_rows
 from measure_mutual_info.scoring.tables import COUNT_AGAIN, Counts, last_part, read_counts, read_shares
 
 ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -74,7 +68,7 @@ LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and 
 @dataclass(frozen=True)
 class Settings:
     counts: Path
-    """counts.csv of count_ngrams.py; the shares of the books lie beside it as counts_by_book.csv"""
+    """counts.csv of count_ngrams.py, with counts_by_book.csv beside it"""
     out: Path
     """folder for two_point.csv, fit.csv and sweep.csv"""
     d_min: int = 1
@@ -85,15 +79,6 @@ class Settings:
     """not in the paper: resamplings of whole books; 0 for none"""
     seed: int = 0
     """of the resamplings"""
-    source: str = ""
-    """name of the corpus in the tables; by default from counts.csv"""
-    tokenizer: str = ""
-    """name of the tokenizer in the tables; by default from counts.csv"""
-
-    def validate(self) -> None:
-        if not 1 <= self.d_min < self.d_max:
-            raise UserError(f"--d-min {self.d_min} --d-max {self.d_max}: give distances d_min < d_max from 1 on")
-        check_bootstrap(self.bootstrap)
 
 
 def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
@@ -122,28 +107,21 @@ def read_pairs(path: Path) -> Counts:
     for d in counts.by_kind["pair"]:
         left, right, pairs = (entropy.sample_size(*counts.by_kind[kind][d]) for kind in KINDS)
         if not left == right == pairs:
-            raise UserError(
-                f"{path}: at d = {d} the pairs are {pairs:,}, their left tokens {left:,} and right tokens {right:,}, "
-                f"which should be as many: {COUNT_AGAIN}"
-            )
+            raise UserError(f"{path}: at d = {d} left, right and pair are not counted as often: {COUNT_AGAIN}")
     return counts
 
 
-def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray] | None:
+def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Pairs and information of each unit as `unit_values` takes them, at the distances of `counts`, ascending.
 
-    path: of the counts. None where no counts_by_book.csv lies beside it. UserError: as `read_shares`, or the tokens of
-    a book are not as many as its pairs.
+    path: of the counts. NoFitError: no counts_by_book.csv lies beside it. UserError: as `read_shares`.
     """
     shares = read_shares(path, counts)
     if shares is None:
-        return None
+        raise NoFitError("no shares of books beside the counts")
     d = list(counts.by_kind["pair"])
-    pairs, left, right = (shares[0][kind][d].to_numpy() for kind in ("pair", "left", "right"))
-    if (left != pairs).any() or (right != pairs).any():
-        raise UserError(f"{path}: the tokens of a book beside it are not as many as its pairs: {COUNT_AGAIN}")
     left, right, both = (shares[1][kind][d].to_numpy() for kind in KINDS)
-    return pairs, left + right - both
+    return shares[0]["pair"][d].to_numpy(), left + right - both
 
 
 def mutual_information(
@@ -166,20 +144,11 @@ def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
     name, known = law.removesuffix("_wls"), covariance_is_known(values) and not law.endswith("_wls")
     if not known:
         covariance, shrinkage = np.diag(np.diag(covariance)), 1.0
-    fit = fit_law(name, d, mi, covariance, len(values), shrinkage)
-    if not known:
-        unclaimed = {name: (value, math.nan, math.nan) for name, (value, *_) in fit.parameters.items()}
-        fit = replace(fit, law=law, parameters=unclaimed)
-    return falling(fit)
-
-
-def falling(fit: Fit) -> Fit:
-    """The same fit with −β as the parameter alpha, where it has a β."""
-    if "beta" not in fit.parameters:
-        return fit
-    parameters = dict(fit.parameters)
-    beta, low, high = parameters.pop("beta")
-    return replace(fit, parameters={"A": parameters.pop("A"), "alpha": (-beta, -high, -low), **parameters})
+    fit, parameters = fit_law(name, d, mi, covariance, len(values), shrinkage), {}
+    for parameter, (value, low, high) in fit.parameters.items():
+        low, high = (low, high) if known else (math.nan, math.nan)
+        parameters |= {"alpha": (-value, -high, -low)} if parameter == "beta" else {parameter: (value, low, high)}
+    return replace(fit, law=law, parameters=parameters)
 
 
 def covariance_is_known(values: np.ndarray) -> bool:
@@ -236,7 +205,7 @@ def fit_all(
     seed: int,
     laws: Sequence[str] = LAWS,
 ) -> tuple[list[Fit], dict[tuple[str, str], tuple[float, float]], list[str]]:
-    """Fits of the laws and Eq. B.15's, the resampled intervals by (law, parameter), and why others failed.
+    """Fits of the laws and Eq. B.15's, the resampled intervals by (law, parameter), and why others are missing.
 
     d, mi_nats: (p,). values: (units, p) from `unit_values`; without them there is the unweighted fit alone.
     """
@@ -246,16 +215,11 @@ def fit_all(
     for law, fit in tqdm((weighted | unweighted).items(), desc="laws", disable=not replications or values is None):
         try:
             fits.append(fit(values if values is not None else mi_nats[None]))
-        except NoFitError as error:
-            failed.setdefault(f"no fit: {error}", []).append(law)
-            continue
-        if replications and values is not None:
-            try:
-                units = np.arange(len(values))
+            if replications and values is not None:
                 again = lambda rows, drawn, fit=fit: [fit(values[rows])]  # noqa: E731
-                intervals |= bootstrap_intervals(units, again, replications, seed)
-            except NoFitError as error:
-                failed.setdefault(f"no resampled interval: {error}", []).append(law)
+                intervals |= bootstrap_intervals(np.arange(len(values)), again, replications, seed)
+        except NoFitError as error:
+            failed.setdefault(str(error), []).append(law)
     return fits, intervals, [f"{', '.join(laws)}: {reason}" for reason, laws in failed.items()]
 
 
@@ -273,33 +237,25 @@ def plateau(fits: list[Fit]) -> Fit | None:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     counts = read_pairs(cfg.counts)
     inputs, d = [cfg.counts], np.array(list(counts.by_kind["pair"]))
     inside = (cfg.d_min <= d) & (d <= cfg.d_max)
     values, error, unit = None, np.full(len(d), math.nan), "no units"
-    by_book = read_information(cfg.counts, counts)
-    if by_book is not None:
+    try:
+        by_book = read_information(cfg.counts, counts)
         inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
         unit = f"{len(by_book[0])} units"
-        try:
-            values = unit_values(*by_book)
-            error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
-            if np.isnan(error[inside]).any():
-                print(f"left out of the fits, as one unit has all pairs: d = {d[inside & np.isnan(error)].tolist()}")
-                inside &= ~np.isnan(error)
-        except NoFitError as reason:
-            print(f"no errors and no weights: {reason} (there are {unit})")
-    else:
-        print("no errors and no weights: no shares of books beside the counts")
-    names = {"source": cfg.source or counts.source, "tokenizer": cfg.tokenizer or last_part(counts.tokenizer)}
+        values = unit_values(*by_book)
+        error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
+        if np.isnan(error[inside]).any():
+            print(f"left out of the fits, as one unit has all pairs: d = {d[inside & np.isnan(error)].tolist()}")
+            inside &= ~np.isnan(error)
+    except NoFitError as reason:
+        print(f"no errors and no weights: {reason} ({unit})")
+    names = {"source": counts.source, "tokenizer": last_part(counts.tokenizer)}
     print(f"source {names['source']}, tokenizer {names['tokenizer']}, {len(d)} distances, {unit}")
 
     n_pairs = [entropy.sample_size(*of) for of in counts.by_kind["pair"].values()]
-    once = [float(types[occurrences == 1].sum()) for occurrences, types in counts.by_kind["pair"].values()]
-    if min(n_pairs) < 0.95 * max(n_pairs):
-        fewest = min(n_pairs) / max(n_pairs)
-        print(f"at some distance there are {fewest:.0%} of the pairs of another: fewer pairs, higher plateau")
     if values is not None and not covariance_is_known(values[:, inside]):
         print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AICc take them as independent")
     tables, fit_table, sweep_table, corrected_by = [], [], [], None
@@ -313,11 +269,11 @@ def main(cfg: Settings) -> None:
         fit_table += fit_rows(here, fits, intervals, unit)
         table = pd.DataFrame({"d_tokens": d, "mi_nats": mi}).assign(**names, estimator=estimator, n_pairs=n_pairs)
         if main_one:
-            corrected_by = plateau(fits)
-            C = corrected_by.parameters["C"][0] if corrected_by is not None else 0.0
-            table["stderr_nats"] = error
+            C, table["stderr_nats"], corrected_by = 0.0, error, plateau(fits)
             if corrected_by is not None:
+                C = corrected_by.parameters["C"][0]
                 table = table.assign(mi_corrected_nats=mi - C, plateau_nats=C, plateau_law=corrected_by.law)
+                print(f"plateau: C = {C:.5f} of {corrected_by.law}")
             if values is not None:
                 known = ~np.isnan(error)
                 sweep_table = sweep_rows(here, d[known], values[:, known], C)
@@ -326,20 +282,12 @@ def main(cfg: Settings) -> None:
     fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
     windows = pd.DataFrame(sweep_table, columns=BIPARTITE_SWEEP_COLUMNS)
     windows = windows.assign(alpha=-windows["beta"], lo95=-windows["hi95"], hi95=-windows["lo95"])[SWEEP_COLUMNS]
-    once = (np.array(once) / n_pairs).tolist()
-    facts = {"pairs_seen_once": dict(zip(d.tolist(), once, strict=True))}
-    facts |= {"plateau_of": corrected_by.law if corrected_by else None}
     for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows)):
-        write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, **facts)
-
-    shown = ["d_tokens", "mi_nats", "stderr_nats", "mi_corrected_nats", "n_pairs"]
-    shown = table.loc[table["estimator"] == "grassberger", shown].assign(pairs_seen_once=once)
-    laws = ["estimator", "law", "parameter", "value", "boot_lo95", "boot_hi95", "chi2", "dof", "p_value", "selected"]
-    print("\nthe more pairs seen once, the higher the plateau")
-    for rows in (shown, fits[laws]):
-        print(rows.to_string(index=False, float_format="{:.5g}".format), end="\n\n")
-    if corrected_by is not None:
-        print(f"plateau: C = {corrected_by.parameters['C'][0]:.5f} of {corrected_by.law}")
+        plateau_of = corrected_by.law if corrected_by else None
+        write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, plateau_of=plateau_of)
+    shown = ["law", "parameter", "value", "boot_lo95", "boot_hi95", "chi2", "dof", "p_value", "selected"]
+    shown = fits.loc[fits["estimator"] == "grassberger", shown]
+    print(shown.to_string(index=False, float_format="{:.5g}".format))
     print(f"wrote two_point.csv, fit.csv and sweep.csv in {cfg.out}")
 
 

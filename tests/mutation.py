@@ -72,8 +72,6 @@ class Settings:
         unknown = [module for module in self.modules if module not in MODULES]
         if unknown:
             raise UserError(f"no tests are named for {', '.join(unknown)}: add it to MODULES in tests/mutation.py")
-        if self.sample < 1 or self.processes < 1:
-            raise UserError("--sample and --processes must be 1 or more")
 
 
 def main(cfg: Settings) -> None:
@@ -120,15 +118,12 @@ timeout_constant = 5.0
     chosen = sorted(random.Random(cfg.seed).sample(names, min(cfg.sample, len(names))))
     output = mutmut(folder, "--max-children", str(cfg.processes), *chosen)
     codes = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
-    untried = [name for name in chosen if codes[name] is None]
-    if untried:
-        raise UserError(f"mutmut did not try {len(untried)} mutants of {module}; it says: {output[-2000:]}")
-    found = [name for name in chosen if codes[name] in KILLED + TIMEOUT]
-    row = {"module": module, "mutants": len(names), "sampled": len(chosen), "killed": len(found)}
+    if None in [codes[name] for name in chosen]:
+        raise UserError(f"mutmut did not try all mutants of {module}; it says: {output[-2000:]}")
+    survivors = [name for name in chosen if codes[name] not in KILLED + TIMEOUT]
+    row = {"module": module, "mutants": len(names), "sampled": len(chosen), "killed": len(chosen) - len(survivors)}
     row["timeouts"] = sum(codes[name] in TIMEOUT for name in chosen)
-    survivors = [name for name in chosen if name not in set(found)]
-    row = scored(row) | covered
-    return row, [{"module": module, **changed_line(folder, name)} for name in survivors]
+    return scored(row) | covered, [{"module": module, **changed_line(folder, name)} for name in survivors]
 
 
 def statement_coverage(folder: Path, module: str) -> dict:
@@ -163,14 +158,9 @@ def total(rows: list[dict]) -> dict:
     likely = (table["killed"] + 1) / (table["sampled"] + 2)
     error = (weight**2 * likely * (1 - likely) / table["sampled"] * unseen).sum() ** 0.5
     counts = table[["mutants", "sampled", "killed", "timeouts", "statements"]].sum().to_dict()
-    return {
-        "module": "total",
-        **counts,
-        "score": score,
-        "lo95": score - 1.96 * error,
-        "hi95": min(score + 1.96 * error, 1.0),
-        "coverage": (table["coverage"] * table["statements"]).sum() / counts["statements"],
-    }
+    found = {"score": score, "lo95": score - 1.96 * error, "hi95": min(score + 1.96 * error, 1.0)}
+    coverage = (table["coverage"] * table["statements"]).sum() / counts["statements"]
+    return {"module": "total"} | counts | found | {"coverage": coverage}
 
 
 def mutmut(folder: Path, *arguments: str) -> str:

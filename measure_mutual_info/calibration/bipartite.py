@@ -23,7 +23,7 @@ import zlib
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ from scipy.special import stdtrit
 from scipy.stats import linregress
 
 from common.cli import UserError, run
-from common.powerlaw import MIN_POINTS, NoFitError, fit_law, fit_power_ols
+from common.powerlaw import MIN_POINTS, fit_law, fit_power_ols
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import (
@@ -107,11 +107,8 @@ class Settings:
     @property
     def sources(self) -> list[Process]:
         """The processes, Santa Fe with every beta and epsilon."""
-        made: dict[str, list[Process]] = {
-            "santa_fe": [NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons],
-            "markov": [MarkovChain()],
-            "bernoulli": [BernoulliUniform()],
-        }
+        made = {"markov": [MarkovChain()], "bernoulli": [BernoulliUniform()]}
+        made["santa_fe"] = [NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons]
         return [process for kind in self.processes for process in made[kind]]
 
     @property
@@ -126,19 +123,14 @@ class Settings:
         # At epsilon = 0 vCLUB is infinite, at 0.5 a bit tells nothing; vCLUB pairs documents; sums are of 16 bits.
         inside = {"betas": (0.05, 0.999), "epsilons": (0.001, 0.45), "L_max": (2, 32_767)}
         inside |= dict.fromkeys(("n_documents", "ratio"), (2, math.inf))
-        inside |= dict.fromkeys(("pool_documents", "workers"), (1, math.inf))
+        inside |= dict.fromkeys(("replications", "pool_documents", "workers"), (1, math.inf))
         for name, (least, most) in inside.items():
             for value in np.atleast_1d(getattr(self, name)):
                 if not least <= value <= most:
                     raise UserError(f"--{name.replace('_', '-')} {value:g}: give at least {least:g}, at most {most:g}")
         if len(self.window) < MIN_POINTS:
             raise UserError(
-                f"--L-fit-min {self.L_fit_min} --L-max {self.L_max} --ratio {self.ratio}: {len(self.window)} L in the "
-                f"window of the fits, and {MIN_POINTS} are needed: lower --L-fit-min or raise --L-max"
-            )
-        if not self.sources or not self.n_documents or not self.work:
-            raise UserError(
-                "nothing to do: give --processes, --n-documents, --predictors, and more than 0 replications of each"
+                f"{len(self.window)} L to fit, and {MIN_POINTS} are needed: lower --L-fit-min or raise --L-max"
             )
 
 
@@ -204,9 +196,8 @@ def gls(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
 
 def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     """FIT_VALUES of the paper's straight line over the window, with the textbook interval of its slope."""
-    mi = terms.mean()
+    mi, values = terms.mean(), np.full(len(FIT_VALUES), np.nan)
     mi = mi[(mi.index.get_level_values("L_tokens") >= cfg.L_fit_min) & (mi > 0)]
-    values = np.full(len(FIT_VALUES), np.nan)
     if len(mi) >= MIN_POINTS:
         line = linregress(np.log(mi.index.get_level_values("L_tokens")), np.log(mi))
         half = stdtrit(len(mi) - 2, 0.975) * line.stderr
@@ -214,17 +205,13 @@ def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     return values
 
 
-class Truth(NamedTuple):
-    """mi: (points,) nats. beta: of each of METHODS, from infinitely many documents; of ols it is the curve's slope."""
+def truth(
+    cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """I in nats, (points,), and β of each of METHODS from infinitely many documents: what the exact curve gives.
 
-    mi: np.ndarray
-    beta: dict[str, float]
-
-
-def truth(cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray) -> Truth:
-    """From the exact curve; mean: (pools, points) and scatter: (pools, points, points) of pools of POOL_PIECE.
-
-    Weights matter where the exact curve is not quite straight: gls weighs its points by the pool's covariance.
+    mean: (pools, points) and scatter: (pools, points, points) of pools of POOL_PIECE documents. Weights matter where
+    the exact curve is not quite straight: gls weighs its points by the pool's covariance.
     """
     mi = np.array([process.mutual_information(ell, L) for ell, L in cfg.points])
     L = np.array([L for _, L in cfg.points])
@@ -233,31 +220,28 @@ def truth(cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray
     covariance = (scatter.sum(axis=0) + POOL_PIECE * spread.T @ spread) / (n - 1) / n
     inside = L >= cfg.L_fit_min
     local = fit_power_ols(L[inside], mi[inside]).parameters["beta"][0]
-    try:
-        fit = fit_law("power", L[inside], mi[inside], covariance[np.ix_(inside, inside)])
-    except NoFitError as error:
-        raise UserError(f"{process.name}: no fit of the exact curve ({error}): raise --pool-documents") from error
+    fit = fit_law("power", L[inside], mi[inside], covariance[np.ix_(inside, inside)])
     slopes = np.round([fit.parameters["beta"][0], local], 9) + 0.0  # the slope of a constant is 0, not -1e-17
-    return Truth(mi, dict(zip(METHODS, slopes.tolist(), strict=True)))
+    return mi, dict(zip(METHODS, slopes.tolist(), strict=True))
 
 
 def tables(
-    cfg: Settings, process: Process, exact: Truth, parts: list[Arrays]
+    cfg: Settings, process: Process, mi: np.ndarray, beta: dict[str, float], parts: list[Arrays]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """calibration.csv, calibration_fit.csv and coverage.csv of one process; parts: of each block of cfg.work."""
+    """calibration.csv, calibration_fit.csv, coverage.csv of one process. mi, beta: `truth`; parts: of cfg.work."""
     L, laws = np.array([L for _, L in cfg.points]), np.array([*LAWS, ""])
     estimates, fits = [], []
     for block, part in zip(cfg.work, parts, strict=True):
         seeds = cfg.seed + np.array(block.numbers)
         for e, estimator in enumerate(ESTIMATORS):
             names = dict(zip(KINDS, (process.name, block.kind, estimator, block.documents), strict=True))
-            rows = {"L_tokens": np.tile(L, block.count), "seed": seeds.repeat(len(L))}
+            rows = {"L_tokens": np.tile(L, len(seeds)), "seed": seeds.repeat(len(L))}
             rows |= {"mi_nats": part["mi"][:, e].ravel(), "stderr_nats": part["stderr"][:, e].ravel()}
-            estimates.append(pd.DataFrame(rows | {"mi_true_nats": np.tile(exact.mi, block.count)}).assign(**names))
+            estimates.append(pd.DataFrame(rows | {"mi_true_nats": np.tile(mi, len(seeds))}).assign(**names))
             for method in METHODS:
                 rows = pd.DataFrame(part[method][:, e], columns=FIT_VALUES)
                 rows["selected"] = laws[rows["selected"].fillna(-1).astype(int)]
-                fits.append(rows.assign(**names, seed=seeds, method=method, beta_true=exact.beta[method]))
+                fits.append(rows.assign(**names, seed=seeds, method=method, beta_true=beta[method]))
     estimates, fits = pd.concat(estimates, ignore_index=True), pd.concat(fits, ignore_index=True)
     half = stdtrit(estimates["n_documents"] - 1, 0.975) * estimates["stderr_nats"]
     estimates["lo95"], estimates["hi95"] = estimates["mi_nats"] - half, estimates["mi_nats"] + half
@@ -290,20 +274,18 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
     return rounded(pd.DataFrame(rows).reindex(columns=COVERAGE_COLUMNS).astype({"L_tokens": "Int64"}))
 
 
-def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
-    """All of one process: do what is missing, then write its three CSVs, coverage.csv last. Returns the last."""
+def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
+    """All of one process: do what is missing, then write its three CSVs, coverage.csv last."""
     started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
-    # The truth first: where it cannot be had, all the rest would be in vain.
     pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
     found = replicated(pools, do, ("mean", "scatter"), pieces, cfg.workers, f"{process.name}, truth")
     exact = truth(cfg, process, *(np.concatenate([part[name] for part in found]) for name in ("mean", "scatter")))
     found = replicated(cfg.work, do, ("mi", "stderr", *METHODS), pieces, cfg.workers, f"{process.name}, replications")
     facts = {"identity": pieces.wanted, "window_L_tokens": cfg.window}
-    made = tables(cfg, process, exact, found)
-    for name, table in zip(("calibration", "calibration_fit", "coverage"), made, strict=True):
+    names = ("calibration", "calibration_fit", "coverage")
+    for name, table in zip(names, tables(cfg, process, *exact, found), strict=True):
         write_csv(folder / f"{name}.csv", table, cfg, started=started, **facts)
     pieces.remove()
-    return made[-1]
 
 
 def main(cfg: Settings) -> None:
@@ -316,10 +298,8 @@ def main(cfg: Settings) -> None:
         else:
             todo.append((process, Pieces(result.with_name("coverage.csv.parts"), wanted)))
     for process, pieces in todo:
-        summary = calibrate(cfg, process, pieces)
+        calibrate(cfg, process, pieces)
         print(f"{process.name}, fits over L = {cfg.window[0]} to {cfg.window[-1]}, in {cfg.out / process.name}")
-        shown = ["predictor", "estimator", "n_documents", "quantity", "L_tokens", "truth", "mean", "sd", "coverage"]
-        print(summary[shown].to_string(index=False, na_rep=""))
 
 
 if __name__ == "__main__":

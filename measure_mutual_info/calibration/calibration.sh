@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# Does the pipeline return a known answer? Estimates, intervals and exponents on processes whose mutual information is
-# exact (noisy Santa Fe at β = 0.5 and 0.75 and three ε, Bernoulli of unknown bias, Markov), and the same for two-point
-# information (two_point.csv). Not a figure of the paper.
-#   PRESET=smoke  20 replications of 30 and 100 documents to L = 256                             2 CPU cores, 1 minute
-#   PRESET=cpu    1,000 replications of 100 and 1,000 documents to L = 2048 (committed; default) 2 CPU cores, 33 minutes
-#   PRESET=paper  the same with the paper's 1,024 documents                                      2 CPU cores, 33 minutes
-# Two-point: 600 replications of 100 books of 1,000 tokens (smoke: 10 of 30 of 200), 5 minutes of these on one core.
-# Replications, documents and lengths of each preset stand at the top of bipartite.py and two_point.py (PRESETS).
+# Does the pipeline return a known answer? bipartite.py and two_point.py, then the pictures. Not a figure of the paper.
+# Replications, documents and lengths of each preset stand at the top of both (PRESETS).
+#   PRESET=smoke  1 minute on 2 CPU cores
+#   PRESET=cpu    40 minutes on 2 CPU cores (committed; default); with Santa Fe of less and of more noise
+#   PRESET=paper  the same with the paper's 1,024 documents
 # Flags go to bipartite.py, e.g. --workers 16.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,17 +1,19 @@
 """Processes whose bipartite mutual information is known exactly, with predictors: what the pipeline is calibrated on.
 
-Each process samples documents and gives log p(token | all before it in the row) and I(ℓ; L). So its predictor can take
-the place of a language model (`ExactBackend`), and every estimate can be compared with the truth. Information is in
-nats.
-
     NoisySantaFe        I grows about as ℓ^β                  a power law, the shape claimed for text
     BernoulliUniform    I = ½ ln ℓ + a constant               a logarithm
     MarkovChain         I is the same at every ℓ              no growth
+    Topics, Shuffled    two-point information alone, which falls as a power of d, or stands still
 
-For some processes the information of two tokens at a distance d is also exact (`two_point_information`). Topics serves
-only for that: it falls as a power of d.
+A process has a `name`, parameters included, for tables and folders, and
 
-A predictor can be misspecified on purpose (`Predictor`), in the ways in which a language model is.
+    sample(rng, documents, L)       independent documents, each with hidden variables of its own: (documents, L) int32
+    logprobs(ids, predictor)        log q(token | all before it in its row), nats; ids (rows, n) → (rows, n) float64
+    mutual_information(ell, L)      I(first ell tokens; tokens ell+1 … L) in nats, exact
+    two_point_information(d)        I(W_i; W_{i+d}) in nats, exact; not of NoisySantaFe
+
+Its predictor takes the place of a language model (`ExactBackend`). It can be misspecified on purpose (`Predictor`), in
+the ways in which a language model is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from scipy.special import gammaln, xlogy
@@ -39,10 +41,9 @@ class Predictor:
     """T: the conditional probabilities that carry the memory are raised to 1/T and renormalised: of the bit given its
     key (Santa Fe), of the next state (Markov), of the coin (Bernoulli). Above 1: too unsure, below 1: too sure"""
     context: int | None = None
-    """tokens that it sees, the last ones; None: all"""
+    """tokens that it sees, the last ones, 1 or more; None: all"""
     wrong_start: bool = False
-    """the first token of a row is predicted from the process's wrong `start`, as a language model expects the start of
-    a text behind BOS where Y begins in mid-sentence"""
+    """the first token of a row is predicted wrongly, as by a language model that expects a text to start behind BOS"""
 
 
 PredictorName = Literal["exact", "tempered", "sharpened", "limited_context", "wrong_bos"]
@@ -53,23 +54,6 @@ PREDICTORS: dict[PredictorName, Predictor] = {
     "limited_context": Predictor(context=64),
     "wrong_bos": Predictor(wrong_start=True),
 }
-
-
-class Process(Protocol):
-    """A source of documents of which everything is known."""
-
-    @property
-    def name(self) -> str:
-        """Name in tables and of folders, parameters included."""
-
-    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        """Independent documents, each with hidden variables of its own: (documents, L) int32 token ids."""
-
-    def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """log q(token | all before it in its row), nats. ids: (rows, n) token ids; returns (rows, n) float64."""
-
-    def mutual_information(self, ell: int, L: int) -> float:
-        """I(first ell tokens; the tokens ell+1 … L) in nats, exact."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +80,13 @@ class NoisySantaFe:
         return weight / weight.sum()
 
     def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        """See Process."""
         keys = rng.choice(self.n_keys, size=(documents, L), p=self.key_probability)
         truth = rng.integers(0, 2, size=(documents, self.n_keys), dtype=np.int8)
         bits = np.take_along_axis(truth, keys, axis=1) ^ (rng.random((documents, L)) < self.epsilon)
         return (2 * keys + bits).astype(np.int32)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """See Process. Wrong start: all 2·n_keys tokens equally likely.
+        """Wrong start: all 2·n_keys tokens equally likely.
 
         What a row has told of key k is the number of its ones less the number of its zeros, s_k: the log-odds of
         Z_k = 1 are s_k ln((1−ε)/ε). By symmetry the probability of a bit depends on ±s_k alone, plus for a one.
@@ -140,10 +123,7 @@ class NoisySantaFe:
         return sums.T
 
     def mutual_information(self, ell: int, L: int) -> float:
-        """I(n; m) = Σ_k E[g_Bin(n,p_k) + g_Bin(m,p_k) − g_Bin(n+m,p_k)] in nats, n = ell, m = L − ell.
-
-        g_j is the information of j tokens of a key about its bit (`_shortfall`).
-        """
+        """Σ_k E[g_Bin(n,p_k) + g_Bin(m,p_k) − g_Bin(n+m,p_k)] in nats, n = ell, m = L − ell, g as in `_shortfall`."""
         X, Y, both = (self._mean_shortfall(n) for n in (ell, L - ell, L))
         return math.fsum((LN2 - X - Y + both).tolist())
 
@@ -152,20 +132,17 @@ class NoisySantaFe:
         shortfall = _shortfall(n, self.epsilon)
         j = np.arange(len(shortfall))
         log_choose = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1)
-        means = []
-        for p in np.split(self.key_probability, range(1024, self.n_keys, 1024)):
-            log_pmf = log_choose + np.outer(np.log(p), j) + np.outer(np.log1p(-p), n - j)
-            means.append(np.exp(log_pmf) @ shortfall)
-        return np.concatenate(means)
+        p = self.key_probability
+        log_pmf = log_choose + np.outer(np.log(p), j) + np.outer(np.log1p(-p), n - j)
+        return np.exp(log_pmf) @ shortfall
 
 
 @lru_cache(maxsize=64)
 def _shortfall(n: int, epsilon: float) -> np.ndarray:
-    """ln 2 − g_j for j = 0, 1, … up to n or until it vanishes: what j noisy readings of a fair bit leave open, nats.
+    """ln 2 − g_j for j = 0, 1, … up to n or until it vanishes, g_j the nats that j noisy readings tell of a fair bit.
 
-    g_j = −Σ_i C(j,i) P_i ln P_i − j h_b(ε) with P_i = ½[ε^i(1−ε)^(j−i) + (1−ε)^i ε^(j−i)], which is
-    ln 2 − E ln(1 + e^(−λ)): λ = (j − 2i) ln((1−ε)/ε) are the log-odds of the true value after i of j readings were
-    wrong, i binomial. Nothing cancels in this form.
+    It is E ln(1 + e^(−λ)): λ = (j − 2i) ln((1−ε)/ε) are the log-odds of the true value after i of j readings were
+    wrong, i binomial.
     """
     odds = math.log((1 - epsilon) / epsilon)
     shortfall = [LN2]
@@ -183,10 +160,7 @@ class MarkovChain:
     """A stationary Markov chain: I(ℓ; L) = H(π) − h, whatever ℓ and L. P: rows of transition probabilities, all > 0."""
 
     P: tuple[tuple[float, ...], ...] = ((0.90, 0.07, 0.03), (0.10, 0.85, 0.05), (0.05, 0.15, 0.80))
-
-    @property
-    def name(self) -> str:
-        return "markov"
+    name = "markov"
 
     @cached_property
     def stationary(self) -> np.ndarray:
@@ -197,7 +171,6 @@ class MarkovChain:
         return np.linalg.lstsq(equations, np.append(np.zeros(states), 1.0))[0]
 
     def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        """See Process."""
         uniform = rng.random((L, documents))
         ids = np.empty((L, documents), dtype=np.int32)
         ids[0] = np.searchsorted(np.cumsum(self.stationary)[:-1], uniform[0], side="right")
@@ -207,12 +180,10 @@ class MarkovChain:
         return np.ascontiguousarray(ids.T)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """See Process. Wrong start: the stationary probabilities in reverse order. A context of one token is enough."""
+        """Wrong start: the stationary probabilities in reverse order. A context of one token is enough."""
         start = self.stationary[::-1] if predictor.wrong_start else self.stationary
         log_P = np.log(self.P) / predictor.temperature
         log_P -= np.logaddexp.reduce(log_P, axis=1, keepdims=True)
-        if predictor.context == 0:
-            log_P = np.tile(np.log(self.stationary), (len(log_P), 1))
         return np.concatenate([np.log(start)[ids[:, :1]], log_P[ids[:, :-1], ids[:, 1:]]], axis=1)
 
     def mutual_information(self, ell: int, L: int) -> float:
@@ -221,11 +192,7 @@ class MarkovChain:
         return float(-xlogy(pi, pi).sum() + pi @ xlogy(P, P).sum(axis=1))
 
     def two_point_information(self, d: int) -> float:
-        """I(W_i; W_{i+d}) = Σ_ij π_i (P^d)_ij ln((P^d)_ij / π_j) in nats: it falls as a sum of exponentials.
-
-        With x_ij = (P^d)_ij / π_j − 1 it is Σ_ij π_i π_j ((1 + x) ln(1 + x) − x), and P^d − 1π = (P − 1π)^d: what is
-        left of a large d is not lost in rounding.
-        """
+        """Σ_ij π_i π_j ((1 + x) ln(1 + x) − x) in nats, x_ij = (P^d)_ij / π_j − 1: not lost in rounding at large d."""
         pi = self.stationary
         x = np.linalg.matrix_power(np.array(self.P) - pi, d) / pi
         return float(pi @ ((1 + x) * np.log1p(x) - x) @ pi)
@@ -235,28 +202,20 @@ class MarkovChain:
 class BernoulliUniform:
     """Tosses of a coin of unknown bias θ, uniform on (0, 1) and new for each document: I = ½ ln ℓ + a constant."""
 
-    @property
-    def name(self) -> str:
-        return "bernoulli"
+    name = "bernoulli"
 
     def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        """See Process."""
         theta = rng.random((documents, 1))
         return (rng.random((documents, L)) < theta).astype(np.int32)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """See Process. Laplace's rule, (seen + 1)/(all + 2). Wrong start: the first toss is 1 with probability 0.1."""
+        """Laplace's rule, (seen + 1)/(all + 2). Wrong start: the first toss is 1 with probability 0.1."""
         n = ids.shape[1]
         ones = np.concatenate([np.zeros((len(ids), 1)), np.cumsum(ids, axis=1)], axis=1)
         first = np.maximum(0, np.arange(n) - (predictor.context if predictor.context is not None else n))
         ones, seen = ones[:, :-1] - ones[:, first], np.arange(n) - first
-        log_one, log_zero = np.log(ones + 1), np.log(seen - ones + 1)
-        if predictor.temperature != 1:
-            log_one, log_zero = log_one / predictor.temperature, log_zero / predictor.temperature
-            norm = np.logaddexp(log_one, log_zero)
-        else:
-            norm = np.log(seen + 2)
-        logprobs = np.where(ids == 1, log_one, log_zero) - norm
+        log_one, log_zero = np.log(ones + 1) / predictor.temperature, np.log(seen - ones + 1) / predictor.temperature
+        logprobs = np.where(ids == 1, log_one, log_zero) - np.logaddexp(log_one, log_zero)
         if predictor.wrong_start:
             logprobs[:, 0] = np.log(np.where(ids[:, 0] == 1, 0.1, 0.9))
         return logprobs
@@ -282,9 +241,8 @@ class Topics:
 
     A document is cut into segments, each with one of `topics` topics. Its tokens are of the topic's own group of
     `words` tokens with probability `own`, else of any group, and every token of a group is as likely. Two tokens at a
-    distance d >= 1 lie in one segment with probability ½ d^−decay, and the information is about half its square times
-    a constant. Token id = words · group + word. All tokens are as likely, and the words of a group make an alphabet
-    larger, and its pairs harder to count, without a change of the truth.
+    distance d >= 1 lie in one segment with probability ½ d^−decay, and the information is about its square times a
+    constant. Token id = words · group + word; more words make pairs harder to count without a change of the truth.
     """
 
     topics: int = 8
@@ -301,7 +259,7 @@ class Topics:
         return np.where(d == 0, 1.0, 0.5 * np.maximum(d, 1.0) ** -self.decay)
 
     def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        """See Process. A document begins anywhere in a segment, so that all its tokens are alike.
+        """A document begins anywhere in a segment, so that all its tokens are alike.
 
         The segment that it begins in goes on beyond its first d tokens with a probability that goes as same_segment(d),
         the later ones beyond their first k with one that goes as same_segment(k) − same_segment(k + 1).
@@ -320,8 +278,7 @@ class Topics:
     def information(self, same: float) -> float:
         """Nats that two tokens tell of each other that lie in one segment with probability `same`.
 
-        It is that of their groups: both are of one with probability r, and ln T + r ln r + (1 − r) ln((1 − r)/(T − 1))
-        is left of it with T topics.
+        That is ln T + r ln r + (1 − r) ln((1 − r)/(T − 1)), where both are of one of T groups with probability r.
         """
         T = self.topics
         own, other = self.own + (1 - self.own) / T, (1 - self.own) / T
@@ -332,15 +289,27 @@ class Topics:
         """I(W_i; W_{i+d}) in nats."""
         return self.information(float(self.same_segment(np.array(d))))
 
-    def two_point_information_shuffled(self, L: int) -> float:
-        """I(W_i; W_j) in nats of documents of L tokens in random order: two of them came from any two places."""
-        d = np.arange(1, L)
-        return self.information(float((L - d) @ self.same_segment(d)) / (L * (L - 1) / 2))
+
+@dataclass(frozen=True)
+class Shuffled(Topics):
+    """Documents of Topics, `tokens` long each, in random order: any two tokens came from any two places."""
+
+    tokens: int = 1000
+
+    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+        return rng.permuted(super().sample(rng, documents, L), axis=1)
+
+    def two_point_information(self, d: int) -> float:
+        L, apart = self.tokens, np.arange(1, self.tokens)
+        return self.information(float((L - apart) @ self.same_segment(apart)) / (L * (L - 1) / 2))
+
+
+Process = NoisySantaFe | MarkovChain | BernoulliUniform
 
 
 @dataclass(frozen=True)
 class ExactBackend:
-    """A process's predictor in the place of a language model, see schedule.Backend."""
+    """A process's predictor in the place of a language model, see passes.Backend."""
 
     process: Process
     predictor: Predictor = PREDICTORS["exact"]
@@ -348,7 +317,7 @@ class ExactBackend:
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """See schedule.Backend. A row that begins is a row behind BOS."""
+        """See passes.Backend. A row that begins is a row behind BOS."""
 
         def logprobs(*parts: np.ndarray) -> np.ndarray:
             return self.process.logprobs(np.concatenate(parts, axis=1), self.predictor)

@@ -19,25 +19,20 @@ Arrays = dict[str, np.ndarray]
 
 
 class Block(NamedTuple):
-    """Replications first … first + count − 1 of one kind: a predictor or a process, and documents of a replication."""
+    """Replications of one kind, a predictor or a process, by their numbers; documents of each."""
 
     kind: str
     documents: int
-    first: int
-    count: int
-
-    @property
-    def numbers(self) -> range:
-        return range(self.first, self.first + self.count)
+    numbers: range
 
     @property
     def key(self) -> str:
-        return f"{self.kind}-{self.documents}-{self.first}"
+        return f"{self.kind}-{self.documents}-{self.numbers[0]}"
 
 
 def blocks(kind: str, documents: int, replications: int) -> list[Block]:
-    starts = range(0, replications, BLOCK)
-    return [Block(kind, documents, first, min(BLOCK, replications - first)) for first in starts]
+    numbers = range(replications)
+    return [Block(kind, documents, numbers[first : first + BLOCK]) for first in numbers[::BLOCK]]
 
 
 def replicated(
@@ -54,11 +49,11 @@ def replicated(
     module, or a partial of one. what: in front of the progress bar. UserError: a piece is damaged.
     """
     missing = [block for block in work if not pieces.done(block.key)]
-    total = sum(block.count * block.documents for block in missing)
+    total = sum(len(block.numbers) * block.documents for block in missing)
     with tqdm(total=total, unit="document", desc=what, smoothing=0.05, disable=not missing) as bar:
         for block, arrays in in_parallel(partial(_do, replicate), missing, workers, "fewer --workers"):
             pieces.write(block.key, arrays)
-            bar.update(block.count * block.documents)
+            bar.update(len(block.numbers) * block.documents)
     return [pieces.read(block.key, dict.fromkeys(names)) for block in work]
 
 

@@ -29,47 +29,33 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
     """The rows of the documents whose every score is finite, and a line that says which documents are left out.
 
     A document that repeats another, score by score to 0.005 nats, is left out as well: it would count as one more and
-    is none. UserError: no such file, columns missing, no rows, not numbers, ell >= L, rows twice, a document in two
-    books or only in part there, or fewer than two documents left.
+    is none. UserError: no such file, columns missing, not numbers, ell >= L, rows twice, a document in two books or
+    only in part there, or fewer than two documents left.
     """
     scores = read_csv(path, SCORES, SCORE_AGAIN)
-    if scores.empty:
-        raise UserError(f"{path} has no rows: the program that writes it found nothing or was stopped: {SCORE_AGAIN}")
     for column in ("ell_tokens", "L_tokens"):
         scores[column] = whole_numbers(scores[column], path, SCORE_AGAIN)
     for column in LOGQ:
         scores[column] = numbers(scores[column], path, SCORE_AGAIN)
-    bad = (scores["ell_tokens"] < 1) | (scores["ell_tokens"] >= scores["L_tokens"])
-    if bad.any():
-        row = scores.loc[bad.idxmax()]
-        raise UserError(
-            f"{path}, line {bad.idxmax() + 2}: not 1 <= ell < L (ell_tokens {row['ell_tokens']}, L_tokens "
-            f"{row['L_tokens']}): {SCORE_AGAIN}"
-        )
-    once = "keep one set of scores in a file"
-    twice = scores.duplicated(KEY)
-    if twice.any():
-        document, ell, L = scores.loc[twice, KEY].iloc[0]
-        raise UserError(f"{path} has document {document}, ell {ell}, L {L} more than once: {once}")
-    by_document = scores.groupby("document", sort=False)
-    books, rows = by_document["book"].nunique(), by_document.size()
-    if (books > 1).any():
-        raise UserError(f"{path} has document {books.idxmax()} in {books.max()} books: {once}")
-    grid = len(scores.drop_duplicates(KEY[1:]))
-    if (rows < grid).any():
-        raise UserError(
-            f"{path} has {rows.min()} of {grid} (ell, L) for document {rows.idxmin()}: run the same score_documents.py "
-            "command again, it goes on where it stopped"
-        )
+    by_document, grid = scores.groupby("document", sort=False), len(scores.drop_duplicates(KEY[1:]))
+    checks = {
+        "not 1 <= ell < L": (scores["ell_tokens"] < 1) | (scores["ell_tokens"] >= scores["L_tokens"]),
+        "a row that is there twice": scores.duplicated(KEY),
+        "a document in two books": by_document["book"].transform("nunique") > 1,
+        "a document without some of the (ell, L)": by_document["L_tokens"].transform("size") < grid,
+    }
+    for what, bad in checks.items():
+        if bad.any():
+            document, ell, L = scores.loc[bad.idxmax(), KEY]
+            where = f"line {bad.idxmax() + 2} (document {document}, ell {ell}, L {L})"
+            raise UserError(f"{path}, {where}: {what}: {SCORE_AGAIN}")
 
     empty = scores[LOGQ].isna().any(axis=1).groupby(scores["document"], sort=False).any()
     infinite = np.isinf(scores[LOGQ]).any(axis=1).groupby(scores["document"], sort=False).any()
     bad, line = empty | infinite, f"{len(empty)} documents"
     if bad.any():
-        line += (
-            f", {bad.sum()} of them left out ({empty.sum()} without scores, {(infinite & ~empty).sum()} with an "
-            f"infinite one; the first: {bad.index[bad][0]})"
-        )
+        why = f"{empty.sum()} without scores, {(infinite & ~empty).sum()} with an infinite one"
+        line += f", {bad.sum()} of them left out ({why}; the first: {bad.idxmax()})"
     if scores["L_tokens"].max() >= REPEAT_TOKENS:
         own = scores.pivot(index="document", columns=KEY[1:], values=OWN).loc[bad.index[~bad]]
         # Rounded: the same text in another batch of the same model differs in the last digits.
@@ -119,10 +105,8 @@ def read_counts(path: Path, kinds: Sequence[str], source: str | None = None, tok
     by_kind: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {kind: {} for kind in kinds}
     for (kind, n), rows in table.groupby(["kind", "n_or_d"]):
         by_kind[kind][int(n)] = tuple(rows[column].to_numpy(np.int64) for column in ("occurrences", "types"))
-    for n in sorted({n for by_n in by_kind.values() for n in by_n}):
-        missing = [kind for kind in kinds if n not in by_kind[kind]]
-        if missing:
-            raise UserError(f"{path} has no rows of kind {' and '.join(missing)} for n or d = {n}: {COUNT_AGAIN}")
+    if len({tuple(by_n) for by_n in by_kind.values()}) > 1:
+        raise UserError(f"{path} has not every n or d for every kind ({', '.join(kinds)}): {COUNT_AGAIN}")
     return Counts(by_kind, table["source"].iloc[0], table["tokenizer"].iloc[0])
 
 
@@ -137,22 +121,16 @@ def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame]
     if not path.exists():
         return None
     names = {"source": counts.source, "tokenizer": counts.tokenizer}
-    table = _counted(path, BOOK_COUNTS, list(counts.by_kind), names)
-    twice = table.duplicated(["kind", "n_or_d", "book"])
-    if twice.any():
-        raise UserError(f"{path}, line {twice.idxmax() + 2}: a line that repeats: {COUNT_AGAIN}")
-    wide = table.pivot(index="book", columns=["kind", "n_or_d"], values=["ngrams", "entropy_nats"]).fillna(0.0)
+    table = _counted(path, BOOK_COUNTS, list(counts.by_kind), names).fillna({"entropy_nats": 0.0})
     for kind, by_n in counts.by_kind.items():
         for n, counted in by_n.items():
-            found = wide.xs((kind, n), axis=1, level=(1, 2)) if (kind, n) in wide["ngrams"] else pd.DataFrame()
-            total, wanted = found.get("ngrams", pd.Series([0.0])).sum(), grassberger_entropy(*counted)
-            entropy = (found["ngrams"] @ found["entropy_nats"]) / total if total else np.nan
-            if total != sample_size(*counted) or not abs(entropy - wanted) < 1e-6:
-                raise UserError(
-                    f"{path} is not of the same corpus as the counts beside it (kind {kind}, n or d = {n}: "
-                    f"{total:,.0f} of entropy {entropy:.6f} against {sample_size(*counted):,} of {wanted:.6f}): "
-                    f"{COUNT_AGAIN}"
-                )
+            rows = table[(table["kind"] == kind) & (table["n_or_d"] == n)]
+            total, wanted = rows["ngrams"].sum(), grassberger_entropy(*counted) * sample_size(*counted)
+            same = total == sample_size(*counted) and abs(rows["ngrams"] @ rows["entropy_nats"] - wanted) < 1e-6 * total
+            if not same or rows["book"].duplicated().any():
+                what = f"kind {kind}, n or d = {n}"
+                raise UserError(f"{path} is not of the same corpus as the counts beside it ({what}): {COUNT_AGAIN}")
+    wide = table.pivot(index="book", columns=["kind", "n_or_d"], values=["ngrams", "entropy_nats"]).fillna(0.0)
     return wide["ngrams"], wide["entropy_nats"]
 
 

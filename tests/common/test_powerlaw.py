@@ -54,16 +54,11 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_laws_are_their_formulas(law):
-    values, theta = EXAMPLES[law]
-    assert LAWS[law].mi(np.array(theta), np.log(L)) == pytest.approx(FORMULAS[law](L.astype(float), *values), rel=1e-12)
-
-
-@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_exact_curves_are_found_exactly(law, scale):
-    values, _ = EXAMPLES[law]
+    values, theta = EXAMPLES[law]
     mi = FORMULAS[law](L.astype(float), *values)
+    assert LAWS[law].mi(np.array(theta), np.log(L)) == pytest.approx(mi, rel=1e-12)
     error = 0.01 * mi
     if scale == "linear":
         error[0] = mi[0]  # one point within 3 errors of 0
@@ -83,12 +78,12 @@ def test_aicc_calls_the_law_by_its_name(law):
     rng = np.random.default_rng(0)
     truth = FORMULAS[law](L.astype(float), *EXAMPLES[law][0])
     called = []
-    for _ in range(20):
+    for _ in range(10):
         terms = truth * (1 + 0.1 * correlated(rng, 400, 0.8))
         covariance, shrinkage = covariance_of_mean(terms)
         fits = [fit_law(name, L, terms.mean(axis=0), covariance, 400, shrinkage) for name in LAWS]
         called.append(min(fits, key=lambda fit: fit.aicc).law)
-    assert called.count(law) >= 17, called
+    assert called.count(law) >= 8, called
 
 
 def test_a_steep_fall_onto_a_low_plateau():
@@ -118,7 +113,7 @@ def test_against_scipy_curve_fit():
     assert fit.p_value == pytest.approx(stats.chi2.sf(fit.chi2, 7), rel=1e-9)
 
 
-@pytest.mark.parametrize("law", ["power", "power_plus_constant", "saturating"])
+@pytest.mark.parametrize("law", ["power", "power_plus_constant", "saturating", "constant"])
 def test_linear_scale_against_scipy_curve_fit(law):
     """Where a point lies near 0 the residuals are those of I itself: scipy fits the formula."""
     rng = np.random.default_rng(5)
@@ -133,8 +128,12 @@ def test_linear_scale_against_scipy_curve_fit(law):
     assert fit.scale == "linear"
     assert [value for value, _, _ in fit.parameters.values()] == pytest.approx(values, rel=1e-3)
     assert fit.chi2 == pytest.approx(np.sum(info["fvec"] ** 2), rel=1e-6)
-    _, low, high = fit.parameters["beta"]
-    half = 1.959963984540054 * math.sqrt(np.diag(errors)[list(fit.parameters).index("beta")])
+    assert fit.aicc == pytest.approx(
+        fit.chi2 + 2 * len(values) + 2 * len(values) * (len(values) + 1) / (8 - len(values))
+    )
+    name = "C" if law == "constant" else "beta"
+    _, low, high = fit.parameters[name]
+    half = 1.959963984540054 * math.sqrt(np.diag(errors)[list(fit.parameters).index(name)])
     if law == "saturating":  # its β is positive: the interval is one of its logarithm
         low, high, half = math.log(low), math.log(high), half / values[2]
     assert (high - low) / 2 == pytest.approx(half, rel=1e-2)
@@ -159,40 +158,43 @@ def test_against_regression_on_control_variates():
         assert fit.parameters[name] == pytest.approx(np.exp(expected) if name == "A" else expected, rel=1e-9)
 
 
+def held(spread: float, noise: float, documents: int, rho: float, experiments: int) -> tuple[np.ndarray, float, float]:
+    """How often the intervals of A and β hold the truth of 2 · L^0.75, how often I <= 0 and the scale is linear.
+
+    Terms have log-normal noise, or normal noise of the same size at every L.
+    """
+    rng, inside, below, linear = np.random.default_rng(documents), np.zeros(2), 0, 0
+    for _ in range(experiments):
+        terms = (
+            samples(rng, documents, rho, spread) if spread else 2 * L**0.75 + noise * correlated(rng, documents, rho)
+        )
+        covariance, shrinkage = covariance_of_mean(terms)
+        fit = fit_law("power", L, terms.mean(axis=0), covariance, documents, shrinkage)
+        for i, (name, truth) in enumerate((("A", 2), ("beta", 0.75))):
+            _, low, high = fit.parameters[name]
+            inside[i] += low <= truth <= high
+        below += (terms.mean(axis=0) <= 0).any()
+        linear += fit.scale == "linear"
+    return inside / experiments, below / experiments, linear / experiments
+
+
 @pytest.mark.parametrize(
     ("documents", "rho", "at_most"),
     [(300, 0.8, 0.971), (40, 0.8, 0.971), (8, 0.6, 1.0)],  # with as few as the points they may be too wide
 )
 def test_intervals_hold_the_truth(documents, rho, at_most):
     """Log-normal, correlated, seeded: 1,000 experiments, within 3 binomial errors (0.021) of 95%."""
-    rng = np.random.default_rng(documents)
-    held = np.zeros(2)
-    for _ in range(1000):
-        terms = samples(rng, documents, rho)
-        covariance, shrinkage = covariance_of_mean(terms)
-        fit = fit_law("power", L, terms.mean(axis=0), covariance, n_documents=documents, shrinkage=shrinkage)
-        for i, (name, truth) in enumerate((("A", 2), ("beta", 0.75))):
-            _, low, high = fit.parameters[name]
-            held[i] += low <= truth <= high
-    assert (held / 1000 >= 0.929).all()
-    assert (held / 1000 <= at_most).all()
+    inside, _, _ = held(0.3, 0, documents, rho, 1000)
+    assert (inside >= 0.929).all()
+    assert (inside <= at_most).all()
 
 
 def test_intervals_hold_the_truth_where_points_lie_near_zero():
     """The first points are within their errors of 0, and often below: none is left out, and 95% means 95%."""
-    rng, held, below, linear = np.random.default_rng(7), 0, 0, 0
-    for _ in range(500):
-        terms = 2 * L**0.75 + 60 * correlated(rng, 100, 0.5)
-        covariance, shrinkage = covariance_of_mean(terms)
-        mi = terms.mean(axis=0)
-        fit = fit_law("power", L, mi, covariance, n_documents=100, shrinkage=shrinkage)
-        _, low, high = fit.parameters["beta"]
-        held += low <= 0.75 <= high
-        linear += fit.scale == "linear"
-        below += (mi <= 0).any()
-    assert below > 50
-    assert linear > 450
-    assert 0.92 <= held / 500 <= 0.98
+    (_, beta), below, linear = held(0, 60, 100, 0.5, 300)
+    assert below > 0.1
+    assert linear > 0.9
+    assert 0.91 <= beta <= 0.985
 
 
 @pytest.mark.parametrize(("documents", "rho"), [(20, 0.6), (100, 0.8), (100, 0.95), (300, 0.6)])
@@ -259,9 +261,7 @@ def test_sweep_leaves_out_what_lies_near_zero():
     assert (8, 32) not in windows
     assert windows[8, 64] == "linear"
     assert windows[32, 64] == "log"
-
-
-def test_one_length_without_spread_spoils_only_its_own_windows():
+    # A length without spread spoils only its own windows.
     terms = samples(np.random.default_rng(3), 50)
     terms[:, 4] = terms[:, 4].mean()
     covariance, shrinkage = covariance_of_mean(terms)
@@ -270,13 +270,6 @@ def test_one_length_without_spread_spoils_only_its_own_windows():
     assert (128, 1024) in windows
     with pytest.raises(NoFitError, match="the same term at L = 64: fit other lengths"):
         fit_law("power", L, terms.mean(axis=0), covariance, 50, shrinkage)
-
-
-def test_what_are_no_points():
-    mi = 2 * L**0.5
-    for bad_L, bad_mi in ((L[::-1], mi), (L, np.r_[np.nan, mi[1:]])):
-        with pytest.raises(ValueError, match="L must ascend, and I and its covariance be finite"):
-            fit_law("power", bad_L, bad_mi, np.eye(9))
 
 
 # Whole books
@@ -319,14 +312,14 @@ def test_bootstrap_intervals_hold_the_truth(books):
         flavour = 0.1 * rng.standard_normal(books)[unit, None] * np.linspace(0, 1, 9)
         terms = 2 * L**0.75 * (1 + flavour + 0.2 * correlated(rng, len(unit), 0.8))
 
-        def fits(rows: np.ndarray, drawn: np.ndarray | None = None, terms: np.ndarray = terms) -> list[Fit]:
-            covariance, shrinkage = covariance_of_mean(terms[rows])
-            return [fit_law("power", L, terms[rows].mean(axis=0), covariance, len(rows), shrinkage)]
+        def fits(rows: np.ndarray, drawn: np.ndarray, terms: np.ndarray = terms) -> list[Fit]:
+            return [fit_power_ols(L, terms[rows].mean(axis=0))]
 
-        _, low, high = fits(np.arange(len(unit)))[0].parameters["beta"]
-        resampled = bootstrap_intervals(unit, fits, replications=60)["power", "beta"]
+        covariance, shrinkage = covariance_of_mean(terms)
+        alone = fit_law("power", L, terms.mean(axis=0), covariance, len(terms), shrinkage).parameters["beta"]
+        resampled = bootstrap_intervals(unit, fits, replications=60)["power_ols", "beta"]
         held += resampled[0] <= 0.75 <= resampled[1]
-        held_documents += low <= 0.75 <= high
+        held_documents += alone[1] <= 0.75 <= alone[2]
     assert held / 150 >= 0.90
     assert held_documents < held
 
@@ -344,32 +337,28 @@ def test_bootstrap_that_cannot_be():
         bootstrap_intervals(np.arange(30), never, replications=100)
 
 
-def test_three_points_have_no_aicc():
-    fit = fit_law("power", L[:3], L[:3] ** 0.5, np.eye(3) * 1e-4)
-    assert fit.dof == 1
-    assert math.isnan(fit.aicc)
-
-
 def test_no_fit():
     mi = 2 * L**0.5
-    with pytest.raises(ValueError, match="unknown law 'cubic'; known: power, "):
-        fit_law("cubic", L, mi, np.eye(9))
-    with pytest.raises(NoFitError, match="2 points, and 3 are needed"):
-        fit_law("power", L[:2], mi[:2], np.eye(2) * 1e-4)
-    with pytest.raises(NoFitError, match="3 points, and 4 are needed"):
-        fit_law("broken_power", L[:3], mi[:3], np.eye(3) * 1e-4)
-    with pytest.raises(NoFitError, match="2 of 9 points lie 3 standard errors above 0"):
-        fit_law("power", L, mi, np.diag(np.r_[0.1, 0.1, np.full(7, 1e4)]))
-    with pytest.raises(NoFitError, match="0 of 9"):
-        fit_law("power", L, -mi, np.eye(9))
-    with pytest.raises(NoFitError, match="singular"):
-        fit_law("power", L, mi, np.full((9, 9), 1e-4))
-    with pytest.raises(NoFitError, match="the same term at L = 4"):
-        fit_law("power", L, mi, np.zeros((9, 9)))
+    for bad_L, bad_mi in ((L[::-1], mi), (L, np.r_[np.nan, mi[1:]])):
+        with pytest.raises(ValueError, match="L must ascend, and I and its covariance be finite"):
+            fit_law("power", bad_L, bad_mi, np.eye(9))
+    for law, points, covariance, message in (
+        ("power", mi[:2], np.eye(2) * 1e-4, "2 points, and 3 are needed"),
+        ("broken_power", mi[:3], np.eye(3) * 1e-4, "3 points, and 4 are needed"),
+        ("power", mi, np.diag(np.r_[0.1, 0.1, np.full(7, 1e4)]), "2 of 9 points lie 3 standard errors above 0"),
+        ("power", -mi, np.eye(9), "0 of 9"),
+        ("power", mi, np.full((9, 9), 1e-4), "singular"),
+        ("power", mi, np.zeros((9, 9)), "the same term at L = 4"),
+    ):
+        with pytest.raises(NoFitError, match=message):
+            fit_law(law, L[: len(points)], points, covariance)
     with pytest.raises(NoFitError, match="8 documents are too few for the covariance of 9 points"):
         fit_law("power", L, mi, np.eye(9) * 1e-4, n_documents=8)
     with pytest.raises(NoFitError, match="2 of 9 points lie above 0"):
         fit_power_ols(L, np.r_[1.0, 2.0, np.full(7, -1.0)])
+    three = fit_law("power", L[:3], L[:3] ** 0.5, np.eye(3) * 1e-4)
+    assert three.dof == 1
+    assert math.isnan(three.aicc)
 
 
 def test_straight_line_against_scipy_linregress():
@@ -378,22 +367,14 @@ def test_straight_line_against_scipy_linregress():
     kept = mi > 0
     line = stats.linregress(np.log(L[kept]), np.log(mi[kept]))
     fit = fit_power_ols(L, mi)
-    assert fit.law == "power_ols"
+    columns = "law parameter value lo95 hi95 L_min L_max chi2 dof aicc p_value heldout_error scale"
+    assert [list(row) for row in fit.rows()] == [columns.split()] * 2
+    assert [(row["law"], row["parameter"]) for row in fit.rows()] == [("power_ols", "A"), ("power_ols", "beta")]
     assert fit.parameters["beta"][0] == pytest.approx(line.slope, rel=1e-12)
     assert fit.parameters["A"][0] == pytest.approx(math.exp(line.intercept), rel=1e-12)
     assert np.isnan([fit.parameters["A"][1:], fit.parameters["beta"][1:]]).all()
     assert np.isnan([fit.chi2, fit.aicc]).all()
     assert fit.dof == 6
-
-
-def test_rows_of_the_table():
-    rows = fit_law("power", L[:4], L[:4] ** 0.5, np.eye(4) * 1e-4).rows()
-    assert [row["parameter"] for row in rows] == ["A", "beta"]
-    columns = "law parameter value lo95 hi95 L_min L_max chi2 dof aicc p_value heldout_error scale"
-    for row in rows:
-        assert list(row) == columns.split()
-        assert row["law"] == "power"
-        assert row["lo95"] < row["value"] < row["hi95"]
 
 
 @pytest.mark.parametrize(("documents", "rho"), [(5, 0.8), (12, 0.8), (400, 0.8), (11, 0.0)])
@@ -415,8 +396,4 @@ def test_shrinkage_equals_its_definition(documents, rho):
     assert np.diag(covariance) == pytest.approx(np.diag(expected), rel=1e-12)
     assert covariance[off] == pytest.approx((1 - shrinkage) * expected[off], rel=1e-10)
     np.linalg.cholesky(covariance)  # also where there are fewer documents than points
-
-
-def test_documents_without_spread():
-    covariance, _ = covariance_of_mean(np.ones((5, 3)))
-    assert (covariance == 0).all()
+    assert (covariance_of_mean(np.ones((5, 3)))[0] == 0).all()
