@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -161,7 +159,7 @@ def test_real_text_equals_a_counter(tmp_path):
     documents, vocab_size = real_documents()
     assert sum(map(len, documents)) > 50_000
     folder = save(tmp_path / "documents", documents, vocab_size, batch=20)
-    out, d = tmp_path / "counts.csv", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+    out, d = tmp_path / "counts.csv", [1, 4, 64, 2048]
     assert call_script(SCRIPT, "--documents", folder, "--out", out, "--d", *d).returncode == 0
     check_counts(out, documents, KINDS[:2] + [(kind, i) for i in d for kind in ("pair", "left", "right")])
 
@@ -194,7 +192,7 @@ def corpus(tmp_path_factory) -> tuple[Path, Path]:
     return folder, out
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 80])  # 80: some shards have nothing to do
+@pytest.mark.parametrize("n", [2, 80])  # 80: some shards have nothing to do
 def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch, n):
     """The last one writes; a part of the keys is as much as 2,000 of them here."""
     monkeypatch.setattr(windows, "PART_KEYS", 2000)
@@ -214,54 +212,8 @@ def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch, 
     assert len(pd.read_csv(out)) < len(pd.read_csv(expected))
 
 
-def test_two_processes_give_the_same_bytes(tmp_path, corpus):
-    folder, expected = corpus
-    out = tmp_path / "counts.csv"
-    run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS, "--processes", 2)
-    assert both(out) == both(expected)
-
-
-STALL = """
-import os, time
-replace = os.replace
-def stall(source, target):
-    if str(target).endswith("{name}"):
-        time.sleep(600)
-    assert not str(target).endswith("{finished}"), "made again"
-    replace(source, target)
-os.replace = stall
-"""
-
-
-@pytest.mark.parametrize(
-    ("processes", "stall_at", "finished"),
-    [(1, "left-16.000-of-001.npz", "pair-16.000-of-001.npz"), (2, "counts.csv", "pair-64.000-of-001.npz")],
-)
-def test_a_killed_run_goes_on(tmp_path, corpus, processes, stall_at, finished):
-    folder, expected = corpus
-    out, parts = tmp_path / "counts.csv", tmp_path / "counts.csv.parts"
-    flags = ["--documents", folder, "--out", out, *FLAGS, "--processes", processes]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    (tmp_path / "sitecustomize.py").write_text(STALL.format(name=stall_at, finished="nothing"))
-    command = [sys.executable, ROOT / SCRIPT, *map(str, flags)]
-    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-    stalled = tmp_path if stall_at == "counts.csv" else parts
-    while not list(stalled.glob(f".{stall_at}.*.tmp")):
-        assert run.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    assert (parts / finished).exists()
-    assert not out.exists()
-    (tmp_path / "sitecustomize.py").write_text(STALL.format(name="nothing", finished=finished))
-    # Other processes and another memory than before.
-    run_script(SCRIPT, *flags[:-1], 3 - processes, "--memory-gb", 3, env=environment)
-    assert both(out) == both(expected)
-    assert not parts.exists()
-
-
 def test_full_disk_loses_nothing(tmp_path, corpus, monkeypatch):
-    """At the end as well: the older results stay, and the next run takes up what was counted."""
+    """The older results stay, and the next run, of more processes, takes up what was counted and not damaged."""
     folder, expected = corpus
     out = tmp_path / "counts.csv"
     out.write_text("older\n")
@@ -277,12 +229,15 @@ def test_full_disk_loses_nothing(tmp_path, corpus, monkeypatch):
     assert "disk full while writing" in one_line_error(call_script(SCRIPT, *flags))
     assert out.read_text() == "older\n"
     monkeypatch.setattr(os, "replace", replace)
-    kept = (tmp_path / "counts.csv.parts" / "pair-64.000-of-001.npz").stat().st_ino
-    (tmp_path / "counts.csv.parts" / "pair-5.000-of-001.npz").write_bytes(b"PK")
-    assert "pair-5.000-of-001.npz is damaged" in one_line_error(call_script(SCRIPT, *flags))
-    (tmp_path / "counts.csv.parts" / "pair-5.000-of-001.npz").unlink()
-    assert (tmp_path / "counts.csv.parts" / "pair-64.000-of-001.npz").stat().st_ino == kept
-    assert call_script(SCRIPT, *flags).returncode == 0
+    parts = tmp_path / "counts.csv.parts"
+    kept, damaged = parts / "pair-64.000-of-001.npz", parts / "pair-5.000-of-001.npz"
+    before = kept.stat().st_ino
+    damaged.write_bytes(b"PK")
+    assert f"{damaged.name} is damaged" in one_line_error(call_script(SCRIPT, *flags))
+    assert kept.stat().st_ino == before
+    for piece in (damaged, parts / "left-16.000-of-001.npz", parts / "ngram-2.000-of-001.npz"):
+        piece.unlink()
+    run_script(SCRIPT, *flags, "--processes", 2, "--memory-gb", 3)  # others than before
     assert both(out) == both(expected)
 
 
@@ -424,50 +379,19 @@ def test_memory_stays_under_the_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        ({"prepare.json": None}, "no prepare.json in"),
-        ({"prepare.json": "{"}, "cannot read the documents"),
-        ({"prepare.json": '{"source": "test", "tokenizer_vocab_size": 10}'}, "lacks tokenizer"),
-        ({"state.json": None}, "cannot read the documents"),
-        (
-            {"prepare.json": '{"source": "test", "tokenizer": "toy", "tokenizer_vocab_size": 5}'},
-            "token id 9, outside the vocabulary of 5",
-        ),
-    ],
-)
-def test_damaged_folder(tmp_path, spoil, message):
-    folder = save(tmp_path / "documents", [[1, 2, 9, 2]], 10)
-    for name, text in spoil.items():
-        (folder / name).unlink()
-        if text is not None:
-            (folder / name).write_text(text)
-    assert message in one_line_error(call_script(SCRIPT, "--documents", folder, "--out", tmp_path / "counts.csv"))
-    assert [path.name for path in tmp_path.iterdir()] == ["documents"]
-
-
-@pytest.mark.parametrize(
     ("documents", "vocab_size", "flags", "message"),
     [
-        ([[1, 2]], 128_256, ["--n", 4], "4-grams of 128256 tokens do not fit a 64-bit key: with this vocabulary --n"),
+        ([[1, 2]], 128_256, ["--n", 4], "4-grams of 128256 tokens do not fit a 64-bit key: give a smaller --n"),
         ([[1, 2]], 2**32 + 1, ["--n", 1, "--d", 1], "pairs at distance 1 of 4294967297 tokens do not fit"),
-        ([[1, 2]], 2**65, ["--n", 1], "1-grams of 36893488147419103232 tokens do not fit a 64-bit key"),
         ([[1, 2]], 10, ["--d", 1, 0], "--d 1 0: give at least 1"),
         ([[1, 2]], 10, ["--n"], "nothing to count: give lengths with --n or distances with --d"),
-        ([[1, 2]], 10, ["--n", 3], "no document has 3-grams with 2 tokens behind the first, the longest has 2"),
         ([[1, 2], [1, 2, 3]], 10, ["--d", 1, 3], "no document has pairs at distance 3"),
         ([[-1, 2]], 10, [], "token id -1, outside the vocabulary of 10"),
         ([[2**32, 2]], 10, ["--d", 1], "token id 4294967296, outside the vocabulary of 10"),
-        ([[1, 2]], 10, ["--processes", 0], "--processes 0: give at least 1"),
-        ([[1, 2]], 10, ["--memory-gb", 0.1], "--memory-gb 0.1 is too small: --processes 1 needs at least 0.3 here"),
-        ([[1, 2]], 10, ["--memory-gb", "nan"], "--memory-gb nan is too small"),
-        ([[1, 2]], 10, ["--processes", 4, "--memory-gb", 1], "too small: --processes 4 needs at least 1.3 here"),
+        ([[1, 2]], 10, ["--processes", 4, "--memory-gb", 1], "--memory-gb 1 is too small: give 1.3 or fewer"),
         ([[1, 2]], 10, ["--shard", "2/2"], "--shard 2/2: write it i/n with 0 ≤ i < n, e.g. 0/4"),
-        ([[1, 2]], 10, ["--shard", "1"], "--shard 1: write it i/n"),
-        ([[1, 2]], 10, ["--shard", ""], "--shard : write it i/n"),
         ([[1, 2]], 10, ["--equal-pairs"], "--equal-pairs is about pairs: give their distances with --d"),
         ([], 10, [], "no documents in"),
-        ([[1, 2]], 10, ["--out", "counts"], "give the name of a .csv file"),
     ],
 )
 def test_bad_settings(tmp_path, documents, vocab_size, flags, message):
