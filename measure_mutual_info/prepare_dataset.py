@@ -180,8 +180,7 @@ def main(cfg: Settings) -> None:
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     if begun(cfg.out, wanted, RECORD):
         shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed at its very end
-        made = json.loads((cfg.out / RECORD).read_text(encoding="utf-8"))
-        print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
+        print(f"{cfg.out}: there already")
         return
     counts: Counter[str] = Counter()
     paths = cut_shards(cfg, corpus, tokenizer, parts, wanted, counts)
@@ -199,8 +198,6 @@ def main(cfg: Settings) -> None:
         "tokenizer": cfg.tokenizer,
         "tokenizer_vocab_size": tokenizer.size,
         "tokenizer_hash": tokenizer.hash,
-        "min_tokens": cfg.min_tokens,
-        "boundaries": cfg.boundaries,
         "documents": len(whole),
         "books": n_books,
         "tokens": int(lengths.sum()),
