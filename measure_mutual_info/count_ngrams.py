@@ -19,9 +19,8 @@ a bootstrap replicate of it.
 Memory stays under --memory-gb for a corpus of any size. What does not fit is counted in parts: a part is the keys (a
 pair of tokens, say) of one range of a hash, and the documents are read once for each of them. Finished parts lie in
 `<out>.parts` until all are there, so a killed run continues. Several machines can share one run (`--shard 0/4` …
-`--shard 3/4`, the same --out on a shared disk); the last one to finish writes the results. Without a shared disk, copy
-their folders `<out>.parts` into one and run the command without --shard. The result has the same bytes whatever the
-interruptions, memory, processes or shards.
+`--shard 3/4`, the same --out on a shared disk); the last one to finish writes the results. The result has the same
+bytes whatever the interruptions, memory, processes or shards.
 
 Hardware: CPU; a core counts about 35 million pairs a second, marginals and shares included, if memory holds the pairs
 (8 bytes each), and takes 4 ns more a token for every time that it reads the tokens again (benchmarks/counting.py).
