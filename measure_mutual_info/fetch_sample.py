@@ -219,9 +219,7 @@ def download(package: Package, folder: Path, given: Path | None) -> Path:
         print(f"fetching {package.file}")
         fetch(package, folder)
     if not path.is_file():
-        raise UserError(
-            f"{path.parent} does not hold {package.file}: copy it there, or leave out --packages to fetch it"
-        )
+        raise UserError(f"no {package.file} in {path.parent}: copy it there, or leave out --packages to fetch it")
     if file_hash(path) != package.sha256:
         if given is None:
             path.unlink()

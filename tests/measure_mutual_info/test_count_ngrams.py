@@ -70,9 +70,10 @@ def reference(documents: list[list[int]], kind: str, n_or_d: int) -> Counter:
 def share_reference(documents: list[list[int]], labels: list[str], kind: str, n_or_d: int) -> dict:
     """Of each label how much lies in it and its mean of log N − G(n_y), an occurrence at a time."""
     counts, values = reference(documents, kind, n_or_d), {}
+    terms = {n: float(np.log(counts.total()) - grassberger_g(n)) for n in set(counts.values())}
     for document, label in zip(documents, labels, strict=True):
         for item in occurring(document, kind, n_or_d):
-            values.setdefault(label, []).append(float(np.log(counts.total()) - grassberger_g(counts[item])))
+            values.setdefault(label, []).append(terms[counts[item]])
     return {label: (len(of_label), np.mean(of_label)) for label, of_label in values.items()}
 
 
@@ -171,15 +172,24 @@ def test_files_of_a_small_corpus(tmp_path):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of documents, and its counts made in one go."""
+    """A folder of documents, and its counts made in one go, in a process of their own, with provenance beside both."""
     tmp_path = tmp_path_factory.mktemp("corpus")
     lengths = np.random.default_rng(2).integers(0, 400, size=60).tolist()
     documents = random_documents(np.random.default_rng(3), 300, lengths)
-    folder = save(tmp_path / "documents", documents, 300, books=[f"b{i // 4}" for i in range(60)])
-    out = tmp_path / "counts.csv"
-    done = call_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
-    assert done.returncode == 0, done.stderr
+    labels = [f"b{i // 4}" for i in range(60)]
+    folder = save(tmp_path / "documents", documents, 300, books=labels)
+    prepared = json.loads((folder / "prepare.json").read_text()) | {"tokenizer": "/somewhere/else/toy"}
+    (folder / "prepare.json").write_text(json.dumps(prepared))
+    out = tmp_path / "results" / "counts.csv"
+    done = run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
+    assert f"2-grams: {sum(max(len(ids) - 1, 0) for ids in documents):,} in all" in done.stdout
     check_counts(out, documents)
+    check_shares(out, documents, labels)
+    for path in (out, out.with_name("counts_by_book.csv")):
+        assert set(pd.read_csv(path)["tokenizer"]) == {"toy"}  # a folder's name, not where it lay
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert record["settings"]["d"] == list(reversed(D))
+        assert record["inputs"]
     return folder, out
 
 
@@ -285,27 +295,6 @@ def test_bootstrap_over_books():
         fresh.append(entropy)
         errors.append(np.sqrt(np.sum((ngrams * (of_book - entropy)) ** 2)) / ngrams.sum())
     assert np.mean(errors) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
-
-
-def test_command_line(tmp_path):
-    """Through its own process, on documents as another program may have saved them, with provenance beside both."""
-    documents = random_documents(np.random.default_rng(5), 300, [200, 1, 500, 33])
-    folder = write_documents(tmp_path / "documents", {"a": documents[:2], "b": documents[2:]}, 300)
-    prepared = json.loads((folder / "prepare.json").read_text()) | {"tokenizer": "/somewhere/else/toy"}
-    (folder / "prepare.json").write_text(json.dumps(prepared))
-    out = tmp_path / "results" / "counts.csv"
-    done = run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
-    assert f"2-grams: {sum(max(len(ids) - 1, 0) for ids in documents)} in all" in done.stdout
-    assert "pairs at distance 64: 572 in all" in done.stdout.replace(",", "")
-    check_counts(out, documents)
-    check_shares(out, documents, list("aabb"))
-    for path in (out, out.with_name("counts_by_book.csv")):
-        table = pd.read_csv(path)
-        assert set(table["source"]) == {"toy"}
-        assert set(table["tokenizer"]) == {"toy"}  # a folder's name, not where it lay
-        record = json.loads(path.with_suffix(".json").read_text())
-        assert record["settings"]["d"] == list(reversed(D))
-        assert record["inputs"]
 
 
 def test_many_books_are_taken_in_blocks(tmp_path):
