@@ -46,10 +46,10 @@ if not common or not common.origin or not os.path.samefile(os.path.dirname(commo
 
 # begin SETTING …: makes PRESET cpu where it is not set. Refuses the settings that the figure does not read, because a
 # result that silently is of something else is worse than none; then sets $python to PYTHON or to the environment that is
-# active, if all that is needed is there, else to that of .venv, made where it is missing. Paths in settings are from
-# where the person stands, see from_here; those in flags and PREPARE_FLAGS stay what they are, and so are from the root.
+# active, if all that is needed is there, else to that of .venv, made where it is missing. OUT, RUNS and what exists there
+# (the folder of a pattern, say) are paths from where the person stands; those in PREPARE_FLAGS and flags from the root.
 begin() {
-    local setting reason
+    local setting reason value
     PRESET=${PRESET:-cpu}
     for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS FIT RUNS WORKERS OUT; do
         case " $* " in *" $setting "*) continue ;; esac
@@ -68,29 +68,16 @@ begin() {
         fi
     fi
     if [ "$python" = .venv/bin/python ]; then environment .venv requirements.txt; fi
-    for setting in MODEL CORPUS TOKENIZER FIT RUNS OUT; do from_here "$setting"; done
-}
-
-# from_here SETTING: sets it to what the root sees. OUT and RUNS are paths from where the person stands, and so is what
-# exists there, a pattern included; all else is a name, or lies in the root. MODEL may be several words.
-from_here() {
-    local word value=()
-    [ -n "${!1:-}" ] && [ "$here" != "$PWD" ] || return 0
-    local words=("${!1}")
-    if [ "$1" = MODEL ] && [ ! -e "$here/${!1}" ]; then read -ra words <<< "${!1}"; fi
-    for word in "${words[@]}"; do
-        case $1:$word in
-            *:/*) ;;
-            OUT:* | RUNS:*) word=$here/$word ;;
-            *)
-                if [ -e "$here/$word" ] || (shopt -s globstar; compgen -G "$here/$word") > /dev/null 2>&1; then
-                    word=$here/$word
-                fi
-                ;;
+    if [ "$here" = "$PWD" ]; then return; fi
+    for setting in MODEL CORPUS TOKENIZER FIT RUNS OUT; do
+        value=${!setting:-}
+        case $setting:$value in
+            *: | *:/*) continue ;;
+            OUT:* | RUNS:*) ;;
+            *) if [ ! -e "$here/${value%%[*?[]*}" ]; then continue; fi ;; # a name, or what lies in the root
         esac
-        value+=("$word")
+        printf -v "$setting" %s "$here/$value"
     done
-    printf -v "$1" %s "${value[*]}"
 }
 
 # at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time; on

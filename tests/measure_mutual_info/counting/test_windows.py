@@ -28,9 +28,9 @@ class Lists(DocumentStream):
     batch: int = 3
 
     @classmethod
-    def of(cls, documents: list[list[int]], units: list[int], vocab_size: int) -> Lists:
+    def of(cls, documents: list[list[int]], units: list[int], vocab_size: int, batch: int = 3) -> Lists:
         starts = np.cumsum([0, *map(len, documents)])
-        return cls(vocab_size, starts, np.array(units, np.int32), documents=tuple(documents))
+        return cls(vocab_size, starts, np.array(units, np.int32), documents=tuple(documents), batch=batch)
 
     def read(self) -> Iterator[tuple[np.ndarray, int, int]]:
         for first in range(0, len(self.documents), self.batch):
@@ -92,29 +92,12 @@ def test_every_way_of_counting_equals_a_counter(documents, units, measure, room,
     check(reduce(Counts.with_part, of_parts), types, of_block)
 
 
-@dataclass(frozen=True)
-class ArrayStream(DocumentStream):
-    """Documents of one length in memory, each a book of its own. They have no names."""
-
-    ids: np.ndarray | None = None
-    """(documents, L) token ids"""
-
-    @classmethod
-    def of(cls, ids: np.ndarray, vocab_size: int) -> ArrayStream:
-        starts = np.arange(len(ids) + 1, dtype=np.int64) * ids.shape[1]
-        return cls(vocab_size, starts, np.arange(len(ids), dtype=np.int32), ids=ids)
-
-    def read(self) -> Iterator[tuple[np.ndarray, int, int]]:
-        """See DocumentStream: all of it is one batch."""
-        yield self.ids.ravel(), 0, len(self.ids)
-
-
 @pytest.fixture(scope="module")
-def large() -> tuple[ArrayStream, np.ndarray]:
+def large() -> tuple[Lists, np.ndarray]:
     """290,000 tokens of Zipf's law, so that slabs end inside documents, and inside rare and frequent pairs."""
     ids = (np.random.default_rng(0).zipf(1.3, size=(29, 10_000)) % 1000).astype(np.int32)
     assert ids.size > 4 * windows.SLAB
-    return ArrayStream.of(ids, 1000), ids
+    return Lists.of(ids.tolist(), list(range(29)), 1000, batch=29), ids
 
 
 def expected_of(ids: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +141,7 @@ def test_keys_of_sorted_slabs_that_end_anywhere():
 
 
 def test_parts_do_not_depend_on_memory():
-    few = ArrayStream.of(np.zeros((10, 10_000), np.int32), 100)
+    few = DocumentStream(100, np.arange(11) * 10_000, np.arange(10, dtype=np.int32))
     many = DocumentStream(128_256, np.array([0, 3 * 10**9]), np.zeros(1, np.int32))
     assert Measure("left", 1, 1).by_table(few)
     assert Measure("left", 1, 1).by_table(many)
