@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -38,6 +39,7 @@ def run(
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cfg = parse(settings, sys.argv[1:], description, presets)
+        _same_checkout(getattr(sys.modules["__main__"], "__file__", None))
         check_settings(cfg)
         main(cfg)
     except UserError as error:
@@ -112,6 +114,13 @@ def _of_the_place(error: BaseException) -> str | None:
         reason = os.strerror(error.errno).lower()
         return f"{error.filename}: {reason}: give another place or name, or move away what is there"
     return None
+
+
+def _same_checkout(script: str | None) -> None:
+    """UserError: the script is of another checkout than this module, whose commit the records would give."""
+    here, there = (Path(file).resolve().parents[1] for file in (__file__, script or __file__))
+    if there != here and (there / "common" / "cli.py").is_file():
+        raise UserError(f"{script} would run with the modules of {here}: activate the environment of {there}")
 
 
 def check_settings(cfg: Any) -> None:

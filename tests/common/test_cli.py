@@ -13,7 +13,7 @@ import pytest
 
 from common import cli
 from common.cli import UNCHECKED, UserError, check_settings
-from tests.conftest import call_script, one_line_error
+from tests.conftest import ROOT, call_script, one_line_error
 
 SCRIPT = '''"""Says what it is for."""
 from dataclasses import dataclass
@@ -167,3 +167,17 @@ def test_settings_that_no_program_can_use(changes, said):
     with pytest.raises(UserError) as error:
         check_settings(Settings(**changes))
     assert str(error.value).startswith(said)
+
+
+def test_a_script_of_another_checkout_is_refused(tmp_path):
+    """The record would name the commit of the modules, not that of the script."""
+    for file, text in (("common/cli.py", ""), ("folder/program.py", SCRIPT)):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "folder" / "program.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert f"program.py would run with the modules of {ROOT}" in one_line_error(done)
