@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from common.cli import UserError
 from common.powerlaw import GROWTH_LAWS
 from measure_mutual_info.counting.entropy import grassberger_entropy
 from measure_mutual_info.estimate_bipartite import (
@@ -21,7 +22,7 @@ from measure_mutual_info.estimate_bipartite import (
     fit_ratio,
     per_document_terms,
 )
-from measure_mutual_info.scoring.tables import LOGQ, SCORES, read_scores
+from measure_mutual_info.scoring.tables import LOGQ, SCORES, read_provenance, read_scores
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "measure_mutual_info/estimate_bipartite.py"
@@ -473,3 +474,9 @@ def test_bad_records(tmp_path):
         ([], "scores.json is not the record of a run: restore it, or"),
     ):
         assert message in refusal(tmp_path, hand_scores(), provenance=record)
+    record = tmp_path / "scores.json"
+    record.write_text("{")
+    with pytest.raises(UserError, match="is not the record of a run"):
+        read_provenance(tmp_path / "scores.csv")
+    record.unlink()
+    assert read_provenance(tmp_path / "scores.csv") == {}
