@@ -108,12 +108,6 @@ def test_the_steps_are_those_of_plain_torch(tmp_path):
     torch.testing.assert_close(saved["after.weight"], model.after.weight.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_rates_of_the_step_to_come(tmp_path):
-    rates = run(settings(tmp_path), task(rate_of_next=True))["learning_rate"]
-    assert rates.iloc[0] == pytest.approx(3e-3)  # after five steps of warm-up
-    assert rates.iloc[-1] == pytest.approx(0, abs=1e-12)
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
     whole = run(settings(tmp_path / "whole", optimizer=optimizer))
