@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
-from benchmarks.publish import median_seconds, publish
+from benchmarks.publish import median_seconds, publish, row
 from common.cli import UserError, run
 from gaussian_synthetic.exact import dense, families
 
@@ -43,16 +44,10 @@ class Settings:
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
     """L = 4^layers, two or more, ascending, of the growth of time"""
     rounds: int = 5
-    folder: Path | None = None
-    """where the dense factors go for the time being; default: the system's folder for temporary files"""
 
     def validate(self) -> None:
-        if self.out.suffix != ".csv":
-            raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if self.rounds < 1 or min(self.layers + self.dense_layers) < 1:
-            raise UserError("--rounds, --layers and --dense-layers: give at least 1")
-        if len(self.layers) < 2 or list(self.layers) != sorted(self.layers):
-            raise UserError(f"--layers {' '.join(map(str, self.layers))}: give two or more, ascending")
+        if min(self.rounds, *self.layers, *self.dense_layers) < 1 or len(self.layers) < 2:
+            raise UserError("--rounds and --dense-layers: give at least 1; --layers: two or more of at least 1")
 
 
 def ours(layers: int, batch: int, rounds: int) -> dict:
@@ -102,9 +97,8 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
         bar.update()
         return found
 
-    def row(setting: str, what: str, unit: str, baseline: str, base: float, value: float) -> None:
-        names = {"benchmark": "gaussian", "setting": setting, "measure": what, "unit": unit, "baseline": baseline}
-        rows.append(names | {"baseline_value": base, "our_value": value, "ratio": base / value})
+    def add(*of: Any) -> None:
+        rows.append(row("gaussian", *of))
 
     for layers in cfg.dense_layers:
         path = folder / "factor.npy"
@@ -118,19 +112,19 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
         best = min(rivals, key=lambda name: rivals[name]["seconds"])
         rival, setting = rivals[best], f"L = {4**layers:,}, 4 draws × {COPIES} copies, float32"
         what = f"{best} with a factor made before"
-        row(setting, "seconds", "s", what, rival["seconds"], found["seconds"])
-        row(setting, "peak memory", "GB", what, rival["bytes"] / 1e9, found["bytes"] / 1e9)
+        add(setting, "seconds", "s", what, rival["seconds"], found["seconds"])
+        add(setting, "peak memory", "GB", what, rival["bytes"] / 1e9, found["bytes"] / 1e9)
         what = "covariance and Cholesky factor"
-        row(setting, "seconds before the first draw", "s", what, made["prepared"], found["prepared"])
+        add(setting, "seconds before the first draw", "s", what, made["prepared"], found["prepared"])
 
     grown = [measured("ours", layers, COPIES, cfg.rounds)["seconds"] for layers in cfg.layers]
     shortest, of = f"L = {4 ** cfg.layers[0]:,}", f"one draw of {COPIES} copies, float32"
     for layers, seconds in zip(cfg.layers, grown, strict=True):
         linear = grown[0] * 4 ** (layers - cfg.layers[0])
-        row(f"L = {4**layers:,}, {of}", "seconds", "s", f"linear from {shortest}", linear, seconds)
+        add(f"L = {4**layers:,}, {of}", "seconds", "s", f"linear from {shortest}", linear, seconds)
     slope = np.polyfit([layers * np.log(4) for layers in cfg.layers], np.log(grown), 1)[0]
     setting = f"{shortest} to {4 ** cfg.layers[-1]:,}, {of}"
-    row(setting, "log-log slope of seconds against L", "", "limit", 1.1, slope)
+    add(setting, "log-log slope of seconds against L", "", "limit", 1.1, slope)
     bar.close()
     return pd.DataFrame(rows)
 
@@ -138,7 +132,7 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    with tempfile.TemporaryDirectory(dir=cfg.folder, prefix="gaussian-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gaussian-") as folder:
         table = measure(cfg, Path(folder))
     publish(table, cfg, started, threads=torch.get_num_threads())
 

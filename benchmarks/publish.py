@@ -23,6 +23,14 @@ def median_seconds(work: Callable[[], object], rounds: int) -> float:
     return statistics.median(seconds[1:])
 
 
+def row(
+    benchmark: str, setting: str, measure: str, unit: str, baseline: str, base: float, ours: float, **more: Any
+) -> dict[str, Any]:
+    """One of a table of ratios, of a measure of which less is better."""
+    names = {"benchmark": benchmark, "setting": setting, "measure": measure, "unit": unit, "baseline": baseline}
+    return names | {"baseline_value": base, "our_value": ours, "ratio": base / ours} | more
+
+
 def publish(table: pd.DataFrame, cfg: Any, started: float, out: Path | None = None, **facts: Any) -> None:
     """Write the agreed columns to cfg.out (or `out`), values to four digits, and print them."""
     for column in ("baseline_value", "our_value", "ratio"):

@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from benchmarks.publish import publish
+from benchmarks.publish import publish, row
 from common.cli import UserError, parse, run
 from common.record import ROOT
 from gaussian_synthetic import train
@@ -61,18 +61,10 @@ class Settings:
     """optimizers: nats a token"""
 
     def validate(self) -> None:
-        if self.out is not None and self.out.suffix != ".csv":
-            raise UserError(f"--out {self.out}: give the name of a .csv file")
         if self.rounds < 1 or self.steps < 20 or min(self.budgets) < 20:
             raise UserError("--rounds: at least 1; --steps and --budgets: at least 20")
         if self.part == "loop" and (self.other is None or not (self.other / "gaussian_synthetic/train.py").is_file()):
             raise UserError(f"--other {self.other}: give the folder of another checkout")
-
-
-def row(setting: str, measure: str, unit: str, baseline: str, base: float, ours: float, **more: Any) -> dict[str, Any]:
-    """Less is better."""
-    names = {"benchmark": "training", "setting": setting, "measure": measure, "unit": unit, "baseline": baseline}
-    return names | {"baseline_value": base, "our_value": ours, "ratio": base / ours} | more
 
 
 def step_seconds(log: pd.DataFrame) -> float:
@@ -89,16 +81,14 @@ def loop_rows(cfg: Settings) -> list[dict[str, Any]]:
             flags += ["--preset", "smoke", "--L", 256, "--documents", cfg.documents.resolve(), "--epochs", 2]
         else:
             flags += ["--preset", "cpu", "--L", 64, "--steps", cfg.steps]
-        seconds: list[tuple[float, float]] = []
+        places, seconds = (cfg.other.resolve(), ROOT), np.empty((cfg.rounds, 2))
         for i in tqdm(range(cfg.rounds), desc=model):
-            pair = {}
-            for place in (cfg.other.resolve(), ROOT)[:: 1 if i % 2 else -1]:
-                pair[place] = _seconds_of_run(place, script, flags)
-            seconds.append((pair[cfg.other.resolve()], pair[ROOT]))
+            for which in (0, 1) if i % 2 else (1, 0):
+                seconds[i, which] = _seconds_of_run(places[which], script, flags)
         base, ours = np.median(seconds, axis=0) * 1000
-        ratios = [one / other for one, other in seconds]
-        spread = {"ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3)}
-        made = row(f"{model}, one thread", "time of a step", "ms", "other checkout", base, ours, **spread)
+        ratios = seconds[:, 0] / seconds[:, 1]
+        spread = {"ratio_min": round(ratios.min(), 3), "ratio_max": round(ratios.max(), 3)}
+        made = row("training", f"{model}, one thread", "time of a step", "ms", "other checkout", base, ours, **spread)
         rows.append(made | {"ratio": np.median(ratios)})
     return rows
 
@@ -119,8 +109,8 @@ def optimizer_rows(cfg: Settings, model: str, runs: list[dict[str, Any]]) -> lis
     (base, base_seconds), (ours, seconds) = (_smallest_budget(cfg, model, one, runs) for one in ("adamw", "muon"))
     of, goal = f"{model}, L = 64, 1,024 tokens a step", f"to a KL of {cfg.goal:g} nats a token"
     return [
-        row(of, f"steps {goal}", "", "AdamW", base, ours),
-        row(of, f"seconds {goal}", "s", "AdamW", base * base_seconds, ours * seconds),
+        row("training", of, f"steps {goal}", "", "AdamW", base, ours),
+        row("training", of, f"seconds {goal}", "s", "AdamW", base * base_seconds, ours * seconds),
     ]
 
 

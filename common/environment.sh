@@ -96,6 +96,20 @@ at_a_time() {
     esac
 }
 
+# logged NAME FOLDER COMMAND …: calls a training program for `at_a_time`, says what it printed last, keeps all in FOLDER.txt.
+logged() {
+    local name=$1 folder=$2
+    shift 2
+    mkdir -p "$(dirname "$folder")"
+    if OMP_NUM_THREADS=$threads "$python" "$@" --out "$folder" >> "$folder.txt" 2>&1; then
+        echo "$name: $(tail -n 1 "$folder.txt")"
+    else
+        echo "error: $name, see $folder.txt: $(tail -n 1 "$folder.txt")" >&2
+        return 255 # xargs begins no further run
+    fi
+}
+export -f logged
+
 # mamba_kernels: refuses to begin weeks of training on the slow path.
 mamba_kernels() {
     if ! "$python" -c 'import causal_conv1d, mamba_ssm' 2> /dev/null; then

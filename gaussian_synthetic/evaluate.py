@@ -114,7 +114,7 @@ def read_run(folder: Path) -> Run:
     settings, step = saved["identity"]["settings"], saved["step"]
     if step < settings["steps"]:
         print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
-    log = train.log_table(saved["rows"], settings["copies"])
+    log = training.log_table(saved["rows"], "kl_nats")
     return Run(folder, settings, step, file_hash(folder / training.CHECKPOINT)[:16], log)
 
 

@@ -67,16 +67,9 @@ list=$( # a line for each run
 )
 
 train() { # FOLDER PRESET MODEL L SEED
-    local folder=$runs/$1/$3_$4_$5
-    mkdir -p "$runs/$1"
     # shellcheck disable=SC2086  # flags are words
-    if OMP_NUM_THREADS=$threads "$python" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" --preset "$2" \
-        $flags --out "$folder" >> "$folder.txt" 2>&1; then
-        echo "$1: $3, L = $4, seed $5: $(tail -n 1 "$folder.txt")"
-    else
-        echo "error: $3, L = $4, seed $5, see $folder.txt: $(tail -n 1 "$folder.txt")" >&2
-        return 255 # xargs begins no further run
-    fi
+    logged "$1: $3, L = $4, seed $5" "$runs/$1/$3_$4_$5" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" \
+        --preset "$2" $flags
 }
 export -f train
 export runs threads python flags

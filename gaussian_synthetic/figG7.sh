@@ -3,7 +3,4 @@
 # Seconds where fig3.sh has run with the same PRESET (smoke, cpu, gpu, paper), else as long as that takes.
 # Flags go to plots/gaussian_models.py, e.g. --L 64.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-. gaussian_synthetic/_by_position.sh
-begin
-by_position G.7 "$@"
+. "$(dirname "$0")/_by_position.sh"

@@ -8,9 +8,8 @@ Every step draws fresh sequences, and the loss is the exact conditional KL (Eq. 
 token. The loop, and what it writes into --out, are in common/training.py; kl_nats of log.csv is a token's: the sum over
 its copies, the mean over positions and the steps since the row before.
 
-A killed run goes on from its checkpoint by the same command, as if it had not been killed. The paper: one H100 or A100
-for each run. Expect kl_nats to begin above 0.2 · copies (12.8 with 64), which ignoring the past gives, and to fall
-towards 0, which is exact.
+The paper: one H100 or A100 for each run. Expect kl_nats to begin above 0.2 · copies (12.8 with 64), which ignoring the
+past gives, and to fall towards 0, which is exact.
 """
 
 from __future__ import annotations
@@ -20,15 +19,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
 from common import training
-from common.cli import UserError, run
+from common.cli import run
 from gaussian_synthetic.exact import families
 from gaussian_synthetic.training import models
-
-LOG = ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +46,8 @@ class Settings(training.Settings):
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)
-        for name in ("copies", "steps", "batch"):
-            self.at_least_one(name)
+        self.at_least_one("copies", "steps", "batch")
         super().validate()
-        if self.warmup >= self.steps:
-            raise UserError(f"--warmup {self.warmup}: below the number of steps, {self.steps}")
 
 
 def sequences(tokens: int) -> dict[int, int]:
@@ -115,12 +108,6 @@ def conditional_kl(
     return torch.expm1(2 * log_ratio) / 2 - log_ratio + shift**2 / 2
 
 
-def log_table(rows: list[tuple], copies: int) -> pd.DataFrame:
-    """The rows of log.csv, kl_nats a token's, from those of a checkpoint, which hold the loss: a variable's."""
-    table = pd.DataFrame(rows, columns=LOG)
-    return table.assign(kl_nats=copies * table["kl_nats"])
-
-
 def task(cfg: Settings, device: torch.device) -> training.Task:
     """The model of these settings, the draws of each step, and their exact KL. UserError: unknown model."""
     conditionals = families.prepare(build_family(cfg.family, cfg.L, cfg.k, cfg.n), device=device)
@@ -134,9 +121,8 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
         z, mean = part
         return conditional_kl(*model(z), mean, conditionals.std[:, None]).mean()
 
-    shape = {"steps": cfg.steps, "batch": cfg.batch, "L": cfg.L}
-    table = lambda rows: log_table(rows, cfg.copies)  # noqa: E731
-    return training.Task(model, model.backbone, draw=draw, loss=loss, table=table, rate_of_next=True, **shape)
+    of = (model, model.backbone, cfg.steps, cfg.batch, cfg.L, draw, loss)
+    return training.Task(*of, column="kl_nats", scale=cfg.copies, rate_of_next=True)
 
 
 def main(cfg: Settings) -> None:

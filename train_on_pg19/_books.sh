@@ -36,15 +36,8 @@ inputs() {
 # CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes
 # to $OUT.
 curves() {
-    local figure=$1 list models documents store folders=() model seed flag
+    local figure=$1 list models documents store folders=() model seed
     shift
-    for flag in "$@"; do
-        case $flag in --model* | --L | --L=* | --seed* | --documents* | --out*)
-            echo "error: $flag is set here for every run: use MODELS, SEEDS, CORPUS and OUT in front of the command" >&2
-            exit 2
-            ;;
-        esac
-    done
     if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     list=$(jobs <<< "$grid")
     if [ -n "${MODELS:-}${SEEDS:-}${CORPUS:-}${TOKENIZER:-}" ] || [ $# -gt 0 ]; then
@@ -72,7 +65,6 @@ curves() {
         --min-tokens $((L * 6 / 5 + 1)) --out "$documents" $prepare_flags
     flags=$*
     export python threads documents runs L flags PRESET
-    mkdir -p "$runs"
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
     while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
@@ -93,14 +85,8 @@ jobs() {
 }
 
 train() { # MODEL SEED
-    local folder=$runs/$1_$2
     # shellcheck disable=SC2086
-    if OMP_NUM_THREADS=$threads "$python" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
-        --documents "$documents" --preset "$PRESET" --out "$folder" $flags >> "$folder.txt" 2>&1; then
-        echo "$1, L = $L, seed $2: $(tail -n 1 "$folder.txt")"
-    else
-        echo "error: $1, L = $L, seed $2, see $folder.txt: $(tail -n 1 "$folder.txt")" >&2
-        return 255 # xargs begins no further run
-    fi
+    logged "$1, L = $L, seed $2" "$runs/$1_$2" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
+        --documents "$documents" --preset "$PRESET" $flags
 }
 export -f train

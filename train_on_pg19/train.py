@@ -11,9 +11,8 @@ common/training.py; nll_nats of log.csv is a token's: the mean over the steps si
     run.json        also the tokenizer and the names of the held-out books
     checkpoint-N    the model after N steps, the last one only, as transformers saves it
 
-The same command continues a killed run from its checkpoint, with the same result. The paper: 5 epochs of
-16,384 tokens a step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the vocabulary, 10.8 for
-GPT-NeoX's, and to fall quickly at first, as a model learns which tokens are frequent.
+The paper: 5 epochs of 16,384 tokens a step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the
+vocabulary, 10.8 for GPT-NeoX's, and to fall quickly at first, as a model learns which tokens are frequent.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging
@@ -40,7 +38,6 @@ from common.tokenizer import NAMED
 from common.training import RUN
 from train_on_pg19.training import books, models
 
-LOG = ["step", "tokens", "nll_nats", "learning_rate", "tokens_per_second"]
 # Biases and norms, as the Trainer of transformers tells them.
 UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
@@ -65,8 +62,7 @@ class Settings(training.Settings):
     """not in the paper: largest norm of the gradient; None: no bound"""
 
     def validate(self) -> None:
-        for name in ("L", "batch_tokens"):
-            self.at_least_one(name)
+        self.at_least_one("L", "batch_tokens")
         if self.epochs <= 0:
             raise UserError(f"--epochs {self.epochs}: above 0")
         if not 0 < self.held_out < 1:
@@ -94,33 +90,20 @@ PRESETS = {
 }
 
 
-def number_of_steps(cfg: Settings, sequences: int) -> int:
-    """Of the whole run. UserError: no step, or the warm-up has no end."""
-    if sequences < cfg.batch:
-        raise UserError(
-            f"{cfg.documents} has {sequences} sequences to train on, and a step takes {cfg.batch}: give more "
-            "documents, a lower --batch-tokens or a lower --held-out"
-        )
-    steps = math.ceil(cfg.epochs * (sequences // cfg.batch))
-    if cfg.warmup >= steps:
-        raise UserError(f"--warmup {cfg.warmup}: below the number of steps, {steps} ({cfg.epochs:g} epochs)")
-    return steps
-
-
 def read_run(folder: Path) -> dict[str, Any]:
     """run.json: `identity`, `held_out_books`, `steps`, `versions`, and of the documents `source`, `tokenizer` and
     `tokenizer_hash`. UserError: none there, or a damaged one."""
     path = folder / RUN
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not {"identity", "held_out_books", "steps", "tokenizer", "tokenizer_hash"} <= found.keys():
-            raise ValueError("keys missing")
-        if not {"settings", "configuration", "documents"} <= found["identity"].keys():
-            raise ValueError("keys missing")
+        missing = {"identity", "held_out_books", "steps", "tokenizer", "tokenizer_hash"} - found.keys()
+        missing |= {"settings", "configuration", "documents"} - found["identity"].keys()
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: give the folder of a run of train.py") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not of train.py, or damaged: train again in another --out") from error
+    except (ValueError, KeyError, AttributeError):
+        missing = {"everything"}
+    if missing:
+        raise UserError(f"{path} is not of train.py, or damaged: train again in another --out")
     return found
 
 
@@ -145,7 +128,12 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
     held_out = books.held_out_books(documents, cfg.held_out, cfg.split_seed)
     rows, others = books.split(documents, held_out, cfg.L)
     repeats = len(documents) - len(rows) - len(others)
-    steps, ids = number_of_steps(cfg, len(rows)), facts["tokenizer_vocab_size"]
+    if len(rows) < cfg.batch:
+        raise UserError(
+            f"{cfg.documents} has {len(rows)} sequences to train on, and a step takes {cfg.batch}: give more "
+            "documents, a lower --batch-tokens or a lower --held-out"
+        )
+    steps, ids = math.ceil(cfg.epochs * (len(rows) // cfg.batch)), facts["tokenizer_vocab_size"]
     torch.manual_seed(cfg.seed)
     model = models.build(cfg.model, ids, cfg.L, cfg.vocab)
     if facts["tokenizer"] in NAMED:  # a checkpoint has no tokenizer files that would say it
@@ -191,7 +179,7 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
         cfg.L,
         draw,
         loss,
-        table=lambda rows: pd.DataFrame(rows, columns=LOG),
+        "nll_nats",
         undecayed=undecayed(model),
         identity={"documents": {"fingerprint": books.fingerprint(cfg.documents)}},
         facts={"held_out_books": held_out} | {key: facts.get(key) for key in ("source", "tokenizer", "tokenizer_hash")},

@@ -55,14 +55,10 @@ def loss(model: torch.nn.Module, part: list[torch.Tensor]) -> torch.Tensor:
     return (model(x) - y).square().mean()
 
 
-def table(rows: list[tuple]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["step", "tokens", "error", "learning_rate", "tokens_per_second"])
-
-
 def task(**changes: object) -> Task:
     torch.manual_seed(0)
     model = Net()
-    return replace(Task(model, model.backbone, 30, 8, L, draw, loss, table), **changes)
+    return replace(Task(model, model.backbone, 30, 8, L, draw, loss, "error"), **changes)
 
 
 def settings(out: Path, **changes: object) -> Settings:
@@ -85,7 +81,7 @@ def read_log(folder: Path) -> pd.DataFrame:
 def test_the_steps_are_those_of_plain_torch(tmp_path):
     """AdamW, cosine, clip, no decay for some, row by row; a last row of what no --log-every divides."""
     bare = {"after.bias", "before.bias"}
-    log = run(settings(tmp_path, clip=0.5, weight_decay=0.3), task(steps=33, undecayed=bare))
+    log = run(settings(tmp_path, clip=0.5, weight_decay=0.3), task(steps=33, undecayed=bare, scale=2))
     model = task().model.train()
     named = dict(model.named_parameters())
     groups = [{"params": [v for n, v in named.items() if n not in bare], "weight_decay": 0.3}]
@@ -106,16 +102,10 @@ def test_the_steps_are_those_of_plain_torch(tmp_path):
     means = [sum(losses[a + 1 : b + 1]) / (b - a) for a, b in zip([-1, *last], last, strict=False)]
     assert log["step"].tolist() == [number + 1 for number in last]
     assert (log["tokens"] == 64 * log["step"]).all()
-    assert log["error"].tolist() == pytest.approx(means, rel=1e-5)
+    assert (log["error"] / 2).tolist() == pytest.approx(means, rel=1e-5)
     assert log["learning_rate"].tolist() == pytest.approx([rates[i] for i in last], abs=1e-12)
     saved = training.read_checkpoint(tmp_path / CHECKPOINT)["model"]
     torch.testing.assert_close(saved["after.weight"], model.after.weight.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_rates_of_the_step_to_come(tmp_path):
-    rates = run(settings(tmp_path), task(rate_of_next=True))["learning_rate"]
-    assert rates.iloc[0] == pytest.approx(3e-3)  # after five steps of warm-up
-    assert rates.iloc[-1] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -125,7 +115,6 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
     of.model.spoil[24] = lambda y: y / 0 * 0
     with pytest.raises(UserError):
         run(settings(tmp_path / "cut", optimizer=optimizer), of)
-    (tmp_path / "cut" / "log.csv").write_text("cut between the checkpoint and its log\n")
     again = task()
     pd.testing.assert_frame_equal(run(settings(tmp_path / "cut", optimizer=optimizer), again), whole, check_exact=True)
     assert again.model.calls == 10
@@ -147,8 +136,6 @@ def test_muon_takes_the_matrices_inside_the_backbone(tmp_path):
     assert {"before.weight", "after.weight", "backbone.wpe.weight", "backbone.h.0.ln_1.weight"} <= set(rest)
     assert (adamw.defaults["lr"], muon.defaults["lr"]) == (3e-3, pytest.approx(15e-3))
     assert len(training.make_optimizers(settings(tmp_path), of)) == 1
-    (_, own) = training.make_optimizers(settings(tmp_path, optimizer="muon", muon_learning_rate=0.1), of)
-    assert own.defaults["lr"] == 0.1
     mamba = AutoModel.from_config(configuration("mamba-mini-32", L, vocab_size=1))
     (_, muon) = training.make_optimizers(settings(tmp_path, optimizer="muon"), task(model=mamba, backbone=mamba))
     shapes = {tuple(p.shape) for p in muon.param_groups[0]["params"]}
@@ -175,19 +162,16 @@ def test_muon_makes_orthogonal_steps_and_is_recorded(tmp_path):
         run(settings(tmp_path))
 
 
-def in_two_processes(folder: Path, changes: str) -> pd.DataFrame:
-    """The log of `run` under torchrun; changes: of the settings, as they are written."""
-    program = folder.with_suffix(".py")
-    program.write_text(
-        f"from pathlib import Path\nfrom tests.common.test_training import run, settings\n"
-        f"run(settings(Path({str(folder)!r}), {changes}))\n"
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run([*torchrun, program], capture_output=True, text=True, timeout=200, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("30 of 30 steps to do, 2 × cpu") == 1
-    return read_log(folder)
+TWO_RUNS = """
+from pathlib import Path
+from common import training
+from tests.common.test_training import settings, task
+folder = Path(__file__).parent
+shards = settings(folder / "shards", fsdp=True, clip=1e9)
+with training.processes(shards) as accelerator:
+    for cfg in (shards, settings(folder / "two", optimizer="muon", accumulate=2)):
+        training.train(cfg, task(), accelerator)
+"""
 
 
 def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
@@ -195,7 +179,14 @@ def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
     one = run(settings(tmp_path / "one", clip=1e9))
     for name, changes in {"parts": {"accumulate": 4}, "again": {"gradient_checkpointing": True}}.items():
         pd.testing.assert_frame_equal(run(settings(tmp_path / name, clip=1e9, **changes)), one, rtol=1e-4)
-    pd.testing.assert_frame_equal(in_two_processes(tmp_path / "shards", "fsdp=True, clip=1e9"), one, rtol=1e-4)
+    (tmp_path / "two_runs.py").write_text(TWO_RUNS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [*torchrun, tmp_path / "two_runs.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("30 of 30 steps to do, 2 × cpu") == 2
+    pd.testing.assert_frame_equal(read_log(tmp_path / "shards"), one, rtol=1e-4)
     whole, shards = (training.read_checkpoint(tmp_path / name / CHECKPOINT) for name in ("one", "shards"))
     assert {name: value.shape for name, value in whole["model"].items()} == {
         name: value.shape for name, value in shards["model"].items()
@@ -203,15 +194,14 @@ def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
     assert whole["optimizers"]["state"].keys() == shards["optimizers"]["state"].keys()
     run(settings(tmp_path / "shards", clip=1e9))  # finished: it opens without shards
     muon = run(settings(tmp_path / "muon", optimizer="muon"))
-    two = in_two_processes(tmp_path / "two", "optimizer='muon', accumulate=2")
-    pd.testing.assert_frame_equal(two, muon, rtol=1e-3)
+    pd.testing.assert_frame_equal(read_log(tmp_path / "two"), muon, rtol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"precision": "tf32"}])
-def test_other_ways_to_compute(tmp_path, changes):
-    plain, other = run(settings(tmp_path / "plain"))["error"], run(settings(tmp_path / "other", **changes))["error"]
-    assert other.tolist() == pytest.approx(plain.tolist(), rel=0.05 if changes == {"precision": "bf16"} else 1e-4)
-    assert (other == plain).all() == (changes == {"precision": "tf32"})  # nothing but a GPU rounds to TF32
+def test_bfloat16_is_near_and_tf32_changes_nothing_on_a_cpu(tmp_path):
+    plain, bf16, tf32 = (run(settings(tmp_path / name, precision=name)) for name in ("fp32", "bf16", "tf32"))
+    assert bf16["error"].tolist() == pytest.approx(plain["error"].tolist(), rel=0.05)
+    assert (bf16["error"] != plain["error"]).any()
+    pd.testing.assert_frame_equal(tf32, plain, check_exact=True)
 
 
 def test_a_loss_or_weights_that_are_not_finite_stop_the_run(tmp_path):
@@ -229,21 +219,14 @@ def test_a_loss_or_weights_that_are_not_finite_stop_the_run(tmp_path):
     assert not (tmp_path / "b" / CHECKPOINT).exists()
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "said"),
-    [
-        (1, "8 sequences of 8 tokens at a time do not fit the memory of cpu: give --accumulate 2, which takes 4"),
-        (8, "1 sequences of 8 tokens at a time do not fit the memory of cpu: give --gradient-checkpointing"),
-    ],
-)
-def test_too_little_memory_on_the_gpu(tmp_path, accumulate, said):
+def test_too_little_memory_on_the_gpu(tmp_path):
     def full(_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     of = task()
     of.model.spoil[3] = full
-    with pytest.raises(UserError, match=re.escape(said)):
-        run(settings(tmp_path, accumulate=accumulate), of)
+    with pytest.raises(UserError, match=r"8 sequences of 8 tokens in 2 parts .* memory of cpu .* give --accumulate 4"):
+        run(settings(tmp_path, accumulate=2), of)
 
 
 def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
@@ -260,10 +243,6 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             run(cfg, other)
-    of = task()
-    of.model.another = torch.nn.Linear(2, 2)
-    with pytest.raises(UserError, match="does not fit net"):
-        run(settings(tmp_path), of)
     assert path.read_bytes() == before
     run(settings(tmp_path, accumulate=2, checkpoint_every=5))  # these may differ
     for damage in (before[:1000], b"nothing"):
@@ -271,27 +250,19 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
         with pytest.raises(UserError, match=r"checkpoint.pt is no checkpoint of train.py, or damaged"):
             run(settings(tmp_path))
         assert path.read_bytes() == damage
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "log.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"holds files and no run.json"):
-        run(settings(tmp_path / "mine"))
 
 
 def test_what_a_run_says(tmp_path, capsys, monkeypatch):
-    """The hours to come without the first step, which may compile; use of a device that could do twice the work."""
-    monkeypatch.setattr(training, "PREDICT_AFTER", 0.0)
+    """And the use of a device that could do as many operations a second as a token takes."""
     of = task(notes=["a note"])
-    amount = training.flops_a_token(of.model, L)
-    run(settings(tmp_path, peak_tflops=1e-12 * amount), of)
+    monkeypatch.setattr(training, "peak_flops", lambda *_: training.flops_a_token(of.model, L))
+    log = run(settings(tmp_path), of)
     out, err = capsys.readouterr()
-    first, note, *_ = out.splitlines()
+    first, note, last = out.splitlines()
     assert re.match(r"net: [\d.]+ million parameters, 64 tokens a step, 30 of 30 steps to do, 1 × cpu", first)
-    assert note == "a note"
-    assert re.search(r"about [\de.-]+ hours for the 28 steps to come", out + err)
+    assert (note, last) == ("a note", f"{log['error'].iloc[-1]:.4g} nats a token in the last row of {tmp_path}/log.csv")
     share, speed = re.findall(r"([\d,.]+)% of the peak", err)[-1], re.findall(r"([\d,]+) tokens/s", err)[-1]
     assert float(share.replace(",", "")) == pytest.approx(100 * float(speed.replace(",", "")), rel=0.01)
-    error = pd.read_csv(tmp_path / "log.csv")["error"].iloc[-1]
-    assert f"{error:.4g} nats a token in the last row of {tmp_path / 'log.csv'}" in out
 
 
 @pytest.mark.parametrize(
@@ -300,10 +271,10 @@ def test_what_a_run_says(tmp_path, capsys, monkeypatch):
         ({"checkpoint_every": 7}, "--checkpoint-every 7: a multiple of --log-every 5"),
         ({"accumulate": 0}, "--accumulate 0: at least 1"),
         ({"clip": 0.0}, "--clip 0.0: above 0"),
-        ({"muon_learning_rate": 0.1}, "--muon-learning-rate is for --optimizer muon"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: at least 0"),
+        ({"warmup": 30}, "--warmup 30: below the number of steps, 30"),
         ({"optimizer": "muon", "fsdp": True}, "--optimizer muon works on whole matrices"),
         ({"fsdp": True}, "--fsdp shards over several processes"),
-        ({"device": "meta"}, "--device meta: give auto, cpu, cuda or cuda:1"),
         ({"device": "abacus"}, "--device abacus: give auto, cpu, cuda or cuda:1"),
         ({"device": "cuda:7"}, "--device cuda:7: no GPU 7"),
     ],

@@ -68,14 +68,10 @@ def held_out_books(documents: Dataset, share: float, seed: int) -> list[str]:
     """
     names = sorted(set(book_of_each(documents)))
     number = round(share * len(names))
-    if len(names) < 2:
-        raise UserError("one book cannot be split by book: give documents of at least 2 books")
     if not 0 < number < len(names):
-        least, most = math.ceil(100 / len(names)) / 100, math.floor(100 * (1 - 1 / len(names))) / 100
-        lacking = "held-out book" if number < 1 else "book to train on"
         raise UserError(
-            f"--held-out {share} of {len(names):,} books leaves no {lacking}: give {least:.2f} to "
-            f"{max(least, most):.2f}"
+            f"--held-out {share} of {len(names):,} books holds out {number}: at least 1 must be held out, and 1 left "
+            "to train on; give another share, or documents of more books"
         )
     return sorted(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:number])
 

@@ -1,14 +1,12 @@
 """Cross entropy over a large vocabulary without ever holding all of its logits.
 
-    nats = cross_entropy(hidden, head.weight, targets, reduction="none")
+    nats = cross_entropy(hidden, head.weight, targets)
 
 The logits of a batch of 16,384 tokens over 50,432 take 3.3 GB in float32, and a plain loss holds them three times. Here
 they are made `rows` tokens at a time, and made again on the way back, which costs one more product with the head.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -17,17 +15,11 @@ from torch.utils.checkpoint import checkpoint
 ROWS = 512  # tokens at a time: 0.1 GB of logits over 50,432, and enough of them to keep a GPU busy
 
 
-def cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    rows: int = ROWS,
-) -> torch.Tensor:
-    """−ln softmax(W h)[target] in nats, float32: for every position ("none", the shape of targets), or over all.
+def cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rows: int = ROWS) -> torch.Tensor:
+    """−ln softmax(W h)[target] of every position, nats, float32, the shape of targets.
 
-    hidden: (…, width); weight W: (vocabulary, width), without a bias; targets: (…), every one of them counted. Under
-    autocast the products are of its precision; softmax, sums and the gradient of W over the chunks stay float32.
+    hidden: (…, width); weight W: (vocabulary, width), without a bias; targets: (…). Under autocast the products are of
+    its precision; softmax, sums and the gradient of W over the chunks stay float32.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -35,10 +27,8 @@ def cross_entropy(
     chunks = zip(hidden.reshape(-1, hidden.shape[-1]).split(rows), targets.reshape(-1).split(rows), strict=True)
     # No random numbers are drawn within, so their state need not be kept.
     again = {"use_reentrant": False, "preserve_rng_state": False}
-    nats = torch.cat([checkpoint(_chunk, part, weight, wanted, dtype, **again) for part, wanted in chunks])
-    if reduction == "none":
-        return nats.view(targets.shape)
-    return nats.mean() if reduction == "mean" else nats.sum()
+    nats = [checkpoint(_chunk, part, weight, wanted, dtype, **again) for part, wanted in chunks]
+    return torch.cat(nats).view(targets.shape)
 
 
 def _chunk(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -34,13 +34,13 @@ class MemorySavingLoss:
         if targets is None:
             return super().forward(input_ids, **others)
         hidden = self.base_model(input_ids, **others).last_hidden_state
-        return CausalLMOutput(loss=cross_entropy(hidden, self.get_output_embeddings().weight, targets))
+        return CausalLMOutput(loss=cross_entropy(hidden, self.get_output_embeddings().weight, targets).mean())
 
     @torch.no_grad()
     def nll(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """−log q of each target given what is before it, nats, (batch, L) float32."""
         hidden = self.base_model(input_ids).last_hidden_state
-        return cross_entropy(hidden, self.get_output_embeddings().weight, targets, reduction="none")
+        return cross_entropy(hidden, self.get_output_embeddings().weight, targets)
 
 
 @lru_cache

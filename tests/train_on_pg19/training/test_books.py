@@ -42,22 +42,7 @@ def test_a_sequence_is_the_first_tokens_behind_a_start_token(tmp_path):
         assert found[i]["input_ids"].tolist() == [256, *tokens[:-1]]
         assert {values.dtype for values in found[i].values()} == {torch.int64}
     some = sequences(folder, rows=np.array([41, 2]))
-    assert [some[i]["targets"].tolist() for i in range(len(some))] == [
-        found[41]["targets"].tolist(),
-        found[2]["targets"].tolist(),
-    ]
-
-
-def test_no_book_is_in_both_parts(tmp_path):
-    documents, _ = open_books(library(tmp_path / "books"), L)
-    for seed in range(5):
-        held_out = held_out_books(documents, 0.25, seed)
-        training, evaluation = split(documents, held_out, L)
-        books = book_of_each(documents)
-        assert set(books[evaluation]) == set(held_out)
-        assert len(held_out) == 5
-        assert not set(books[training]) & set(books[evaluation])
-        assert sorted([*training, *evaluation]) == list(range(60))
+    assert [some[i]["targets"].tolist() for i in (0, 1)] == [found[i]["targets"].tolist() for i in (41, 2)]
 
 
 def equal_pairs(documents, some: np.ndarray, others: np.ndarray, length: int) -> list[tuple[int, int]]:
@@ -97,16 +82,6 @@ def test_held_out_books_that_are_copies_are_refused(tmp_path):
     documents, _ = open_books(copies(tmp_path / "books"), L)
     with pytest.raises(UserError, match="all 4 documents of the held-out books repeat documents of others: hold out"):
         split(documents, ["book 2", "book 8"], L)
-    _, evaluation = split(documents, ["book 2", "book 5", "book 8", "book 11"], L)
-    assert evaluation.tolist() == [4, 5]
-
-
-def test_books_whose_names_begin_alike_are_told_apart(tmp_path):
-    ids = {name: [[1] * L] for name in ("Poems", "Poems (2)", "Poems (2) ", "Poem", "1e5", "NA")}
-    documents, _ = open_books(write_documents(tmp_path / "books", ids), L)
-    for name in ids:
-        _, evaluation = split(documents, [name], L)
-        assert [documents[int(row)]["book"] for row in evaluation] == [name]
 
 
 def test_the_split_follows_from_seed_and_names(tmp_path):
@@ -122,28 +97,17 @@ def test_the_split_follows_from_seed_and_names(tmp_path):
     assert set(held_out_books(documents, 0.1, 0)) < set(held_out_books(documents, 0.5, 0))
 
 
-@pytest.mark.parametrize("books", [2, 3, 20, 1500])
-def test_a_split_without_a_book_in_one_part_is_refused(tmp_path, books):
-    """And the shares that the refusal proposes will do."""
-    ids = {f"book {i}": [[1] * L] for i in range(books)}
-    documents, _ = open_books(write_documents(tmp_path / "books", ids), L)
-    for share, lacking in ((0.0, "held-out book"), (1.0, "book to train on")):
-        with pytest.raises(UserError, match=f"of {books:,} books leaves no {lacking}") as refused:
-            held_out_books(documents, share, 0)
-        for proposed in str(refused.value).split("give ")[1].split(" to "):
-            assert 0 < len(held_out_books(documents, float(proposed), 0)) < books
-    with pytest.raises(UserError, match="one book cannot be split by book: give documents of at least 2 books"):
-        held_out_books(documents.select([0]), 0.5, 0)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_split_without_a_book_in_one_part_is_refused(tmp_path, share):
+    documents, _ = open_books(library(tmp_path / "books", documents=1), L)
+    with pytest.raises(UserError, match=rf"--held-out {share} of 20 books holds out {20 * share:.0f}"):
+        held_out_books(documents, share, 0)
 
 
 def test_documents_shorter_than_the_length_are_refused(tmp_path):
     ids = {"long": [[1] * 20, [2] * 30], "short": [[3] * 15, [4] * 12, [5] * 16]}
     folder = write_documents(tmp_path / "books", ids)
-    said = (
-        r"2 of 5 documents have fewer than L = 16 tokens, the shortest 12: "
-        r"prepare it with --min-tokens 20, or give --L 12 or less"
-    )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match="2 of 5 documents have fewer than L = 16 tokens, the shortest 12"):
         open_books(folder, L)
     assert len(open_books(folder, 12)[0]) == 5
 
@@ -161,17 +125,14 @@ def test_what_prepare_dataset_writes_can_be_read(tmp_path):
     for number in (1, 2):
         (tmp_path / f"{number}.txt").write_text(prose(200, number), encoding="utf-8")
     made = ["--corpus", tmp_path, "--tokenizer", "bytes", "--min-tokens", 300, "--processes", 1]
-    done = call_script("measure_mutual_info/prepare_dataset.py", *made, "--out", tmp_path / "documents")
-    assert done.returncode == 0, done.stderr
+    prints = []
+    for name in ("documents", "moved"):
+        done = call_script("measure_mutual_info/prepare_dataset.py", *made, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        prints.append(fingerprint(tmp_path / name))
+    assert prints[0] == prints[1] != fingerprint(library(tmp_path / "other"))
     documents, facts = open_books(tmp_path / "documents", 250)
-    assert facts["tokenizer"] == "bytes"
     found = Sequences(documents, np.arange(len(documents)), 250, facts["tokenizer_vocab_size"], start=256)
-    assert len(found) > 20
     text = bytes(found[0]["targets"].tolist()).decode("utf-8", "ignore")
     assert (tmp_path / "1.txt").read_text(encoding="utf-8").startswith(text)
     assert set(held_out_books(documents, 0.5, 0)) < {"1", "2"}
-    assert fingerprint(tmp_path / "documents") == fingerprint(tmp_path / "documents")
-    again = call_script("measure_mutual_info/prepare_dataset.py", *made, "--out", tmp_path / "moved")
-    assert again.returncode == 0, again.stderr
-    assert fingerprint(tmp_path / "moved") == fingerprint(tmp_path / "documents")
-    assert fingerprint(library(tmp_path / "other")) != fingerprint(tmp_path / "documents")

@@ -21,10 +21,9 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
     return hidden, weight, torch.randint(VOCABULARY, (BATCH, L), generator=random)
 
 
-def plain(hidden, weight, targets, reduction="mean"):
-    logits = (hidden @ weight.T).flatten(0, -2)
-    nats = functional.cross_entropy(logits, targets.flatten(), reduction=reduction)
-    return nats.view(targets.shape) if reduction == "none" else nats
+def plain(hidden, weight, targets):
+    nats = functional.cross_entropy((hidden @ weight.T).flatten(0, -2), targets.flatten(), reduction="none")
+    return nats.view(targets.shape)
 
 
 def gradients(loss, hidden, weight):
@@ -32,45 +31,27 @@ def gradients(loss, hidden, weight):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 150, 512])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_it_equals_the_plain_loss_in_value_and_gradient(reduction, rows):
+def test_it_equals_the_plain_loss_in_value_and_gradient(rows):
     """float32 within 1e-5 of the largest; 7 and 64 do not divide the 150 positions."""
     hidden, weight, targets = inputs()
-    random = torch.Generator().manual_seed(1)
-    ours, theirs = cross_entropy(hidden, weight, targets, reduction, rows), plain(hidden, weight, targets, reduction)
-    assert ours.shape == theirs.shape
+    ours, theirs = cross_entropy(hidden, weight, targets, rows), plain(hidden, weight, targets)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    upstream = torch.randn(ours.shape, generator=random)  # not all ones: a mean over some positions only
-    found = gradients((ours * upstream).sum(), hidden, weight)
-    wanted = gradients((theirs * upstream).sum(), hidden, weight)
+    # Not all ones: a mean over some positions only.
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    found, wanted = (gradients((nats * upstream).sum(), hidden, weight) for nats in (ours, theirs))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
 
 
 def test_it_equals_the_loss_of_torch():
-    """torch's own chunked loss, an outside reference; from torch 2.13."""
-    if not hasattr(functional, "linear_cross_entropy"):
-        pytest.skip("this torch has no linear_cross_entropy")
+    """torch's own chunked loss, an outside reference."""
     hidden, weight, targets = inputs()
     theirs = functional.linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
-    ours = cross_entropy(hidden, weight, targets, rows=64)
+    ours = cross_entropy(hidden, weight, targets, rows=64).mean()
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     for one, other in zip(gradients(ours, hidden, weight), gradients(theirs, hidden, weight), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
-
-
-def test_gradients_by_finite_differences():
-    hidden, weight, targets = inputs(torch.float64)
-    hidden, weight, targets = hidden[0, :5].detach(), weight[:11].detach(), targets[0, :5] % 11
-    hidden.requires_grad_()
-    weight.requires_grad_()
-
-    def loss(h, w):
-        return cross_entropy(h, w, targets, rows=2)
-
-    # The loss itself is float32, so the steps are wide and the agreement rough.
-    assert torch.autograd.gradcheck(loss, (hidden, weight), eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
 def test_bf16_loses_nothing_by_chunks():
@@ -82,8 +63,8 @@ def test_bf16_loses_nothing_by_chunks():
     targets = torch.zeros(2000, dtype=torch.long)
     same = hidden[0, :1].detach().expand(2000, WIDTH)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = cross_entropy(same, weight, targets, "sum", rows=1)
-        one = cross_entropy(same[:1], weight, targets[:1], "sum", rows=1)
+        loss = cross_entropy(same, weight, targets, rows=1).sum()
+        one = cross_entropy(same[:1], weight, targets[:1], rows=1).sum()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(2000 * one.item(), rel=1e-5)
     (many,), (single,) = torch.autograd.grad(loss, weight), torch.autograd.grad(one, weight)
@@ -118,10 +99,10 @@ def held_for_backward(loss) -> int:
 def test_no_operation_makes_more_logits_than_rows():
     hidden, weight, targets = inputs()
     with Largest() as largest:
-        cross_entropy(hidden, weight, targets, rows=16).backward()
+        cross_entropy(hidden, weight, targets, rows=16).mean().backward()
     assert largest.elements <= max(16 * VOCABULARY, VOCABULARY * WIDTH)
     with Largest() as largest:
-        plain(hidden, weight, targets).backward()
+        plain(hidden, weight, targets).mean().backward()
     assert largest.elements == BATCH * L * VOCABULARY
     assert held_for_backward(lambda: plain(hidden, weight, targets)) > BATCH * L * VOCABULARY
     given = sum(value.numel() for value in (hidden, weight, targets))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import training
-from tests.conftest import ROOT, call_script, one_line_error, write_documents
+from tests.conftest import ROOT, call_script, one_line_error, toy_books
 
 SCRIPT = "benchmarks/training.py"
 
@@ -32,20 +32,17 @@ def rows(folder, *flags: object) -> pd.DataFrame:
 
 def test_a_step_of_two_checkouts(tmp_path, monkeypatch):
     """This one beside itself."""
-    monkeypatch.setattr(training, "GAUSSIAN", ("tiny",))
-    monkeypatch.setattr(training, "BOOKS", ("gpt_neox-mini-small",))
-    books = {f"book {i}": [[(i * j + k) % 256 for j in range(256)] for k in range(20)] for i in range(6)}
-    documents = write_documents(tmp_path / "documents", books)
-    flags = ["--other", ROOT, "--documents", documents, "--rounds", 1, "--steps", 20]
-    table = rows(tmp_path, "--part", "loop", *flags)
-    assert table["setting"].tolist() == ["tiny, one thread", "gpt_neox-mini-small, one thread"]
-    assert (table["ratio_min"] <= table["ratio"] + 1e-3).all()
-    assert (table["ratio"] <= table["ratio_max"] + 1e-3).all()
+    monkeypatch.setattr(training, "GAUSSIAN", ())
+    monkeypatch.setattr(training, "BOOKS", ("tiny",))
+    flags = ["--other", ROOT, "--documents", toy_books(tmp_path / "documents", 256, 20, 256), "--rounds", 1]
+    table = rows(tmp_path, "--part", "loop", *flags, "--steps", 20)
+    assert table["setting"].tolist() == ["tiny, one thread"]
+    assert table["ratio"][0] == pytest.approx(table["baseline_value"][0] / table["our_value"][0], rel=0.01)
 
 
 def test_optimizers(tmp_path):
     """Budgets of which the larger ones reach an easy goal, found by halving."""
-    flags = ["--models", "tiny", "--goal", 0.62, "--budgets", 20, 40, 60, 80]
+    flags = ["--models", "tiny", "--goal", 0.62, "--budgets", 20, 40, 60]
     table = rows(tmp_path, "--part", "optimizers", *flags)
     runs = pd.DataFrame(json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))["runs"])
     assert set(runs["optimizer"]) == {"adamw", "muon"}
@@ -60,6 +57,5 @@ def test_optimizers(tmp_path):
             assert (below["kl_nats"] > 0.62).all()
 
 
-@pytest.mark.parametrize("flags", [["--out", "x.txt"], ["--rounds", 0], ["--part", "loop", "--other", "nowhere"]])
-def test_bad_settings(flags):
-    assert "-" in one_line_error(call_script(SCRIPT, "--part", "optimizers", *flags))
+def test_bad_settings():
+    assert "--other nowhere" in one_line_error(call_script(SCRIPT, "--part", "loop", "--other", "nowhere"))
