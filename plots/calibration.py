@@ -2,7 +2,7 @@
 
     python plots/calibration.py --results results/calibration --out results/calibration/calibration
 
-Reads coverage.csv, and from coverage.json beside it L/ell, of each process (calibration/bipartite.py), in folders of their own.
+Reads coverage.csv, and from coverage.json beside it L/ell, of each process, in folders of their own.
 Writes OUT.png and OUT.pdf, a panel a process: exact I(L/2; L) as a line, mean estimates of direct and vCLUB, and direct
 with misspecified predictors. Expect direct on the line, and vCLUB far above it. One CPU core, two seconds.
 """
