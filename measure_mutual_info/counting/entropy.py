@@ -2,7 +2,7 @@
 
 The estimators need only the counts of counts: `types[k]` distinct outcomes were seen `occurrences[k]` times each.
 The naive one is biased low where most outcomes are rare, as n-grams are; Grassberger's mends more of that than
-Miller and Madow's: benchmarks/entropy.py compares these three. Chao and Shen's also guesses at the outcomes not seen.
+Miller and Madow's (docs/benchmarks.md). Chao and Shen's also guesses at the outcomes not seen.
 """
 
 from __future__ import annotations
