@@ -1,9 +1,5 @@
 # Sourced by figG7.sh and figG8.sh: other pictures of the runs of Fig. 3, position by position.
 
-cd "$(dirname "$0")/.."
-. common/environment.sh
-begin
-
 case $PRESET in
     cpu) results=results ;;
     smoke | gpu | paper) results=results/$PRESET ;;

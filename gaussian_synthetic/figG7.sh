@@ -3,4 +3,7 @@
 # Seconds where fig3.sh has run with the same PRESET (smoke, cpu, gpu, paper), else as long as that takes.
 # Flags go to plots/gaussian_models.py, e.g. --L 64.
 set -euo pipefail
-. "$(dirname "$0")/_by_position.sh"
+cd "$(dirname "$0")/.."
+. common/environment.sh
+begin
+. gaussian_synthetic/_by_position.sh

@@ -134,7 +134,8 @@ def open_table(where: str, cfg: CorpusSettings, **given: Any) -> datasets.Datase
         if column and column not in columns:
             raise UserError(f'{where} has no column "{column}", only {", ".join(columns)}: choose with {option}')
     name = cfg.book_column or next((name for name in BOOK_COLUMNS if name in columns), None)
-    return data.select_columns([cfg.text_column, *([name] if name else [])])
+    wanted = [cfg.text_column, *([name] if name else [])]
+    return data if data.column_names == [] else data.select_columns(wanted)  # lines of {} are a table without rows
 
 
 def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: CorpusSettings) -> Rows:

@@ -64,7 +64,7 @@ def test_from_texts_to_the_figures(mine):
     assert (results / "figB3.png").stat().st_size > 0
     assert (results / "scores.csv").stat().st_mtime_ns == before
     done = figure("fig2b", mine, CORPUS=f"{mine}/nothing", OUT=f"{mine}/other")
-    assert (done.returncode, "no such file or folder" in done.stderr, (mine / "other").exists()) == (2, True, False)
+    assert (done.returncode, "no file at" in done.stderr, (mine / "other").exists()) == (2, True, False)
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,4 @@ def test_calibration_from_documents_to_pictures(tmp_path):
     for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):
         assert (tmp_path / "markov" / made).stat().st_size > 0
     assert pd.read_csv(tmp_path / "markov" / "coverage.csv")["n_documents"].unique().tolist() == [20]
-    for picture in ("calibration", "coverage"):
-        assert (tmp_path / f"{picture}.png").stat().st_size > 0
+    assert (tmp_path / "calibration.png").stat().st_size > 0
