@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +18,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
 from common.tokenizer import load_tokenizer
-from tests.conftest import call_script, one_line_error, prose, run_script
+from tests.conftest import call_script, one_line_error, prose
 from tests.measure_mutual_info.corpus.test_chunking import plain_documents
 
 SCRIPT = "measure_mutual_info/prepare_dataset.py"
@@ -91,15 +90,6 @@ def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
     assert "there already" in call_script(SCRIPT, *flags).stdout
 
 
-def test_processes_and_shards_change_nothing(library: Path, tmp_path: Path):
-    flags = {"corpus": library, "shard_megabytes": 0.004}
-    one = prepared(tmp_path / "one", **flags)
-    assert prepared(tmp_path / "several", **flags, processes=3) == one
-    assert prepared(tmp_path / "whole", corpus=library) == one
-    states = [(tmp_path / name / "state.json").read_bytes() for name in ("one", "several", "whole")]
-    assert len(set(states)) == 1  # by which trained models know their documents
-
-
 def hub(rows: list[dict[str, Any]], asked: list[tuple] | None = None, broken: bool = False) -> Any:
     """Stands in for load_dataset, as no test reaches the hub. broken: the connection ends behind the last row."""
 
@@ -118,7 +108,9 @@ def hub(rows: list[dict[str, Any]], asked: list[tuple] | None = None, broken: bo
     return load_dataset
 
 
-def test_every_kind_of_corpus_gives_the_same(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_kind_of_corpus_and_of_work_gives_the_same(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     rows = [
         {"id": path.relative_to(library).with_suffix("").as_posix(), "text": path.read_text(encoding="utf-8"), "n": [1]}
         for path in sorted(library.rglob("*.txt"))
@@ -126,6 +118,9 @@ def test_every_kind_of_corpus_gives_the_same(library: Path, tmp_path: Path, monk
     rows.append({"id": "none", "text": None, "n": [2]})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows[1].parquet")
     found = {"folder": prepared(tmp_path / "folder", corpus=library)}
+    found["shards"] = prepared(tmp_path / "shards", corpus=library, shard_megabytes=0.004, processes=3)
+    states = [(tmp_path / name / "state.json").read_bytes() for name in found]
+    assert states[0] == states[1]  # by which trained models know their documents
     found["glob"] = prepared(tmp_path / "glob", corpus=f"{library}/**/*.txt")
     lines = save_lines(tmp_path / "rows.JSONL", rows)
     found["jsonl"] = prepared(tmp_path / "jsonl", corpus=lines)
@@ -140,7 +135,7 @@ def test_every_kind_of_corpus_gives_the_same(library: Path, tmp_path: Path, monk
     assert len(found["folder"]) > 20
     for name, documents in found.items():
         assert documents == found["folder"]
-        assert record(tmp_path / name)["skipped_empty"] == (1 if name in ("folder", "glob") else 2)
+        assert record(tmp_path / name)["skipped_empty"] == (1 if name in ("folder", "shards", "glob") else 2)
     assert record(tmp_path / "hub")["source"] == "name"
 
 
@@ -196,17 +191,13 @@ def test_no_boundaries(tmp_path: Path):
     assert (record(tmp_path / "dna")["tokenizer_vocab_size"], record(tmp_path / "dna")["tokenizer_hash"]) == (256, None)
 
 
-@pytest.mark.parametrize(("tokenizer", "size"), [("characters", 0x110000), ("bytes", 256), ("bpe", 320)])
-def test_whole_books(tokenizer: str, size: int, library: Path, bpe: Path, tmp_path: Path):
-    name = str(bpe) if tokenizer == "bpe" else tokenizer
-    flags = {"corpus": library, "tokenizer": name, "boundaries": "book"}
+def test_whole_books(library: Path, tmp_path: Path):
+    flags = {"corpus": library, "tokenizer": "characters", "boundaries": "book"}
     texts = {book: (library / f"{book}.txt").read_text(encoding="utf-8") for book in ("a", "b", "more/a")}
-    ids = load_tokenizer(name).ids
     assert prepared(tmp_path / "out", **flags, min_tokens=100) == [
-        {"document": f"{book}#0000", "book": book, "input_ids": ids(text)} for book, text in texts.items()
+        {"document": f"{book}#0000", "book": book, "input_ids": list(map(ord, text))} for book, text in texts.items()
     ]
-    facts = {"tokenizer_vocab_size": size, "books": 3, "documents": 3, "skipped_too_short": 1, "skipped_empty": 1}
-    assert {key: record(tmp_path / "out")[key] for key in facts} == facts
+    assert record(tmp_path / "out")["tokenizer_vocab_size"] == 0x110000
 
 
 def test_other_settings_and_foreign_folders_are_refused(library: Path, bpe: Path, tmp_path: Path):
@@ -266,14 +257,10 @@ def test_a_tokenizer_that_does_not_know_the_text(tmp_path: Path):
     assert record(tmp_path / "good")["unknown_tokens"] == sum(row["input_ids"].count(0) for row in rows) > 0
 
 
-LINES = b'{"text": "a"}\n'
 BAD_FILES = {  # what a file holds → what is said of it
     "nul.txt": (b"text\0text", "is not text in UTF-8 (it holds NUL bytes)"),
-    "latin.txt": ("été".encode("latin-1"), "is not text in UTF-8 (invalid"),
     "empty.txt": (b"", "gives no document: of 1 rows 1 are empty"),
-    "broken.jsonl": (LINES + b'{"text": \n', "cannot be read (JSON parse error: Invalid value. in row 1)"),
-    "number.jsonl": (LINES + b'{"text": 3}\n', 'row 2: "text" holds int, no string'),
-    "nothing.jsonl": (b"", "cannot be read ("),
+    "broken.jsonl": (b'{"text": \n', "cannot be read (JSON parse error"),
     "other.jsonl": (b'{"body": "a", "title": "b"}\n', 'no column "text", only body, title: choose with --text-column'),
     "broken.parquet": (b"PAR1 no", "cannot be read (Parquet file size is 7 bytes"),
     "table.csv": (b"text\na\n", "is no plain text: give .txt"),
@@ -281,12 +268,10 @@ BAD_FILES = {  # what a file holds → what is said of it
 
 
 def test_bad_input_is_one_line(tmp_path: Path):
-    (tmp_path / "genome").mkdir()
-    good = tmp_path / "genome" / "good.fa"
+    good = tmp_path / "good.fa"
     good.write_text(prose(10, 0), encoding="utf-8")
     cases: list[tuple[str, dict[str, Any]]] = [
         (f"no file at {tmp_path}/**/*.rs", {"corpus": f"{tmp_path}/**/*.rs"}),
-        ("no .txt, .jsonl or .parquet file in", {"corpus": tmp_path / "genome"}),
         ("1 of too few tokens: give longer texts, or lower", {"min_tokens": 100_000}),
         ("--min-tokens is 0: give 1 or more", {"min_tokens": 0}),
     ]
@@ -296,11 +281,3 @@ def test_bad_input_is_one_line(tmp_path: Path):
     for said, change in cases:
         assert said in one_line_error(call(**{"corpus": good, "out": tmp_path / "out"} | change))
         assert not list(tmp_path.glob("out*"))
-
-
-def test_hub_out_of_reach_is_one_line(tmp_path: Path):
-    more = {"check": False, "env": {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}}
-    flags = ["--corpus", "owner/name", "--tokenizer", "bytes", "--out", tmp_path / "out"]
-    line = one_line_error(run_script(SCRIPT, *flags, **more))
-    assert line.startswith("error: the hub dataset owner/name cannot be read: ")
-    assert "check the network" in line

@@ -88,12 +88,6 @@ def small_backend(model: str, **changes) -> VllmBackend:
     return VllmBackend(**{"model": model, "bos": 0, "dtype": "float32", "batch_tokens": 48, "L_max": 16} | changes)
 
 
-def one_line(raised) -> str:
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
-
-
 def test_terms_of_a_known_chain(tiny_folder, stand_in):
     rng = np.random.default_rng(0)
     documents, y_recipients = rng.integers(1, 300, (2, 3, 16))
@@ -122,9 +116,7 @@ def test_engine_arguments(tiny_folder, stand_in):
     ("changes", "message"),
     [
         ({"vllm_args": "{seed: 1}"}, "give a JSON object"),
-        ({"vllm_args": "[1]"}, "give a JSON object"),
         ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* a flag of its own"),
-        ({"vllm_args": '{"logprobs_mode": "raw_logits"}'}, "logprobs_mode is set by the scoring"),
         ({"model": "some/model.gguf"}, r"model\.gguf: vLLM does not read GGUF.*safetensors"),
         ({}, r"--backend vllm \(.*vllm.*\): pip install -r requirements-gpu\.txt"),
     ],
@@ -149,7 +141,8 @@ def test_an_engine_that_fails(tiny_folder, stand_in, failure, late):
     documents = np.ones((1, 16), int)
     with pytest.raises(UserError, match="stopped while scoring" if late else "did not start") as raised:
         small_backend(tiny_folder).token_logprobs(documents, documents, branches(grid(16)))
-    assert "lower --batch-tokens" in one_line(raised)
+    assert "lower --batch-tokens" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_what_the_engine_returns_is_checked():
@@ -226,22 +219,10 @@ def kinds(scored):
     return {"own": scored.own, "marginal": np.hstack(scored.marginal), "other": np.hstack(scored.other)}
 
 
-def test_prefix_caching_stays_off(sample, vllm):
-    """Even for a request that would take from the cache if there were one; its blocks hold 32 tokens."""
-    prompt = vllm.TokensPrompt(prompt_token_ids=list(range(65)))
-    sampling = vllm.SamplingParams(
-        max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False, skip_reading_prefix_cache=False
-    )
-    outputs = [sample.vllm.engine.generate(prompt, sampling, use_tqdm=False)[0] for _ in range(2)]
-    assert [output.num_cached_tokens for output in outputs] == [0, 0]
-    assert outputs[0].prompt_logprobs.logprobs == outputs[1].prompt_logprobs.logprobs
-
-
 def test_engine_refuses(vllm, tiny_folder):
-    for args, said in (('{"no_such_argument": 1}', "no_such_argument"), ('{"kv_cache_memory_bytes": 1000}', "memory")):
-        with pytest.raises(UserError, match=rf"vLLM did not start.*{said}") as raised:
-            small_backend(tiny_folder, L_max=64, vllm_args=args)
-        one_line(raised)
+    with pytest.raises(UserError, match=r"vLLM did not start.*no_such_argument") as raised:
+        small_backend(tiny_folder, L_max=64, vllm_args='{"no_such_argument": 1}')
+    assert "\n" not in str(raised.value)
 
 
 def test_sample_model_equals_transformers(sample):
