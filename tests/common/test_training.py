@@ -20,8 +20,7 @@ from transformers import AutoModel, PreTrainedConfig
 from common import training
 from common.architectures import configuration
 from common.cli import UserError
-from common.resume import read_identity
-from common.training import CHECKPOINT, RUN, Settings, Task
+from common.training import CHECKPOINT, Settings, Task
 
 L, WIDTH = 8, 4
 
@@ -143,7 +142,7 @@ def test_muon_takes_the_matrices_inside_the_backbone(tmp_path):
     assert mamba.layers[0].mixer.in_proj.weight.shape in shapes
 
 
-def test_muon_makes_orthogonal_steps_and_is_recorded(tmp_path):
+def test_muon_makes_orthogonal_steps(tmp_path):
     """The largest singular value of the first step of a matrix is its rate; both rates fall together."""
     cfg = settings(tmp_path, optimizer="muon", warmup=0)
     with training.processes(cfg) as accelerator:
@@ -157,9 +156,6 @@ def test_muon_makes_orthogonal_steps_and_is_recorded(tmp_path):
             one.train_step()
         rates = [group["lr"] for optimizer in one.optimizers for group in optimizer.param_groups]
         assert rates == pytest.approx([1.5e-3, 7.5e-3])
-    assert read_identity(tmp_path / RUN, "identity")["settings"]["optimizer"] == "muon"
-    with pytest.raises(UserError, match=r"settings\.optimizer"):
-        run(settings(tmp_path))
 
 
 TWO_RUNS = """
@@ -236,7 +232,7 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
     of = task()
     of.model.config = PreTrainedConfig(architectures=["another"])
     for cfg, other, said in (
-        (settings(tmp_path, seed=1), task(), "settings.seed 0 there, 1 here"),
+        (settings(tmp_path, optimizer="muon"), task(), 'settings.optimizer "adamw" there, "muon" here'),
         (settings(tmp_path), of, "configuration"),
         (settings(tmp_path), task(identity={"documents": "others"}), "documents nothing there"),
         (settings(tmp_path, accumulate=3), task(), "8 sequences a step in 3 micro-batches"),

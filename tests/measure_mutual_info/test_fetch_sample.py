@@ -20,7 +20,7 @@ import rdata
 from common.cli import UserError
 from common.record import file_hash
 from measure_mutual_info import fetch_sample
-from measure_mutual_info.fetch_sample import PACKAGES, clean_book, download
+from measure_mutual_info.fetch_sample import PACKAGES, download
 from tests.conftest import SAMPLE, call_script, one_line_error
 from tests.measure_mutual_info.corpus.test_wikitext import ARTICLES, XML
 
@@ -51,6 +51,7 @@ O give thanks unto the LORD; for he is good.
 The elder unto the wellbeloved Gaius,
 Beloved, I wish above all things
 """
+ADDRESSES = ["1790_george_w_n", "1918_woodrow_w_d", "1885_grover_c_d", "1791_george_w_n", "1919_woodrow_w_d"]
 NOVELS = {"sensesensibility": "CHAPTER 1", "prideprejudice": "Chapter 1", "mansfieldpark": "CHAPTER I"}
 NOVELS |= {"emma": "VOLUME I", "northangerabbey": "CHAPTER 1", "persuasion": "Chapter 1"}
 ENDS = ["", "_He_ [To Mrs. Weston.]", "", "[End volume one of this edition.", "Printers]", "", "a_very_b £5"]
@@ -98,7 +99,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small packages in the place of all that the sample comes from."""
     folder = tmp_path / "packages"
     folder.mkdir()
-    book = b"licence\r\n  Book I \r\nCHAPTER I\nAS YOU LIKE IT\ntext\n[The End]\nTHE END\n--(THE END)--\n"
+    book = b"by\r\n  Book I \r\nCHAPTER I\nAS YOU LIKE IT\n\n\n\n\ttext\f \x1a\n[The End]\nTHE END\n--(THE END)--\n"
     dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
     novels = r_database({name: ["title", first, *ENDS] for name, first in NOVELS.items()}, tmp_path)
     contents = (
@@ -108,16 +109,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {f"gensim/test/test_data/{dump}": bz2.compress(XML.encode())},
         {"package/json/verses-1769.json": json.dumps(VERSES).encode()},
         {"package/data/epilogue.txt": b"Epilogue", "package/data/data.txt": b"title\nCHAPTER 1. Loomings.\nCall me"},
-        {
-            f"package/data/{name}.txt": b" Fellow-Citizens:\n &quot;4 1\x02 per cent\n"
-            for name in (
-                "1790_george_w_n",
-                "1918_woodrow_w_d",
-                "1885_grover_c_d",
-                "1791_george_w_n",
-                "1919_woodrow_w_d",
-            )
-        },
+        {f"package/data/{name}.txt": b" Fellow-Citizens:\n &quot;4 1\x02 per cent\n" for name in ADDRESSES},
         {f"./usr/lib/R/site-library/janeaustenr/data/Rdata.{kind}": content for kind, content in novels.items()},
     )
     made = []
@@ -145,10 +137,10 @@ def test_everything_is_unpacked_once_and_mended(packages: Path, tmp_path: Path):
     assert [json.loads(line) for line in (out / "wikipedia.jsonl").read_text("utf-8").splitlines()] == ARTICLES
     address, novel = 'Fellow-Citizens: "4 1 per cent\n', "He [To Mrs. Weston.]\n\naveryb £5\n"
     wanted = {
-        "books/paradise_lost": "Book I\nCHAPTER I\nAS YOU LIKE IT\ntext\n",
-        "books/alice": "CHAPTER I\nAS YOU LIKE IT\ntext\n[The End]\n",
-        "books/as_you_like_it": "AS YOU LIKE IT\ntext\n[The End]\nTHE END\n--(THE END)--\n",
-        "books/botchan": "CHAPTER I\nAS YOU LIKE IT\ntext\n[The End]\nTHE END\n",
+        "books/paradise_lost": "Book I\nCHAPTER I\nAS YOU LIKE IT\n\n\ttext\n",
+        "books/alice": "CHAPTER I\nAS YOU LIKE IT\n\n\ttext\n\n[The End]\n",
+        "books/as_you_like_it": "AS YOU LIKE IT\n\n\ttext\n\n[The End]\nTHE END\n--(THE END)--\n",
+        "books/botchan": "CHAPTER I\nAS YOU LIKE IT\n\n\ttext\n\n[The End]\nTHE END\n",
         "more_books/king_james_bible": BIBLE,
         "more_books/moby_dick": "CHAPTER 1. Loomings.\nCall me\n\nEpilogue\n",
         "more_books/state_of_the_union/1790_george_w": f"{address}\n{address}",
@@ -183,13 +175,6 @@ def test_everything_is_unpacked_once_and_mended(packages: Path, tmp_path: Path):
     (packages / PACKAGES[1].file).unlink()
     assert "no brotli-1.2.1.tar.gz in" in one_line_error(call_script(SCRIPT, *flags, "--parts", "books"))
     assert not flags[1].exists()
-
-
-def test_book_keeps_its_line_breaks_and_loses_the_licence():
-    raw = "Licence\n\n  Book I  \n\n\n\nOf Man's first  \n\tdisobedience\f and\x1a\n THE END \nDonate\n"
-    raw = raw.replace("\n", "\r\n")
-    assert clean_book(raw, "Book I", "THE END") == b"Book I\n\nOf Man's first\n\tdisobedience\n and\n"
-    assert clean_book(raw, "Book I", None).endswith(b"THE END\nDonate\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="stands in for the client by a shell script")

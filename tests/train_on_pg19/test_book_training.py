@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from accelerate.data_loader import SeedableRandomSampler
 from conftest import call_script, one_line_error, write_documents
 from transformers import AutoModelForCausalLM, Trainer
 
+from common.cli import parse
 from common.training import CHECKPOINT, read_checkpoint
 from train_on_pg19 import train
 from train_on_pg19.train import Settings
@@ -37,9 +39,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(documents: Path, out: Path, **changes) -> Settings:
-    small = dict(model="tiny", L=L, batch_tokens=4 * L, epochs=16.6, held_out=0.2, warmup=5, log_every=5)
-    small |= dict(checkpoint_every=10, learning_rate=3e-3, device="cpu")
-    return Settings(documents=documents, out=out, **{**small, **changes})
+    return replace(parse(Settings, [*map(str, QUICK), f"--documents={documents}", f"--out={out}"]), **changes)
 
 
 def call(documents: Path, out: Path, *changes: object) -> subprocess.CompletedProcess:
@@ -119,13 +119,6 @@ def test_weight_decay_leaves_out_what_the_trainer_of_transformers_leaves_out(doc
         kept = Trainer.get_decay_parameter_names(None, task.model)
         names = {name for name, _ in task.model.named_parameters()}  # a tied weight has one name here
         assert set(kept) & names == names - task.undecayed
-
-
-def test_a_recurrent_model_trains_too(documents, tmp_path):
-    train.main(settings(documents, tmp_path, model="mamba2-mini-small", epochs=2, optimizer="muon"))
-    log = pd.read_csv(tmp_path / "log.csv")
-    assert log["nll_nats"].iloc[-1] < log["nll_nats"].iloc[0] - 0.5
-    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-12")).__name__.startswith("Mamba")
 
 
 @pytest.mark.parametrize(
