@@ -94,9 +94,8 @@ SETTINGS = [  # as given, and as the root sees them; HERE: the folder where the 
         "RUNS": ("/absolute", "/absolute"),
         "CORPUS": ("texts", "HERE/texts"),
     },
-    {"FIT": ("texts/a.txt", "HERE/texts/a.txt"), "CORPUS": ("texts/**/*.txt", "HERE/texts/**/*.txt")},
+    {"MODEL": ("my model", "HERE/my model"), "CORPUS": ("texts/**/*.txt", "HERE/texts/**/*.txt")},
     {"FIT": ("results/fit.csv", "results/fit.csv"), "MODEL": ("a/b c", "a/b c"), "CORPUS": ("no/*.txt", "no/*.txt")},
-    {"MODEL": ("my model", "HERE/my model"), "TOKENIZER": ("bytes", "bytes"), "CORPUS": ("a/b", "a/b")},
 ]
 
 

@@ -137,7 +137,6 @@ def test_bad_settings(documents, tmp_path, changes, said):
 
 def test_a_folder_with_another_run_is_refused(documents, whole, tmp_path):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    assert "settings.seed 0 there, 1 here" in one_line_error(call(documents, whole, "--seed", 1))
     others = write_documents(
         tmp_path / "others", {f"book {i}": [[i, j] * 20 for j in range(3)] for i in range(10)}, IDS
     )
