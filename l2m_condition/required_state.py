@@ -36,7 +36,7 @@ from scipy.optimize import brentq
 from common.cli import UserError, run
 from common.record import numbers, read_csv, write_csv
 
-STATE = ["model", "layer_kind", "context_tokens", "state_elements", "growth_exponent", "growth_logarithms"]
+STATE = ["model", "layer_kind", "context_tokens", "state_elements", "growth_exponent"]
 STATE_REMEDY = "make it with python l2m_condition/state_size.py"
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter"]
 FIT_NUMBERS = ["value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max", "p_value"]
@@ -152,59 +152,49 @@ class State:
     """g of dim(z) ~ t^g as t → ∞: the fastest kind's"""
     tokens: np.ndarray
     elements: np.ndarray
-    logarithmic: bool = False
-    """whether it grows as ln t; then g is 0"""
 
     def size(self, tokens: float) -> float:
-        """Elements. Between rows linear, exact for full attention; beyond them a line, a·ln t + b, or a·t^g."""
+        """Elements. Between rows linear, exact for full attention; beyond them a line, or a·t^g."""
         t, s = self.tokens, self.elements
         if tokens <= t[-1]:
             return float(np.interp(tokens, t, s))
-        if self.logarithmic:  # over the whole table: it may rise in steps
-            return float(s[-1] + (s[-1] - s[0]) * math.log(tokens / t[-1]) / math.log(t[-1] / t[0]))
         if self.exponent == 1:
             return float(s[-1] + (s[-1] - s[-2]) / (t[-1] - t[-2]) * (tokens - t[-1]))
         return float(s[-1] * (tokens / t[-1]) ** self.exponent)
 
 
 def read_states(path: Path) -> list[State]:
-    """The models of state.csv in its order. A table written by hand may have `total` as its only kind.
-
-    UserError: columns missing, a number is none, negative or there twice, kinds of different contexts, one context
-    only, or a window that is not full at the last, so that its size further on is not known.
-    """
+    """The models of state.csv in its order. UserError: columns or numbers missing, or what `_state` refuses."""
     table = read_csv(path, STATE, STATE_REMEDY)
     for name in STATE[2:]:
         table[name] = numbers(table[name], path, STATE_REMEDY)
-    sensible = (table[STATE[2:]] >= [1, 0, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2, 1])
-    bad = np.flatnonzero(~sensible.all(axis=1) | table.duplicated(STATE[:3]))
-    if table.empty or len(bad):
-        where = f"line {bad[0] + 2}" if len(bad) else "no rows"
-        raise UserError(f"{path}, {where}: a context, size or growth that no model has, or one twice: {STATE_REMEDY}")
+    sensible = (table[STATE[2:]] >= [1, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2])
+    if table.empty or not sensible.all(axis=None) or table.duplicated(STATE[:3]).any():
+        raise UserError(f"{path} has no rows, a number that no model has, or one row twice: {STATE_REMEDY}")
     return [_state(path, model, rows) for model, rows in table.groupby("model", sort=False)]
 
 
 def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
+    """UserError: kinds of different contexts, one context only, or a window that is not full at the last, so that its
+    size further on is not known.
+    """
     parts = rows[rows["layer_kind"] != "total"]
-    rows = parts if len(parts) else rows
+    rows = parts if len(parts) else rows  # a table written by hand may have nothing else
     sizes = rows.pivot(index="context_tokens", columns="layer_kind", values="state_elements").sort_index()
     if len(sizes) < 2 or sizes.isna().any(axis=None):
         raise UserError(f"{path}: the kinds of {model} have not the same two or more contexts: {STATE_REMEDY}")
-    growth = rows.drop_duplicates("layer_kind").set_index("layer_kind")[["growth_exponent", "growth_logarithms"]]
-    constant = growth.index[(growth == 0).all(axis=1)]
+    growth = rows.groupby("layer_kind")["growth_exponent"].max()
+    constant = growth.index[growth == 0]
     if (sizes[constant].iloc[-1] != sizes[constant].iloc[-2]).any():
         raise UserError(f"{path}: a window of {model} is not full at its last context: give state_size.py longer ones")
-    kept = growth[(sizes.iloc[-1] > 0).reindex(growth.index)]
-    growing = kept.index[kept["growth_exponent"] > 0]
-    logarithmic = not len(growing) and bool((kept["growth_logarithms"] > 0).any())
+    growing = growth.index[growth > 0]
     if not len(growing):
-        group = "logarithmic" if logarithmic else "bounded"
-    elif len(growing) < len(kept):
+        group = "bounded"
+    elif len(constant):
         group = "hybrid"
     else:
         group = "latent attention" if any("latent" in kind for kind in growing) else "full attention"
-    exponent = float(growth["growth_exponent"].max())
-    return State(model, group, exponent, sizes.index.to_numpy(float), sizes.sum(axis=1).to_numpy(), logarithmic)
+    return State(model, group, growth.max(), sizes.index.to_numpy(float), sizes.sum(axis=1).to_numpy())
 
 
 def measured(path: Path) -> float:

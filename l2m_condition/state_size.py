@@ -11,8 +11,7 @@ Writes --out:
     state_elements              numbers kept
     state_bytes                 the same with recurrent states in 32 bits, and all else in 16
     beyond_maximum              whether context_tokens passes max_position_embeddings of the configuration
-    growth_exponent, growth_logarithms    the elements grow as context^exponent · (ln context)^logarithms; the second is
-                                0 for every model type that is known here, and there for tables written by hand
+    growth_exponent             g of elements ~ context^g
 common/history_state_layers.py says what is counted for each kind.
 
 Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements a token, and 131,072 bytes.
@@ -34,8 +33,8 @@ from common.pretrained import context_tokens, load_config
 from common.record import write_csv
 
 CONFIGURATIONS = Path(__file__).with_name("configurations.json")
-COLUMNS = ["model", "layer_kind", "context_tokens", "state_elements", "state_bytes"]
-COLUMNS += ["beyond_maximum", "growth_exponent", "growth_logarithms"]
+COLUMNS = ["model", "layer_kind", "context_tokens", "state_elements", "state_bytes", "beyond_maximum"]
+COLUMNS += ["growth_exponent"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
             sizes = [part.elements(context) for part in these]
             of_bytes = sum(size * part.bits // 8 for size, part in zip(sizes, these, strict=True))
             growth = max(part.growth for part in these)
-            found.append((model, kind, context, sum(sizes), of_bytes, beyond, growth, 0))
+            found.append((model, kind, context, sum(sizes), of_bytes, beyond, growth))
     return pd.DataFrame(found, columns=COLUMNS)
 
 

@@ -30,7 +30,6 @@ GROUPS = {  # a colour and a dash each, so that they differ without colour
     "full attention": (COLORS[0], "-"),
     "latent attention": (COLORS[2], (0, (1, 1))),
     "hybrid": (COLORS[3], (0, (5, 1.5))),
-    "logarithmic": (COLORS[5], (0, (3, 1, 1, 1, 1, 1))),
     "bounded": (COLORS[1], (0, (4, 1, 1, 1))),
 }
 PAPER, MEASURED = "0.15", "#A87400"
