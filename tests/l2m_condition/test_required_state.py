@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -166,7 +165,6 @@ def test_a_fit_and_its_interval(tmp_path):
     held = rows[rows["capacity"] == "1 nat"].set_index("model")["satisfies_wanted"]
     assert row["mi_lo95"] < 20_000 + LN_M < row["mi_hi95"]
     assert held[list(sizes)].tolist() == ["no", "undecided", "yes"]
-    assert set(json.loads((tmp_path / "out" / "condition.json").read_text())["inputs"]) == {"state.csv", "fit.csv"}
 
 
 def test_what_runs_on_gaussian_sequences_were_seen_to_use(tmp_path):
@@ -193,14 +191,12 @@ def test_interval_is_that_of_a_line():
 @pytest.mark.parametrize(
     ("flags", "change", "said"),
     [
-        (["--bits-per-element", -1], None, "--wanted: give numbers above 0"),
         (["--wanted", 100], None, "begins at L = 512 tokens"),
         (["--fit", "FIT", "--estimator", "guess"], None, "choose --estimator from direct, vclub"),
         (["--fit", "FIT", "SAME"], None, "two laws are called books-direct"),
         (["--fit", "BAD"], None, "A = -1, beta = -1 of direct are no law"),
         (["--summary", "NONE"], None, "has no run with a state"),
         ([], lambda t: pd.concat([t, t]), "has no rows, a number that no model has, or one row twice"),
-        ([], lambda t: t[1:], "attention have not the same two or more contexts"),
         ([], lambda t: t[t["context_tokens"] <= 2048], "a window of windows is not full at its last context"),
     ],
 )
@@ -234,23 +230,21 @@ def test_the_table_of_the_page_is_that_of_the_csv():
 
 
 def test_the_numbers_of_the_page_are_those_of_the_csvs():
-    results = ROOT / "results" / "condition"
+    results = ROOT / "results"
     page = " ".join((ROOT / "l2m_condition" / "README.md").read_text(encoding="utf-8").split())
-    needs = pd.read_csv(results / "required.csv").query("L_tokens == 1_000_000").set_index(["law", "capacity"])
-    direct, vclub = (needs.loc[law]["required_elements"] for law in ("paper-direct", "paper-vclub"))
+    needs = pd.read_csv(results / "condition" / "required.csv").query("L_tokens == 1_000_000")
+    needs = needs.pivot(index="law", columns="capacity", values="required_elements")
+    direct, vclub = needs.loc["paper-direct"], needs.loc["paper-vclub"]
     assert f"{direct['16 bits']:,.0f} and {vclub['16 bits']:,.0f} elements at 16 bits" in page
     assert f"{direct['1 nat']:,.0f} and {vclub['1 nat']:,.0f} at one nat" in page
     assert f"{direct['measured'] / 1e6:.0f} and {vclub['measured'] / 1e6:.0f} million at what was measured" in page
-    runs = pd.read_csv(ROOT / "results" / "fig3" / "summary.csv").query("state_size > 0")
-    most = (runs["utilisation"] * runs["mi_nats"] / runs["state_size"]).max()
-    best = runs.loc[(runs["utilisation"] * runs["mi_nats"] / runs["state_size"]).idxmax()]
-    assert f"{most:.4f} nats an element, of Mamba2 with {best['state_size']:,} elements at L = {best['L']}" in page
-    assert best["model"].startswith("mamba2")
-    table = pd.read_csv(results / "condition.csv")
+    runs = pd.read_csv(results / "fig3" / "summary.csv").query("state_size > 0")
+    runs["nats"] = runs["utilisation"] * runs["mi_nats"] / runs["state_size"]
+    best = runs.loc[runs["nats"].idxmax()]
+    assert (
+        f"{best['nats']:.4f} nats an element, of Mamba2 with {best['state_size']:,} elements at L = {best['L']}" in page
+    )
+    table = pd.read_csv(results / "condition" / "condition.csv")
     assert (table.groupby("model")["verdict"].nunique() == 1).all()  # "all verdicts are the same under our own law"
-    row = table.query("law == 'paper-direct' and capacity == 'measured' and model == 'Mamba-130M'").iloc[0]
-    assert f"Mamba-130M reaches it at {round(row['max_context_tokens'], -3):,.0f} tokens" in page
     ours = table[table["law"] == "books-direct"].iloc[0]
     assert f"{ours['beta']:.2f} [{ours['beta_lo95']:.2f}, {ours['beta_hi95']:.2f}]" in page
-    # 16 bits: "no published model is anywhere near its bound", of a series that is 400 million tokens and more
-    assert table.query("law == 'paper-direct' and capacity == '16 bits'")["max_context_tokens"].min() > 4e8
