@@ -42,6 +42,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.nn import functional
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -187,7 +188,7 @@ def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tenso
 
     input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1].
     """
-    logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
+    logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits.flatten(0, 1)
     rows = zip(logits.split(ROWS), targets.flatten().to(logits.device).split(ROWS), strict=True)
     nll = [functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in rows]
     return torch.cat(nll).view(targets.shape)
@@ -207,9 +208,9 @@ def measured(
             rows, key = range(first, min(first + size, len(sequences))), f"{digest}-{first // size:06d}"
             if not pieces.done(key):
                 model = model or pretrained.load_model(candidate.place, cfg.dtype, pretrained.find_device(cfg.device))
-                batches = (read_batch(sequences, rows[i : i + batch], model.device) for i in range(0, len(rows), batch))
                 try:
-                    nll = torch.cat([nll_of(model, *one).cpu() for one in batches]).numpy()
+                    batches = DataLoader(Subset(sequences, rows), batch)
+                    nll = torch.cat([nll_of(model, one["input_ids"], one["targets"]).cpu() for one in batches]).numpy()
                 except torch.OutOfMemoryError as error:
                     what = f"{candidate.name}: {batch} sequences of {sequences.L:,} tokens at a time do not fit memory"
                     raise UserError(f"{what}: lower --batch-tokens, or give --dtype bfloat16") from error
@@ -218,12 +219,6 @@ def measured(
                 pieces.write(key, {"nll": nll})
             yield pieces.read(key, {"nll": (len(rows), sequences.L)})["nll"]
             bar.update(len(rows))
-
-
-def read_batch(sequences: books.Sequences, rows: Sequence[int], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """input_ids and targets, (rows, L) each."""
-    batch = [sequences[row] for row in rows]
-    return tuple(torch.stack([one[key] for one in batch]).to(device) for key in ("input_ids", "targets"))
 
 
 def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarray | None:

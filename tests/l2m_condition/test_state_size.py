@@ -63,7 +63,6 @@ def test_published_models_and_published_sizes(tmp_path):
     table = sizes(tmp_path)
     listed = json.loads((ROOT / "l2m_condition" / "configurations.json").read_text(encoding="utf-8"))["models"]
     assert list(table.index.unique("model")) == list(listed)
-    assert all(entry["source"] and isinstance(entry["checked"], bool) for entry in listed.values())
     a_token = {"DeepSeek-V3": 70_272, "Llama-3.1-405B": 516_096, "GPT-2-xl": 300 * 1024, "Llama-3.1-8B": 128 * 1024}
     for model, size in a_token.items():
         assert table.loc[model, "total", 4096]["state_bytes"] == 4096 * size
