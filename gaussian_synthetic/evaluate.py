@@ -14,9 +14,8 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  mi_nats         exact I(L/2; L) of the token sequence
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
-with standard errors over draws. The CSVs have the runs of this call, all of one family and number of copies. What was
-computed from a checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position, and not computed again: a killed run
-goes on.
+with standard errors over draws, of the runs of this call, all of one family and number of copies. A killed run goes on:
+what was computed from a checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position.
 
 A CPU is enough for small models; those of the paper need a GPU. Expect at L = 256 a mean D_i of 16 nats for
 `independent` (64 copies of 0.25 nats), and of 0 for an exact model.
@@ -127,18 +126,6 @@ def check_runs(runs: list[Run]) -> None:
             raise UserError(f"{before.folder} is of {before.law}, {this.folder} of {this.law}: give each its own --out")
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> models.GaussianModel:
-    """The trained model, for evaluation. UserError: no or a damaged checkpoint, a model of another version."""
-    saved = training.read_checkpoint(folder / training.CHECKPOINT)
-    settings = saved["identity"]["settings"]
-    model = models.build(settings["model"], settings["copies"], settings["L"])
-    try:
-        model.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        raise UserError(f"{folder} holds other tensors than {settings['model']} has here: train again") from error
-    return model.to(device).eval()
-
-
 @torch.inference_mode()
 def measure(
     model: torch.nn.Module, conditionals: families.Conditionals, copies: int, draws: int, batch: int, seed: int
@@ -188,15 +175,9 @@ def position_rows(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: 
     past = -copies * log_std  # I(W_i; W_<i): every variable has the variance 1
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(past > 1e-9, 1 - mean_kl / past, np.nan)
-    columns = {
-        "position": np.arange(1, len(log_std) + 1),
-        "kl_nats": _digits(mean_kl, 5),
-        "nll_nats": _digits(nll.mean(axis=0), 6),
-        "entropy_nats": _digits(copies * (NOISE + log_std), 6),
-        "kl_stderr_nats": _digits(error, 3),
-        "share_of_past": share.round(4),
-    }
-    return pd.DataFrame(columns)
+    nats = {"kl_nats": _digits(mean_kl, 5), "nll_nats": _digits(nll.mean(axis=0), 6)}
+    nats |= {"entropy_nats": _digits(copies * (NOISE + log_std), 6), "kl_stderr_nats": _digits(error, 3)}
+    return pd.DataFrame({"position": np.arange(1, len(log_std) + 1), **nats, "share_of_past": share.round(4)})
 
 
 def summary_row(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: int) -> dict[str, Any]:
@@ -223,13 +204,18 @@ def _digits(values: np.ndarray, digits: int) -> np.ndarray:
 def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.ndarray]:
     """kl and nll of a run, (draws, L), and as sizes the elements of its state and its parameters.
 
-    UserError: a KL that is not finite, a batch that does not fit the GPU.
+    UserError: tensors of another model, a KL that is not finite, a batch that does not fit the GPU.
     """
-    L = this.settings["L"]
-    model = load_model(this.folder, device)
+    L, copies, name = this.settings["L"], this.settings["copies"], this.settings["model"]
+    model = models.build(name, copies, L)
+    try:
+        model.load_state_dict(training.read_checkpoint(this.folder / training.CHECKPOINT)["model"])
+    except RuntimeError as error:
+        raise UserError(f"{this.folder} holds other tensors than {name} has here: train again") from error
+    model.to(device).eval()
     conditionals = families.prepare(this.family, device=device)
     try:
-        kl, nll = measure(model, conditionals, this.settings["copies"], cfg.draws, cfg.batch, cfg.seed)
+        kl, nll = measure(model, conditionals, copies, cfg.draws, cfg.batch, cfg.seed)
     except torch.OutOfMemoryError as error:
         what = f"{this.folder}: {cfg.batch} sequences of {L:,} tokens at a time do not fit the memory of {device}"
         raise UserError(f"{what}: lower --batch, which changes no number, or give --device cpu") from error
@@ -260,8 +246,8 @@ def main(cfg: Settings) -> None:
         about |= {"state_size": size, "parameters": parameters} | this.key
         row = summary_row(*law) | this.law | about
         tables["kl"].append(position_rows(*law).assign(**this.key))
-        log = this.log.assign(kl_nats=_digits(this.log["kl_nats"], 4))
-        tables["training"].append(log.assign(**this.key, steps=this.settings["steps"]))
+        logged = {"kl_nats": _digits(this.log["kl_nats"], 4), "steps": this.settings["steps"]}
+        tables["training"].append(this.log.assign(**logged, **this.key))
         tables["summary"].append(pd.DataFrame([row]))
         nothing = dict.fromkeys(about, 0) | {"model": "independent", "L": L, "checkpoint": ""}
         independent[L] = independent_row(*law[2:]) | this.law | nothing

@@ -11,12 +11,10 @@ which README.md of this folder derives. C, in nats an element, is an assumption 
     1 nat        --nats-per-element
     measured     --summary, the most that a model trained on Gaussian sequences was seen to use
 Writes into the folder --out:
-    condition.csv  a row a model, law and capacity: verdict, max_context_tokens, satisfies_wanted
+    condition.csv  a row a model, law and capacity: verdict, by the exponents alone; satisfies_wanted, whether the state
+                   holds what --wanted tokens ask for; max_context_tokens, up to which it holds enough: inf where it
+                   grows as the law does, empty where it fails at every row of state.csv
     required.csv   a row a law, L and capacity: I(L/2; L), and the smallest state, required_elements
-The verdict depends on the exponents only: the state grows at least as L^β (`satisfies`), it is bounded or grows more
-slowly (`violates`), or the interval of β contains its exponent (`undecided`). max_context_tokens is the length at which
-I(L/2; L) exceeds what the state can hold: inf where it grows as the law does, empty where the condition fails at
-every row of its table.
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
 """
@@ -36,10 +34,10 @@ from scipy.optimize import brentq
 from common.cli import UserError, run
 from common.record import numbers, read_csv, write_csv
 
-STATE = ["model", "layer_kind", "context_tokens", "state_elements", "growth_exponent", "growth_logarithms"]
+STATE = ["model", "layer_kind", "context_tokens", "state_elements", "growth_exponent"]
 STATE_REMEDY = "make it with python l2m_condition/state_size.py"
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter"]
-FIT_NUMBERS = ["value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max", "p_value"]
+FIT_NUMBERS = ["value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max"]
 FIT_REMEDY = "make it with python measure_mutual_info/estimate_bipartite.py"
 SUMMARY = ["state_size", "mi_nats", "utilisation"]
 SUMMARY_REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
@@ -51,7 +49,6 @@ REQUIRED = ["law", "A", "beta", "L_tokens", "mi_nats", "mi_lo95", "mi_hi95", "ca
 REQUIRED += ["required_elements", "required_lo95", "required_hi95"]
 LENGTHS = {m * 10**k for k in range(3, 7) for m in (1, 2, 5)} | {10_000_000}  # L in tokens of required.csv
 SIDES = (0, -1, 1)  # of a law: its value, and the lower and upper end of its interval
-NO_POWER_LAW = 0.001  # p-value of a fit below which its points are said to be none
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,6 @@ class ScalingLaw:
     half_beta: float = math.nan
     L_min: float = math.nan
     L_max: float = math.nan
-    p_value: float = math.nan
 
     def mi(self, L: float, side: int = 0) -> float:
         """Nats at L; side −1, +1: the ends of the 95% interval.
@@ -129,7 +125,7 @@ def read_law(path: Path, estimator: str) -> ScalingLaw:
         raise UserError(f"{path} has not one power law of {estimator} at L = 2 ell: choose --estimator from {known}")
     rows = rows.set_index("parameter")
     A, beta = rows["value"]["A"], rows["value"]["beta"]
-    extent = rows.loc["beta", ["L_min", "L_max", "p_value"]].astype(float)
+    extent = rows.loc["beta", ["L_min", "L_max"]].astype(float)
     if not (0 < A < 1e30 and 0 < beta < 2 and 0 < extent["L_min"] <= extent["L_max"] < 1e30):
         raise UserError(f"{path}: A = {A:g}, beta = {beta:g} of {estimator} are no law over a range of L: {FIT_REMEDY}")
     half = []
@@ -152,59 +148,49 @@ class State:
     """g of dim(z) ~ t^g as t → ∞: the fastest kind's"""
     tokens: np.ndarray
     elements: np.ndarray
-    logarithmic: bool = False
-    """whether it grows as ln t; then g is 0"""
 
     def size(self, tokens: float) -> float:
-        """Elements. Between rows linear, exact for full attention; beyond them a line, a·ln t + b, or a·t^g."""
+        """Elements. Between rows linear, exact for full attention; beyond them a line, or a·t^g."""
         t, s = self.tokens, self.elements
         if tokens <= t[-1]:
             return float(np.interp(tokens, t, s))
-        if self.logarithmic:  # over the whole table: it may rise in steps
-            return float(s[-1] + (s[-1] - s[0]) * math.log(tokens / t[-1]) / math.log(t[-1] / t[0]))
         if self.exponent == 1:
             return float(s[-1] + (s[-1] - s[-2]) / (t[-1] - t[-2]) * (tokens - t[-1]))
         return float(s[-1] * (tokens / t[-1]) ** self.exponent)
 
 
 def read_states(path: Path) -> list[State]:
-    """The models of state.csv in its order. A table written by hand may have `total` as its only kind.
-
-    UserError: columns missing, a number is none, negative or there twice, kinds of different contexts, one context
-    only, or a window that is not full at the last, so that its size further on is not known.
-    """
+    """The models of state.csv in its order. UserError: columns or numbers missing, or what `_state` refuses."""
     table = read_csv(path, STATE, STATE_REMEDY)
     for name in STATE[2:]:
         table[name] = numbers(table[name], path, STATE_REMEDY)
-    sensible = (table[STATE[2:]] >= [1, 0, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2, 1])
-    bad = np.flatnonzero(~sensible.all(axis=1) | table.duplicated(STATE[:3]))
-    if table.empty or len(bad):
-        where = f"line {bad[0] + 2}" if len(bad) else "no rows"
-        raise UserError(f"{path}, {where}: a context, size or growth that no model has, or one twice: {STATE_REMEDY}")
+    sensible = (table[STATE[2:]] >= [1, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2])
+    if table.empty or not sensible.all(axis=None) or table.duplicated(STATE[:3]).any():
+        raise UserError(f"{path} has no rows, a number that no model has, or one row twice: {STATE_REMEDY}")
     return [_state(path, model, rows) for model, rows in table.groupby("model", sort=False)]
 
 
 def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
+    """UserError: kinds of different contexts, one context only, or a window that is not full at the last, so that its
+    size further on is not known.
+    """
     parts = rows[rows["layer_kind"] != "total"]
-    rows = parts if len(parts) else rows
+    rows = parts if len(parts) else rows  # a table written by hand may have nothing else
     sizes = rows.pivot(index="context_tokens", columns="layer_kind", values="state_elements").sort_index()
     if len(sizes) < 2 or sizes.isna().any(axis=None):
         raise UserError(f"{path}: the kinds of {model} have not the same two or more contexts: {STATE_REMEDY}")
-    growth = rows.drop_duplicates("layer_kind").set_index("layer_kind")[["growth_exponent", "growth_logarithms"]]
-    constant = growth.index[(growth == 0).all(axis=1)]
+    growth = rows.groupby("layer_kind")["growth_exponent"].max()
+    constant = growth.index[growth == 0]
     if (sizes[constant].iloc[-1] != sizes[constant].iloc[-2]).any():
         raise UserError(f"{path}: a window of {model} is not full at its last context: give state_size.py longer ones")
-    kept = growth[(sizes.iloc[-1] > 0).reindex(growth.index)]
-    growing = kept.index[kept["growth_exponent"] > 0]
-    logarithmic = not len(growing) and bool((kept["growth_logarithms"] > 0).any())
+    growing = growth.index[growth > 0]
     if not len(growing):
-        group = "logarithmic" if logarithmic else "bounded"
-    elif len(growing) < len(kept):
+        group = "bounded"
+    elif len(constant):
         group = "hybrid"
     else:
         group = "latent attention" if any("latent" in kind for kind in growing) else "full attention"
-    exponent = float(growth["growth_exponent"].max())
-    return State(model, group, exponent, sizes.index.to_numpy(float), sizes.sum(axis=1).to_numpy(), logarithmic)
+    return State(model, group, growth.max(), sizes.index.to_numpy(float), sizes.sum(axis=1).to_numpy())
 
 
 def measured(path: Path) -> float:
@@ -265,15 +251,12 @@ def required(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float]
 
 
 def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
-    """What condition.csv says, for a reader of the terminal."""
     for law in laws:
         counts = table[table["law"] == law.name].drop_duplicates("model")["verdict"].value_counts()
         said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
         far = f", extrapolated from L = {law.L_max:g}" if cfg.wanted > law.L_max else ""
         nats = f"{law.mi(cfg.wanted):,.0f} nats at {cfg.wanted:,} tokens{far}"
         print(f"{law.name}: {law.A:.3g} · L^{law.beta:.2f}, {nats}: {said}")
-        if law.p_value < NO_POWER_LAW:
-            print("    its points are no power law (p < 0.001): read it as one number among others")
 
 
 def main(cfg: Settings) -> None:

@@ -11,8 +11,7 @@ Writes --out:
     state_elements              numbers kept
     state_bytes                 the same with recurrent states in 32 bits, and all else in 16
     beyond_maximum              whether context_tokens passes max_position_embeddings of the configuration
-    growth_exponent, growth_logarithms    the elements grow as context^exponent · (ln context)^logarithms; the second is
-                                0 for every model type that is known here, and there for tables written by hand
+    growth_exponent             g of elements ~ context^g
 common/history_state_layers.py says what is counted for each kind.
 
 Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements a token, and 131,072 bytes.
@@ -34,8 +33,8 @@ from common.pretrained import context_tokens, load_config
 from common.record import write_csv
 
 CONFIGURATIONS = Path(__file__).with_name("configurations.json")
-COLUMNS = ["model", "layer_kind", "context_tokens", "state_elements", "state_bytes"]
-COLUMNS += ["beyond_maximum", "growth_exponent", "growth_logarithms"]
+COLUMNS = ["model", "layer_kind", "context_tokens", "state_elements", "state_bytes", "beyond_maximum"]
+COLUMNS += ["growth_exponent"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,8 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
     try:
         settings = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
-        raise UserError(
-            f"{model}: no name of {CONFIGURATIONS.name}, no JSON file, no folder with a config.json, and not to be had "
-            f"from the hub: check the spelling, or that the hub can be reached ({type(error).__name__})"
-        ) from error
+        what = f"{model}: no name of {CONFIGURATIONS.name}, no JSON file, folder with a config.json or model of the hub"
+        raise UserError(f"{what} that can be reached ({type(error).__name__}): check the spelling") from error
     path = path.parent if path.name == "config.json" else path
     name = path.resolve().name if path.is_dir() else model
     return path.stem if path.suffix == ".json" else name, read_settings(settings, model)
@@ -96,7 +93,7 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
             sizes = [part.elements(context) for part in these]
             of_bytes = sum(size * part.bits // 8 for size, part in zip(sizes, these, strict=True))
             growth = max(part.growth for part in these)
-            found.append((model, kind, context, sum(sizes), of_bytes, beyond, growth, 0))
+            found.append((model, kind, context, sum(sizes), of_bytes, beyond, growth))
     return pd.DataFrame(found, columns=COLUMNS)
 
 

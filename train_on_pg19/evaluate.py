@@ -5,9 +5,8 @@ r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + 
     python train_on_pg19/evaluate.py --models EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
         --out results/mine                                      # any causal model of the hub, folder or GGUF file
 
-A folder of train.py is evaluated on the books that were held out from it. All models of one call get the same
-documents, so you can add a model of your own if the documents are in its tokens; without a folder of train.py these
-are of all books. Writes into --out:
+All models of one call get the same documents: of the books that were held out from folders of train.py, or without
+such a folder of all books. Writes into --out:
     nll.csv        a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
     smooth.csv     the same over windows of positions first … last, an eighth of a doubling wide, see nll.curves.windows
     summary.csv    a row for each model and seed: the mean over all positions; bits per byte of text, which compare
@@ -18,12 +17,11 @@ are of all books. Writes into --out:
     crossover.csv  a row for each pair: the model that leads at the last positions, and the position from which it leads
                    (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads significantly,
                    from hi95 on this one; empty where neither is significant
-with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
-again, so a killed run continues where it stopped. The CSVs have the models of this call only.
+with standard errors of the sums by book, of the models of this call. The NLL of every token is kept in --store (4 bytes
+each) and not computed again, so a killed run continues where it stopped.
 
 Memory: activations and logits of batch_tokens tokens. Expect the NLL to fall quickly over the first positions and
-slowly later (Fig. 4 shows how long it keeps falling). The paper: Mamba leads early positions, GPT2 the late ones, and
-the gap closes as models grow.
+slowly later. The paper: Mamba leads early positions, GPT2 the late ones, and the gap closes as models grow.
 """
 
 from __future__ import annotations
@@ -44,6 +42,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.nn import functional
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -133,14 +132,12 @@ def find_model(model: str) -> EvaluatedModel:
 
 
 def same_training(candidates: Sequence[EvaluatedModel]) -> None:
-    """UserError: runs of one name that differ in more than their seed, which would pass for seeds of one model."""
+    """UserError: models of one name that differ in more than their seed, which would pass for seeds of one model."""
     for before, this in itertools.combinations(candidates, 2):
-        if before.name != this.name:
-            continue
-        one, other = ({**of.settings, "the step they stand at": of.steps, "seed": 0} for of in (before, this))
+        one, other = ({**of.settings, "the step they stand at": of.steps} for of in (before, this))
         keys = [key for key in one if one[key] != other.get(key)]
-        if keys or before.seed == this.seed:
-            how = f"differ in {', '.join(keys)}" if keys else f"have the same seed {this.seed}"
+        if before.name == this.name and keys != ["seed"]:
+            how = f"differ in {', '.join(keys)}" if keys else "are the same"
             raise UserError(f"--models: two runs of {this.name} {how}, not in the seed alone: evaluate them apart")
 
 
@@ -152,10 +149,7 @@ def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], docume
     runs = [candidate for candidate in candidates if candidate.run]
     held_out = {tuple(candidate.run["held_out_books"]) for candidate in runs}
     if len(held_out) > 1:
-        raise UserError(
-            "--models: these runs held out different books, so no document is new to all of them: evaluate them one by "
-            "one, or train with one --split-seed and --held-out"
-        )
+        raise UserError("--models: these runs held out different books, so none is new to all: evaluate them apart")
     if runs:
         # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
         L = min(L, *(candidate.settings["L"] for candidate in runs))
@@ -178,16 +172,13 @@ def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Datase
     if context is not None and context < L:
         raise UserError(f"{candidate.name}: its context is {context:,} tokens, shorter than L = {L:,}: lower --L")
     if candidate.run is None:
-        column = documents.data.column("input_ids")
-        extents = [pc.min_max(chunk.flatten()).as_py() for chunk in column.chunks]
-        extent = min(one["min"] for one in extents), max(one["max"] for one in extents)
+        extent = pc.min_max(pc.list_flatten(documents.data.column("input_ids"))).as_py()
+        extent = extent["min"], extent["max"]
         return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent).id
     theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
-        raise UserError(
-            f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {candidate.name} was trained on tokens of "
-            f"{candidate.run['tokenizer']}: give --documents of these"
-        )
+        trained = f"{candidate.name} was trained on tokens of {candidate.run['tokenizer']}"
+        raise UserError(f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {trained}: give such --documents")
     return config.bos_token_id
 
 
@@ -197,7 +188,7 @@ def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tenso
 
     input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1].
     """
-    logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
+    logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits.flatten(0, 1)
     rows = zip(logits.split(ROWS), targets.flatten().to(logits.device).split(ROWS), strict=True)
     nll = [functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in rows]
     return torch.cat(nll).view(targets.shape)
@@ -217,25 +208,17 @@ def measured(
             rows, key = range(first, min(first + size, len(sequences))), f"{digest}-{first // size:06d}"
             if not pieces.done(key):
                 model = model or pretrained.load_model(candidate.place, cfg.dtype, pretrained.find_device(cfg.device))
-                batches = (read_batch(sequences, rows[i : i + batch], model.device) for i in range(0, len(rows), batch))
                 try:
-                    nll = torch.cat([nll_of(model, *one).cpu() for one in batches]).numpy()
+                    batches = DataLoader(Subset(sequences, rows), batch)
+                    nll = torch.cat([nll_of(model, one["input_ids"], one["targets"]).cpu() for one in batches]).numpy()
                 except torch.OutOfMemoryError as error:
-                    raise UserError(
-                        f"{candidate.name}: {batch} sequences of {sequences.L:,} tokens at a time do not fit memory: "
-                        "lower --batch-tokens, or give --dtype bfloat16 or --device split"
-                    ) from error
+                    what = f"{candidate.name}: {batch} sequences of {sequences.L:,} tokens at a time do not fit memory"
+                    raise UserError(f"{what}: lower --batch-tokens, or give --dtype bfloat16") from error
                 if not np.isfinite(nll).all():
                     raise UserError(f"{candidate.name}: its NLL is not finite: try --dtype float32, or train it again")
                 pieces.write(key, {"nll": nll})
             yield pieces.read(key, {"nll": (len(rows), sequences.L)})["nll"]
             bar.update(len(rows))
-
-
-def read_batch(sequences: books.Sequences, rows: Sequence[int], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """input_ids and targets, (rows, L) each."""
-    batch = [sequences[row] for row in rows]
-    return tuple(torch.stack([one[key] for one in batch]).to(device) for key in ("input_ids", "targets"))
 
 
 def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarray | None:

@@ -48,6 +48,7 @@ KIMI = {**LATENT, "q_lora_rank": None, "num_local_experts": 4, "layer_types": BO
 GEMMA4 = {**SHARED, "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
 JAMBA = {**GQA, **MAMBA, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False}
 CONVOLVED = {**GQA, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3}
+QWEN_DELTA = {**GQA, **DELTA, "head_dim": 8, "layer_types": BOTH}
 GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=64)
 
 # A further model type of plain attention is one more word here; settings that a type does not have change nothing.
@@ -100,12 +101,9 @@ MODELS = {kind: (kind, settings) for kinds, settings in ALIKE for kind in kinds.
     "granitemoehybrid": ("granitemoehybrid", {**GQA, **MAMBA2, "layer_types": BOTH, "num_local_experts": 2}),
     "nemotron_h": ("nemotron_h", NEMOTRON),
     "recurrent_gemma": ("recurrent_gemma", {**GRIFFIN, "block_types": ["recurrent", "attention"]}),
-    "qwen3_next": (
-        "qwen3_next",
-        {**GQA, **DELTA, **EXPERTS, "head_dim": 8, "layer_types": BOTH, "mlp_only_layers": [0, 1]},
-    ),
-    "qwen3_5": ("qwen3_5_text", {**GQA, **DELTA, "head_dim": 8, "layer_types": BOTH}),
-    "qwen3_5_moe": ("qwen3_5_moe_text", {**GQA, **DELTA, **ROUTED, "head_dim": 8, "layer_types": BOTH}),
+    "qwen3_next": ("qwen3_next", {**QWEN_DELTA, **EXPERTS, "mlp_only_layers": [0, 1]}),
+    "qwen3_5": ("qwen3_5_text", QWEN_DELTA),
+    "qwen3_5_moe": ("qwen3_5_moe_text", {**QWEN_DELTA, **ROUTED}),
     "olmo_hybrid": ("olmo_hybrid", {**GQA, **DELTA, "layer_types": BOTH}),
     "kimi_linear": ("kimi_linear", {**KIMI, "linear_num_heads": 3, "linear_conv_kernel_dim": 3}),
     "minimax": ("minimax", {**GQA, **ROUTED, "head_dim": 8, "block_size": 8, "layer_types": BOTH}),
@@ -191,17 +189,7 @@ def test_by_kind():
 
 
 BOUNDED = ("mistral", "recurrent_gemma", "mamba", "mamba2", "rwkv", "xlstm")
-GROWING = (
-    "multi-head",
-    "no window",
-    "gemma2",
-    "gemma4",
-    "llama4",
-    "deepseek_v3",
-    "deepseek_v32",
-    "deepseek_v4",
-    "jamba",
-)
+GROWING = ("multi-head", "no window", "gemma2", "gemma4", "llama4", "deepseek_v3", "deepseek_v32", "deepseek_v4")
 GROWING += ("jamba", "zamba2", "falcon_h1", "nemotron_h", "qwen3_next", "kimi_linear", "minimax", "lfm2")
 
 

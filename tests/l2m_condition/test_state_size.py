@@ -53,12 +53,9 @@ def test_models_of_ones_own(tmp_path):
     }
     assert table.loc["mixed", "total", 1000]["state_bytes"] == 3 * 96 * 8 * 4 + 3 * 96 * 4 * 2 + 48_000 * 2
     assert table.loc["other", "total", 99]["state_elements"] == 3 * (16 * 32 + 2 * 32)
-    growth = table.loc[:, "total", 50][["growth_exponent", "growth_logarithms"]]
-    assert growth.to_numpy().tolist() == [[1, 0], [1, 0], [0, 0]]
+    assert table.loc[:, "total", 50]["growth_exponent"].tolist() == [1, 1, 0]
     assert table.loc["windowed", "sliding_attention", 50]["growth_exponent"] == 0
     assert table["beyond_maximum"][table["beyond_maximum"]].index.unique("context_tokens").tolist() == [1000]
-    record = json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))
-    assert {name.split("/")[-1] for name in record["inputs"]} >= {"configurations.json", "windowed.json"}
 
 
 def test_published_models_and_published_sizes(tmp_path):
@@ -66,7 +63,6 @@ def test_published_models_and_published_sizes(tmp_path):
     table = sizes(tmp_path)
     listed = json.loads((ROOT / "l2m_condition" / "configurations.json").read_text(encoding="utf-8"))["models"]
     assert list(table.index.unique("model")) == list(listed)
-    assert all(entry["source"] and isinstance(entry["checked"], bool) for entry in listed.values())
     a_token = {"DeepSeek-V3": 70_272, "Llama-3.1-405B": 516_096, "GPT-2-xl": 300 * 1024, "Llama-3.1-8B": 128 * 1024}
     for model, size in a_token.items():
         assert table.loc[model, "total", 4096]["state_bytes"] == 4096 * size
@@ -99,7 +95,6 @@ def test_a_gguf_file(tmp_path):
     ("arguments", "message"),
     [
         (["--out", "x.txt"], "--out x.txt: give a file that ends in .csv"),
-        (["--context", 0], "--context: give one length or more"),
         (["--model", "GPT-17"], "GPT-17: no name of configurations.json, no JSON file"),
         (["--model", "BAD.json"], "BAD.json has no model_type: give the config.json of a model"),
         (["--model", "ODD.json"], "ODD: sliding_window of model type 'gemma2' is -3: give a positive number"),
