@@ -247,7 +247,13 @@ class Run:
         self.model = self._place()
         self.optimizers = make_optimizers(cfg, task)
         self.schedules = [get_cosine_schedule_with_warmup(one, cfg.warmup, task.steps) for one in self.optimizers]
-        self._resume()
+        if (path := cfg.out / CHECKPOINT).exists():
+            saved = read_checkpoint(path)
+            states = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizers"]}
+            set_state_dict(self.model, self.optimizers, **states, options=WHOLE)
+            for schedule, state in zip(self.schedules, saved["schedules"], strict=True):
+                schedule.load_state_dict(state)
+            self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def _place(self) -> torch.nn.Module:
         """The model on its device, as the processes share it."""
@@ -261,17 +267,6 @@ class Run:
             if type(layer).__name__ in (self.task.backbone._no_split_modules or ()):
                 fully_shard(layer)
         return fully_shard(model)
-
-    def _resume(self) -> None:
-        path = self.cfg.out / CHECKPOINT
-        if not path.exists():
-            return
-        saved = read_checkpoint(path)
-        states = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizers"]}
-        set_state_dict(self.model, self.optimizers, **states, options=WHOLE)
-        for schedule, state in zip(self.schedules, saved["schedules"], strict=True):
-            schedule.load_state_dict(state)
-        self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def save(self) -> None:
         """log.csv and checkpoint.pt. UserError: weights that are not finite, and then an older checkpoint stays."""
@@ -316,10 +311,6 @@ class Run:
         self.step += 1
         return total
 
-    def rate(self) -> float:
-        """AdamW's, of the step that is next."""
-        return self.schedules[0].get_last_lr()[0]
-
     def diverged(self, what: str) -> str:
         kept = f"{self.cfg.out / CHECKPOINT} holds step {self.saved_step}"
         kept = kept if self.saved_step else "there is no checkpoint yet"
@@ -351,7 +342,7 @@ def _steps(run: Run) -> None:
     row_began, quiet = time.perf_counter(), not place.is_main_process
     with tqdm(total=task.steps, initial=run.step, unit="step", desc=cfg.model, disable=quiet) as bar:
         while run.step < task.steps:
-            slot, rate = run.step % cfg.log_every, run.rate()
+            slot, rate = run.step % cfg.log_every, run.schedules[0].get_last_lr()[0]  # AdamW's, of the next step
             losses[slot] = run.train_step()
             bar.update()
             if slot + 1 < cfg.log_every and run.step < task.steps:
@@ -361,7 +352,7 @@ def _steps(run: Run) -> None:
                 bad = run.step - slot + int(row.isfinite().logical_not().nonzero()[0])
                 raise UserError(run.diverged(f"the loss is not finite at step {bad}"))
             value, speed = task.scale * row.mean().item(), (slot + 1) * tokens / (time.perf_counter() - row_began)
-            rate = run.rate() if task.rate_of_next else rate
+            rate = run.schedules[0].get_last_lr()[0] if task.rate_of_next else rate
             run.rows.append((run.step, run.step * tokens, value, rate, round(speed, 1)))
             share = amount * speed / peak_flops(cfg.precision, place.device) / place.num_processes
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""

@@ -222,11 +222,8 @@ def plateau(books, wikipedia, shuffled):
     C, of_articles = (two_point(fit, parameter="C") for fit in (books, wikipedia))
     null = two_point(shuffled, "constant", "C")
     seen = min(C.lo, of_articles.lo, null.lo) > 0 and null.overlaps(C)
-    return (
-        f"C = {C:4} nats (books), {of_articles:4} (Wikipedia)",
-        decided(seen),
-        f"shuffled books have as much: {null:4}",
-    )
+    ours, reason = f"C = {C:4} nats (books), {of_articles:4} (Wikipedia)", f"shuffled books have as much: {null:4}"
+    return ours, decided(seen), reason
 
 
 def kl_of(summary: pd.DataFrame, over_seeds: str = "mean") -> pd.DataFrame:

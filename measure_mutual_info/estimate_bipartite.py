@@ -15,8 +15,8 @@ Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 
 with --unpaired direct_unpaired, the form of the authors' release. context_mismatch_nats is above 0 if a wrong context
 misleads the model more than none.
 
-Each exponent has two intervals: lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books
-(documents, if there is only one book) and with them the 2-gram entropy. Quote the second if there are several books.
+Of the intervals lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books (documents of a
+single book), and with them the 2-gram entropy. Quote the second if there are several books.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.

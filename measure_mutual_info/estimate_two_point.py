@@ -9,20 +9,16 @@ Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into t
     sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
                     neighbouring distances give the local slope
 
-Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen. There are far more kinds of
-pairs than of tokens, so Ĥ(pair) is biased low the most, and Î(d) levels off on a plateau C above the truth. The laws,
-for d_min <= d <= d_max (`model` in fit.csv is the tokenizer, L_min and L_max are distances):
+Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen; all but the first have the
+unweighted fit only. The laws, for d_min <= d <= d_max (`model` in fit.csv is the tokenizer, L_min and L_max distances):
     power_plus_constant       A d^−α + C by generalised least squares with the covariance over d
     constant                  C alone, the same: whether anything decays at all
     power_plus_constant_wls   A d^−α + C weighted by the errors alone, without their correlations
-    paper_eq_b15   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
+    paper_eq_b15              least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
 Judge laws by the first two. If p rejects both of them, quote the wls: generalised least squares then follows the small
-differences between distances, and its curve can lie to one side of all points.
-
-mi_corrected_nats is Î − C, C of the fit that `plateau` chooses. One C for all d is an approximation: the bias is larger
-with fewer pairs (count with --equal-pairs) and with more kinds of them (calibration/two_point.py measures it). Errors
-and weights come from the rows of counts_by_book.csv: books (documents, if the corpus is a single book); they say how
-far Î is from its mean for counts of this size. The estimators beside Grassberger's have the unweighted fit only.
+differences between distances, and its curve can lie to one side of all points. mi_corrected_nats is Î − C, C of the
+fit that `plateau` chooses: the plateau of the bias, for all d alike (README.md says how far that holds). Errors come
+from the rows of counts_by_book.csv: books, or documents of a single book.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
 """

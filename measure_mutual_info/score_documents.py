@@ -20,7 +20,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -31,9 +31,6 @@ from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.scoring import passes
-
-if TYPE_CHECKING:
-    from common.pretrained import StartToken
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,8 @@ class Settings:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
         if not self.ratios or min(self.ratios) < 2 or not self.points:
-            raise UserError(
-                f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}: no (ℓ, L) fits: the smallest "
-                "is ℓ = 2, L = 4, and L/ℓ is 2 at least"
-            )
+            given = f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}"
+            raise UserError(f"{given}: no (ℓ, L) fits: the smallest is ℓ = 2, L = 4, and L/ℓ is 2 at least")
         if self.n_documents is not None and self.n_documents < 2:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
         if self.batch_tokens < 1:
@@ -157,11 +152,10 @@ def draw_sample(cfg: Settings) -> Sample:
     return Sample(names, books, ids, passes.x_donors(books, cfg.seed), facts)
 
 
-def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
-    """Everything about the model that its configuration and tokenizer tell before any weights are loaded.
+def check_model(cfg: Settings, sample: Sample) -> tuple[int, str, str | None]:
+    """Id and text of the token that stands for BOS, and the model's revision on the hub (None for a local one).
 
-    Returns the token that stands for BOS, and the model's revision on the hub (None for a local one). UserError:
-    context shorter than L, documents of another tokenizer, no BOS, ids outside the vocabulary.
+    No weights are loaded. UserError: context shorter than L, else as `pretrained.start_token`.
     """
     from common import pretrained  # here, because it takes seconds
 
@@ -170,8 +164,8 @@ def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
     if context is not None and context < cfg.longest:
         raise UserError(f"{cfg.model}: its context is {context} tokens, shorter than L = {cfg.longest}: lower --L-max")
     extent = int(sample.ids.min()), int(sample.ids.max())
-    start = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
-    return start, getattr(config, "_commit_hash", None)
+    bos, text = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
+    return bos, text, getattr(config, "_commit_hash", None)
 
 
 def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
@@ -256,8 +250,8 @@ def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame
 def main(cfg: Settings) -> None:
     cfg.validate()
     sample = draw_sample(cfg)
-    start, revision = check_model(cfg, sample)
-    wanted = scoring_identity(cfg, sample, start.id, revision)
+    bos, start_text, revision = check_model(cfg, sample)
+    wanted = scoring_identity(cfg, sample, bos, revision)
     store = Pieces(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
     if finished(cfg.out, wanted):
         store.remove()  # left behind by a run that was killed right after its last step
@@ -267,14 +261,14 @@ def main(cfg: Settings) -> None:
     print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")
     started = time.time()
     if not all(map(store.done, groups(cfg, sample, cfg.shard_of))):
-        score_groups(cfg, sample, load_backend(cfg, sample, start.id), store)
+        score_groups(cfg, sample, load_backend(cfg, sample, bos), store)
     missing = sum(not store.done(group) for group in groups(cfg, sample))
     if missing:
         left = f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing"
         print(f"{cfg.out} was written by another shard" if cfg.out.exists() else left)
         return
     table, failed, seconds = assemble(cfg, sample, store)
-    facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start.text}
+    facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start_text}
     facts |= {"identity": wanted, "failed_documents": failed, "scoring_seconds": round(seconds, 1)}
     write_csv(cfg.out, table, cfg, inputs=[cfg.documents], started=started, **facts)
     store.remove()

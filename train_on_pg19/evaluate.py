@@ -181,7 +181,7 @@ def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Datase
         column = documents.data.column("input_ids")
         extents = [pc.min_max(chunk.flatten()).as_py() for chunk in column.chunks]
         extent = min(one["min"] for one in extents), max(one["max"] for one in extents)
-        return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent).id
+        return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent)[0]
     theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         raise UserError(
