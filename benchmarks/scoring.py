@@ -50,22 +50,16 @@ EQUAL = "compute for equal quoted error bars"
 class Settings:
     model: str = "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
     """hub id, folder, .gguf file, or one of random-1b, random-8b"""
-    documents: Path | None = None
-    """documents of prepare_dataset.py; random tokens if not given"""
-    scores: Path | None = None
-    """scores.csv to take the estimators' variances from; no such rows if not given"""
+    documents: Path | None = None  # documents of prepare_dataset.py; random tokens if not given
+    scores: Path | None = None  # scores.csv to take the estimators' variances from; no such rows if not given
     out: Path = Path("results/benchmarks/scoring.csv")
-    L_max: int = 2048
-    """tokens"""
-    rounds: int = 3
-    """how often each schedule is timed, in turn; medians are reported"""
-    batch_documents: int = 2
-    """documents in one batch, the same for every schedule"""
+    L_max: int = 2048  # tokens
+    rounds: int = 3  # how often each schedule is timed, in turn; medians are reported
+    batch_documents: int = 2  # documents in one batch, the same for every schedule
     dtype: str = "float32"
     device: str = "auto"
     bos: int = 1
-    bootstrap: int = 2000
-    """resamples of documents behind the intervals of variance ratios"""
+    bootstrap: int = 2000  # resamples of documents behind the intervals of variance ratios
     seed: int = 0
 
 

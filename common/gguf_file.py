@@ -34,8 +34,7 @@ DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 class GgufFile:
     path: Path
     architecture: str
-    keys: dict[str, Any]
-    """metadata; of an array of strings its length"""
+    keys: dict[str, Any]  # metadata; of an array of strings its length
     tensors: tuple[str, ...]
 
     def refuse(self, what: str) -> UserError:

@@ -37,10 +37,8 @@ RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = ROOT / "results/claims.csv"
-    """table to write; its .json lies beside it"""
-    page: Path = ROOT / "README.md"
-    """page that has the two marker comments"""
+    out: Path = ROOT / "results/claims.csv"  # table to write; its .json lies beside it
+    page: Path = ROOT / "README.md"  # page that has the two marker comments
 
 
 def claim(figure: str, picture: str, *sources: str, paper: str = "–") -> Callable:

@@ -35,40 +35,26 @@ from measure_mutual_info.scoring import passes
 
 @dataclass(frozen=True)
 class Settings:
-    documents: Path
-    """folder written by prepare_dataset.py"""
-    model: str
-    """hub id, local folder or .gguf file"""
-    out: Path = field(metadata=RESUME_OK)
-    """the scores.csv to write"""
-    L_max: int = 2048
-    """tokens; longest context + continuation. Shorter documents are left out"""
-    ell_max: int | None = None
-    """tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)"""
-    ratios: tuple[int, ...] = (2, 3, 4)
-    """L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2"""
-    n_documents: int | None = None
-    """how many documents, drawn at random; all of them if not given. Paper: 1,024"""
-    seed: int = 0
-    """of the draw of documents and of the permutation that gives each document its X'"""
+    documents: Path  # folder written by prepare_dataset.py
+    model: str  # hub id, local folder or .gguf file
+    out: Path = field(metadata=RESUME_OK)  # the scores.csv to write
+    L_max: int = 2048  # tokens; longest context + continuation. Shorter documents are left out
+    ell_max: int | None = None  # tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)
+    ratios: tuple[int, ...] = (2, 3, 4)  # L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2
+    n_documents: int | None = None  # how many documents, drawn at random; all of them if not given. Paper: 1,024
+    seed: int = 0  # of the draw of documents and of the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = 4096
     """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
-    bos: str | None = None
-    """token to put in front of everything; the tokenizer's BOS if not given, or else its EOS"""
-    shard: str = field(default="0/1", metadata=RESUME_OK)
-    """i/n: score only every n-th group, beginning with group i"""
+    bos: str | None = None  # token to put in front of everything; the tokenizer's BOS if not given, or else its EOS
+    shard: str = field(default="0/1", metadata=RESUME_OK)  # i/n: score only every n-th group, beginning with group i
     device: str = field(default="auto", metadata=RESUME_OK)
     """transformers: auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
-    tensor_parallel: int = field(default=1, metadata=RESUME_OK)
-    """vllm: GPUs that share each layer"""
-    pipeline_parallel: int = field(default=1, metadata=RESUME_OK)
-    """vllm: groups of GPUs that hold successive layers"""
-    gpu_memory: float = field(default=0.9, metadata=RESUME_OK)
-    """vllm: share of a GPU's memory to use"""
-    vllm_args: str = "{}"
-    """vllm: further engine arguments, as JSON"""
+    tensor_parallel: int = field(default=1, metadata=RESUME_OK)  # vllm: GPUs that share each layer
+    pipeline_parallel: int = field(default=1, metadata=RESUME_OK)  # vllm: groups of GPUs that hold successive layers
+    gpu_memory: float = field(default=0.9, metadata=RESUME_OK)  # vllm: share of a GPU's memory to use
+    vllm_args: str = "{}"  # vllm: further engine arguments, as JSON
 
     @property
     def points(self) -> list[tuple[int, int]]:

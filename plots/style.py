@@ -63,10 +63,8 @@ LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min",
 class Settings:
     """Of a program that draws one folder."""
 
-    results: Path
-    """folder with the CSVs"""
-    out: Path
-    """where to write, without the suffix"""
+    results: Path  # folder with the CSVs
+    out: Path  # where to write, without the suffix
 
 
 def look(color: str, marker: str, size: float = 3.6, filled: bool = True) -> dict[str, object]:
