@@ -8,11 +8,8 @@ Writes results/benchmarks/scoring.csv: a row a measure, ratio above 1 means ours
 
 The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
 one marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: passes.py. Both go
-through the same model, the same log-softmax and batches of equally many documents, in turn, after one warm-up.
-
-"Compute for equal error bars" multiplies the time of a document by the variance of one document's term. In the paper's
-form the subtracted term belongs to another document's Y; in ours to the same Y. The standard error that each form
-quotes is compared; docs/benchmarks.md says what it means.
+through the same model and batches of equally many documents, in turn, after one warm-up. "Compute for equal error bars"
+is the time of a document times the variance of its term; docs/benchmarks.md says what it means.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.publish import publish
+from benchmarks.publish import publish, row
 from common.cli import UserError, run
 from common.documents import open_documents
 from common.pretrained import find_device, load_model
@@ -53,22 +50,16 @@ EQUAL = "compute for equal quoted error bars"
 class Settings:
     model: str = "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
     """hub id, folder, .gguf file, or one of random-1b, random-8b"""
-    documents: Path | None = None
-    """documents of prepare_dataset.py; random tokens if not given"""
-    scores: Path | None = None
-    """scores.csv to take the estimators' variances from; no such rows if not given"""
+    documents: Path | None = None  # documents of prepare_dataset.py; random tokens if not given
+    scores: Path | None = None  # scores.csv to take the estimators' variances from; no such rows if not given
     out: Path = Path("results/benchmarks/scoring.csv")
-    L_max: int = 2048
-    """tokens"""
-    rounds: int = 3
-    """how often each schedule is timed, in turn; medians are reported"""
-    batch_documents: int = 2
-    """documents in one batch, the same for every schedule"""
+    L_max: int = 2048  # tokens
+    rounds: int = 3  # how often each schedule is timed, in turn; medians are reported
+    batch_documents: int = 2  # documents in one batch, the same for every schedule
     dtype: str = "float32"
     device: str = "auto"
     bos: int = 1
-    bootstrap: int = 2000
-    """resamples of documents behind the intervals of variance ratios"""
+    bootstrap: int = 2000  # resamples of documents behind the intervals of variance ratios
     seed: int = 0
 
 
@@ -177,27 +168,26 @@ def main(cfg: Settings) -> None:
     where, rows = f"{Path(cfg.model).name}, {cfg.dtype}, {model.device.type}, L_max = {cfg.L_max}", []
 
     def add(setting: str, measure: str, unit: str, baseline: str, theirs: float, ours: float) -> None:
-        rows.append(("scoring", f"{where}, {setting}", measure, unit, baseline, theirs, ours, theirs / ours))
+        rows.append(row("scoring", f"{where}, {setting}", measure, unit, baseline, theirs, ours))
 
     for way in (DOUBLE, SHARED, PLAIN):
         add(way, "tokens a document", "tokens", PAPER, tokens[PAPER], tokens[way])
         add(way, "seconds a document", "s", PAPER, seconds[PAPER], seconds[way])
     add(SHARED, "seconds a document", "s", PLAIN, seconds[PLAIN], seconds[SHARED])
-    for row in variances.itertuples() if variances is not None else ():
-        interval = f"95% interval of the ratio {row.lo95:.1f} … {row.hi95:.1f}"
-        setting = f"{row.estimator}, pairs of {row.pairs}, L = {row.L}"
-        add(f"{setting}, {interval}", "variance of a term", "nats²", "unpaired", row.unpaired, row.paired)
-        for way in (DOUBLE, SHARED) if row.L >= 512 else ():
-            costs = row.unpaired * seconds[PAPER], row.paired * seconds[way]
+    for found in variances.itertuples() if variances is not None else ():
+        interval = f"95% interval of the ratio {found.lo95:.1f} … {found.hi95:.1f}"
+        setting = f"{found.estimator}, pairs of {found.pairs}, L = {found.L}"
+        add(f"{setting}, {interval}", "variance of a term", "nats²", "unpaired", found.unpaired, found.paired)
+        for way in (DOUBLE, SHARED) if found.L >= 512 else ():
+            costs = found.unpaired * seconds[PAPER], found.paired * seconds[way]
             add(f"{setting}, {way}", EQUAL, "s · nats²", f"{PAPER}, unpaired", *costs)
     for way in (DOUBLE, SHARED):
-        if ratios := [row[-1] for row in rows if row[2] == EQUAL and row[1].endswith(way)]:
+        if ratios := [one["ratio"] for one in rows if one["measure"] == EQUAL and one["setting"].endswith(way)]:
             setting = f"HEADLINE, {way}: smallest over L ≥ 512"
             add(setting, EQUAL, "relative", f"{PAPER}, unpaired", min(ratios), 1)
 
-    columns = ["benchmark", "setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
     inputs = [path for path in (cfg.documents, cfg.scores) if path is not None]
-    publish(pd.DataFrame(rows, columns=columns), cfg, started, inputs=inputs, device=str(model.device))
+    publish(pd.DataFrame(rows), cfg, started, inputs=inputs, device=str(model.device))
 
 
 if __name__ == "__main__":

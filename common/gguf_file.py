@@ -3,11 +3,7 @@
 transformers passes over every key and every tensor that it has no use for, so a model with scaled positions, a window
 or a soft-cap would be scored without them, wrong by nats a token. Here each key of the model (`llama.…`) that is left
 over is compared with the configuration that was made from the file, and each tensor with the model's own.
-
-    file = read("model.gguf")
-    check_config(file, config)        # before the weights are loaded
-    complete_model(file, model)       # after
-    complete_tokenizer(file, tokenizer)
+`check_config` does so before the weights are loaded, `complete_model` after.
 """
 
 from __future__ import annotations
@@ -38,8 +34,7 @@ DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 class GgufFile:
     path: Path
     architecture: str
-    keys: dict[str, Any]
-    """metadata; of an array of strings its length"""
+    keys: dict[str, Any]  # metadata; of an array of strings its length
     tensors: tuple[str, ...]
 
     def refuse(self, what: str) -> UserError:
@@ -62,30 +57,26 @@ def read(path: Path | str) -> GgufFile:
     return GgufFile(Path(path), keys["general.architecture"], keys, tensors)
 
 
-def keys_left_over(file: GgufFile) -> dict[str, Any]:
-    """The keys of the model, without their architecture, that transformers does not make a setting of."""
-    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
-
-    prefix = f"{file.architecture}."
-    kind = {"gpt-oss": "gpt_oss", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "minimax-m2": "minimax_m2"}
-    known = GGUF_TO_TRANSFORMERS_MAPPING["config"].get(kind.get(file.architecture, file.architecture), {})
-    keys = {name.removeprefix(prefix): value for name, value in file.keys.items() if name.startswith(prefix)}
-    return {name: value for name, value in keys.items() if known.get(name) is None}
-
-
 def check_config(file: GgufFile, config: PreTrainedConfig) -> None:
     """Hold the keys that transformers passes over against the configuration that it made.
 
     UserError: a key that changes the computation, and that the configuration does not say as well.
     """
+    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
+
+    kind = {"gpt-oss": "gpt_oss", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "minimax-m2": "minimax_m2"}
+    known = GGUF_TO_TRANSFORMERS_MAPPING["config"].get(kind.get(file.architecture, file.architecture), {})
     unread = []
-    for name, value in keys_left_over(file).items():
+    for key, value in file.keys.items():
+        name = key.removeprefix(f"{file.architecture}.")
+        if name == key or known.get(name) is not None:  # of the file rather than the model, or read by transformers
+            continue
         said = _said_by(config, name)
         switched_off = value is not True and value in (0, 1.0, "none")
         if (said is not None and said != value) or (said is None and SENSITIVE.search(name) and not switched_off):
-            raise file.refuse(f"it says {file.architecture}.{name} = {value}")
+            raise file.refuse(f"it says {key} = {value}")
         if said is None and name not in HARMLESS:
-            unread.append(f"{file.architecture}.{name}")
+            unread.append(key)
     if unread:
         print(f"{file.path.name}: transformers does not read {', '.join(unread)}")
 
@@ -164,10 +155,7 @@ def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
     if pre == "default":
         print(f"{file.path.name} names no pre-tokenizer: GPT-2's is taken, which may cut elsewhere than the original")
     if pre in DIGITS_FIRST:
-        digits, like_gpt2 = (
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        )
+        digits, like_gpt2 = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, like_gpt2])
     elif pre not in (*LIKE_GPT2, *GGUF_PRE_TOKENIZER_SPLITS):
         raise file.refuse(f"it says tokenizer.ggml.pre = {pre}")

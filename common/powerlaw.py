@@ -33,8 +33,7 @@ class FitForm(NamedTuple):
 
     parameters: tuple[str, ...]
     positive: tuple[str, ...]
-    mi: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """(θ, x = log L) → I in nats"""
+    mi: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (θ, x = log L) → I in nats
     starts: Callable[[np.ndarray, np.ndarray], Sequence[Sequence[float]]]
     """(x, I > 0) → values of θ to begin a search from"""
 
@@ -117,10 +116,8 @@ class Fit:
     p_value: float
     """how often points that follow the law would miss it by more; not from `chi2` where the covariance was shrunk"""
     aicc: float
-    heldout_error: float
-    """relative error of I at the largest L as predicted from the others: predicted / measured − 1"""
-    scale: str
-    """what was fitted: "log" I, or "linear" I"""
+    heldout_error: float  # relative error of I at the largest L as predicted from the others: predicted / measured − 1
+    scale: str  # what was fitted: "log" I, or "linear" I
 
     @classmethod
     def unweighted(cls, law: str, values: dict[str, float], L: np.ndarray, heldout_error: float) -> Fit:

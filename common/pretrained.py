@@ -1,9 +1,5 @@
 """Models of the Hugging Face hub, of a local folder or of a GGUF file, the same way in every program.
 
-config = load_config("HuggingFaceTB/SmolLM2-135M")                   # without weights
-model = load_model("data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf", "float32", find_device("auto"))
-start = start_token("HuggingFaceTB/SmolLM2-135M", config, None, folder, facts, (0, 49_151))
-
 A model is refused where what is loaded would not be what its files describe: weights missing or left over, keys of a
 GGUF file that transformers does not read, an attention implementation that drops a term.
 """
@@ -14,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,13 +163,6 @@ def context_tokens(config: PreTrainedConfig) -> int | None:
     return next((value for name in CONTEXT if isinstance(value := getattr(config, name, None), int)), None)
 
 
-class StartToken(NamedTuple):
-    """What stands in front of every text, where the paper has "BOS"."""
-
-    id: int
-    text: str
-
-
 def start_token(
     model: str,
     config: PreTrainedConfig,
@@ -181,8 +170,8 @@ def start_token(
     documents: Path,
     facts: dict[str, Any],
     extent: tuple[int, int],
-) -> StartToken:
-    """The token that stands in front of every text, once the documents have been found to be the model's; prints it.
+) -> tuple[int, str]:
+    """Id and text of the token in front of every text (the paper's "BOS"), once the documents fit the model; prints it.
 
     bos: a token or its id; None: the tokenizer's BOS, or else its EOS; of a model that train.py trained on bytes or
     characters, its start token. facts: prepare.json of the documents; extent: the least and the largest id in them.
@@ -223,7 +212,7 @@ def start_token(
     text = hub.convert_ids_to_tokens(number) if hub is not None and number < len(hub) else "?"
     text = "<start>" if why == "its own" else text
     print(f"start token in front of every text: {text} (id {number}, {why})")
-    return StartToken(number, text)
+    return number, text
 
 
 def model_fingerprint(model: str) -> dict[str, str]:

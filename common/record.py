@@ -52,7 +52,8 @@ def write_csv(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     provenance = {
-        "command": _command(),
+        # `--out=/somewhere/x.csv` holds a path behind the sign.
+        "command": " ".join(["python", *("=".join(_portable(argument.split("=", 1))) for argument in sys.argv)]),
         "settings": _portable(dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else dict(settings)),
         "rows": len(table),
         "seconds": round(time.time() - (started or _IMPORTED), 1),
@@ -201,12 +202,6 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+changes" if changed else "")
-
-
-def _command() -> str:
-    # `--out=/somewhere/x.csv` holds a path behind the sign.
-    parts = ["=".join(_portable(argument.split("=", 1))) for argument in sys.argv]
-    return " ".join(["python", *parts])
 
 
 def _hashes(inputs: Iterable[Path | str]) -> dict[str, str]:

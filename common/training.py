@@ -19,10 +19,8 @@ import contextlib
 import json
 import math
 import os
-import pickle
 import re
 import time
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,32 +49,22 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # of all proce
 class Settings:
     """What both programs can be told; each adds its own."""
 
-    model: str
-    """a name of common/architectures.py"""
-    out: Path = field(metadata=RESUME_OK)
-    """folder of this run"""
-    seed: int = 0
-    """of the initial weights and of the batches"""
+    model: str  # a name of common/architectures.py
+    out: Path = field(metadata=RESUME_OK)  # folder of this run
+    seed: int = 0  # of the initial weights and of the batches
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon, not in the paper: for the matrices inside the network, at five times the rate, and AdamW for all else"""
-    learning_rate: float = 5e-5
-    """peak, of AdamW; a cosine to 0 at the last step"""
-    warmup: int = 2000
-    """steps of linear warm-up"""
-    weight_decay: float = 0.01
-    """of AdamW; Muon has its own"""
-    clip: float | None = None
-    """not in the paper: largest norm of the gradient"""
+    learning_rate: float = 5e-5  # peak, of AdamW; a cosine to 0 at the last step
+    warmup: int = 2000  # steps of linear warm-up
+    weight_decay: float = 0.01  # of AdamW; Muon has its own
+    clip: float | None = None  # not in the paper: largest norm of the gradient
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """tf32: float32 with faster products on a GPU; bf16: products in bfloat16, weights and loss in float32"""
-    log_every: int = 100
-    """steps a row of log.csv"""
+    log_every: int = 100  # steps a row of log.csv
     accumulate: int = field(default=1, metadata=RESUME_OK)
     """not in the paper: micro-batches a step and process, so that less has to fit memory; the steps stay the same"""
-    checkpoint_every: int = field(default=2000, metadata=RESUME_OK)
-    """steps, a multiple of log_every"""
-    compile: bool = field(default=False, metadata=RESUME_OK)
-    """torch.compile"""
+    checkpoint_every: int = field(default=2000, metadata=RESUME_OK)  # steps, a multiple of log_every
+    compile: bool = field(default=False, metadata=RESUME_OK)  # torch.compile
     gradient_checkpointing: bool = field(default=False, metadata=RESUME_OK)
     """make the activations of each layer again on the way back: a third more time, far less memory"""
     fsdp: bool = field(default=False, metadata=RESUME_OK)
@@ -105,33 +93,22 @@ class Settings:
 class Task:
     """What one program trains."""
 
-    model: torch.nn.Module
-    """with the configuration of transformers as `config`"""
-    backbone: PreTrainedModel
-    """the part of it whose matrices Muon takes"""
+    model: torch.nn.Module  # with the configuration of transformers as `config`
+    backbone: PreTrainedModel  # the part of it whose matrices Muon takes
     steps: int
-    batch: int
-    """sequences a step, over all processes and micro-batches"""
-    L: int
-    """tokens of a sequence"""
+    batch: int  # sequences a step, over all processes and micro-batches
+    L: int  # tokens of a sequence
     draw: Callable[[int], Sequence[torch.Tensor]]
     """the batch of a step, first dimension `batch`, on the device of this process"""
     loss: Callable[[torch.nn.Module, Sequence[torch.Tensor]], torch.Tensor]
     """of the model (as the processes share it) and a part of the batch: the mean loss, a scalar"""
-    column: str
-    """name of the loss in log.csv"""
-    scale: float = 1.0
-    """times the loss is what stands there, nats a token"""
-    rate_of_next: bool = False
-    """whether a row has the learning rate of the step to come, rather than of its last step"""
-    undecayed: Collection[str] = ()
-    """names of the parameters without weight decay"""
-    identity: dict[str, Any] = field(default_factory=dict)
-    """beside settings and configuration"""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """for run.json"""
-    notes: Sequence[str] = ()
-    """lines to print at the start"""
+    column: str  # name of the loss in log.csv
+    scale: float = 1.0  # times the loss is what stands there, nats a token
+    rate_of_next: bool = False  # whether a row has the learning rate of the step to come, rather than of its last step
+    undecayed: Collection[str] = ()  # names of the parameters without weight decay
+    identity: dict[str, Any] = field(default_factory=dict)  # beside settings and configuration
+    facts: dict[str, Any] = field(default_factory=dict)  # for run.json
+    notes: Sequence[str] = ()  # lines to print at the start
     export: Callable[[int, dict[str, torch.Tensor]], None] | None = None
     """writes the weights of a step in another form as well"""
 
@@ -175,10 +152,6 @@ def processes(cfg: Settings) -> Iterator[Accelerator]:
         accelerator.end_training()
 
 
-# What torch.load raises for the many ways in which a file is not one of its own.
-DAMAGED = (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `Run.save` wrote, tensors mapped from disk as they are used. UserError: no or a damaged checkpoint."""
     try:
@@ -187,7 +160,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("keys missing")
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint {path}: give the folder of a run of train.py") from error
-    except DAMAGED as error:
+    except Exception as error:  # torch.load raises almost anything at a file that is not its own
         raise UserError(f"{path} is no checkpoint of train.py, or damaged: delete it and train again") from error
     return saved
 
@@ -247,7 +220,13 @@ class Run:
         self.model = self._place()
         self.optimizers = make_optimizers(cfg, task)
         self.schedules = [get_cosine_schedule_with_warmup(one, cfg.warmup, task.steps) for one in self.optimizers]
-        self._resume()
+        if (path := cfg.out / CHECKPOINT).exists():
+            saved = read_checkpoint(path)
+            states = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizers"]}
+            set_state_dict(self.model, self.optimizers, **states, options=WHOLE)
+            for schedule, state in zip(self.schedules, saved["schedules"], strict=True):
+                schedule.load_state_dict(state)
+            self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def _place(self) -> torch.nn.Module:
         """The model on its device, as the processes share it."""
@@ -261,17 +240,6 @@ class Run:
             if type(layer).__name__ in (self.task.backbone._no_split_modules or ()):
                 fully_shard(layer)
         return fully_shard(model)
-
-    def _resume(self) -> None:
-        path = self.cfg.out / CHECKPOINT
-        if not path.exists():
-            return
-        saved = read_checkpoint(path)
-        states = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizers"]}
-        set_state_dict(self.model, self.optimizers, **states, options=WHOLE)
-        for schedule, state in zip(self.schedules, saved["schedules"], strict=True):
-            schedule.load_state_dict(state)
-        self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def save(self) -> None:
         """log.csv and checkpoint.pt. UserError: weights that are not finite, and then an older checkpoint stays."""
@@ -316,10 +284,6 @@ class Run:
         self.step += 1
         return total
 
-    def rate(self) -> float:
-        """AdamW's, of the step that is next."""
-        return self.schedules[0].get_last_lr()[0]
-
     def diverged(self, what: str) -> str:
         kept = f"{self.cfg.out / CHECKPOINT} holds step {self.saved_step}"
         kept = kept if self.saved_step else "there is no checkpoint yet"
@@ -351,7 +315,7 @@ def _steps(run: Run) -> None:
     row_began, quiet = time.perf_counter(), not place.is_main_process
     with tqdm(total=task.steps, initial=run.step, unit="step", desc=cfg.model, disable=quiet) as bar:
         while run.step < task.steps:
-            slot, rate = run.step % cfg.log_every, run.rate()
+            slot, rate = run.step % cfg.log_every, run.schedules[0].get_last_lr()[0]  # AdamW's, of the next step
             losses[slot] = run.train_step()
             bar.update()
             if slot + 1 < cfg.log_every and run.step < task.steps:
@@ -361,7 +325,7 @@ def _steps(run: Run) -> None:
                 bad = run.step - slot + int(row.isfinite().logical_not().nonzero()[0])
                 raise UserError(run.diverged(f"the loss is not finite at step {bad}"))
             value, speed = task.scale * row.mean().item(), (slot + 1) * tokens / (time.perf_counter() - row_began)
-            rate = run.rate() if task.rate_of_next else rate
+            rate = run.schedules[0].get_last_lr()[0] if task.rate_of_next else rate
             run.rows.append((run.step, run.step * tokens, value, rate, round(speed, 1)))
             share = amount * speed / peak_flops(cfg.precision, place.device) / place.num_processes
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""

@@ -37,10 +37,8 @@ RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = ROOT / "results/claims.csv"
-    """table to write; its .json lies beside it"""
-    page: Path = ROOT / "README.md"
-    """page that has the two marker comments"""
+    out: Path = ROOT / "results/claims.csv"  # table to write; its .json lies beside it
+    page: Path = ROOT / "README.md"  # page that has the two marker comments
 
 
 def claim(figure: str, picture: str, *sources: str, paper: str = "–") -> Callable:
@@ -222,11 +220,8 @@ def plateau(books, wikipedia, shuffled):
     C, of_articles = (two_point(fit, parameter="C") for fit in (books, wikipedia))
     null = two_point(shuffled, "constant", "C")
     seen = min(C.lo, of_articles.lo, null.lo) > 0 and null.overlaps(C)
-    return (
-        f"C = {C:4} nats (books), {of_articles:4} (Wikipedia)",
-        decided(seen),
-        f"shuffled books have as much: {null:4}",
-    )
+    ours, reason = f"C = {C:4} nats (books), {of_articles:4} (Wikipedia)", f"shuffled books have as much: {null:4}"
+    return ours, decided(seen), reason
 
 
 def kl_of(summary: pd.DataFrame, over_seeds: str = "mean") -> pd.DataFrame:

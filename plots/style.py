@@ -54,19 +54,8 @@ FIT = ["source", "model", "estimator", "law", "parameter", "value", "lo95", "hi9
 FIT += ["L_min", "L_max", "p_value", "selected"]
 MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit claims nothing
 # Columns of any CSV that hold words, and columns of lengths, which stand on logarithmic axes.
-TEXT = {
-    "source",
-    "model",
-    "model_a",
-    "model_b",
-    "tokenizer",
-    "estimator",
-    "law",
-    "parameter",
-    "selected",
-    "plateau_law",
-}
-TEXT |= {"family", "kind", "process", "predictor", "quantity", "group", "capacity", "layer_kind"}
+TEXT = {"source", "model", "model_a", "model_b", "tokenizer", "estimator", "law", "parameter", "selected"}
+TEXT |= {"plateau_law", "family", "kind", "process", "predictor", "quantity", "group", "capacity", "layer_kind"}
 LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min", "L_max", "position", "step"}
 
 
@@ -74,10 +63,8 @@ LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min",
 class Settings:
     """Of a program that draws one folder."""
 
-    results: Path
-    """folder with the CSVs"""
-    out: Path
-    """where to write, without the suffix"""
+    results: Path  # folder with the CSVs
+    out: Path  # where to write, without the suffix
 
 
 def look(color: str, marker: str, size: float = 3.6, filled: bool = True) -> dict[str, object]:

@@ -174,7 +174,7 @@ def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Datase
     if candidate.run is None:
         extent = pc.min_max(pc.list_flatten(documents.data.column("input_ids"))).as_py()
         extent = extent["min"], extent["max"]
-        return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent).id
+        return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent)[0]
     theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         trained = f"{candidate.name} was trained on tokens of {candidate.run['tokenizer']}"

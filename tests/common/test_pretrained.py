@@ -141,7 +141,7 @@ def start(folder: Path, bos: str | None = None, extent=(0, 3), **facts: object) 
     with contextlib.suppress(UserError):  # a folder without a tokenizer
         facts = {"tokenizer_hash": load_tokenizer(str(folder)).hash} | facts
     of = {"tokenizer": "org/other", "tokenizer_vocab_size": 4} | facts
-    return start_token(str(folder), load_config(str(folder)), bos, Path("my_documents"), of, extent).id
+    return start_token(str(folder), load_config(str(folder)), bos, Path("my_documents"), of, extent)[0]
 
 
 def test_start_token(tmp_path, capsys):
