@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.fresh_process import in_a_process, peak_bytes
 from benchmarks.publish import median_seconds, publish, row
-from common.cli import run
+from common.cli import UserError, run
 from gaussian_synthetic.exact import dense, families
 
 BATCH, COPIES = 4 * 64, 64
@@ -42,6 +42,10 @@ class Settings:
     dense_layers: tuple[int, ...] = (5, 6, 7)  # L = 4^layers where dense algebra is the rival
     layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)  # L = 4^layers, two or more, ascending, of the growth of time
     rounds: int = 5
+
+    def validate(self) -> None:
+        if min(self.rounds, *self.layers, *self.dense_layers) < 1 or len(self.layers) < 2:
+            raise UserError("--rounds and --dense-layers: give at least 1; --layers: two or more of at least 1")
 
 
 def ours(layers: int, batch: int, rounds: int) -> dict:
@@ -125,6 +129,7 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
+    cfg.validate()
     with tempfile.TemporaryDirectory(prefix="gaussian-") as folder:
         table = measure(cfg, Path(folder))
     publish(table, cfg, started, threads=torch.get_num_threads())
