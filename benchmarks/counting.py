@@ -57,10 +57,8 @@ class Settings:
     out: Path = Path("results/benchmarks/counting.csv")
     sizes: tuple[int, ...] = (20_000_000, 300_000_000, 1_000_000_000)
     """tokens, ascending; the first of them is also given to a Counter, which takes 2.4 GB for 20 million"""
-    other: Path | None = None
-    """another checkout of this repository, e.g. of an older commit (git worktree add)"""
-    rounds: int = 3
-    """of the first size"""
+    other: Path | None = None  # another checkout of this repository, e.g. of an older commit (git worktree add)
+    rounds: int = 3  # of the first size
     vocabulary: int = 128_256
     document_tokens: int = 4000
     folder: Path | None = None

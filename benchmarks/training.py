@@ -41,24 +41,16 @@ BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")
 @dataclass(frozen=True)
 class Settings:
     part: Literal["loop", "optimizers"] = "loop"
-    out: Path | None = None
-    """default: results/benchmarks/training_<part>.csv"""
-    other: Path | None = None
-    """loop: folder of the other checkout"""
+    out: Path | None = None  # default: results/benchmarks/training_<part>.csv
+    other: Path | None = None  # loop: folder of the other checkout
     documents: Path | None = None
     """loop: documents of 256 tokens or more, for the models of books; without them these are left out"""
-    steps: int = 40
-    """loop: of a run"""
-    rounds: int = 5
-    """loop: pairs of runs"""
-    models: tuple[str, ...] = ("gpt2-mini", "mamba2-mini-8192")
-    """optimizers"""
-    budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)
-    """optimizers: steps, ascending"""
-    rates: tuple[float, ...] = (8e-3, 4e-3)
-    """optimizers: of AdamW"""
-    goal: float = 0.005
-    """optimizers: nats a token"""
+    steps: int = 40  # loop: of a run
+    rounds: int = 5  # loop: pairs of runs
+    models: tuple[str, ...] = ("gpt2-mini", "mamba2-mini-8192")  # optimizers
+    budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)  # optimizers: steps, ascending
+    rates: tuple[float, ...] = (8e-3, 4e-3)  # optimizers: of AdamW
+    goal: float = 0.005  # optimizers: nats a token
 
     def validate(self) -> None:
         if self.rounds < 1 or self.steps < 20 or min(self.budgets) < 20:

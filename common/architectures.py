@@ -20,10 +20,8 @@ from common.cli import UserError
 class Architecture(NamedTuple):
     """One line of MODELS."""
 
-    kind: str
-    """a model type of transformers"""
-    settings: dict[str, Any]
-    """of its configuration"""
+    kind: str  # a model type of transformers
+    settings: dict[str, Any]  # of its configuration
     positions: bool = False
     """not in the paper: whether a Gaussian model adds a table of learned positions to its tokens"""
 

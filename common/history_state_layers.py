@@ -25,14 +25,10 @@ class Part:
     kind: str
     fixed: int = 0
     per_token: int = 0
-    reach: int | None = None
-    """tokens; None: all of them"""
-    block: int = 1
-    """tokens that share the `per_token` elements once there are that many"""
-    per_waiting: int = 0
-    """elements for each token of the unfinished block"""
-    bits: int = 16
-    """of an element; most implementations keep recurrent states in float32"""
+    reach: int | None = None  # tokens; None: all of them
+    block: int = 1  # tokens that share the `per_token` elements once there are that many
+    per_waiting: int = 0  # elements for each token of the unfinished block
+    bits: int = 16  # of an element; most implementations keep recurrent states in float32
 
     def elements(self, context: int) -> int:
         tokens = context if self.reach is None else min(context, self.reach)

@@ -50,26 +50,17 @@ BYTES_A_PAIR = 6 * 8  # of positions: Σ and its factors in float64
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = field(metadata=RESUME_OK)
-    """folder for the CSVs"""
-    L: tuple[int, ...] = (16, 64, 256)
-    """tokens: powers of n"""
+    out: Path = field(metadata=RESUME_OK)  # folder for the CSVs
+    L: tuple[int, ...] = (16, 64, 256)  # tokens: powers of n
     d: tuple[int, ...] = ()
     """elements of the state a copy; default: from 0 to the rank, every one to 16 and about 8 a doubling beyond"""
-    family: Literal["subvolume", "logarithmic"] = "subvolume"
-    """App. C: three of the four columns copied, or one"""
-    k: int | None = None
-    """copied columns in the family's place"""
-    n: int = families.PAPER_N
-    """branching, values of a row"""
-    copies: int = 64
-    """independent sequences side by side in one token, for the KL a token"""
-    cuts: Literal["all", "middle"] = "all"
-    """middle: no lower and attained, which take O(L³) time for each d"""
-    iterations: int = 300
-    """of L-BFGS, at most, from the greedy filter"""
-    processes: int = field(default=1, metadata=RESUME_OK)
-    """each works on one L and d at a time"""
+    family: Literal["subvolume", "logarithmic"] = "subvolume"  # App. C: three of the four columns copied, or one
+    k: int | None = None  # copied columns in the family's place
+    n: int = families.PAPER_N  # branching, values of a row
+    copies: int = 64  # independent sequences side by side in one token, for the KL a token
+    cuts: Literal["all", "middle"] = "all"  # middle: no lower and attained, which take O(L³) time for each d
+    iterations: int = 300  # of L-BFGS, at most, from the greedy filter
+    processes: int = field(default=1, metadata=RESUME_OK)  # each works on one L and d at a time
 
     def validate(self) -> None:
         for L in self.L:

@@ -39,10 +39,8 @@ REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out re
 
 @dataclass(frozen=True)
 class Settings:
-    summary: Path
-    """summary.csv of evaluate.py"""
-    out: Path
-    """the CSV to write"""
+    summary: Path  # summary.csv of evaluate.py
+    out: Path  # the CSV to write
 
 
 def read_runs(path: Path) -> pd.DataFrame:

@@ -58,18 +58,12 @@ NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
 @dataclass(frozen=True)
 class Settings:
-    runs: tuple[Path, ...]
-    """folders that train.py wrote"""
-    out: Path
-    """folder for the CSVs"""
-    draws: int = 256
-    """not in the paper: sequences of L tokens"""
-    batch: int = 8
-    """sequences at a time: bounds memory, changes nothing else"""
-    seed: int = 0
-    """of the draws, which are never those of the training"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1"""
+    runs: tuple[Path, ...]  # folders that train.py wrote
+    out: Path  # folder for the CSVs
+    draws: int = 256  # not in the paper: sequences of L tokens
+    batch: int = 8  # sequences at a time: bounds memory, changes nothing else
+    seed: int = 0  # of the draws, which are never those of the training
+    device: str = "auto"  # auto, cpu, cuda or cuda:1
 
     def validate(self) -> None:
         if not self.runs:
@@ -89,8 +83,7 @@ class Run:
     settings: dict[str, Any]
     step: int
     checkpoint: str
-    log: pd.DataFrame
-    """the rows of its log.csv"""
+    log: pd.DataFrame  # the rows of its log.csv
 
     @property
     def key(self) -> dict[str, Any]:

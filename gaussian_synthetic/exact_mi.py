@@ -46,22 +46,15 @@ SINGULAR = 1e-10  # singular values of a covariance below this times the largest
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path
-    """folder for the CSVs"""
-    family: str = "subvolume"
-    """subvolume, logarithmic (App. C), or any name for one of your own, with --k"""
-    copies: int = 1
-    """independent sequences side by side in one token; the paper trains on 64"""
-    layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    """L = n^layers for each; paper: 1 … 8"""
-    ell: tuple[int, ...] = ()
-    """not in the paper: cuts ℓ in tokens beside L/2, at every L that is longer"""
+    out: Path  # folder for the CSVs
+    family: str = "subvolume"  # subvolume, logarithmic (App. C), or any name for one of your own, with --k
+    copies: int = 1  # independent sequences side by side in one token; the paper trains on 64
+    layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)  # L = n^layers for each; paper: 1 … 8
+    ell: tuple[int, ...] = ()  # not in the paper: cuts ℓ in tokens beside L/2, at every L that is longer
     rank_layers: int = 5
     """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
-    k: int | None = None
-    """not in the paper: copied columns; β = log_n k"""
-    n: int = families.PAPER_N
-    """not in the paper: branching, values of a row"""
+    k: int | None = None  # not in the paper: copied columns; β = log_n k
+    n: int = families.PAPER_N  # not in the paper: branching, values of a row
     coupling: float | None = None
     """not in the paper: correlation of two values of a row; −1/n if not given, the paper's −1/4"""
 

@@ -29,20 +29,14 @@ from gaussian_synthetic.training import models
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(training.Settings):
-    L: int = 256
-    """tokens: a power of n"""
-    family: Literal["subvolume", "logarithmic"] = "subvolume"
-    """App. C: three of the four columns copied, or one"""
+    L: int = 256  # tokens: a power of n
+    family: Literal["subvolume", "logarithmic"] = "subvolume"  # App. C: three of the four columns copied, or one
     k: int | None = None
     """not in the paper: copied columns in the family's place, for information that grows as L^β with β = log_n k"""
-    n: int = families.PAPER_N
-    """not in the paper: branching, values of a row"""
-    copies: int = 64
-    """independent sequences side by side in one token (App. F.I)"""
-    steps: int = 500_000
-    """optimizer steps"""
-    batch: int = 4
-    """sequences of L tokens a step, over all processes and micro-batches"""
+    n: int = families.PAPER_N  # not in the paper: branching, values of a row
+    copies: int = 64  # independent sequences side by side in one token (App. F.I)
+    steps: int = 500_000  # optimizer steps
+    batch: int = 4  # sequences of L tokens a step, over all processes and micro-batches
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)

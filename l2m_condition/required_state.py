@@ -53,24 +53,17 @@ SIDES = (0, -1, 1)  # of a law: its value, and the lower and upper end of its in
 
 @dataclass(frozen=True)
 class Settings:
-    state: Path
-    """state.csv of state_size.py"""
-    out: Path
-    """folder for the CSVs"""
-    fit: tuple[Path, ...] = ()
-    """fit.csv files of estimate_bipartite.py, a law each beside the paper's two"""
-    estimator: str = "direct"
-    """of fit.csv"""
+    state: Path  # state.csv of state_size.py
+    out: Path  # folder for the CSVs
+    fit: tuple[Path, ...] = ()  # fit.csv files of estimate_bipartite.py, a law each beside the paper's two
+    estimator: str = "direct"  # of fit.csv
     bits_per_element: float = 16.0
     """not in the paper: bits that an element of the state can hold; 16 is the size of a bfloat16"""
-    nats_per_element: tuple[float, ...] = (1.0,)
-    """not in the paper: further constants C"""
+    nats_per_element: tuple[float, ...] = (1.0,)  # not in the paper: further constants C
     summary: Path | None = None
     """summary.csv of gaussian_synthetic/evaluate.py: the largest nats an element of its runs are one more C"""
-    vocabulary: int = 128_256
-    """M. Llama 3.1, whose tokens the paper's laws count"""
-    wanted: int = 1_000_000
-    """tokens: the context that a model should hold"""
+    vocabulary: int = 128_256  # M. Llama 3.1, whose tokens the paper's laws count
+    wanted: int = 1_000_000  # tokens: the context that a model should hold
 
     def validate(self) -> None:
         given = (self.bits_per_element, *self.nats_per_element, self.vocabulary, self.wanted)
@@ -85,8 +78,7 @@ class ScalingLaw:
     name: str
     A: float
     beta: float
-    half_log_A: float = math.nan
-    """half the width of the interval of ln A"""
+    half_log_A: float = math.nan  # half the width of the interval of ln A
     half_beta: float = math.nan
     L_min: float = math.nan
     L_max: float = math.nan
@@ -142,10 +134,8 @@ class State:
     """A model's history state: elements after so many tokens, (contexts,) each, ascending."""
 
     model: str
-    group: str
-    """what the figure colours by"""
-    exponent: float
-    """g of dim(z) ~ t^g as t → ∞: the fastest kind's"""
+    group: str  # what the figure colours by
+    exponent: float  # g of dim(z) ~ t^g as t → ∞: the fastest kind's
     tokens: np.ndarray
     elements: np.ndarray
 

@@ -39,8 +39,7 @@ COLUMNS += ["growth_exponent"]
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path
-    """the CSV to write"""
+    out: Path  # the CSV to write
     model: tuple[str, ...] = ()
     """names of configurations.json, hub ids, folders, .json or .gguf files; all of configurations.json if not given"""
     context: tuple[int, ...] = (*(4**i for i in range(5, 12)), 10_485_760)

@@ -31,10 +31,8 @@ ESTIMATORS = ("direct", "vclub")
 
 @dataclass(frozen=True)
 class Settings:
-    scores: tuple[Path, ...]
-    """scores.csv of several start tokens; the differences are against the first"""
-    out: Path
-    """folder for start_token.csv"""
+    scores: tuple[Path, ...]  # scores.csv of several start tokens; the differences are against the first
+    out: Path  # folder for start_token.csv
 
     def validate(self) -> None:
         if len(self.scores) < 2:

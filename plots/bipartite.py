@@ -48,8 +48,7 @@ PAPER_L = (4, 2048)
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    results: tuple[Path, ...]
-    """folders with bipartite.csv, fit.csv and sweep.csv; several for B.1 alone"""
+    results: tuple[Path, ...]  # folders with bipartite.csv, fit.csv and sweep.csv; several for B.1 alone
     figure: Literal["2b", "B.1", "B.2", "B.3", "sweep"] = "2b"
 
 

@@ -24,8 +24,7 @@ TOKENS, HALF = 12, 6
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = Path("results/drawings")
-    """folder to write to"""
+    out: Path = Path("results/drawings")  # folder to write to
 
 
 def blank(height: float) -> tuple[Figure, Axes]:

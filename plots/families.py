@@ -35,8 +35,7 @@ FIT = ["law", "parameter", "value", "L_min", "L_max", "selected"]
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    results: tuple[Path, ...]
-    """folders with the CSVs, a family each"""
+    results: tuple[Path, ...]  # folders with the CSVs, a family each
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ class Exact:
     family: str
     copies: float
     tables: dict[str, pd.DataFrame]
-    fit: pd.DataFrame
-    """the rows of the selected law, by parameter"""
+    fit: pd.DataFrame  # the rows of the selected law, by parameter
 
 
 def read_exact(folder: Path) -> Exact:

@@ -45,8 +45,7 @@ REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out re
 @dataclass(frozen=True)
 class Settings(style.Settings):
     figure: Literal["3", "G.7", "G.8", "utilisation", "training"] = "3"
-    L: tuple[int, ...] = ()
-    """lengths of G.7 and G.8, a panel each; default: the three longest"""
+    L: tuple[int, ...] = ()  # lengths of G.7 and G.8, a panel each; default: the three longest
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    results: tuple[Path, ...]
-    """folders with two_point.csv, fit.csv and sweep.csv, a panel each"""
+    results: tuple[Path, ...]  # folders with two_point.csv, fit.csv and sweep.csv, a panel each
     figure: Literal["2c", "B.4", "B.5"] = "2c"
 
 

@@ -61,30 +61,21 @@ PIECE_TOKENS = 2**17  # of the documents whose NLL is stored at once: seconds of
 
 @dataclass(frozen=True)
 class Settings:
-    models: tuple[str, ...]
-    """folders of train.py, hub ids, local folders or .gguf files"""
-    documents: Path
-    """folder that prepare_dataset.py wrote, its documents of L tokens or more"""
-    out: Path
-    """folder for the CSVs"""
-    L: int | None = None
-    """tokens of a sequence; default: what the first folder of train.py was trained on"""
-    n_documents: int | None = None
-    """how many documents, drawn at random; default: all (paper: 10,000)"""
-    seed: int = 0
-    """of the draw of documents"""
-    store: Path | None = None
-    """folder for the NLL of every token; default: nll in --out"""
-    pairs: tuple[str, ...] = ()
-    """of gap.csv, model_a:model_b; default: every two models"""
+    models: tuple[str, ...]  # folders of train.py, hub ids, local folders or .gguf files
+    documents: Path  # folder that prepare_dataset.py wrote, its documents of L tokens or more
+    out: Path  # folder for the CSVs
+    L: int | None = None  # tokens of a sequence; default: what the first folder of train.py was trained on
+    n_documents: int | None = None  # how many documents, drawn at random; default: all (paper: 10,000)
+    seed: int = 0  # of the draw of documents
+    store: Path | None = None  # folder for the NLL of every token; default: nll in --out
+    pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
     bos: str | None = None
     """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the weights; softmax and sums are float32 and float64"""
     batch_tokens: int = 8192
     """tokens in one pass, at least one sequence: bounds memory, changes no number beyond rounding"""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)
 
     def validate(self) -> None:
         if not self.models:
@@ -100,13 +91,10 @@ class EvaluatedModel:
 
     name: str
     seed: int
-    place: str
-    """what from_pretrained takes"""
+    place: str  # what from_pretrained takes
     config: PreTrainedConfig
-    steps: int | None
-    """of training; None: not of train.py"""
-    run: dict[str, Any] | None
-    """run.json, of a folder of train.py"""
+    steps: int | None  # of training; None: not of train.py
+    run: dict[str, Any] | None  # run.json, of a folder of train.py
 
     @property
     def settings(self) -> dict[str, Any]:

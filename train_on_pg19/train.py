@@ -46,20 +46,15 @@ UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm
 class Settings(training.Settings):
     documents: Path = field(metadata=RESUME_OK)
     """folder that prepare_dataset.py wrote, its documents of L tokens or more (paper: about 1.2 L)"""
-    L: int = 4096
-    """tokens of a sequence (paper: 4,096 and 8,192)"""
-    epochs: float = 5.0
-    """times that every sequence is seen, but for the last ones that fill no whole step"""
-    batch_tokens: int = 16_384
-    """tokens a step, over all processes and micro-batches; a multiple of L"""
+    L: int = 4096  # tokens of a sequence (paper: 4,096 and 8,192)
+    epochs: float = 5.0  # times that every sequence is seen, but for the last ones that fill no whole step
+    batch_tokens: int = 16_384  # tokens a step, over all processes and micro-batches; a multiple of L
     held_out: float = 0.03
     """not in the paper: share of the books left for evaluation (its 10,000 samples are about so much of PG19)"""
-    split_seed: int = 0
-    """of the choice of the held-out books, the same for every seed"""
+    split_seed: int = 0  # of the choice of the held-out books, the same for every seed
     vocab: int | None = None
     """rows of the embedding; default: tokenizer's ids and a start token, up to a multiple of 256 (paper: 50,432)"""
-    clip: float | None = 1.0
-    """not in the paper: largest norm of the gradient; None: no bound"""
+    clip: float | None = 1.0  # not in the paper: largest norm of the gradient; None: no bound
 
     def validate(self) -> None:
         self.at_least_one("L", "batch_tokens")

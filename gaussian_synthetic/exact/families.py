@@ -264,8 +264,7 @@ class Conditionals:
 
     of: Family
     layers: tuple[LayerLaws, ...]
-    std: torch.Tensor
-    """(L,) of z_t given z_<t"""
+    std: torch.Tensor  # (L,) of z_t given z_<t
 
 
 def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Conditionals:

@@ -69,30 +69,20 @@ class Settings:
         default=("santa_fe", "markov", "bernoulli"), metadata=RESUME_OK
     )
     """see processes.py"""
-    betas: tuple[float, ...] = field(default=(0.5, 0.75), metadata=RESUME_OK)
-    """santa_fe: exponents, from 0.05 up to 1"""
+    betas: tuple[float, ...] = field(default=(0.5, 0.75), metadata=RESUME_OK)  # santa_fe: exponents, from 0.05 up to 1
     epsilons: tuple[float, ...] = field(default=(0.1,), metadata=RESUME_OK)
     """santa_fe: probabilities that a bit is misread, 0.001 to 0.45; each goes with each beta"""
-    predictors: tuple[PredictorName, ...] = get_args(PredictorName)
-    """what stands in the place of the language model"""
-    n_documents: tuple[int, ...] = (100, 1000)
-    """documents of a replication"""
-    replications: int = 800
-    """with the exact predictor, for each number of documents"""
-    replications_misspecified: int = 20
-    """with each other predictor, at the largest number of documents"""
-    L_max: int = 2048
-    """tokens; as in the paper"""
-    ratio: int = 2
-    """L/ell; as in Fig. 2b"""
-    L_fit_min: int = 128
-    """tokens, first L of the fits: below it the exact curves are no power laws yet"""
+    predictors: tuple[PredictorName, ...] = get_args(PredictorName)  # what stands in the place of the language model
+    n_documents: tuple[int, ...] = (100, 1000)  # documents of a replication
+    replications: int = 800  # with the exact predictor, for each number of documents
+    replications_misspecified: int = 20  # with each other predictor, at the largest number of documents
+    L_max: int = 2048  # tokens; as in the paper
+    ratio: int = 2  # L/ell; as in Fig. 2b
+    L_fit_min: int = 128  # tokens, first L of the fits: below it the exact curves are no power laws yet
     pool_documents: int = 20_000
     """documents whose covariance weighs the exact curve in the fit that gives the true β of gls; whole thousands"""
-    workers: int = field(default=1, metadata=RESUME_OK)
-    """processes in parallel; no result depends on it"""
-    seed: int = 0
-    """of the first replication; the next ones count on from it"""
+    workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
+    seed: int = 0  # of the first replication; the next ones count on from it
 
     @property
     def points(self) -> list[tuple[int, int]]:

@@ -40,8 +40,7 @@ class Predictor:
     temperature: float = 1.0
     """T: the conditional probabilities that carry the memory are raised to 1/T and renormalised: of the bit given its
     key (Santa Fe), of the next state (Markov), of the coin (Bernoulli). Above 1: too unsure, below 1: too sure"""
-    context: int | None = None
-    """tokens that it sees, the last ones, 1 or more; None: all"""
+    context: int | None = None  # tokens that it sees, the last ones, 1 or more; None: all
     wrong_start: bool = False
     """the first token of a row is predicted wrongly, as by a language model that expects a text to start behind BOS"""
 

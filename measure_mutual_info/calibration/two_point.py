@@ -55,22 +55,14 @@ COLUMNS += ["replications", "failed"]
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)
-    """folder for two_point.csv"""
-    processes: tuple[ProcessName, ...] = get_args(ProcessName)
-    """see the head of this file"""
-    books: int = 100
-    """of a replication: the units of the errors"""
-    tokens: int = 1000
-    """of a book"""
-    d_max: int = 256
-    """tokens; the pairs are at 1, 2, 4 … d_max"""
-    replications: int = 600
-    """of each process"""
-    workers: int = field(default=1, metadata=RESUME_OK)
-    """processes in parallel; no result depends on it"""
-    seed: int = 0
-    """of all replications"""
+    out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)  # folder for two_point.csv
+    processes: tuple[ProcessName, ...] = get_args(ProcessName)  # see the head of this file
+    books: int = 100  # of a replication: the units of the errors
+    tokens: int = 1000  # of a book
+    d_max: int = 256  # tokens; the pairs are at 1, 2, 4 … d_max
+    replications: int = 600  # of each process
+    workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
+    seed: int = 0  # of all replications
 
     @property
     def distances(self) -> list[int]:

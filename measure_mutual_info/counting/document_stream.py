@@ -27,17 +27,13 @@ class DocumentStream:
     """Where the documents lie. Token numbers count through the corpus, documents laid end to end."""
 
     vocab_size: int
-    starts: np.ndarray
-    """(documents + 1,) int64: the first token of each document, and the number of all tokens"""
+    starts: np.ndarray  # (documents + 1,) int64: the first token of each document, and the number of all tokens
     unit: np.ndarray
     """(documents,) int32: the book of each document, from 0 in the order of the text; of one book, the document"""
     files: tuple[str, ...] = ()
-    kind_of_unit: str = "books"
-    """or "documents" """
-    names: tuple[str, ...] = ()
-    """of the first MAX_BLOCKS units"""
-    batch_tokens: int = 0
-    """of the largest batch: what is in memory at a time"""
+    kind_of_unit: str = "books"  # or "documents"
+    names: tuple[str, ...] = ()  # of the first MAX_BLOCKS units
+    batch_tokens: int = 0  # of the largest batch: what is in memory at a time
 
     @property
     def tokens(self) -> int:

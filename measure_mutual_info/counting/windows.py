@@ -33,11 +33,9 @@ class Measure(NamedTuple):
 
     kind: str
     n_or_d: int
-    room: int
-    """tokens that must follow the first one in its document"""
+    room: int  # tokens that must follow the first one in its document
     part: int = 0
-    parts: int = 1
-    """only the keys of one of so many ranges of the hash"""
+    parts: int = 1  # only the keys of one of so many ranges of the hash
 
     @property
     def name(self) -> str:
@@ -80,10 +78,8 @@ class Measure(NamedTuple):
 class Counts(NamedTuple):
     """Counts of counts by block. Those of several parts of the keys add up, exactly and in any order."""
 
-    occurrences: np.ndarray
-    """(k,) int64, ascending, at least 1"""
-    of_block: np.ndarray
-    """(k, blocks) int64: how much of each block occurs `occurrences` times in the whole corpus"""
+    occurrences: np.ndarray  # (k,) int64, ascending, at least 1
+    of_block: np.ndarray  # (k, blocks) int64: how much of each block occurs `occurrences` times in the whole corpus
 
     @property
     def types(self) -> np.ndarray:

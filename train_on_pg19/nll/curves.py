@@ -100,13 +100,10 @@ def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -
 class Crossover:
     """The last change of sign of a gap, and where it may be."""
 
-    direction: int
-    """+1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie"""
+    direction: int  # +1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie
     position: float = np.nan
-    lo95: float = np.nan
-    """the last position before it at which the gap is surely of the other sign; NaN: at none"""
-    hi95: float = np.nan
-    """the first position after it at which the gap is surely of the new sign; NaN: at none"""
+    lo95: float = np.nan  # the last position before it at which the gap is surely of the other sign; NaN: at none
+    hi95: float = np.nan  # the first position after it at which the gap is surely of the new sign; NaN: at none
 
 
 def crossover(found: Gap, positions: np.ndarray) -> Crossover:
