@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests: style, then the suite in .venv, then the vLLM backend with its real engine in an environment of its own.
-# After the install 9 to 11 minutes on two cores, without the vLLM part. Arguments go to pytest, e.g.
+# After the install 5 minutes on two cores, without the vLLM part. Arguments go to pytest, e.g.
 # ./run_tests.sh tests/common (then without vLLM).
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -10,7 +10,7 @@ Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 me
                steps, has a KL of --goal or less with one of --rates; then its seconds at the speed of that run's
                fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
 
-Expect: the loops to take the same time, Muon a third of AdamW's steps with GPT2.
+Expect: the loops to take the same time, Muon half of AdamW's steps with GPT2.
 """
 
 from __future__ import annotations

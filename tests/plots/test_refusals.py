@@ -31,16 +31,13 @@ BAD = [
     ("bipartite", "bipartite", lambda t: pd.concat([t, t]), "has rows twice"),
     ("bipartite", "bipartite", lambda t: t.assign(mi_nats=-1.0), "is nowhere above 0"),
     ("bipartite", "sweep", lambda t: t.assign(estimator="mine"), "unknown estimator 'mine'"),
-    ("bipartite", "fit", lambda t: t.assign(source="news"), "news, SmolLM2"),
     ("two_point", "two_point", lambda t: t.assign(estimator=t["estimator"] + "x"), "no rows of grassberger"),
     ("two_point", "fit", lambda t: t.assign(parameter="alpha"), "is no law that can be drawn"),
     ("gaussian_models", "summary", lambda t: t[t["model"] == "independent"], "has no models"),
     ("gaussian_models G.7", "kl", lambda t: t[t["L"] != 64], "--L 64"),
-    ("books", "gap", lambda t: t.assign(model_a="other"), "are of different models"),
     ("families", "gaussian_mi", lambda t: t[t["ell"] != t["L"] // 2], "has not one value at L/2"),
     ("families", "rank", lambda t: t.assign(copies=64), "keep one family and copies in a folder"),
     ("calibration", "coverage", lambda t: t[t["estimator"] == "direct"], "no mi of direct or vclub with the exact"),
-    ("condition", "condition", lambda t: t.assign(group="novel"), "unknown group 'novel'"),
     ("condition", "state", lambda t: t[t["context_tokens"] == 500], "share no two L, so nothing to draw"),
 ]
 
@@ -85,17 +82,6 @@ def test_without_fits_windows_and_errors(tmp_path):
     folder = committed(tmp_path / "2", *CSVS["two_point"], **change)
     for figure in ("2c", "B.5"):
         assert_texts_fit(two_point.draw(figure, [two_point.read_two_point(folder)]))
-
-
-def test_long_names_and_those_like_formulas(tmp_path):
-    def renamed(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows.assign(source="Война и $мир", model="a-rather-long-name-of-a-model of some-135M $x.Q4_1.gguf")
-
-    folder = committed(tmp_path, *CSVS["bipartite"], bipartite=renamed, fit=renamed, sweep=renamed)
-    for panels in (1, 4):
-        fig = bipartite.draw("B.1", [bipartite.read_results(folder)] * panels)
-        assert_texts_fit(fig)
-        assert fig.axes[0].get_title().startswith("Война и $мир")
 
 
 @pytest.mark.parametrize("factor", [1.2, 2.5, 9, 70])
