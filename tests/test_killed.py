@@ -128,7 +128,7 @@ def attempt(processes, script: str, arguments: list[str], limit: float | None = 
 
 
 def results(folder: Path) -> dict[str, object]:
-    """Every file of a run: a CSV but for the speed, of a checkpoint the weights, and of anything else the bytes."""
+    """Every file: a CSV but for the speed, JSON but for the moments, of a checkpoint the weights, else the bytes."""
     found = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
@@ -137,6 +137,9 @@ def results(folder: Path) -> dict[str, object]:
             found[name] = table.drop(columns="tokens_per_second", errors="ignore").to_csv(index=False)
         elif file.name == "checkpoint.pt":
             found[name] = {key: value.tolist() for key, value in torch.load(file, weights_only=True)["model"].items()}
+        elif file.suffix == ".json":
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            found[name] = {key: value for key, value in facts.items() if key not in ("finished", "seconds")}
         elif file.is_file() and not file.name.endswith(".tmp"):  # half written, see common.record.atomic_file
             found[name] = file.read_bytes()
     return found
