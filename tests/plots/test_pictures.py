@@ -271,12 +271,12 @@ def test_figc6():
 
 
 def test_calibration(tmp_path):
-    def spoiled(rows: pd.DataFrame) -> pd.DataFrame:
+    def changed(rows: pd.DataFrame) -> pd.DataFrame:
         tempered = (rows["predictor"] == "tempered") & (rows["L_tokens"] <= 8)
         return rows.assign(mean=rows["mean"].where(~tempered, -0.5))
 
     for name in ("markov", "santa_fe_b0.5_e0.1"):
-        committed(tmp_path / name, f"calibration/{name}/coverage", coverage=spoiled)
+        committed(tmp_path / name, f"calibration/{name}/coverage", coverage=changed)
     fig = calibration.draw(calibration.read_processes(tmp_path))
     assert_texts_fit(fig)
     ax = fig.axes[0]
