@@ -19,7 +19,7 @@ Writes into --out:
     spectrum.csv   family, k, n, L, i, rho, information_nats: the canonical correlations at the middle cut
     capacity.csv   family, k, n, L, d, rank, mi_nats, and of middle, lower and attained the columns <name>_nats, a
                    copy's sum over positions, and <name>_kl_nats, the KL a token of --copies copies
-A killed run goes on from `<out>/capacity.parts`. One CPU core: half a minute for L = 64, a quarter of an hour for L = 256.
+A killed run goes on from `<out>/capacity.parts`. One CPU core: half a minute to L = 64, 15 minutes to 256.
 Expect: rank 5, 16, 49 at L = 16, 64, 256; half of I(L/2; L) is lost at about 0.63 nats an element.
 """
 
