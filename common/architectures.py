@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PreTrainedConfig
 
+import common.gru  # noqa: F401  # makes its model type known
 from common.cli import UserError
 
 
@@ -54,6 +55,19 @@ def _mamba2(layers: int, width: int, state: int = 128, head: int = 64, **setting
     heads = {"num_heads": 2 * width // head, "head_dim": head, "n_groups": 1, "tie_word_embeddings": True}
     shape = {"num_hidden_layers": layers, "hidden_size": width, "state_size": state}
     return Architecture("mamba2", {**shape, **heads, **settings})
+
+
+def _narrow_mamba2(layers: int, width: int, inner: int, state: int) -> Architecture:
+    """With an inner width below the width of the tokens, for small states, and heads of 16.
+
+    The recurrence keeps layers · inner · state elements, and the convolutions, of kernel 2, few.
+    """
+    shape = {"expand": inner / width, "num_heads": inner // 16, "head_dim": 16, "conv_kernel": 2, "n_groups": 1}
+    return Architecture("mamba2", {"num_hidden_layers": layers, "hidden_size": width, "state_size": state, **shape})
+
+
+def _gru(width: int, state: int) -> Architecture:
+    return Architecture("gru", {"num_hidden_layers": 1, "hidden_size": width, "state_size": state})
 
 
 def _hybrid(layers: int, width: int, heads: int, mlp: int, every: int) -> Architecture:
@@ -107,6 +121,30 @@ MODELS: dict[str, Architecture] = {
     "mamba2-mini-2048": _with_positions(_mamba2(2, 64, state=8, head=16, conv_kernel=2)),
     "mamba2-mini-8192": _with_positions(_mamba2(2, 64, state=32, head=16, conv_kernel=2)),
     "mamba2-mini-2048-no-pos": _mamba2(2, 64, state=8, head=16, conv_kernel=2),
+    # not in the paper: width 128 for Fig. 3 on a CPU, 16 copies a token. The number behind mamba2 and gru is the size of
+    # the recurrent states together: 4 to 1,024 elements a copy, where the rank of Cov(X, Y) is 5, 16 and 49.
+    "gpt2-128": _with_positions(_gpt2(2, 128, 8)),
+    "qwen3-128": _with_positions(_attention("qwen3", 2, 128, 8, 256, num_key_value_heads=8, head_dim=16)),
+    "window-128": _with_positions(_attention("mistral", 2, 128, 8, 256, num_key_value_heads=8, sliding_window=16)),
+    "mamba-128": _with_positions(_mamba(2, 128, state_size=16)),
+    "mamba2-128-64": _with_positions(_narrow_mamba2(2, 128, 16, 2)),
+    "mamba2-128-256": _with_positions(_narrow_mamba2(2, 128, 32, 4)),
+    "mamba2-128-1024": _with_positions(_narrow_mamba2(2, 128, 64, 8)),
+    "mamba2-128-4096": _with_positions(_narrow_mamba2(2, 128, 128, 16)),
+    "mamba2-128-16384": _with_positions(_narrow_mamba2(2, 128, 256, 32)),
+    "mamba2-128-1024-no-pos": _narrow_mamba2(2, 128, 64, 8),
+    "gru-128-64": _with_positions(_gru(128, 64)),
+    "gru-128-256": _with_positions(_gru(128, 256)),
+    "gru-128-512": _with_positions(_gru(128, 512)),
+    # not in the paper: the smallest states, for 4 copies a token
+    "gru-64-4": _with_positions(_gru(64, 4)),
+    "gru-64-8": _with_positions(_gru(64, 8)),
+    "gru-64-16": _with_positions(_gru(64, 16)),
+    "gru-64-32": _with_positions(_gru(64, 32)),
+    "gru-64-64": _with_positions(_gru(64, 64)),
+    "mamba2-64-32": _with_positions(_narrow_mamba2(2, 64, 16, 1)),
+    "mamba2-64-64": _with_positions(_narrow_mamba2(2, 64, 16, 2)),
+    "mamba2-64-128": _with_positions(_narrow_mamba2(2, 64, 16, 4)),
     # not in the paper: the same three sizes of each kind, for books on a CPU. As in the tables, a recurrent model has
     # twice the layers of the transformer of its size. Without the vocabulary: 0.1, 0.3 and 1.8 million parameters of a
     # transformer, and up to a third more of the others. GPT-NeoX stands beside GPT2 because a table of positions takes
@@ -136,10 +174,14 @@ def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
     if name not in MODELS:
         raise UserError(f"no model {name!r}: choose {', '.join(MODELS)}, or add a line to common/architectures.py")
     kind, settings, _ = MODELS[name]
+    # transformers' Mamba2 works with an inner width below the width, but its configuration wants a whole `expand`.
+    narrow = {key: settings[key] for key in ("expand", "num_heads", "head_dim") if settings.get("expand")}
+    whole = {"expand": 1, "num_heads": 1, "head_dim": settings["hidden_size"]} if narrow else {}
     try:
-        config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings)
+        config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings | whole)
     except ValueError as error:
         raise UserError(f"model {name}: transformers has no model type {kind!r}: mend its line of MODELS") from error
+    vars(config).update(narrow)
     if hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = L
     if kind == "mamba2":

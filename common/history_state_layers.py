@@ -166,6 +166,7 @@ _FORMULAS: dict[str, Callable[[Settings], list[Part]]] = {
     # Numerator, denominator and exponent, from version 7 on H matrices of D · D; the token before, in both halves.
     "rwkv": lambda c: recurrence("rwkv4", 3 * c.attention_hidden_size, 2 * c.hidden_size, "shift"),
     "rwkv7": lambda c: recurrence("rwkv7", c.head_dim * c.hidden_size, 2 * c.hidden_size, "shift"),
+    "gru": lambda c: recurrence("gru", c.state_size),
     "xlstm": lambda c: recurrence("xlstm", c.num_heads * (c.qk_head_dim * c.v_head_dim + c.qk_head_dim + 1)),
 }
 # Model types by what their recurrent layers keep; those in ATTENTION or LATENT too are hybrids.

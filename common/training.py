@@ -23,16 +23,18 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from tqdm import tqdm
-from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from common.cli import UserError
@@ -56,6 +58,12 @@ class Settings:
     """muon, not in the paper: for the matrices inside the network, at five times the rate, and AdamW for all else"""
     learning_rate: float = 5e-5  # peak, of AdamW; a cosine to 0 at the last step
     warmup: int = 2000  # steps of linear warm-up
+    restarts: int = field(default=0, metadata=RESUME_OK)
+    """not in the paper: after the last step the learning rate starts again, for twice as many steps, at most so often"""
+    stop_below: float = field(default=0.0, metadata=RESUME_OK)
+    """with restarts: none follows one that lowered the loss by less than this share of it"""
+    negligible: float = field(default=0.0, metadata=RESUME_OK)
+    """with restarts: nor one that lowered it by less than this, in nats a token"""
     weight_decay: float = 0.01  # of AdamW; Muon has its own
     clip: float | None = None  # not in the paper: largest norm of the gradient
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -76,8 +84,9 @@ class Settings:
         self.at_least_one("accumulate", "log_every", "checkpoint_every")
         if not (self.learning_rate > 0 and (self.clip is None or self.clip > 0)):
             raise UserError(f"--learning-rate {self.learning_rate}, --clip {self.clip}: above 0")
-        if not min(self.warmup, self.weight_decay) >= 0:
-            raise UserError(f"--warmup {self.warmup}, --weight-decay {self.weight_decay}: at least 0")
+        for name in ("warmup", "weight_decay", "restarts", "stop_below", "negligible"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
         if self.checkpoint_every % self.log_every:
             raise UserError(f"--checkpoint-every {self.checkpoint_every}: a multiple of --log-every {self.log_every}")
         if self.optimizer == "muon" and self.fsdp:
@@ -93,14 +102,14 @@ class Settings:
 class Task:
     """What one program trains."""
 
-    model: torch.nn.Module  # with the configuration of transformers as `config`
+    model: nn.Module  # with the configuration of transformers as `config`
     backbone: PreTrainedModel  # the part of it whose matrices Muon takes
-    steps: int
+    steps: int  # of the first cosine, and all where there are no restarts
     batch: int  # sequences a step, over all processes and micro-batches
     L: int  # tokens of a sequence
     draw: Callable[[int], Sequence[torch.Tensor]]
     """the batch of a step, first dimension `batch`, on the device of this process"""
-    loss: Callable[[torch.nn.Module, Sequence[torch.Tensor]], torch.Tensor]
+    loss: Callable[[nn.Module, Sequence[torch.Tensor]], torch.Tensor]
     """of the model (as the processes share it) and a part of the batch: the mean loss, a scalar"""
     column: str  # name of the loss in log.csv
     scale: float = 1.0  # times the loss is what stands there, nats a token
@@ -165,18 +174,41 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
+def cosine_ends(steps: int, restarts: int) -> list[int]:
+    """The step at which each cosine of the learning rate ends, the first after `steps`, each twice as long as before."""
+    return [steps * (2 ** (i + 1) - 1) for i in range(restarts + 1)]
+
+
+def learning_rate(step: int, warmup: int, ends: list[int]) -> float:
+    """The share of the peak at a step: in each cosine a linear warm-up first, then half a cosine to 0."""
+    start, end = max(((a, b) for a, b in zip([0, *ends], ends, strict=False) if a <= step), default=(0, ends[0]))
+    if step - start < warmup:
+        return (step - start) / warmup
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - start - warmup) / (end - start - warmup))))
+
+
+def last_gains(losses: dict[int, float], ends: list[int]) -> tuple[float, float] | None:
+    """By which share, and by how much, the last cosine that has ended lowered the loss; None before the second.
+
+    losses: at the steps of the log.
+    """
+    done = [losses[end] for end in ends if end in losses]
+    return ((done[-2] - done[-1]) / done[-2], done[-2] - done[-1]) if len(done) > 1 else None
+
+
 def log_table(rows: list[tuple], column: str) -> pd.DataFrame:
     """log.csv of the rows of a checkpoint; column: name of the loss."""
     return pd.DataFrame(rows, columns=["step", "tokens", column, "learning_rate", "tokens_per_second"])
 
 
 def make_optimizers(cfg: Settings, task: Task) -> list[torch.optim.Optimizer]:
-    """AdamW, and for `muon` Muon beside it, which takes the weights of the linear layers inside the backbone.
+    """AdamW, and for `muon` Muon beside it, which takes the weights of linear and recurrent layers inside the backbone.
 
     Embeddings, tables of positions, the layers around the backbone, norms, convolutions and vectors stay AdamW's.
     """
-    linear = [module for module in task.backbone.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
-    matrices = [module.weight for module in linear] if cfg.optimizer == "muon" else []
+    linear = [module for module in task.backbone.modules() if isinstance(module, (nn.Linear, Conv1D, nn.RNNBase))]
+    weights = [value for module in linear for value in module.parameters() if value.ndim == 2]
+    matrices = weights if cfg.optimizer == "muon" else []
     taken = set(map(id, matrices))
     named = [(name in task.undecayed, value) for name, value in task.model.named_parameters() if id(value) not in taken]
     groups = [
@@ -206,6 +238,9 @@ class Run:
             )
         if cfg.warmup >= task.steps:
             raise UserError(f"--warmup {cfg.warmup}: below the number of steps, {task.steps}")
+        if cfg.restarts and task.steps % cfg.log_every:
+            raise UserError(f"--restarts: {task.steps} steps must be a multiple of --log-every {cfg.log_every}")
+        self.ends = cosine_ends(task.steps, cfg.restarts)
         self.micro_batch = task.batch // parts
         self.step, self.saved_step, self.rows = 0, 0, []
         config = {key: value for key, value in task.model.config.to_dict().items() if key != "transformers_version"}
@@ -219,7 +254,8 @@ class Run:
             task.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.model = self._place()
         self.optimizers = make_optimizers(cfg, task)
-        self.schedules = [get_cosine_schedule_with_warmup(one, cfg.warmup, task.steps) for one in self.optimizers]
+        share = partial(learning_rate, warmup=cfg.warmup, ends=self.ends)
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(one, share) for one in self.optimizers]
         if (path := cfg.out / CHECKPOINT).exists():
             saved = read_checkpoint(path)
             states = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizers"]}
@@ -228,7 +264,14 @@ class Run:
                 schedule.load_state_dict(state)
             self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
-    def _place(self) -> torch.nn.Module:
+    def ended(self) -> bool:
+        """Whether all steps are done, or the last cosine changed too little for another."""
+        if self.step not in self.ends or self.step == self.ends[-1]:
+            return self.step >= self.ends[-1]
+        gains = last_gains({row[0]: row[2] for row in self.rows}, self.ends)
+        return gains is not None and (gains[0] < self.cfg.stop_below or gains[1] < self.cfg.negligible)
+
+    def _place(self) -> nn.Module:
         """The model on its device, as the processes share it."""
         model = self.task.model.train()
         if self.cfg.compile:
@@ -276,7 +319,7 @@ class Run:
                 (loss / cfg.accumulate).backward()
             total += loss.detach() / cfg.accumulate
         if cfg.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.clip)
+            nn.utils.clip_grad_norm_(self.model.parameters(), cfg.clip)
         for one in (*self.optimizers, *self.schedules):
             one.step()
         for one in self.optimizers:  # together they have every parameter
@@ -295,7 +338,7 @@ def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
     try:
         run = Run(cfg, task, accelerator)
         size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
-        work = f"{task.batch * task.L:,} tokens a step, {task.steps - run.step:,} of {task.steps:,} steps to do"
+        work = f"{task.batch * task.L:,} tokens a step, {run.ends[-1] - run.step:,} of {run.ends[-1]:,} steps to do"
         what = f"{cfg.model}: {size:.3g} million parameters, {work}, {accelerator.num_processes} × {accelerator.device}"
         accelerator.print(what, *task.notes, sep="\n", flush=True)
         _steps(run)
@@ -313,12 +356,12 @@ def _steps(run: Run) -> None:
     amount, tokens = flops_a_token(task.model, task.L), task.batch * task.L
     losses = torch.zeros(cfg.log_every, device=place.device)  # read once a row: reading waits for the GPU
     row_began, quiet = time.perf_counter(), not place.is_main_process
-    with tqdm(total=task.steps, initial=run.step, unit="step", desc=cfg.model, disable=quiet) as bar:
-        while run.step < task.steps:
+    with tqdm(total=run.ends[-1], initial=run.step, unit="step", desc=cfg.model, disable=quiet) as bar:
+        while not run.ended():
             slot, rate = run.step % cfg.log_every, run.schedules[0].get_last_lr()[0]  # AdamW's, of the next step
             losses[slot] = run.train_step()
             bar.update()
-            if slot + 1 < cfg.log_every and run.step < task.steps:
+            if slot + 1 < cfg.log_every and run.step < run.ends[-1]:
                 continue
             row = place.reduce(losses, "mean")[: slot + 1].double().cpu()
             if not row.isfinite().all():
@@ -330,6 +373,6 @@ def _steps(run: Run) -> None:
             share = amount * speed / peak_flops(cfg.precision, place.device) / place.num_processes
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""
             bar.set_postfix_str(f"{value:.4g} nats a token, {speed:,.0f} tokens/s{used}")
-            if run.step % cfg.checkpoint_every == 0 or run.step == task.steps:
+            if run.step % cfg.checkpoint_every == 0 or run.step in run.ends:
                 run.save()
             row_began = time.perf_counter()

@@ -18,25 +18,31 @@ cd "$(dirname "$0")/.."
 begin MODELS LENGTHS SEEDS RUNS WORKERS OUT
 
 # grid: FOLDER of the results | PRESET of train.py | LENGTHS | SEEDS | MODELS; a run for each length, seed and model.
-mini="gpt2-mini window-mini mamba2-mini-256 mamba2-mini-512 mamba2-mini-2048 mamba2-mini-8192"
+fixed="mamba2-128-64 mamba2-128-256 mamba2-128-1024 mamba2-128-4096 mamba2-128-16384 gru-128-64 gru-128-256"
+small="gpt2-128 qwen3-128 window-128 $fixed"
+few="gru-64-4 gru-64-8 gru-64-16 gru-64-32 gru-64-64 mamba2-64-32 mamba2-64-64 mamba2-64-128"
+# Without these, the allocator gives memory back to the system and asks for it again at every step.
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=200000000
+warm=1 # whether a run starts from the weights of the run at a fourth of its length
 case $PRESET in
     smoke)
         out=results/smoke/fig3 workers=2 threads=1
-        grid="full | smoke | 16 4 | 0 | gpt2-mini mamba2-mini-256 mamba2-mini-512 mamba2-mini-2048 mamba2-mini-8192"
+        grid="full | smoke | 4 16 | 0 | gpt2-128 window-128 mamba2-128-64 mamba2-128-256 mamba2-128-1024 gru-128-64
+            few_copies | smoke | 4 16 | 0 | gru-64-4 mamba2-64-32"
         ;;
     cpu)
         out=results/fig3 workers=2 threads=1
-        grid="full | cpu | 256 64 16 | 0 1 2 | $mini
-            short | cpu-short | 256 64 | 0 | $mini
-            without_positions | cpu | 64 | 0 | mamba2-mini-2048-no-pos"
+        grid="full | cpu | 16 64 256 | 0 1 | $small
+            few_copies | cpu-few | 16 64 | 0 1 | $few
+            without_positions | cpu | 64 | 0 1 | mamba2-128-1024-no-pos
+            full | cpu | 16 64 256 | 0 | mamba-128"
         ;;
     gpu)
         out=results/gpu/fig3 workers=8 threads=1
-        grid="full | gpu | 1024 256 64 | 0 1 2 | $mini
-            short | gpu-short | 1024 256 | 0 | $mini"
+        grid="full | gpu | 16 64 256 1024 | 0 1 2 | $small"
         ;;
     paper)
-        out=results/paper/fig3 workers=1 threads=16
+        out=results/paper/fig3 workers=1 threads=16 warm=
         grid="full | paper | 256 1024 4096 | 0 | gpt2 gpt2-medium gpt2-large
             full | paper | 64 256 1024 4096 16384 | 0 | mamba-50m mamba-70m mamba-130m
             full | paper | 64 256 1024 4096 | 0 | mamba-370m mamba-790m mamba-1.4b
@@ -47,7 +53,7 @@ esac
 
 runs=data/gaussian_runs/$PRESET
 if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ]; then
-    grid="full | $PRESET | ${LENGTHS:-16 64 256} | ${SEEDS:-0} | ${MODELS:-$mini}"
+    grid="full | $PRESET | ${LENGTHS:-16 64 256} | ${SEEDS:-0} | ${MODELS:-$small}"
 fi
 if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS or flags of your own results go there"}
@@ -58,8 +64,8 @@ out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers} flags=$*
 
 list=$( # a line for each run
     while IFS='|' read -r folder preset lengths seeds models; do
-        for L in $lengths; do
-            for seed in $seeds; do
+        for seed in $seeds; do
+            for L in $lengths; do
                 for model in $models; do echo $folder $preset "$model $L $seed"; done
             done
         done
@@ -67,14 +73,17 @@ list=$( # a line for each run
 )
 
 train() { # FOLDER PRESET MODEL L SEED
+    local start=$runs/$1/$3_$(($4 / 4))_$5
     # shellcheck disable=SC2086  # flags are words
     logged "$1: $3, L = $4, seed $5" "$runs/$1/$3_$4_$5" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" \
-        --preset "$2" $flags
+        --preset "$2" ${warm:+$(if [ -d "$start" ]; then echo --start "$start"; fi)} $flags
 }
 export -f train
-export runs threads python flags
+export runs threads python flags warm
 echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
-at_a_time "$workers" train <<< "$list"
+for L in $(cut -d' ' -f4 <<< "$list" | sort -nu); do # a longer run starts from the weights of the shorter one
+    at_a_time "$workers" train <<< "$(awk -v L="$L" '$4 == L' <<< "$list")"
+done
 
 for name in $(cut -d' ' -f1 <<< "$list" | sort -u); do
     folders=()

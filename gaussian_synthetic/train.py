@@ -15,14 +15,17 @@ past gives, and to fall towards 0, which is exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
 from common import training
-from common.cli import run
+from common.cli import UserError, run
+from common.record import file_hash
+from common.resume import RESUME_OK
 from gaussian_synthetic.exact import families
 from gaussian_synthetic.training import models
 
@@ -37,6 +40,8 @@ class Settings(training.Settings):
     copies: int = 64  # independent sequences side by side in one token (App. F.I)
     steps: int = 500_000  # optimizer steps
     batch: int = 4  # sequences of L tokens a step, over all processes and micro-batches
+    start: Path | None = field(default=None, metadata=RESUME_OK)
+    """not in the paper: a finished run of the same model and copies at a shorter L, whose weights this one starts from"""
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)
@@ -50,18 +55,19 @@ def sequences(tokens: int) -> dict[int, int]:
 
 
 # What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
-# Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. A high learning rate and
-# few copies for the same reason. "…-short": fewer steps, for whether the others are enough.
-MINI = {"copies": 4, "learning_rate": 4e-3}
-CPU = MINI | {"batch": sequences(1024), "steps": {16: 1000, 64: 2000, 256: 4000}, "warmup": {16: 100, 256: 200}}
-GPU = MINI | {"batch": sequences(8192), "steps": {64: 4000, 256: 8000}, "warmup": {64: 200, 256: 400}}
+# Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the same
+# reason. After the first `steps` come twice as many, and twice as many again, until that changes the KL by less than a
+# tenth or by less than 0.2% of what ignoring the past costs with 16 copies at L = 16.
+LONG = {"restarts": 2, "stop_below": 0.1, "negligible": 0.005, "clip": 1.0, "optimizer": "muon", "precision": "bf16"}
+RATE = {"learning_rate": 8e-3, "log_every": 50, "checkpoint_every": 500}  # results/benchmarks/training_rates.csv
+CPU = LONG | RATE | {"copies": 16, "batch": sequences(1024), "steps": {64: 500, 256: 1000}, "warmup": {64: 50, 256: 100}}
+GPU = CPU | {"batch": sequences(8192), "steps": {64: 500, 256: 1000, 1024: 2000}}
 PRESETS = {
     "paper": {},
     "gpu": GPU,
-    "gpu-short": GPU | {"steps": 4000, "warmup": 200},
     "cpu": CPU,
-    "cpu-short": CPU | {"steps": {64: 500, 256: 2000}, "warmup": {64: 50, 256: 200}},
-    "smoke": CPU | {"copies": 2, "steps": 30, "warmup": 5, "log_every": 10, "checkpoint_every": 10},
+    "cpu-few": CPU | {"copies": 4, "negligible": 0.001},  # few copies, so that a state of few elements is not small
+    "smoke": CPU | {"copies": 2, "steps": 30, "warmup": 5, "log_every": 10, "checkpoint_every": 10, "restarts": 1},
 }
 
 
@@ -102,6 +108,23 @@ def conditional_kl(
     return torch.expm1(2 * log_ratio) / 2 - log_ratio + shift**2 / 2
 
 
+def start_from(model: models.GaussianModel, run: Path) -> str:
+    """Give the model the weights of another run; its positions repeat where it was shorter. Returns their hash.
+
+    UserError: no checkpoint, or one of another model or number of copies.
+    """
+    weights, own = training.read_checkpoint(run / training.CHECKPOINT)["model"], model.state_dict()
+    for name in weights.keys() & own.keys():
+        rows, wanted = len(weights[name]), len(own[name])
+        if "positions" in name or "wpe" in name:  # row i mod rows: rows of 4, 16, … are alike at every length
+            weights[name] = weights[name].repeat(-(-wanted // rows), 1)[:wanted]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"--start {run} is of another model, width or number of copies than --model here") from error
+    return file_hash(run / training.CHECKPOINT)[:16]
+
+
 def task(cfg: Settings, device: torch.device) -> training.Task:
     """The model of these settings, the draws of each step, and their exact KL. UserError: unknown model."""
     conditionals = families.prepare(build_family(cfg.family, cfg.L, cfg.k, cfg.n), device=device)
@@ -116,7 +139,8 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
         return conditional_kl(*model(z), mean, conditionals.std[:, None]).mean()
 
     of = (model, model.backbone, cfg.steps, cfg.batch, cfg.L, draw, loss)
-    return training.Task(*of, column="kl_nats", scale=cfg.copies, rate_of_next=True)
+    began = {"start": str(cfg.start), "start_checkpoint": start_from(model, cfg.start)} if cfg.start else {}
+    return training.Task(*of, column="kl_nats", scale=cfg.copies, rate_of_next=True, facts=began)
 
 
 def main(cfg: Settings) -> None:

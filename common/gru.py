@@ -1,0 +1,65 @@
+"""A gated recurrent network as a model type of transformers, `gru`: the plain RNN, whose state has any size.
+
+    model = AutoModel.from_config(AutoConfig.for_model("gru", hidden_size=128, state_size=16))
+
+Every layer adds to its tokens what a GRU (Cho et al., 2014) of `state_size` elements reads from them. A layer's state is
+these elements and nothing else. Importing this module makes the type known to AutoConfig and AutoModel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class GRUConfig(PreTrainedConfig):
+    """state_size: elements of the state of a layer."""
+
+    model_type = "gru"
+    hidden_size: int = 128
+    state_size: int = 64
+    num_hidden_layers: int = 1
+    vocab_size: int = 1
+    use_cache: bool = False
+
+
+class GRULayer(nn.Module):
+    def __init__(self, width: int, state: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.recurrence = nn.GRU(width, state, batch_first=True)
+        self.out = nn.Linear(state, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.out(self.recurrence(self.norm(x))[0])
+
+
+class GRUModel(PreTrainedModel):
+    config_class = GRUConfig
+    _no_split_modules = ["GRULayer"]
+
+    def __init__(self, config: GRUConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(GRULayer(config.hidden_size, config.state_size) for _ in layers)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding = value
+
+    def forward(self, inputs_embeds: torch.Tensor, use_cache: bool = False) -> BaseModelOutput:
+        """inputs_embeds: (sequences, L, hidden_size). There is no cache: sequences are read whole."""
+        x = inputs_embeds
+        for layer in self.layers:
+            x = layer(x)
+        return BaseModelOutput(last_hidden_state=self.norm(x))
+
+
+AutoConfig.register("gru", GRUConfig)
+AutoModel.register(GRUConfig, GRUModel)
