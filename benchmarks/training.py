@@ -35,6 +35,7 @@ from common.record import ROOT
 from gaussian_synthetic import train
 
 GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
+OF_GAUSSIANS = ["--L", 64, "--copies", 4, "--batch", 16]
 BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")
 
 
@@ -72,7 +73,7 @@ def loop_rows(cfg: Settings) -> list[dict[str, Any]]:
         if model in BOOKS:
             flags += ["--preset", "smoke", "--L", 256, "--documents", cfg.documents.resolve(), "--epochs", 2]
         else:
-            flags += ["--preset", "cpu", "--L", 64, "--steps", cfg.steps]
+            flags += [*OF_GAUSSIANS, "--learning-rate", 4e-3, "--steps", cfg.steps]
         places, seconds = (cfg.other.resolve(), ROOT), np.empty((cfg.rounds, 2))
         for i in tqdm(range(cfg.rounds), desc=model):
             for which in (0, 1) if i % 2 else (1, 0):
@@ -114,7 +115,7 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
         steps, reached = cfg.budgets[middle], False
         for rate in cfg.rates:
             with tempfile.TemporaryDirectory() as folder:
-                flags = ["--model", model, "--L", 64, "--preset", "cpu", "--optimizer", optimizer, "--device", "cpu"]
+                flags = ["--model", model, *OF_GAUSSIANS, "--optimizer", optimizer, "--device", "cpu"]
                 flags += ["--steps", steps, "--warmup", steps // 10, "--learning-rate", rate, "--out", f"{folder}/run"]
                 flags += ["--log-every", steps // 20, "--checkpoint-every", steps // 20 * 20]
                 train.main(parse(train.Settings, list(map(str, flags)), presets=train.PRESETS))

@@ -10,6 +10,8 @@ To add one, add a line to MODELS: a model type of transformers, and what differs
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -57,19 +59,6 @@ def _mamba2(layers: int, width: int, state: int = 128, head: int = 64, **setting
     return Architecture("mamba2", {**shape, **heads, **settings})
 
 
-def _narrow_mamba2(layers: int, width: int, inner: int, state: int) -> Architecture:
-    """With an inner width below the width of the tokens, for small states, and heads of 16.
-
-    The recurrence keeps layers · inner · state elements, and the convolutions, of kernel 2, few.
-    """
-    shape = {"expand": inner / width, "num_heads": inner // 16, "head_dim": 16, "conv_kernel": 2, "n_groups": 1}
-    return Architecture("mamba2", {"num_hidden_layers": layers, "hidden_size": width, "state_size": state, **shape})
-
-
-def _gru(width: int, state: int) -> Architecture:
-    return Architecture("gru", {"num_hidden_layers": 1, "hidden_size": width, "state_size": state})
-
-
 def _hybrid(layers: int, width: int, heads: int, mlp: int, every: int) -> Architecture:
     """Gated DeltaNet, and in every `every`-th layer attention with half as many key-value heads."""
     names = ["linear_attention" if i % every else "full_attention" for i in range(1, layers + 1)]
@@ -109,8 +98,6 @@ MODELS: dict[str, Architecture] = {
     # of 4, of 16, …), as the one named no-pos shows. The number behind mamba2-mini is the size of its two recurrent
     # states together; the kernel of its convolutions is 2, so that they add only 520 to 768 to that.
     "gpt2-mini": _with_positions(_gpt2(2, 64, 8)),
-    "gpt2-mini-32": _with_positions(_gpt2(2, 32, 4)),
-    "gpt2-mini-128": _with_positions(_gpt2(2, 128, 8)),
     "qwen3-mini": _with_positions(_attention("qwen3", 2, 64, 8, 128, num_key_value_heads=4, head_dim=8)),
     "window-mini": _with_positions(_attention("mistral", 2, 64, 8, 128, num_key_value_heads=8, sliding_window=16)),
     "hybrid-mini": _with_positions(_hybrid(2, 64, 4, 128, every=2)),
@@ -120,31 +107,11 @@ MODELS: dict[str, Architecture] = {
     "mamba2-mini-512": _with_positions(_mamba2(2, 64, state=2, head=16, conv_kernel=2)),
     "mamba2-mini-2048": _with_positions(_mamba2(2, 64, state=8, head=16, conv_kernel=2)),
     "mamba2-mini-8192": _with_positions(_mamba2(2, 64, state=32, head=16, conv_kernel=2)),
-    "mamba2-mini-2048-no-pos": _mamba2(2, 64, state=8, head=16, conv_kernel=2),
-    # not in the paper: width 128 for Fig. 3 on a CPU, 16 copies a token. The number behind mamba2 and gru is the size of
-    # the recurrent states together: 4 to 1,024 elements a copy, where the rank of Cov(X, Y) is 5, 16 and 49.
+    # not in the paper: two layers of width 128 for Fig. 3 on a CPU; beside them stand those of `sized`, below.
     "gpt2-128": _with_positions(_gpt2(2, 128, 8)),
     "qwen3-128": _with_positions(_attention("qwen3", 2, 128, 8, 256, num_key_value_heads=8, head_dim=16)),
     "window-128": _with_positions(_attention("mistral", 2, 128, 8, 256, num_key_value_heads=8, sliding_window=16)),
     "mamba-128": _with_positions(_mamba(2, 128, state_size=16)),
-    "mamba2-128-64": _with_positions(_narrow_mamba2(2, 128, 16, 2)),
-    "mamba2-128-256": _with_positions(_narrow_mamba2(2, 128, 32, 4)),
-    "mamba2-128-1024": _with_positions(_narrow_mamba2(2, 128, 64, 8)),
-    "mamba2-128-4096": _with_positions(_narrow_mamba2(2, 128, 128, 16)),
-    "mamba2-128-16384": _with_positions(_narrow_mamba2(2, 128, 256, 32)),
-    "mamba2-128-1024-no-pos": _narrow_mamba2(2, 128, 64, 8),
-    "gru-128-64": _with_positions(_gru(128, 64)),
-    "gru-128-256": _with_positions(_gru(128, 256)),
-    "gru-128-512": _with_positions(_gru(128, 512)),
-    # not in the paper: the smallest states, for 4 copies a token
-    "gru-64-4": _with_positions(_gru(64, 4)),
-    "gru-64-8": _with_positions(_gru(64, 8)),
-    "gru-64-16": _with_positions(_gru(64, 16)),
-    "gru-64-32": _with_positions(_gru(64, 32)),
-    "gru-64-64": _with_positions(_gru(64, 64)),
-    "mamba2-64-32": _with_positions(_narrow_mamba2(2, 64, 16, 1)),
-    "mamba2-64-64": _with_positions(_narrow_mamba2(2, 64, 16, 2)),
-    "mamba2-64-128": _with_positions(_narrow_mamba2(2, 64, 16, 4)),
     # not in the paper: the same three sizes of each kind, for books on a CPU. As in the tables, a recurrent model has
     # twice the layers of the transformer of its size. Without the vocabulary: 0.1, 0.3 and 1.8 million parameters of a
     # transformer, and up to a third more of the others. GPT-NeoX stands beside GPT2 because a table of positions takes
@@ -166,14 +133,57 @@ MODELS: dict[str, Architecture] = {
 }
 
 
+SIZED = re.compile(r"(gru|mamba2)-(\d+)-(\d+)(-no-pos)?")
+HEAD = 16  # width of the heads of a Mamba2 of any size
+
+
+def architecture(name: str) -> Architecture:
+    """Of MODELS, or of a name like gru-128-64 or mamba2-128-1024: the width, and the elements of its recurrent states.
+
+    UserError: no such name, or a size that the states of the kind cannot have.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if not (found := SIZED.fullmatch(name)):
+        named = f"{', '.join(MODELS)}, gru-WIDTH-STATE or mamba2-WIDTH-STATE"
+        raise UserError(f"no model {name!r}: choose {named}, or add a line to common/architectures.py")
+    kind, width, state = found[1], int(found[2]), int(found[3])
+    if min(width, state) < 1:
+        raise UserError(f"model {name}: width and state are at least 1")
+    sized = _gru(width, state) if kind == "gru" else _narrow_mamba2(width, state)
+    return sized if found[4] else _with_positions(sized)
+
+
+def _gru(width: int, state: int) -> Architecture:
+    return Architecture("gru", {"num_hidden_layers": 1, "hidden_size": width, "state_size": state})
+
+
+def _narrow_mamba2(width: int, elements: int) -> Architecture:
+    """Two layers whose inner width, N times a state of N columns, may be below that of the tokens; kernel 2.
+
+    The inner width is about eight times the columns. The convolutions keep 2 · (inner + 2 · columns) elements a layer
+    beside the `elements` of the recurrences.
+    """
+    layers = 2
+    product, rest = divmod(elements, layers * HEAD)
+    if rest or not product:
+        nearest = layers * HEAD * max(1, round(elements / (layers * HEAD)))
+        raise UserError(f"mamba2 has no state of {elements} elements: a multiple of {layers * HEAD}, e.g. {nearest}")
+    heads = min(
+        (heads for heads in range(1, product + 1) if product % heads == 0),
+        key=lambda heads: abs(math.log(heads * HEAD / (product / heads) / 8)),
+    )
+    shape = {"num_hidden_layers": layers, "hidden_size": width, "state_size": product // heads, "conv_kernel": 2}
+    heads_of = {"expand": heads * HEAD / width, "num_heads": heads, "head_dim": HEAD, "n_groups": 1}
+    return Architecture("mamba2", {**shape, **heads_of})
+
+
 def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
-    """Of an architecture of MODELS, for sequences of at most L tokens; ids: vocab_size and ids of special tokens.
+    """Of an `architecture`, for sequences of at most L tokens; ids: vocab_size and ids of special tokens.
 
     UserError: another name, or a model type that transformers lacks.
     """
-    if name not in MODELS:
-        raise UserError(f"no model {name!r}: choose {', '.join(MODELS)}, or add a line to common/architectures.py")
-    kind, settings, _ = MODELS[name]
+    kind, settings, _ = architecture(name)
     # transformers' Mamba2 works with an inner width below the width, but its configuration wants a whole `expand`.
     narrow = {key: settings[key] for key in ("expand", "num_heads", "head_dim") if settings.get("expand")}
     whole = {"expand": 1, "num_heads": 1, "head_dim": settings["hidden_size"]} if narrow else {}

@@ -2,11 +2,13 @@
 
     model = AutoModel.from_config(AutoConfig.for_model("gru", hidden_size=128, state_size=16))
 
-Every layer adds to its tokens what a GRU (Cho et al., 2014) of `state_size` elements reads from them. A layer's state is
-these elements and nothing else. Importing this module makes the type known to AutoConfig and AutoModel.
+Every layer adds to its tokens what a GRU (Cho et al., 2014) of `state_size` elements reads from them, and keeps these
+elements alone. Importing this module makes the type known to AutoConfig and AutoModel.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -38,7 +40,7 @@ class GRULayer(nn.Module):
 
 class GRUModel(PreTrainedModel):
     config_class = GRUConfig
-    _no_split_modules = ["GRULayer"]
+    _no_split_modules: ClassVar = ["GRULayer"]
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__(config)

@@ -59,7 +59,7 @@ class Settings:
     learning_rate: float = 5e-5  # peak, of AdamW; a cosine to 0 at the last step
     warmup: int = 2000  # steps of linear warm-up
     restarts: int = field(default=0, metadata=RESUME_OK)
-    """not in the paper: after the last step the learning rate starts again, for twice as many steps, at most so often"""
+    """not in the paper: at the end the learning rate starts again, for twice as many steps, and at most so often"""
     stop_below: float = field(default=0.0, metadata=RESUME_OK)
     """with restarts: none follows one that lowered the loss by less than this share of it"""
     negligible: float = field(default=0.0, metadata=RESUME_OK)
@@ -175,7 +175,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def cosine_ends(steps: int, restarts: int) -> list[int]:
-    """The step at which each cosine of the learning rate ends, the first after `steps`, each twice as long as before."""
+    """Where the cosines end: the first after `steps`, each twice as long as before."""
     return [steps * (2 ** (i + 1) - 1) for i in range(restarts + 1)]
 
 
@@ -187,12 +187,12 @@ def learning_rate(step: int, warmup: int, ends: list[int]) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - start - warmup) / (end - start - warmup))))
 
 
-def last_gains(losses: dict[int, float], ends: list[int]) -> tuple[float, float] | None:
-    """By which share, and by how much, the last cosine that has ended lowered the loss; None before the second.
+def last_gains(losses: dict[int, float], steps: int) -> tuple[float, float] | None:
+    """By which share, and by how much, the last restart that has ended lowered the loss; None before the first.
 
-    losses: at the steps of the log.
+    losses: by step, of the rows of a log; steps: of the first cosine.
     """
-    done = [losses[end] for end in ends if end in losses]
+    done = [losses[end] for end in cosine_ends(steps, 30) if end in losses]
     return ((done[-2] - done[-1]) / done[-2], done[-2] - done[-1]) if len(done) > 1 else None
 
 
@@ -268,7 +268,7 @@ class Run:
         """Whether all steps are done, or the last cosine changed too little for another."""
         if self.step not in self.ends or self.step == self.ends[-1]:
             return self.step >= self.ends[-1]
-        gains = last_gains({row[0]: row[2] for row in self.rows}, self.ends)
+        gains = last_gains({row[0]: row[2] for row in self.rows}, self.task.steps)
         return gains is not None and (gains[0] < self.cfg.stop_below or gains[1] < self.cfg.negligible)
 
     def _place(self) -> nn.Module:

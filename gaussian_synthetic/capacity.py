@@ -40,11 +40,12 @@ from tqdm import tqdm
 
 from common.cli import UserError, run
 from common.parallel import in_parallel
-from common.record import write_csv
+from common.record import numbers, read_csv, write_csv
 from common.resume import RESUME_OK, Pieces, identity
 from gaussian_synthetic.exact import dense, families
 
 RANK_NATS = 1e-10  # a canonical direction with less information is rounding
+CAPACITY = ["family", "k", "n", "L", "d", "mi_nats", "lower_nats", "attained_nats"]  # what others read of capacity.csv
 BYTES_A_PAIR = 6 * 8  # of positions: Σ and its factors in float64
 
 
@@ -226,6 +227,13 @@ def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name in ("middle", "lower", "attained"):
         table[f"{name}_kl_nats"] = cfg.copies * table[f"{name}_nats"] / table["L"]
     return pd.concat(spectra, ignore_index=True), table
+
+
+def read_capacity(path: Path) -> pd.DataFrame:
+    """capacity.csv. UserError: a bad one."""
+    remedy = "make it with python gaussian_synthetic/capacity.py"
+    table = read_csv(path, CAPACITY, remedy)
+    return table.assign(**{name: numbers(table[name], path, remedy) for name in CAPACITY[1:]})
 
 
 def main(cfg: Settings) -> None:

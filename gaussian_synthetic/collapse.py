@@ -3,23 +3,28 @@
     python gaussian_synthetic/collapse.py --summary results/fig3/summary.csv --out results/fig3/collapse.csv
 
 Reads summary.csv (evaluate.py) and uses the models whose history state is the same at every length, like Mamba's. A
-cell is a model at a length, with the mean over seeds of ln KL. For each predictor below, a parabola in the logarithm of
-the predictor is fitted to all cells but one and predicts ln KL of that one:
-    explained = 1 − Σ (ln KL − predicted)² / Σ (ln KL − mean of the others)²
+cell is a model at a length, with the mean over seeds of ln KL. For each predictor below, a polynomial in the logarithm
+of the predictor is fitted to the cells that are not left out and predicts ln KL of those that are:
+    explained = 1 − Σ (ln KL − predicted)² / Σ (ln KL − mean of the cells that are not left out)²
 This is 1 if one curve explains everything, and 0 or less if the curve is useless. Predictors:
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size
     parameters        of the model at its shortest length; with its table of positions they would depend on L
+    frontier          the KL of the best linear state of the same size (capacity.py), plus FLOOR of what ignoring the
+                      past costs, since it is 0 from some size on
 The 95% intervals take cells as independent: the linearised error of a ratio of two sums over cells, and Student's t.
 Rows such as `mi_per_state − L` hold the difference on the same cells; above 0 the paper's claim explains more.
 
-Writes collapse.csv: predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU core, seconds.
-Expect: near 1 for mi_per_state if the state limits the models, rather than their training.
+Writes collapse.csv: kl_of (`trained`, or `linear`: that of the best linear states of all sizes in capacity.csv, at the
+lengths of the models, where it is above FLOOR), cells_of (all, or only those that converged at every seed), left_out
+(a cell at a time, or a length), degree, predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU
+core, seconds.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +33,17 @@ import pandas as pd
 from scipy import stats
 
 from common.cli import UserError, run
-from common.record import numbers, read_csv, write_csv
+from common.record import ROOT, numbers, read_csv, write_csv
+from gaussian_synthetic.capacity import read_capacity
 
-COLUMNS = ["model", "L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters"]
+COLUMNS = ["L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters", "frontier_hi_nats", "k", "n", "copies"]
+WORDS = ["model", "converged", "family"]
 CLAIM = "mi_per_state"
-PREDICTORS = (CLAIM, "L", "state_size", "parameters")
+PREDICTORS = (CLAIM, "L", "state_size", "parameters", "frontier")
+FLOOR = 0.002  # of the KL of `independent`
 MIN_CELLS = 8
+RESULT = ["kl_of", "cells_of", "left_out", "degree", "predictor", "explained", "lo95", "hi95", "residual_sd"]
+RESULT += ["cells", "runs"]
 REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 
 
@@ -41,13 +51,18 @@ REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out re
 class Settings:
     summary: Path  # summary.csv of evaluate.py
     out: Path  # the CSV to write
+    capacity: Path = ROOT / "results/capacity/capacity.csv"  # of capacity.py
 
 
 def read_runs(path: Path) -> pd.DataFrame:
-    """The runs of summary.csv that count, with mi_per_state and ln_kl. UserError: a bad file, too few cells."""
-    table = read_csv(path, COLUMNS, REMEDY)
-    for column in COLUMNS[1:]:
+    """The runs of summary.csv that count, with mi_per_state, frontier, floor and ln_kl. UserError: a bad file, too few
+    cells.
+    """
+    table = read_csv(path, [*WORDS, *COLUMNS], REMEDY)
+    table["converged"] = table["converged"] == "True"
+    for column in COLUMNS:
         table[column] = numbers(table[column], path, REMEDY)
+    ignoring = table[table["state_size"] == 0].groupby("L")["mean_kl_nats"].mean()
     table = table[table["state_size"] > 0]  # `independent` keeps nothing
     models = table.groupby("model")
     table = table[(models["state_size"].transform("nunique") == 1) & (models["L"].transform("nunique") > 1)]
@@ -57,17 +72,19 @@ def read_runs(path: Path) -> pd.DataFrame:
     if cells < MIN_CELLS:
         raise UserError(f"{path} has {cells} cells (see --help) and {MIN_CELLS} are needed: evaluate more runs")
     table["parameters"] = table.groupby("model")["parameters"].transform("min")
+    table["floor"] = FLOOR * table["L"].map(ignoring)
+    table["frontier"] = table["frontier_hi_nats"].fillna(0) + table["floor"]
     return table.assign(mi_per_state=table["mi_nats"] / table["state_size"], ln_kl=np.log(table["mean_kl_nats"]))
 
 
-def left_out_errors(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
-    """(cells,): y less what a polynomial in x, fitted to all other cells, predicts. x, y: (cells,)."""
+def left_out_errors(x: np.ndarray, y: np.ndarray, degree: int, groups: np.ndarray) -> np.ndarray:
+    """(cells,): y less what a polynomial in x, fitted to the cells of other groups, predicts. All: (cells,)."""
     X = np.vander(x - x.mean(), degree + 1)
     errors = np.empty(len(y))
-    for cell in range(len(y)):
-        others = np.arange(len(y)) != cell
-        # Least norm where the others are too few for a parabola.
-        errors[cell] = y[cell] - X[cell] @ np.linalg.lstsq(X[others], y[others], rcond=None)[0]
+    for group in np.unique(groups):
+        out = groups == group
+        # Least norm where the others are too few for the polynomial.
+        errors[out] = y[out] - X[out] @ np.linalg.lstsq(X[~out], y[~out], rcond=None)[0]
     return errors
 
 
@@ -78,31 +95,60 @@ def ratio(parts: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
     return value, stats.t.ppf(0.975, n - 1) * error
 
 
-def collapse(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of collapse.csv; runs: from `read_runs`."""
-    cells = runs.groupby(["model", "L"])[["state_size", "parameters", CLAIM, "ln_kl"]].mean().reset_index()
-    y = cells["ln_kl"].to_numpy()
-    whole = left_out_errors(y, y, 0) ** 2
-    left = {name: left_out_errors(np.log(cells[name].to_numpy(float)), y, 2) ** 2 for name in PREDICTORS}
+def linear_cells(capacity: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A cell for each L and d of capacity.csv, of the family and lengths of the runs; a copy's numbers."""
+    of = runs.groupby("L").agg(floor=("floor", "first"), copies=("copies", "first"))
+    here = capacity[capacity["L"].isin(of.index) & (capacity["d"] > 0)]
+    for name in ("family", "k", "n"):
+        here = here[here[name] == runs[name].iloc[0]]
+    kl = here["attained_nats"] * here["L"].map(of["copies"]) / here["L"]
+    table = here.assign(state_size=here["d"], mi_per_state=here["mi_nats"] / here["d"], kl=kl, runs=0, converged=True)
+    table = table[table["kl"] > table["L"].map(of["floor"])]
+    return table.assign(ln_kl=np.log(table["kl"]))
+
+
+def explained(cells: pd.DataFrame, predictors: Sequence[str], left_out: str, degree: int) -> pd.DataFrame:
+    """Rows of collapse.csv. cells: L, ln_kl and the predictors; left_out: cell or L."""
+    y, groups = cells["ln_kl"].to_numpy(), (cells["L"] if left_out == "length" else cells.index).to_numpy()
+    whole = left_out_errors(np.zeros(len(y)), y, 0, groups) ** 2
+    left = {name: left_out_errors(np.log(cells[name].to_numpy(float)), y, degree, groups) ** 2 for name in predictors}
     rows = []
     for name, squares in left.items():
         unexplained, reach = ratio(squares, whole)
         ends = unexplained * np.exp(np.array([1, -1]) * reach / unexplained)  # in the logarithm: it is above 0
         rows.append((name, 1 - unexplained, *(1 - ends), np.sqrt(squares.mean())))
-    for name in PREDICTORS[1:]:
+    for name in predictors[1:]:
         difference, reach = ratio(left[name] - left[CLAIM], whole)
         rows.append((f"{CLAIM} − {name}", difference, difference - reach, difference + reach, np.nan))
     table = pd.DataFrame(rows, columns=["predictor", "explained", "lo95", "hi95", "residual_sd"])
-    return table.assign(cells=len(y), runs=len(runs))
+    return table.assign(left_out=left_out, degree=degree, cells=len(cells))
+
+
+def collapse(runs: pd.DataFrame, capacity: pd.DataFrame) -> pd.DataFrame:
+    """The rows of collapse.csv; runs: from `read_runs`; capacity: capacity.csv."""
+    tables = []
+    means = {name: (name, "mean") for name in (*PREDICTORS[2:], CLAIM, "ln_kl")}
+    every = (
+        runs.groupby(["model", "L"]).agg(**means, converged=("converged", "all"), runs=("seed", "size")).reset_index()
+    )
+    chosen = [("trained", "all", every, PREDICTORS), ("trained", "converged", every[every["converged"]], PREDICTORS)]
+    chosen.append(("linear", "all", linear_cells(capacity, runs), PREDICTORS[:3]))
+    for kl_of, cells_of, cells, predictors in chosen:
+        for left_out in ("cell", "length"):
+            for degree in (1, 2):
+                if len(cells) >= MIN_CELLS and cells["L"].nunique() > 1:
+                    table = explained(cells.reset_index(drop=True), predictors, left_out, degree)
+                    tables.append(table.assign(kl_of=kl_of, cells_of=cells_of, runs=cells["runs"].sum()))
+    return pd.concat(tables, ignore_index=True)[RESULT]
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
     runs = read_runs(cfg.summary)
-    table, models = collapse(runs), sorted(runs["model"].unique())
-    write_csv(cfg.out, table, cfg, [cfg.summary], started, models=models)
+    table, models = collapse(runs, read_capacity(cfg.capacity)), sorted(runs["model"].unique())
+    write_csv(cfg.out, table, cfg, [cfg.summary, cfg.capacity], started, models=models)
     print(f"{len(runs)} runs of {', '.join(models)}")
-    print(table.drop(columns=["cells", "runs"]).round(3).to_string(index=False))
+    print(table.drop(columns="runs").round(3).to_string(index=False))
     print(f"wrote {cfg.out}")
 
 

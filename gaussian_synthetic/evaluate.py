@@ -14,6 +14,10 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  mi_nats         exact I(L/2; L) of the token sequence
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
+                 last_gain       share of its KL that the last restart of the training took away (see train.py)
+                 converged       whether that is below CONVERGED, or below NEGLIGIBLE of the KL of `independent`
+                 frontier_lo_nats, frontier_hi_nats   the mean D_i of the best linear state of that many elements lies
+                                 between these (--capacity); empty where the state grows or the L is not there
 with standard errors over draws, of the runs of this call, all of one family and number of copies. A killed run goes on:
 what was computed from a checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position.
 
@@ -38,9 +42,10 @@ from tqdm import tqdm
 from common import training
 from common.cli import UserError, run
 from common.history_state import history_state
-from common.record import file_hash, write_csv
+from common.record import ROOT, file_hash, write_csv
 from common.resume import Pieces
 from gaussian_synthetic import train
+from gaussian_synthetic.capacity import read_capacity
 from gaussian_synthetic.exact import families
 from gaussian_synthetic.exact_mi import bipartite_information
 from gaussian_synthetic.training import models
@@ -53,6 +58,9 @@ TABLES = {
 }
 TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
 TABLES["summary"] += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
+TABLES["summary"] += ["last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"]
+CONVERGED = 0.1  # of the KL that the same run had before its last restart
+NEGLIGIBLE = 0.002  # of the KL of `independent`
 NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
 
@@ -62,6 +70,7 @@ class Settings:
     out: Path  # folder for the CSVs
     draws: int = 256  # not in the paper: sequences of L tokens
     batch: int = 8  # sequences at a time: bounds memory, changes nothing else
+    capacity: Path = ROOT / "results/capacity/capacity.csv"  # of capacity.py
     seed: int = 0  # of the draws, which are never those of the training
     device: str = "auto"  # auto, cpu, cuda or cuda:1
 
@@ -98,6 +107,24 @@ class Run:
         """What the runs of one kl.csv share."""
         family, k, n, copies = (self.settings[name] for name in ("family", "k", "n", "copies"))
         return {"family": family, "k": families.NAMED[family] if k is None else k, "n": n, "copies": copies}
+
+    def last_gain(self) -> tuple[float, float]:
+        """Share of the KL, and nats a token, that the last restart took away; not numbers before the first restart."""
+        losses = dict(zip(self.log["step"], self.log["kl_nats"], strict=True))
+        return training.last_gains(losses, self.settings["steps"]) or (math.nan, math.nan)
+
+    def frontier(self, capacity: pd.DataFrame, state: int) -> tuple[float, float]:
+        """Bounds of the KL a token of the best linear state of `state` elements; not numbers where L is not there.
+
+        The loss is convex in the elements of a copy; where they do not divide, some copies have one more.
+        """
+        of = self.law | {"L": self.settings["L"]}
+        same = [capacity[name] == of[name] for name in ("family", "k", "n", "L")]
+        here = capacity[np.logical_and.reduce(same)].sort_values("d")
+        if here.empty:
+            return math.nan, math.nan
+        each = (np.interp(state / of["copies"], here["d"], here[name]) for name in ("lower_nats", "attained_nats"))
+        return tuple(of["copies"] * max(0.0, nats) / of["L"] for nats in each)
 
 
 def read_run(folder: Path) -> Run:
@@ -195,7 +222,7 @@ def _digits(values: np.ndarray, digits: int) -> np.ndarray:
 
 
 def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.ndarray]:
-    """kl and nll of a run, (draws, L), and as sizes the elements of its state and its parameters.
+    """kl and nll of a run, (draws, L), and as sizes the elements of its state after L/4 and L/2 tokens, its parameters.
 
     UserError: tensors of another model, a KL that is not finite, a batch that does not fit the GPU.
     """
@@ -215,7 +242,11 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
     if not np.isfinite(kl).all():
         raise UserError(f"{this.folder}: the KL of the model is not finite: train it again")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"kl": kl, "nll": nll, "sizes": np.array([history_state(model.config, L // 2), parameters])}
+    return {
+        "kl": kl,
+        "nll": nll,
+        "sizes": np.array([*(history_state(model.config, L // n) for n in (4, 2)), parameters]),
+    }
 
 
 def main(cfg: Settings) -> None:
@@ -226,24 +257,29 @@ def main(cfg: Settings) -> None:
     runs = [read_run(folder) for folder in cfg.runs]
     check_runs(runs)
     pieces = Pieces(cfg.out / "kl.parts", {"draws": cfg.draws, "draw_seed": cfg.seed})
+    capacity = read_capacity(cfg.capacity)
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     independent: dict[int, dict[str, Any]] = {}
     for this in runs:
         L, copies = this.settings["L"], this.settings["copies"]
         if not pieces.done(this.checkpoint):
             pieces.write(this.checkpoint, evaluate(cfg, this, device))
-        found = pieces.read(this.checkpoint, {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "sizes": (2,)})
+        found = pieces.read(this.checkpoint, {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "sizes": (3,)})
         law = found["kl"], found["nll"], families.conditional_std(this.family).log().numpy(), copies
-        size, parameters = found["sizes"].tolist()
+        earlier, size, parameters = found["sizes"].tolist()
         about = {"steps": this.step, "draws": cfg.draws, "draw_seed": cfg.seed, "checkpoint": this.checkpoint}
         about |= {"state_size": size, "parameters": parameters} | this.key
         row = summary_row(*law) | this.law | about
+        nothing = dict.fromkeys(about, 0) | {"model": "independent", "L": L, "checkpoint": "", "converged": True}
+        independent[L] = independent_row(*law[2:]) | this.law | nothing
+        row["last_gain"], nats = this.last_gain()
+        row["converged"] = row["last_gain"] < CONVERGED or nats < NEGLIGIBLE * independent[L]["mean_kl_nats"]
+        bounds = this.frontier(capacity, size) if earlier == size else (math.nan, math.nan)
+        row["frontier_lo_nats"], row["frontier_hi_nats"] = bounds
         tables["kl"].append(position_rows(*law).assign(**this.key))
         logged = {"kl_nats": _digits(this.log["kl_nats"], 4), "steps": this.settings["steps"]}
         tables["training"].append(this.log.assign(**logged, **this.key))
         tables["summary"].append(pd.DataFrame([row]))
-        nothing = dict.fromkeys(about, 0) | {"model": "independent", "L": L, "checkpoint": ""}
-        independent[L] = independent_row(*law[2:]) | this.law | nothing
         print(
             f"{this.folder}: mean KL {row['mean_kl_nats']:.4g} ± {row['mean_kl_stderr_nats']:.2g} nats a token, "
             f"utilisation {row['utilisation']:.3f} ± {row['utilisation_stderr']:.2g} of {row['mi_nats']:.4g} nats"

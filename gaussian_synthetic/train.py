@@ -41,7 +41,7 @@ class Settings(training.Settings):
     steps: int = 500_000  # optimizer steps
     batch: int = 4  # sequences of L tokens a step, over all processes and micro-batches
     start: Path | None = field(default=None, metadata=RESUME_OK)
-    """not in the paper: a finished run of the same model and copies at a shorter L, whose weights this one starts from"""
+    """not in the paper: a run of the same model and copies at a shorter L, whose weights this one begins with"""
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)
@@ -60,7 +60,9 @@ def sequences(tokens: int) -> dict[int, int]:
 # tenth or by less than 0.2% of what ignoring the past costs with 16 copies at L = 16.
 LONG = {"restarts": 2, "stop_below": 0.1, "negligible": 0.005, "clip": 1.0, "optimizer": "muon", "precision": "bf16"}
 RATE = {"learning_rate": 8e-3, "log_every": 50, "checkpoint_every": 500}  # results/benchmarks/training_rates.csv
-CPU = LONG | RATE | {"copies": 16, "batch": sequences(1024), "steps": {64: 500, 256: 1000}, "warmup": {64: 50, 256: 100}}
+CPU = (
+    LONG | RATE | {"copies": 16, "batch": sequences(1024), "steps": {64: 500, 256: 1000}, "warmup": {64: 50, 256: 100}}
+)
 GPU = CPU | {"batch": sequences(8192), "steps": {64: 500, 256: 1000, 1024: 2000}}
 PRESETS = {
     "paper": {},

@@ -28,23 +28,29 @@ import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from style import COLORS, GREY, L_AXIS, draw_points, log_axis, new_figure, put_legend, read_table, save
 
 from common.cli import UserError, run
+from common.record import ROOT
 
 KEY = ["model", "L", "seed"]
-SUMMARY = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "utilisation"]
+SUMMARY = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "utilisation", "converged", "copies", "family", "k", "n"]
+FRONTIER = ["frontier_lo_nats", "frontier_hi_nats"]  # NaN where the state grows, and where capacity.csv has no such L
+CAPACITY = ["family", "k", "n", "L", "d", "mi_nats", "lower_nats", "attained_nats"]
 KL = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats"]
 TRAINING = [*KEY, "steps", "step", "kl_nats"]
 INDEPENDENT = "independent"  # the predictor that ignores the past
 MARKERS = "oD^svP"
-ROW = 4  # positions that G.7 and G.8 average into a point: rows of four repeat a pattern
+# Last positions of the bins of G.7 and G.8: logarithmic, and beyond 4 of whole rows of four, which repeat a pattern.
+EDGES = sorted({2**i for i in range(25)} | {3 * 2**i for i in range(2, 25)})
 REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    figure: Literal["3", "G.7", "G.8", "utilisation", "training"] = "3"
+    figure: Literal["3", "G.7", "G.8", "utilisation", "training", "frontier"] = "3"
+    capacity: Path = ROOT / "results/capacity/capacity.csv"  # of the best linear state, for 3 and frontier
     L: tuple[int, ...] = ()  # lengths of G.7 and G.8, a panel each; default: the three longest
 
 
@@ -57,6 +63,10 @@ class Models:
     names: list[str]
 
     @property
+    def copies(self) -> int:
+        return int(self.summary["copies"].iloc[0])
+
+    @property
     def lengths(self) -> list[int]:
         return sorted(self.summary["L"].astype(int).unique())
 
@@ -64,10 +74,10 @@ class Models:
         """Whether a model's history state is as large at every length, as a recurrent model's is."""
         return self.summary.loc[self.summary["model"] == name, "state_size"].nunique() == 1
 
-    def look(self, name: str) -> dict[str, object]:
-        """Of points, filled where the state is of fixed size."""
+    def look(self, name: str, color: str = "", filled: bool = True) -> dict[str, object]:
+        """Of points; color: that of the model, unless given."""
         i = self.names.index(name)
-        return style.look(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], filled=self.constant(name))
+        return style.look(color or COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], filled=filled)
 
     def line(self, name: str) -> dict[str, object]:
         """For ax.plot without markers: solid where the state is of fixed size."""
@@ -77,7 +87,8 @@ class Models:
 
 def read_models(folder: Path) -> Models:
     """UserError: a bad CSV, or one without models."""
-    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, ["utilisation"], KEY)
+    summary = read_table(folder / "summary.csv", [*SUMMARY, *FRONTIER], REMEDY, ["utilisation", *FRONTIER], KEY)
+    summary["converged"] = summary["converged"].astype(str) == "True"
     sizes = summary[summary["model"] != INDEPENDENT].groupby("model")["state_size"].agg(["max", "nunique"])
     if sizes.empty:
         raise UserError(f"{folder / 'summary.csv'} has no models: {REMEDY}")
@@ -85,45 +96,114 @@ def read_models(folder: Path) -> Models:
     return Models(folder, summary, sizes.sort_values(["constant", "max"], kind="stable").index.tolist())
 
 
-def draw_seeds(ax: Axes, models: Models, names: Sequence[str], column: str, by: pd.Series) -> dict[str, Artist]:
-    """Means of a column of summary.csv over seeds against `by`, L or another, bars from the least seed to the largest.
+def draw_cells(
+    ax: Axes, models: Models, name: str, rows: pd.DataFrame, x: str, y: str, color: str = "", floor: float = -np.inf
+) -> Artist:
+    """A point for each L of a model: the mean over seeds, bars from the least seed to the largest.
 
-    A line joins those of a model where `by` is L. Returns the legend.
+    Hollow where a seed has not converged. floor: see draw_points.
     """
+    cells = rows.groupby("L").agg(x=(x, "mean"), y=(y, "mean"), lo=(y, "min"), hi=(y, "max"), done=("converged", "all"))
+    for filled, some in cells.groupby("done"):
+        bars = [some["y"] - some["lo"], some["hi"] - some["y"]]
+        draw_points(ax, some["x"], some["y"], bars, models.look(name, color, bool(filled)), floor=floor)
+    return Line2D([], [], linestyle="", **_of_line(models.look(name, color)))
+
+
+def _of_line(look: dict[str, object]) -> dict[str, object]:
+    """A look of ax.errorbar for a Line2D."""
+    return {"marker": look["fmt"]} | {key: value for key, value in look.items() if key not in ("fmt", "elinewidth")}
+
+
+def draw_over_lengths(ax: Axes, models: Models, names: Sequence[str], column: str) -> dict[str, Artist]:
+    """A column of summary.csv against L, a line a model. Returns the legend."""
     legend = {}
     for name in names:
         rows = models.summary[models.summary["model"] == name]
-        found = rows.groupby(by[rows.index])[column].agg(["mean", "min", "max"])
-        bars = [found["mean"] - found["min"], found["max"] - found["mean"]]
-        legend[name] = draw_points(ax, found.index.to_series(), found["mean"], bars, models.look(name), floor=-np.inf)
-        if by.name == "L":
-            ax.plot(found.index, found["mean"], color=models.look(name)["color"], linewidth=0.8)
+        legend[name] = draw_cells(ax, models, name, rows, "L", column)
+        mean = rows.groupby("L")[column].mean()
+        ax.plot(mean.index, mean, color=models.look(name)["color"], linewidth=0.8)
     return legend
 
 
-def draw_fig3(models: Models) -> Figure:
-    titles = ["a  state grows with L", "b  state of fixed size", "c  against I/dim(z)"]
-    x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)"]
-    fig, axes, _ = new_figure(titles, "Average KL (nats a token)", x_labels)
+def hollow() -> dict[str, Artist]:
+    return {"not converged": Line2D([], [], linestyle="", **_of_line(style.look(GREY, "o", filled=False)))}
+
+
+def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
+    titles = [
+        "a  state grows with L",
+        "b  state of fixed size",
+        "c  against I/dim(z)",
+        "d  above the best linear state",
+    ]
+    x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)", "Elements of the state, dim(z)"]
+    fig, axes, _ = new_figure(titles, "Average KL (nats a token)", x_labels, columns=2)
     fixed = [name for name in models.names if models.constant(name)]
-    summary, path, legend = models.summary, models.folder / "summary.csv", {}
+    summary, path = models.summary, models.folder / "summary.csv"
+    legend, colors = {}, dict(zip(models.lengths, COLORS, strict=False))
     for ax, names in zip(axes, ([name for name in models.names if name not in fixed], fixed), strict=False):
-        legend |= draw_seeds(ax, models, names, "mean_kl_nats", summary["L"])
+        legend |= draw_over_lengths(ax, models, names, "mean_kl_nats")
         found = summary[summary["model"] == INDEPENDENT].groupby("L")["mean_kl_nats"].mean()
-        (line,) = ax.plot(found.index, found, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
+        (line,) = ax.plot(found.index, found, color=GREY, linestyle=":", linewidth=0.9, zorder=1, gid="independent")
         log_axis(ax.xaxis, models.lengths, f"{path}: L", base=2)
+    bottom = summary["mean_kl_nats"].min()
+    for name in fixed:
+        rows = summary[(summary["model"] == name) & (summary["frontier_lo_nats"] > bottom)].drop_duplicates("L")
+        color = models.look(name)["color"]
+        axes[1].vlines(rows["L"], rows[FRONTIER[0]], rows[FRONTIER[1]], color=color, linewidth=5, alpha=0.4, zorder=1)
+    legend |= hollow() | {INDEPENDENT: line}
+    table = summary[summary["model"].isin(fixed)].copy()
     if fixed:
-        ratio = summary["mi_nats"] / summary["state_size"].where(summary["state_size"] > 0)
-        draw_seeds(axes[2], models, fixed, "mean_kl_nats", ratio)
-        log_axis(axes[2].xaxis, ratio[summary["model"].isin(fixed)], f"{path}: mi_nats / state_size")
+        table["ratio"], table["above"] = (
+            table["mi_nats"] / table["state_size"],
+            table["mean_kl_nats"] - table[FRONTIER[1]],
+        )
+        for name in fixed:
+            for L, rows in table[table["model"] == name].groupby("L"):
+                draw_cells(axes[2], models, name, rows, "ratio", "mean_kl_nats", colors[L])
+                draw_cells(axes[3], models, name, rows, "state_size", "above", colors[L], floor=0.0)
+        for L, color in colors.items():
+            legend[f"L = {L}"] = Line2D([], [], color=color, linewidth=2)
+            curve = frontier[(frontier["L"] == L) & (frontier["d"] > 0) & (frontier["attained_nats"] > 0)]
+            kl = models.copies * curve["attained_nats"] / L
+            axes[2].plot(curve["mi_nats"] / curve["d"], kl, color=color, linewidth=0.9, zorder=1, gid=f"linear {L}")
+            above = table[table["L"] == L].groupby("state_size")["above"].mean()
+            axes[3].plot(above.index, above.where(above > 0), color=color, linewidth=0.6, zorder=1)
+        legend |= {"best linear state": Line2D([], [], color=GREY, linewidth=0.9)}
+        log_axis(axes[2].xaxis, np.append(table["ratio"], 1.0), f"{path}: mi_nats / state_size")
+        log_axis(axes[3].xaxis, table["state_size"], f"{path}: state_size")
     log_axis(axes[0].yaxis, summary["mean_kl_nats"], f"{path}: mean_kl_nats")
-    put_legend(fig, legend | {INDEPENDENT: line}, columns=4)
+    put_legend(fig, legend, columns=4)
+    return fig
+
+
+def draw_frontier(models: Models, frontier: pd.DataFrame) -> Figure:
+    """KL against the elements of a copy, a panel a length, above what the best linear state can reach."""
+    fixed = [name for name in models.names if models.constant(name)]
+    table = models.summary[models.summary["model"].isin(fixed)].copy()
+    table["d"] = table["state_size"] / models.copies
+    titles = [f"L = {L}" for L in models.lengths]
+    fig, axes, _ = new_figure(titles, "Average KL (nats a token)", "dim(z) / copies (elements)")
+    legend = {}
+    for ax, L in zip(axes, models.lengths, strict=True):
+        curve = frontier[(frontier["L"] == L) & (frontier["d"] > 0) & (frontier["attained_nats"] > 0)]
+        bounds = (models.copies * curve[name] / L for name in ("lower_nats", "attained_nats"))
+        legend["best linear state"] = ax.fill_between(curve["d"], *bounds, color=GREY, alpha=0.4, linewidth=0.8)
+        for name in fixed:
+            rows = table[(table["model"] == name) & (table["L"] == L)]
+            legend[name] = draw_cells(ax, models, name, rows, "d", "mean_kl_nats")
+        log_axis(ax.xaxis, np.append(table["d"], 1), "dim(z) / copies", base=2)
+        ignoring = models.summary[(models.summary["model"] == INDEPENDENT) & (models.summary["L"] == L)]["mean_kl_nats"]
+        legend[INDEPENDENT] = ax.axhline(ignoring.iloc[0], color=GREY, linestyle=":", linewidth=0.9)
+    log_axis(axes[0].yaxis, models.summary["mean_kl_nats"], f"{models.folder / 'summary.csv'}: mean_kl_nats")
+    put_legend(fig, legend | hollow(), columns=4)
     return fig
 
 
 def draw_utilisation(models: Models) -> Figure:
     fig, (ax,), _ = new_figure([""], "Utilisation of I(L/2; L)")
-    put_legend(fig, draw_seeds(ax, models, models.names, "utilisation", models.summary["L"]), columns=2)
+    put_legend(fig, draw_over_lengths(ax, models, models.names, "utilisation") | hollow(), columns=2)
     for y in (0, 1):
         ax.axhline(y, color=GREY, linewidth=0.5, zorder=0)
     log_axis(ax.xaxis, models.lengths, f"{models.folder / 'summary.csv'}: L", base=2)
@@ -155,10 +235,11 @@ def draw_lines(models: Models, table: pd.DataFrame, lengths: Sequence[int], by: 
 def draw_positions(models: Models, column: str, lengths: Sequence[int]) -> Figure:
     """Figs. G.7 and G.8. UserError: a length that there is not."""
     kl = read_table(models.folder / "kl.csv", KL, REMEDY, key=[*KEY, "position"])
-    lengths = lengths or [L for L in models.lengths if L > ROW][-3:]
+    lengths = lengths or models.lengths[-3:]
     if missing := set(lengths or [0]) - set(kl["L"]):
         raise UserError(f"--L {min(missing)}: kl.csv in {models.folder} has L = {', '.join(map(str, set(kl['L'])))}")
-    kl["position"] = (kl["position"] - 1) // ROW * ROW + (ROW + 1) / 2
+    last = np.searchsorted(EDGES, kl["position"])
+    kl["position"] = np.sqrt(np.take([1, *(edge + 1 for edge in EDGES)], last) * np.take(EDGES, last))
     return draw_lines(models, kl, lengths, "position", column)
 
 
@@ -170,7 +251,12 @@ def draw(cfg: Settings) -> Figure:
     if cfg.figure == "training":
         training = read_table(cfg.results / "training.csv", TRAINING, REMEDY, key=[*KEY, "steps", "step"])
         return draw_lines(models, training, sorted(training["L"].unique()), "step", "kl_nats")
-    return draw_fig3(models) if cfg.figure == "3" else draw_utilisation(models)
+    if cfg.figure == "utilisation":
+        return draw_utilisation(models)
+    frontier = read_table(cfg.capacity, CAPACITY, "make it with python gaussian_synthetic/capacity.py", CAPACITY[6:])
+    same = [frontier[name] == models.summary[name].iloc[0] for name in ("family", "k", "n")]
+    frontier = frontier[np.logical_and.reduce(same)]
+    return draw_fig3(models, frontier) if cfg.figure == "3" else draw_frontier(models, frontier)
 
 
 def main(cfg: Settings) -> None:

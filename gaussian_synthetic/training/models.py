@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from common.architectures import MODELS, configuration
+from common.architectures import architecture, configuration
 from common.history_state import history_state
 
 
@@ -57,4 +57,4 @@ def build(name: str, copies: int, L: int) -> GaussianModel:
     history_state(config, L)  # a state that evaluate.py could not count is refused before any training
     backbone = AutoModel.from_config(config)
     backbone.set_input_embeddings(nn.Identity())
-    return GaussianModel(name, backbone, copies, positions=L if MODELS[name].positions else 0)
+    return GaussianModel(name, backbone, copies, positions=L if architecture(name).positions else 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from common.architectures import MODELS, Architecture, configuration
+from common.architectures import MODELS, Architecture, architecture, configuration
 from common.cli import UserError
 from common.history_state import history_state, state_by_kind
 
@@ -62,7 +62,10 @@ def test_the_models_of_the_paper_have_their_published_sizes(name):
         assert by_formula + embedding == pytest.approx(number, rel=0.1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+SIZED = ["gru-16-5", "gru-128-64", "mamba2-64-32", "mamba2-128-1024-no-pos", "mamba2-128-16384"]
+
+
+@pytest.mark.parametrize("name", [*MODELS, *SIZED])
 def test_every_model_is_built_without_dropout_and_its_state_is_known(name):
     config = configuration(name, 4096, vocab_size=3, bos_token_id=2)
     assert (config.vocab_size, config.bos_token_id, config.use_cache) == (3, 2, False)
@@ -72,9 +75,11 @@ def test_every_model_is_built_without_dropout_and_its_state_is_known(name):
     assert not any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout))
     if hasattr(config, "max_position_embeddings"):
         assert config.max_position_embeddings == 4096
-    if size := name.removesuffix("-no-pos").partition("mamba2-mini-")[2]:
+    kind, _, size = name.removesuffix("-no-pos").partition("-")
+    if size[-1:].isdigit() and kind in ("gru", "mamba2"):
         # The number in a name counts the recurrences, without the convolutions.
-        assert not size.isdigit() or state_by_kind(config, 128)["mamba2_recurrence"] == int(size)
+        assert state_by_kind(config, 128)[f"{kind}_recurrence"] == int(size.rpartition("-")[2])
+        assert architecture(name).positions == ("no-pos" not in name)
 
 
 def test_names_are_told_apart():
@@ -89,6 +94,13 @@ def test_the_chunk_of_mamba2_goes_by_the_length():
 def test_what_cannot_be_built_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"no model 'gpt5': choose gpt2, .* or add a line to common/architectures.py"):
         configuration("gpt5", 16)
+    for name, said in [
+        ("mamba2-128-1000", "no state of 1000 elements: a multiple of 32, e.g. 992"),
+        ("mamba2-128-3", "e.g. 32"),
+        ("gru-0-8", "at least 1"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            configuration(name, 16)
     monkeypatch.setitem(MODELS, "mine", Architecture("my_architecture", {}))
     with pytest.raises(UserError, match=r"^model mine: transformers has no model type 'my_architecture'"):
         configuration("mine", 16)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
+from common import architectures
 from common import history_state as hs
 from common.cli import UserError
 
@@ -163,7 +164,8 @@ def test_as_many_elements_as_the_cache_holds(name):
 
 
 def test_every_model_type_is_tested():
-    assert {kind for kind, _ in MODELS.values()} | {"rwkv7"} == hs.KNOWN  # transformers lacks rwkv7: by hand below
+    # transformers lacks these two: by hand below.
+    assert {kind for kind, _ in MODELS.values()} | {"rwkv7", "gru"} == hs.KNOWN
 
 
 def test_falcon_40b_keeps_copies_of_its_heads():
@@ -256,3 +258,16 @@ def test_settings_by_hand():
     kimi = {**LLAMA, "model_type": "kimi_k2", "kv_lora_rank": 24, "qk_rope_head_dim": 8}
     for settings in (kimi, {"model_type": "kimi_k25", "text_config": kimi}):
         assert hs.state_by_kind(hs.read_settings(settings), 7) == {"latent_attention": 2 * 32 * 7}
+
+
+def test_a_gru_keeps_what_its_last_step_hands_on():
+    config = architectures.configuration("gru-16-5", 64)
+    model = AutoModel.from_config(config)
+    (layer,) = model.layers
+    x = torch.randn(2, 24, 16)
+    _, state = layer.recurrence(layer.norm(x[:, :10]))
+    assert hs.history_state(config, 10) == hs.history_state(config, 1000) == state[:, 0].numel() == 5
+    rest = layer.recurrence(layer.norm(x[:, 10:]), state)[0]
+    torch.testing.assert_close(
+        model(inputs_embeds=x).last_hidden_state[:, 10:], model.norm(x[:, 10:] + layer.out(rest))
+    )

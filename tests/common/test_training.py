@@ -124,6 +124,33 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
     assert (tmp_path / "cut" / "log.json").read_bytes() == before
 
 
+def test_restarts(tmp_path):
+    """Each is a cosine of twice the steps; one that changes little is the last; a run may be given more of them."""
+    plain = run(settings(tmp_path / "plain", warmup=2), task(steps=10))
+    whole = run(settings(tmp_path / "whole", warmup=2, restarts=2), task(steps=10))
+    assert whole["step"].tolist() == list(range(5, 75, 5))
+    pd.testing.assert_frame_equal(whole[:2], plain, check_exact=True)
+    rates = []
+    for start, end in ((0, 10), (10, 30), (30, 70)):
+        x = range(end - start)
+        rates += [i / 2 if i < 2 else (1 + math.cos(math.pi * (i - 2) / (end - start - 2))) / 2 for i in x]
+    assert whole["learning_rate"].tolist() == pytest.approx([3e-3 * rates[i] for i in range(4, 70, 5)], abs=1e-12)
+    more = tmp_path / "more"
+    assert run(settings(more, warmup=2, restarts=1), task(steps=10))["step"].max() == 30
+    pd.testing.assert_frame_equal(run(settings(more, warmup=2, restarts=2), task(steps=10)), whole, check_exact=True)
+    error = whole.set_index("step")["error"]
+    gain = training.last_gains(error.to_dict(), 10)
+    assert gain == pytest.approx(((error[30] - error[70]) / error[30], error[30] - error[70]))
+    assert training.last_gains(error[:3].to_dict(), 10) is None
+    first = (error[10] - error[30]) / error[10], error[10] - error[30]
+    for name, value in zip(("stop_below", "negligible"), first, strict=True):
+        for factor, steps in ((1.01, 30), (0.99, 70)):
+            stopping = settings(tmp_path / f"{name}{factor}", warmup=2, restarts=2, **{name: factor * value})
+            assert run(stopping, task(steps=10))["step"].max() == steps
+    with pytest.raises(UserError, match="12 steps must be a multiple of --log-every 5"):
+        run(settings(tmp_path / "odd", warmup=2, restarts=1), task(steps=12))
+
+
 def test_muon_takes_the_matrices_inside_the_backbone(tmp_path):
     of = task()
     adamw, muon = training.make_optimizers(settings(tmp_path, optimizer="muon"), of)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import call_script, one_line_error, trained
+from conftest import ROOT, call_script, one_line_error, trained
 
 from common import history_state
 from gaussian_synthetic import evaluate
@@ -158,6 +158,28 @@ def test_both_tables(runs, tmp_path):
         assert training.loc[same, "step"].tolist() == log["step"].tolist()
         np.testing.assert_allclose(training.loc[same, "kl_nats"], log["kl_nats"], rtol=1e-3)
     assert (training["steps"] == 20).all()
+
+
+def test_convergence_and_the_best_linear_state(tmp_path):
+    """Of a run with a restart; its frontier by hand from capacity.csv, and none where the state grows."""
+    long = ("--steps", 40, "--restarts", 1)
+    runs = [train_one(tmp_path / name, "--model", name, *long) for name in ("gru-16-7", "tiny")]
+    assert call(runs, tmp_path / "out").returncode == 0
+    summary = tables(tmp_path / "out")[1].set_index("model")
+    for run, name in zip(runs, ("gru-16-7", "tiny"), strict=True):
+        log, row = pd.read_csv(run / "log.csv").set_index("step")["kl_nats"], summary.loc[name]
+        assert log.index[-1] == row["steps"] == 120
+        assert row["last_gain"] == pytest.approx(1 - log[120] / log[40], rel=1e-5)
+        small = evaluate.NEGLIGIBLE * summary.loc["independent", "mean_kl_nats"]
+        assert row["converged"] == (row["last_gain"] < evaluate.CONVERGED or log[40] - log[120] < small)
+    capacity = pd.read_csv(ROOT / "results/capacity/capacity.csv").query("L == 16").set_index("d")
+    for column, name in (("frontier_lo_nats", "lower_nats"), ("frontier_hi_nats", "attained_nats")):
+        # 7 elements for 3 copies: two copies have 2, one has 3.
+        wanted = (2 * capacity.loc[2, name] + capacity.loc[3, name]) / 16
+        assert summary.loc["gru-16-7", column] == pytest.approx(wanted, rel=1e-6)
+        assert np.isnan(summary.loc["tiny", column])
+    nowhere = call(runs, tmp_path / "other", "--capacity", tmp_path / "capacity.csv")
+    assert "capacity.csv" in one_line_error(nowhere)
 
 
 def test_what_is_there_is_not_computed_again(runs, tmp_path):

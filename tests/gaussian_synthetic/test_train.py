@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +165,26 @@ def test_the_family_and_the_seed_of_the_settings(tmp_path, changes):
 def test_bad_settings(tmp_path, changes, said):
     assert said in one_line_error(call_script(SCRIPT, *QUICK, "--out", tmp_path / "new", *changes))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_begins_with_the_weights_of_a_shorter_one(tmp_path):
+    """Its tables of positions repeat those of the shorter, and nothing else differs."""
+    short = ["--model", "gpt2-mini", "--copies", 2, "--batch", 8, "--steps", 20, "--warmup", 2, "--log-every", 10]
+    short += ["--checkpoint-every", 10, "--learning-rate", 3e-3, "--optimizer", "muon"]
+    assert call_script(SCRIPT, *short, "--L", 4, "--out", tmp_path / "short").returncode == 0
+    weights = training.read_checkpoint(tmp_path / "short" / training.CHECKPOINT)["model"]
+    cfg = Settings(model="gpt2-mini", out=tmp_path, L=16, copies=2, start=tmp_path / "short")
+    begun = train.task(cfg, CPU).model.state_dict()
+    tables = {name for name, value in begun.items() if value.shape != weights[name].shape}
+    assert tables == {"positions.weight", "backbone.wpe.weight"}
+    for name, value in begun.items():
+        assert torch.equal(value, weights[name].repeat(4, 1) if name in tables else weights[name])
+    long = ["--L", 16, "--start", tmp_path / "short", "--out", tmp_path / "long"]
+    assert call_script(SCRIPT, *short, *long).returncode == 0
+    facts = json.loads((tmp_path / "long" / "run.json").read_text(encoding="utf-8"))
+    assert facts["start"] == str(tmp_path / "short")
+    assert call_script(SCRIPT, *short, *long[:2], "--out", tmp_path / "cold").returncode == 0
+    assert read_log(tmp_path / "long")["kl_nats"].iloc[0] < 0.8 * read_log(tmp_path / "cold")["kl_nats"].iloc[0]
+    other = call_script(SCRIPT, *short, *long[:4], "--copies", 3, "--out", tmp_path / "other")
+    assert "is of another model, width or number of copies" in one_line_error(other)
+    assert not (tmp_path / "other").exists()

@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from common import history_state
-from common.architectures import Architecture
+from common.architectures import MODELS, Architecture, architecture
 from common.cli import UserError
 from gaussian_synthetic.training import models
 
 COPIES, L = 3, 24
 # One model of each kind, small enough for a CPU.
 KINDS = ["tiny", "gpt2-mini", "qwen3-mini", "neox", "window-mini", "hybrid-mini", "mamba-mini-32", "mamba2-mini-512"]
+KINDS += ["gru-32-8", "mamba2-32-64"]
 
 
 @pytest.fixture(autouse=True)
 def neox(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one kind that has no small model in the table."""
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    monkeypatch.setitem(models.MODELS, "neox", Architecture("gpt_neox", small))
+    monkeypatch.setitem(MODELS, "neox", Architecture("gpt_neox", small))
 
 
 def draws(number: int) -> torch.Tensor:
@@ -36,7 +37,7 @@ def test_shapes(name):
     model = built(name)
     mean, log_std = model(draws(2))
     assert model.name == name
-    assert (model.positions is None) != models.MODELS[name].positions
+    assert (model.positions is None) != architecture(name).positions
     assert not any("embed_tokens" in key or "wte" in key or "embeddings" in key for key in model.state_dict())
     assert mean.shape == log_std.shape == (2, L, COPIES)
     assert mean.isfinite().all()
@@ -70,7 +71,7 @@ def test_a_window_ends():
     assert size.nonzero().flatten().tolist() == list(range(50 - 1 - 30, 50))
 
 
-@pytest.mark.parametrize("name", ["mamba2-mini-2048", "mamba-mini-32", "hybrid-mini"])
+@pytest.mark.parametrize("name", ["mamba2-mini-2048", "mamba2-32-64", "gru-32-8", "mamba-mini-32", "hybrid-mini"])
 def test_a_longer_sequence_changes_no_earlier_prediction(name):
     """Across the chunks in which a scan is computed: 96 tokens at once, and the first 40 alone."""
     torch.manual_seed(0)
@@ -86,7 +87,7 @@ def test_the_chunk_of_mamba2_changes_no_number():
     outcomes = []
     for length in (16, 96):
         torch.manual_seed(0)
-        model = models.build("mamba2-mini-2048-no-pos", COPIES, length).eval()
+        model = models.build("mamba2-64-1024-no-pos", COPIES, length).eval()
         outcomes.append((model.config.chunk_size, model(z)[0]))
     (short, one), (long, other) = outcomes
     assert short < long
@@ -105,7 +106,7 @@ def test_every_parameter_takes_part():
 
 def test_a_model_of_unknown_state_is_refused(monkeypatch):
     small = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
-    monkeypatch.setitem(models.MODELS, "mine", Architecture("olmoe", small | {"num_experts": 2}))
+    monkeypatch.setitem(MODELS, "mine", Architecture("olmoe", small | {"num_experts": 2}))
     monkeypatch.setattr(history_state, "KNOWN", history_state.KNOWN - {"olmoe"})
     with pytest.raises(UserError, match="history state of model type 'olmoe' is not known here"):
         models.build("mine", COPIES, L)
