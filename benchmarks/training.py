@@ -1,7 +1,8 @@
-"""What training costs: a step of the loop beside another checkout's, and Muon beside AdamW.
+"""What training costs: a step of the loop beside another checkout's, Muon beside AdamW, learning rates.
 
     python benchmarks/training.py --part loop --other ../other-checkout --documents data/documents/my_books_256
     python benchmarks/training.py --part optimizers          # one CPU core: 40 minutes
+    python benchmarks/training.py --part rates               # one CPU core: 20 minutes
 
 Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 means ours is better.
   loop         milliseconds of a step, one thread: both checkouts train by their command lines in turn, --rounds times;
@@ -9,6 +10,8 @@ Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 me
   optimizers   the smallest of --budgets (steps of a cosine to 0, by bisection) whose last row, a twentieth of the
                steps, has a KL of --goal or less with one of --rates; then its seconds at the speed of that run's
                fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
+  rates        another table, a row a run: the KL in the last row of the log of each of --rated at each of --sweep, by
+               the first cosine of --preset cpu of gaussian_synthetic/train.py at L = 64, without its restarts
 
 Expect: the loops to take the same time, Muon half of AdamW's steps with GPT2.
 """
@@ -31,7 +34,7 @@ from tqdm import tqdm
 
 from benchmarks.publish import publish, row
 from common.cli import UserError, parse, run
-from common.record import ROOT
+from common.record import ROOT, write_csv
 from gaussian_synthetic import train
 
 GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
@@ -41,7 +44,7 @@ BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")
 
 @dataclass(frozen=True)
 class Settings:
-    part: Literal["loop", "optimizers"] = "loop"
+    part: Literal["loop", "optimizers", "rates"] = "loop"
     out: Path | None = None  # default: results/benchmarks/training_<part>.csv
     other: Path | None = None  # loop: folder of the other checkout
     documents: Path | None = None
@@ -52,6 +55,9 @@ class Settings:
     budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)  # optimizers: steps, ascending
     rates: tuple[float, ...] = (8e-3, 4e-3)  # optimizers: of AdamW
     goal: float = 0.005  # optimizers: nats a token
+    rated: tuple[str, ...] = ("gpt2-128", "qwen3-128", "window-128", "mamba2-128-1024", "gru-128-256")  # rates
+    sweep: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)  # rates: of AdamW, Muon's is five times that
+    seeds: tuple[int, ...] = (0, 1)  # rates
 
     def validate(self) -> None:
         if self.rounds < 1 or self.steps < 20 or min(self.budgets) < 20:
@@ -114,12 +120,9 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
         middle = (low + high) // 2
         steps, reached = cfg.budgets[middle], False
         for rate in cfg.rates:
-            with tempfile.TemporaryDirectory() as folder:
-                flags = ["--model", model, *OF_GAUSSIANS, "--optimizer", optimizer, "--device", "cpu"]
-                flags += ["--steps", steps, "--warmup", steps // 10, "--learning-rate", rate, "--out", f"{folder}/run"]
-                flags += ["--log-every", steps // 20, "--checkpoint-every", steps // 20 * 20]
-                train.main(parse(train.Settings, list(map(str, flags)), presets=train.PRESETS))
-                log = pd.read_csv(f"{folder}/run/log.csv")
+            flags = ["--model", model, *OF_GAUSSIANS, "--optimizer", optimizer, "--device", "cpu"]
+            flags += ["--steps", steps, "--warmup", steps // 10, "--learning-rate", rate]
+            log = _run_here([*flags, "--log-every", steps // 20, "--checkpoint-every", steps // 20 * 20])
             kl, seconds = float(log["kl_nats"].iloc[-1]), step_seconds(log)
             names = {"model": model, "optimizer": optimizer, "steps": steps, "learning_rate": rate}
             runs.append(names | {"kl_nats": kl, "seconds_a_step": seconds})
@@ -130,12 +133,35 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
     return found
 
 
+def rate_rows(cfg: Settings) -> pd.DataFrame:
+    torch.set_num_threads(1)
+    rows = []
+    for model in cfg.rated:
+        for rate in cfg.sweep:
+            for seed in cfg.seeds:
+                flags = ["--model", model, "--L", 64, "--preset", "cpu", "--restarts", 0, "--learning-rate", rate]
+                made = {"model": model, "L": 64, "learning_rate": rate, "seed": seed}
+                log = _run_here([*flags, "--seed", seed, "--device", "cpu"])
+                rows.append(made | {"steps": log["step"].iloc[-1], "kl_nats": log["kl_nats"].iloc[-1]})
+    return pd.DataFrame(rows)
+
+
+def _run_here(flags: list[object]) -> pd.DataFrame:
+    """The log of a run of gaussian_synthetic/train.py in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        train.main(parse(train.Settings, [*map(str, flags), "--out", f"{folder}/run"], presets=train.PRESETS))
+        return pd.read_csv(f"{folder}/run/log.csv")
+
+
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
     out = cfg.out or Path(f"results/benchmarks/training_{cfg.part}.csv")
     if cfg.part == "loop":
         publish(pd.DataFrame(loop_rows(cfg)), cfg, started, out)
+        return
+    if cfg.part == "rates":
+        write_csv(out, rate_rows(cfg), cfg, started=started)
         return
     rows, runs = [], []
     for model in cfg.models:

@@ -148,7 +148,8 @@ def main(cfg: Settings) -> None:
     table, models = collapse(runs, read_capacity(cfg.capacity)), sorted(runs["model"].unique())
     write_csv(cfg.out, table, cfg, [cfg.summary, cfg.capacity], started, models=models)
     print(f"{len(runs)} runs of {', '.join(models)}")
-    print(table.drop(columns="runs").round(3).to_string(index=False))
+    shown = table[(table["degree"] == 2) & (table["left_out"] == "cell") & table["residual_sd"].notna()]
+    print(shown[RESULT[:-2]].round(3).to_string(index=False))
     print(f"wrote {cfg.out}")
 
 

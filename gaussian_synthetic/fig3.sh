@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Fig. 3 (a, b, c): models trained on the sub-volume family: average KL against L, and against I(L/2; L) / dim(z), with
-# how well one curve explains it (collapse.csv), and beside it how much of I(L/2; L) they use (utilisation).
-#   PRESET=smoke  five small models to L = 16, 30 steps, which teach them nothing             2 CPU cores, 1 minute
-#   PRESET=cpu    six small models (two layers, width 64), L = 16, 64, 256, three seeds, and  2 CPU cores, 74 minutes
-#                 two of these lengths again with fewer steps (committed; default)
-#   PRESET=gpu    the mini models to L = 1,024, more tokens a step, eight runs at a time    one GPU
+# Fig. 3: models trained on the sub-volume family: average KL against L (a, b) and against I(L/2; L) / dim(z) (c), with how
+# well one curve explains it (collapse.csv), less that of the best linear state (d), and how much of I(L/2; L) they use.
+#   PRESET=smoke  six small models to L = 16, 90 steps, which teach them little               2 CPU cores, 1 minute
+#   PRESET=cpu    ten small models (two layers, width 128, 16 copies), L = 16, 64, 256, two   2 CPU cores, 2 hours
+#                 seeds, each until more steps change little; eight smaller ones with 4
+#                 copies at L = 16, 64 (committed; default)
+#   PRESET=gpu    the ten models to L = 1,024, three seeds, eight runs at a time              one GPU
 #   PRESET=paper  Table F.1: 12 models, 64 copies a token, 500,000 steps each                 one GPU of 80 GB, months; days a run
 # Steps, learning rate, batch and copies of each preset stand at the top of train.py (PRESETS), draws in evaluate.py.
+# But for the paper's, a run starts from the weights of the run of the same model at a fourth of its length.
 # A part of it, or a model of your own (a line in common/architectures.py), and other lengths or families:
-#     MODELS="gpt2-mini mamba-mini" LENGTHS="16 64" SEEDS="0 1" OUT=results/mine bash gaussian_synthetic/fig3.sh --steps 2000
-# where what is left out is the six mini models, 16 64 256 and seed 0, whatever the preset.
+#     MODELS="gpt2-128 gru-128-32" LENGTHS="16 64" SEEDS="0 1" OUT=results/mine bash gaussian_synthetic/fig3.sh --steps 2000
+# where what is left out is the ten models, 16 64 256 and seed 0, whatever the preset.
 # Flags go to train.py, e.g. --family logarithmic, and alone leave the runs those of the preset; they too want an OUT.
 # WORKERS=4 trains four runs at a time, RUNS=folder puts the checkpoints there. A killed run goes on.
 set -euo pipefail
@@ -34,8 +36,7 @@ case $PRESET in
         out=results/fig3 workers=2 threads=1
         grid="full | cpu | 16 64 256 | 0 1 | $small
             few_copies | cpu-few | 16 64 | 0 1 | $few
-            without_positions | cpu | 64 | 0 1 | mamba2-128-1024-no-pos
-            full | cpu | 16 64 256 | 0 | mamba-128"
+            without_positions | cpu | 64 | 0 1 | mamba2-128-1024-no-pos"
         ;;
     gpu)
         out=results/gpu/fig3 workers=8 threads=1
@@ -98,5 +99,9 @@ if ! "$python" gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out
     echo "no collapse.csv: it takes more models of fixed state, see above"
 fi
 "$python" plots/gaussian_models.py --figure 3 --results "$out" --out "$out/fig3"
+"$python" plots/gaussian_models.py --figure frontier --results "$out" --out "$out/frontier"
+if [ -d "$out/few_copies" ]; then
+    "$python" plots/gaussian_models.py --figure frontier --results "$out/few_copies" --out "$out/few_copies/frontier"
+fi
 "$python" plots/gaussian_models.py --figure utilisation --results "$out" --out "$out/utilisation"
 "$python" plots/gaussian_models.py --figure training --results "$out" --out "$out/training"

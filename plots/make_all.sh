@@ -27,7 +27,8 @@ draw families figC6/figC6 results/figC6/subvolume results/figC6/logarithmic
 draw gaussian_models figG7/figG7 results/fig3 --figure G.7
 draw gaussian_models figG8/figG8 results/fig3 --figure G.8
 draw gaussian_models fig3/fig3 results/fig3 --figure 3
-for figure in utilisation training; do draw gaussian_models "fig3/$figure" results/fig3 --figure "$figure"; done
+for figure in utilisation training frontier; do draw gaussian_models "fig3/$figure" results/fig3 --figure "$figure"; done
+draw gaussian_models fig3/few_copies/frontier results/fig3/few_copies --figure frontier
 draw books fig4/fig4 results/fig4
 draw books figG9/figG9 results/figG9
 draw condition condition/condition results/condition
