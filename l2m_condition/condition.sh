@@ -14,7 +14,7 @@ begin MODEL FIT OUT
 
 contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
 more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
-models=() fit= summary=results/fig3/summary.csv
+models=() fit=
 case $PRESET in
     smoke) out=results/smoke/condition models=(Llama-3.1-8B Gemma-3-27B Mamba-130M) ;;
     cpu) out=results/condition contexts+=("${more[@]}") fit=results/fig2b/fit.csv ;;
@@ -29,5 +29,5 @@ out=${OUT:-$out} fit=${FIT:-$fit}
 
 "$python" l2m_condition/state_size.py --out "$out/state.csv" --context "${contexts[@]}" ${models:+--model "${models[@]}"}
 "$python" l2m_condition/required_state.py --state "$out/state.csv" --out "$out" ${fit:+--fit "$fit"} \
-    --summary "$summary" "$@"
+    --capacity results/capacity/capacity.csv "$@"
 "$python" plots/condition.py --results "$out" --out "$out/condition"

@@ -9,7 +9,7 @@ interval. It is compared with what the state after L/2 tokens can hold,
 which README.md of this folder derives. C, in nats an element, is an assumption that every row names (`capacity`):
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     1 nat        --nats-per-element
-    measured     --summary, the most that a model trained on Gaussian sequences was seen to use
+    linear       --capacity, what the smallest linear state of a Gaussian family holds that loses nothing
 Writes into the folder --out:
     condition.csv  a row a model, law and capacity: verdict, by the exponents alone; satisfies_wanted, whether the state
                    holds what --wanted tokens ask for; max_context_tokens, up to which it holds enough: inf where it
@@ -39,8 +39,6 @@ STATE_REMEDY = "make it with python l2m_condition/state_size.py"
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter"]
 FIT_NUMBERS = ["value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max"]
 FIT_REMEDY = "make it with python measure_mutual_info/estimate_bipartite.py"
-SUMMARY = ["state_size", "mi_nats", "utilisation"]
-SUMMARY_REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 PAPER = {"paper-direct": (2.27, 0.76), "paper-vclub": (3.26, 0.71)}  # A in nats, β: Fig. 2b, without an interval
 CONDITION = ["model", "group", "law", "beta", "beta_lo95", "beta_hi95", "growth_exponent", "verdict", "capacity"]
 CONDITION += ["nats_per_element", "max_context_tokens", "wanted_tokens", "mi_nats", "mi_lo95", "mi_hi95"]
@@ -60,8 +58,8 @@ class Settings:
     bits_per_element: float = 16.0
     """not in the paper: bits that an element of the state can hold; 16 is the size of a bfloat16"""
     nats_per_element: tuple[float, ...] = (1.0,)  # not in the paper: further constants C
-    summary: Path | None = None
-    """summary.csv of gaussian_synthetic/evaluate.py: the largest nats an element of its runs are one more C"""
+    capacity: Path | None = None
+    """capacity.csv of gaussian_synthetic/capacity.py: I/rank at its longest L is one more C"""
     vocabulary: int = 128_256  # M. Llama 3.1, whose tokens the paper's laws count
     wanted: int = 1_000_000  # tokens: the context that a model should hold
 
@@ -183,19 +181,15 @@ def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
     return State(model, group, growth.max(), sizes.index.to_numpy(float), sizes.sum(axis=1).to_numpy())
 
 
-def measured(path: Path) -> float:
-    """The most nats that an element of a state holds among the runs of summary.csv. UserError: none.
-
-    A model that has read the first half X predicts the second half Y better than the law of Y alone does, by
-        E[log q(Y|X)] − E[log p(Y)] = U · I(L/2; L)   (nats; U = `utilisation`),
-    so state and current token hold U · I(L/2; L) / dim(z) an element. Longer training might use more.
-    """
-    table = read_csv(path, SUMMARY, SUMMARY_REMEDY)
-    size, mi, used = (numbers(table[column], path, SUMMARY_REMEDY) for column in SUMMARY)
-    best = (used * mi / size)[size > 0].max()  # `independent` keeps nothing
-    if not 0 < best < math.inf:
-        raise UserError(f"{path} has no run with a state and a utilisation above 0: {SUMMARY_REMEDY}")
-    return float(best)
+def linear(path: Path) -> float:
+    """I(L/2; L) by the rank of Cov(X, Y), at the longest L of capacity.csv. UserError: a bad file."""
+    remedy = "make it with python gaussian_synthetic/capacity.py"
+    table = read_csv(path, ["L", "mi_nats", "rank"], remedy)
+    L, mi, rank = (numbers(table[name], path, remedy) for name in ("L", "mi_nats", "rank"))
+    nats = (mi / rank)[L.idxmax()] if len(table) else math.nan
+    if not 0 < nats < math.inf:
+        raise UserError(f"{path} has no information and rank above 0: {remedy}")
+    return float(nats)
 
 
 def max_context(law: ScalingLaw, state: State, nats: float, vocabulary: int) -> float:
@@ -259,10 +253,10 @@ def main(cfg: Settings) -> None:
         raise UserError(f"two laws are called {twice.pop()}: give each corpus once, or rename its source in fit.csv")
     capacities = {f"{cfg.bits_per_element:g} bits": cfg.bits_per_element * math.log(2)}
     capacities |= {f"{nats:g} nat{'s' * (nats != 1)}": nats for nats in cfg.nats_per_element}
-    if cfg.summary is not None:
-        capacities["measured"] = measured(cfg.summary)
+    if cfg.capacity is not None:
+        capacities["linear"] = linear(cfg.capacity)
     table, needs = condition(cfg, laws, capacities), required(cfg, laws, capacities)
-    inputs = [cfg.state, *cfg.fit, *([cfg.summary] if cfg.summary else [])]
+    inputs = [cfg.state, *cfg.fit, *filter(None, [cfg.capacity])]
     write_csv(cfg.out / "required.csv", needs, cfg, inputs, started)
     write_csv(cfg.out / "condition.csv", table, cfg, inputs, started)
     report(cfg, laws, table)

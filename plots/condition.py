@@ -52,7 +52,7 @@ def draw_laws(ax: Axes, required: pd.DataFrame) -> dict[str, Artist]:
         band = needs.index, needs.min(axis=1), needs.max(axis=1)
         label = f"law of the paper ({' to '.join(needs)})"
         legend[label] = ax.fill_between(*band, color=PAPER, alpha=0.45, linewidth=0.8, zorder=4, gid="paper")
-        how = f"{rows['nats_per_element'].iloc[0]:.2g} nats" if capacity == "measured" else capacity
+        how = f"{rows['nats_per_element'].iloc[0]:.2g} nats" if capacity == "linear" else capacity
         ax.annotate(f" at {how}/element", (needs.index[-1], needs.iloc[-1].mean()), va="center", color=PAPER)
     one_nat = required["capacity"][np.log(required["nats_per_element"]).abs().idxmin()]
     for law, rows in required[~paper & (required["capacity"] == one_nat)].groupby("law", sort=False):

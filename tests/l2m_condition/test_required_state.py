@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, call_script, one_line_error
 
 from common.powerlaw import fit_law
-from l2m_condition.required_state import PAPER, STATE, SUMMARY, ScalingLaw
+from l2m_condition.required_state import PAPER, STATE, ScalingLaw
 
 SCRIPT = "l2m_condition/required_state.py"
 CONTEXTS = [2**k for k in range(8, 21)]
@@ -167,11 +167,10 @@ def test_a_fit_and_its_interval(tmp_path):
     assert held[list(sizes)].tolist() == ["no", "undecided", "yes"]
 
 
-def test_what_runs_on_gaussian_sequences_were_seen_to_use(tmp_path):
-    runs = [(100, 4.0, 0.9), (100, 11.0, -0.5), (500, 11.0, 1.0), (0, 11.0, 1.0)]  # the last keeps nothing
-    summary = save(pd.DataFrame(runs, columns=SUMMARY), tmp_path / "summary.csv")
-    table, _ = run_it(tmp_path, "--summary", summary)
-    assert table[table["capacity"] == "measured"]["nats_per_element"].to_numpy() == pytest.approx(0.036)
+def test_what_an_element_of_a_linear_state_holds(tmp_path):
+    capacity = pd.DataFrame([(16, 0.9, 5), (256, 8.2165, 49), (256, 8.2165, 49)], columns=["L", "mi_nats", "rank"])
+    table, _ = run_it(tmp_path, "--capacity", save(capacity, tmp_path / "capacity.csv"))
+    assert table[table["capacity"] == "linear"]["nats_per_element"].to_numpy() == pytest.approx(8.2165 / 49)
 
 
 def test_interval_is_that_of_a_line():
@@ -194,7 +193,7 @@ def test_interval_is_that_of_a_line():
         (["--wanted", 100], None, "begins at L = 512 tokens"),
         (["--fit", "FIT", "SAME"], None, "two laws are called books-direct"),
         (["--fit", "BAD"], None, "A = -1, beta = -1 of direct are no law"),
-        (["--summary", "NONE"], None, "has no run with a state"),
+        (["--capacity", "NONE"], None, "has no information and rank above 0"),
         ([], lambda t: pd.concat([t, t]), "has no rows, a number that no model has, or one row twice"),
         ([], lambda t: t[t["context_tokens"] <= 2048], "a window of windows is not full at its last context"),
     ],
@@ -202,7 +201,7 @@ def test_interval_is_that_of_a_line():
 def test_bad_input(tmp_path, flags, change, said):
     files = {name: save(fit_table(), tmp_path / f"{name}.csv") for name in ("FIT", "SAME")}
     files["BAD"] = save(fit_table().assign(value=-1), tmp_path / "BAD.csv")
-    files["NONE"] = save(pd.DataFrame([(0, 1, 1), (9, 1, -1)], columns=SUMMARY), tmp_path / "NONE.csv")
+    files["NONE"] = save(pd.DataFrame([(16, 0, 5)], columns=["L", "mi_nats", "rank"]), tmp_path / "NONE.csv")
     table = state_table({"attention": KINDS["hybrid"], "windows": KINDS["windows"]})
     state = save(change(table) if change else table, tmp_path / "state.csv")
     done = call_script(SCRIPT, "--state", state, "--out", tmp_path / "out", *(files.get(flag, flag) for flag in flags))
@@ -218,7 +217,7 @@ def test_the_table_of_the_page_is_that_of_the_csv():
     rows = [[cell.strip() for cell in row] for row in rows if len(row) == 8 and row[0].strip() in table.index.levels[0]]
     assert len(rows) == 12
     for model, group, state, exponent, said, *held in rows:
-        for capacity, tokens in zip(("16 bits", "1 nat", "measured"), held, strict=True):
+        for capacity, tokens in zip(("16 bits", "1 nat", "linear"), held, strict=True):
             row = table.loc[model, capacity]
             assert (group, said, float(exponent)) == (row["group"], row["verdict"], row["growth_exponent"]), model
             assert state == f"{row['state_elements'] / 1e6:,.1f}"
@@ -233,13 +232,9 @@ def test_the_numbers_of_the_page_are_those_of_the_csvs():
     direct, vclub = needs.loc["paper-direct"], needs.loc["paper-vclub"]
     assert f"{direct['16 bits']:,.0f} and {vclub['16 bits']:,.0f} elements at 16 bits" in page
     assert f"{direct['1 nat']:,.0f} and {vclub['1 nat']:,.0f} at one nat" in page
-    assert f"{direct['measured'] / 1e6:.0f} and {vclub['measured'] / 1e6:.0f} million at what was measured" in page
-    runs = pd.read_csv(results / "fig3" / "summary.csv").query("state_size > 0")
-    runs["nats"] = runs["utilisation"] * runs["mi_nats"] / runs["state_size"]
-    best = runs.loc[runs["nats"].idxmax()]
-    assert (
-        f"{best['nats']:.4f} nats an element, of Mamba2 with {best['state_size']:,} elements at L = {best['L']}" in page
-    )
+    assert f"{direct['linear']:,.0f} and {vclub['linear']:,.0f} at that of the linear state" in page
+    nats = pd.read_csv(results / "condition" / "required.csv").query("capacity == 'linear'")["nats_per_element"].iloc[0]
+    assert f"{nats:.2f} nats an element" in page
     table = pd.read_csv(results / "condition" / "condition.csv")
     assert (table.groupby("model")["verdict"].nunique() == 1).all()  # "all verdicts are the same under our own law"
     ours = table[table["law"] == "books-direct"].iloc[0]

@@ -23,7 +23,7 @@ MODELS = {  # group → model → elements at L
 }
 SIZES = {model: size for models in MODELS.values() for model, size in models.items()}
 LAWS = {"paper-direct": (2.27, 0.76), "paper-vclub": (3.26, 0.71), "books-direct": (3.9, 0.48)}
-CAPACITIES = {"16 bits": 11.09, "1 nat": 1.0, "measured": 0.0072}
+CAPACITIES = {"16 bits": 11.09, "1 nat": 1.0, "linear": 0.168}
 
 
 def made_up(folder: Path) -> Path:
@@ -68,7 +68,7 @@ def test_the_figure_from_one_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "condition.png").stat().st_size > 0
     table = pd.read_csv(tmp_path / "condition.csv")
-    assert set(table["capacity"]) == {"16 bits", "1 nat", "measured"}
+    assert set(table["capacity"]) == {"16 bits", "1 nat", "linear"}
     assert (table["wanted_tokens"] == 100_000).all()
     verdicts = table.drop_duplicates("model").set_index("model")["verdict"]
     assert verdicts.to_dict() == {"Llama-3.1-8B": "satisfies", "Gemma-3-27B": "satisfies", "Mamba-130M": "violates"}
