@@ -8,7 +8,7 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  nll_nats        E −log q(W_i|W_<i), of the drawn W_i: entropy_nats + kl_nats, but noisier than that
                  entropy_nats    exact entropy of W_i given W_<i
                  share_of_past   1 − D_i / I(W_i; W_<i), the share of what the past tells that the model uses
-    training.csv step, kl_nats: the rows of log.csv, a token's KL while training; steps: of the whole run
+    training.csv step, kl_nats: the rows of log.csv, a token's KL while training; steps: of the first cosine (train.py)
     summary.csv  a row a run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
                  state_size      elements of the history state of L/2 tokens
                  mi_nats         exact I(L/2; L) of the token sequence

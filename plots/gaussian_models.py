@@ -4,12 +4,13 @@
 
 Reads summary.csv (evaluate.py) from the folder, kl.csv for G.7 and G.8, and training.csv for `training`. Writes OUT.png
 and OUT.pdf:
-    3            average KL against L of models whose state grows with L (a) and of those of fixed state (b), and
-                 that of the latter against I(L/2; L) / dim(z) (c)
+    3            average KL against L of models whose state grows with L (a) and of those of fixed state (b), and of the
+                 latter against I(L/2; L) / dim(z) (c), and less that of the best linear state (d)
     G.7          KL position by position, a panel a length
     G.8          NLL position by position, and the exact entropy below which no model comes
     utilisation  not in the paper: share of I(L/2; L) that a model makes use of, against L
     training     not in the paper: KL against the steps of training
+    frontier     not in the paper: KL against the elements of a copy, and the best linear state
 
 Hardware: one CPU core, three seconds. Expect, where training is long enough: a flat, b rising the sooner the smaller
 the state, c one curve. See docs/figures.md.
@@ -151,7 +152,16 @@ def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
     for name in fixed:
         rows = summary[(summary["model"] == name) & (summary["frontier_lo_nats"] > bottom)].drop_duplicates("L")
         color = models.look(name)["color"]
-        axes[1].vlines(rows["L"], rows[FRONTIER[0]], rows[FRONTIER[1]], color=color, linewidth=5, alpha=0.4, zorder=1)
+        axes[1].vlines(
+            rows["L"],
+            rows[FRONTIER[0]],
+            rows[FRONTIER[1]],
+            color=color,
+            linewidth=5,
+            alpha=0.4,
+            zorder=1,
+            gid="frontier",
+        )
     legend |= hollow() | {INDEPENDENT: line}
     table = summary[summary["model"].isin(fixed)].copy()
     if fixed:
@@ -189,7 +199,9 @@ def draw_frontier(models: Models, frontier: pd.DataFrame) -> Figure:
     for ax, L in zip(axes, models.lengths, strict=True):
         curve = frontier[(frontier["L"] == L) & (frontier["d"] > 0) & (frontier["attained_nats"] > 0)]
         bounds = (models.copies * curve[name] / L for name in ("lower_nats", "attained_nats"))
-        legend["best linear state"] = ax.fill_between(curve["d"], *bounds, color=GREY, alpha=0.4, linewidth=0.8)
+        legend["best linear state"] = ax.fill_between(
+            curve["d"], *bounds, color=GREY, alpha=0.4, linewidth=0.8, gid="linear"
+        )
         for name in fixed:
             rows = table[(table["model"] == name) & (table["L"] == L)]
             legend[name] = draw_cells(ax, models, name, rows, "d", "mean_kl_nats")

@@ -1,4 +1,4 @@
-"""The benchmark of training: its two parts, small."""
+"""The benchmark of training: its parts, small."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import training
+from gaussian_synthetic import train
 from tests.conftest import ROOT, call_script, one_line_error, toy_books
 
 SCRIPT = "benchmarks/training.py"
@@ -55,6 +56,18 @@ def test_optimizers(tmp_path):
             below = of[of["steps"] < found]
             assert below["steps"].max() == found - 20
             assert (below["kl_nats"] > 0.62).all()
+
+
+def test_learning_rates(tmp_path, monkeypatch):
+    small = {"batch": 2, "copies": 1, "steps": 20, "warmup": 2, "log_every": 10, "checkpoint_every": 10}
+    monkeypatch.setitem(train.PRESETS, "cpu", train.PRESETS["cpu"] | small)
+    flags = ["--rated", "tiny", "--sweep", 1e-3, 1e-2, "--seeds", 0, 3, "--out", tmp_path / "made.csv"]
+    done = call_script(SCRIPT, "--part", "rates", *flags)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "made.csv")
+    keys = [("tiny", 64, rate, seed, 20) for rate in (1e-3, 1e-2) for seed in (0, 3)]
+    assert list(table.drop(columns="kl_nats").itertuples(index=False, name=None)) == keys
+    assert table["kl_nats"].nunique() == 4
 
 
 def test_bad_settings():

@@ -197,36 +197,83 @@ def test_figb5():
 
 # Models on Gaussian sequences
 
-GROWING = ["window-mini", "gpt2-mini"]
-FIXED = [f"mamba2-mini-{size}" for size in (256, 512, 2048, 8192)]  # by the size of the state
 
-
-def gaussian_figure(figure: str, **settings):
-    fig = gaussian_models.draw(gaussian_models.Settings(RESULTS / "fig3", Path("x"), figure, **settings))
+def gaussian_figure(figure: str, folder: str = "fig3", **settings):
+    fig = gaussian_models.draw(gaussian_models.Settings(RESULTS / folder, Path("x"), figure, **settings))
     assert_texts_fit(fig)
     return fig
 
 
+def models_by_state(folder: str = "fig3") -> tuple[pd.DataFrame, list[str], list[str]]:
+    """summary.csv without the predictor that ignores the past, and the models of growing and of fixed state."""
+    summary = table(f"{folder}/summary", "model != 'independent'")
+    of = summary.groupby("model")["state_size"].agg(["max", "nunique"]).sort_values("max", kind="stable")
+    return summary, of.index[of["nunique"] > 1].tolist(), of.index[of["nunique"] == 1].tolist()
+
+
+def drawn_cells(ax) -> pd.DataFrame:
+    """The points of a panel: x, y, whether filled, in the order of x and y."""
+    points = []
+    for container in ax.containers:
+        line = container.lines[0]
+        filled = line.get_markerfacecolor() != "none"
+        points += [(x, y, filled) for x, y in zip(*line.get_data(), strict=True)]
+    return pd.DataFrame(points, columns=["x", "y", "filled"]).sort_values(["x", "y"], ignore_index=True)
+
+
+def cells(rows: pd.DataFrame, x: str, y: str = "mean_kl_nats") -> pd.DataFrame:
+    found = rows.groupby(["model", "L"]).agg(x=(x, "mean"), y=(y, "mean"), filled=("converged", "all"))
+    return found.sort_values(["x", "y"], ignore_index=True)
+
+
 def test_fig3():
-    summary, axes = table("fig3/summary"), gaussian_figure("3").axes
-    summary["ratio"] = summary["mi_nats"] / summary["state_size"].where(summary["state_size"] > 0)
-    for ax, names, by in zip(axes, (GROWING, FIXED, FIXED), ("L", "L", "ratio"), strict=True):
-        for container, name in zip(ax.containers, names, strict=True):
-            found = summary[summary["model"] == name].groupby(by)["mean_kl_nats"].agg(["mean", "min", "max"])
-            assert_points(container, found.index, found["mean"], found["min"], found["max"])
-    independent = axes[1].get_lines()[-1].get_ydata()
-    assert independent == pytest.approx(summary[summary["model"] == "independent"].sort_values("L")["mean_kl_nats"])
+    summary, growing, fixed = models_by_state()
+    axes = gaussian_figure("3").axes
+    summary["ratio"] = summary["mi_nats"] / summary["state_size"]
+    summary["above"] = summary["mean_kl_nats"] - summary["frontier_hi_nats"]
+    of_fixed = summary[summary["model"].isin(fixed)]
+    wanted = [cells(summary[summary["model"].isin(growing)], "L"), cells(of_fixed, "L"), cells(of_fixed, "ratio")]
+    above = cells(of_fixed, "state_size", "above")
+    for ax, points in zip(axes, [*wanted, above[above["y"] > 0].reset_index(drop=True)], strict=True):
+        pd.testing.assert_frame_equal(drawn_cells(ax), points, check_dtype=False)
+    independent = table("fig3/summary", "model == 'independent'").sort_values("L")["mean_kl_nats"]
+    assert gid(axes[1], "independent")[0].get_ydata() == pytest.approx(independent)
+    capacity = table("capacity/capacity", "L == 64 and d > 0 and attained_nats > 0")
+    curve = gid(axes[2], "linear 64")[0]
+    assert curve.get_xdata() == pytest.approx(capacity["mi_nats"] / capacity["d"])
+    assert curve.get_ydata() == pytest.approx(summary["copies"].iloc[0] * capacity["attained_nats"] / 64)
+    bars = [bar for bars in axes[1].collections if bars.get_gid() == "frontier" for bar in bars.get_segments()]
+    low = of_fixed[of_fixed["frontier_lo_nats"] > summary["mean_kl_nats"].min()].drop_duplicates(["model", "L"])
+    assert sorted(bar[0, 1] for bar in bars) == pytest.approx(sorted(low["frontier_lo_nats"]))
+    assert sorted(bar[1, 1] for bar in bars) == pytest.approx(sorted(low["frontier_hi_nats"]))
+
+
+@pytest.mark.parametrize("folder", ["fig3", "fig3/few_copies"])
+def test_the_frontier(folder):
+    summary, _, fixed = models_by_state(folder)
+    summary["d"] = summary["state_size"] / summary["copies"]
+    for ax, L in zip(gaussian_figure("frontier", folder).axes, sorted(summary["L"].unique()), strict=True):
+        here = summary[(summary["L"] == L) & summary["model"].isin(fixed)]
+        pd.testing.assert_frame_equal(drawn_cells(ax), cells(here, "d"), check_dtype=False)
+        (band,) = (band for band in ax.collections if band.get_gid() == "linear")
+        capacity = table("capacity/capacity", f"L == {L} and d == 1").iloc[0] * summary["copies"].iloc[0]
+        at_one = band.get_paths()[0].vertices
+        at_one = at_one[at_one[:, 0] == 1, 1]
+        assert at_one.min() == pytest.approx(capacity["lower_nats"] / L)
+        assert at_one.max() == pytest.approx(capacity["attained_nats"] / L)
 
 
 @pytest.mark.parametrize(("figure", "quantity"), [("G.7", "kl"), ("G.8", "nll")])
 def test_figs_g7_and_g8(figure, quantity):
-    kl = table("fig3/kl", "L == 64")
+    """In logarithmic bins of whole rows of four."""
+    kl, (_, growing, fixed) = table("fig3/kl", "L == 64"), models_by_state()
+    kl["bin"] = pd.cut(kl["position"], [0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64])
     (ax,) = gaussian_figure(figure, L=(64,)).axes
-    for line, name in zip(ax.get_lines(), [*GROWING, *FIXED], strict=False):
-        rows = kl[kl["model"] == name]
-        assert line.get_ydata() == pytest.approx(rows.groupby((rows["position"] - 1) // 4)[f"{quantity}_nats"].mean())
-        assert line.get_xdata() == pytest.approx(np.arange(16) * 4 + 2.5)
-    exact = kl.groupby((kl["position"] - 1) // 4)["entropy_nats"].mean()
+    for line, name in zip(ax.get_lines(), [*growing, *fixed], strict=False):
+        rows = kl[kl["model"] == name].groupby("bin", observed=True)
+        assert line.get_ydata() == pytest.approx(rows[f"{quantity}_nats"].mean())
+        assert line.get_xdata() == pytest.approx(np.sqrt(rows["position"].min() * rows["position"].max()))
+    exact = kl.groupby("bin", observed=True)["entropy_nats"].mean()
     assert (quantity == "kl") or ax.get_lines()[-1].get_ydata() == pytest.approx(exact)
 
 
