@@ -6,6 +6,8 @@ Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into t
     two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each estimator of entropy, and less the plateau
     fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î;
                     `selected`: the law of the least AICc of the first two below
+    ranges.csv      rows of fit.csv for fits from d_min to every later distance (L_max), of power_plus_constant and
+                    paper_eq_b15: how α and C depend on where the fit ends
     sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
                     neighbouring distances give the local slope
 
@@ -20,7 +22,7 @@ differences between distances, and its curve can lie to one side of all points. 
 fit that `plateau` chooses: the plateau of the bias, for all d alike (README.md says how far that holds). Errors come
 from the rows of counts_by_book.csv: books, or documents of a single book.
 
-Hardware: one CPU core, half a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
+Hardware: one CPU core, a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and 
 @dataclass(frozen=True)
 class Settings:
     counts: Path  # counts.csv of count_ngrams.py, with counts_by_book.csv beside it
-    out: Path  # folder for two_point.csv, fit.csv and sweep.csv
+    out: Path  # folder for the CSVs
     d_min: int = 1  # tokens; the fits begin here
     d_max: int = 4096  # tokens; the fits end here. Paper: 4096 on PG19, 256 on Wikipedia
     bootstrap: int = 200  # not in the paper: resamplings of whole books; 0 for none
@@ -200,7 +202,9 @@ def fit_all(
     fits, intervals, failed = [], {}, {}
     weighted = {law: lambda some, law=law: fit_weighted(law, d, some) for law in laws if values is not None}
     unweighted = {"paper_eq_b15": lambda some: fit_eq_b15(d, some.mean(axis=0))}
-    for law, fit in tqdm((weighted | unweighted).items(), desc="laws", disable=not replications or values is None):
+    for law, fit in tqdm(
+        (weighted | unweighted).items(), desc="laws", disable=not replications or values is None, leave=False
+    ):
         try:
             fits.append(fit(values if values is not None else mi_nats[None]))
             if replications and values is not None:
@@ -209,6 +213,16 @@ def fit_all(
         except NoFitError as error:
             failed.setdefault(str(error), []).append(law)
     return fits, intervals, [f"{', '.join(laws)}: {reason}" for reason, laws in failed.items()]
+
+
+def range_rows(here: dict, d: np.ndarray, mi_nats: np.ndarray, values: np.ndarray, cfg: Settings) -> list[dict]:
+    """Rows of ranges.csv: the fits to the first 4, 5, … of the distances d, (p,). values: (units, p)."""
+    rows = []
+    for end in range(MIN_POINTS + 1, len(d) + 1):
+        some = d[:end], mi_nats[:end], values[:, :end]
+        fits, intervals, _ = fit_all(*some, cfg.bootstrap, cfg.seed, LAWS[:1])
+        rows += bipartite.fit_rows(here, fits, intervals, f"{len(values)} units")
+    return rows
 
 
 def plateau(fits: list[Fit]) -> Fit | None:
@@ -246,7 +260,7 @@ def main(cfg: Settings) -> None:
     n_pairs = [entropy.sample_size(*of) for of in counts.by_kind["pair"].values()]
     if values is not None and not covariance_is_known(values[:, inside]):
         print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AICc take them as independent")
-    tables, fit_table, sweep_table, corrected_by = [], [], [], None
+    tables, fit_table, sweep_table, range_table, corrected_by = [], [], [], [], None
     for estimator in ESTIMATORS:
         mi, main_one = mutual_information(counts.by_kind, estimator), estimator == "grassberger"
         these = values[:, inside] if main_one and values is not None else None
@@ -265,18 +279,20 @@ def main(cfg: Settings) -> None:
             if values is not None:
                 known = ~np.isnan(error)
                 sweep_table = bipartite.sweep_rows(here, d[known], values[:, known], C)
+                far = known & (d >= cfg.d_min)
+                range_table = range_rows(here, d[far], mi[far], values[:, far], cfg)
         tables.append(table)
     table = pd.concat(tables, ignore_index=True).reindex(columns=TWO_POINT_COLUMNS)
-    fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
+    fits, ranges = (pd.DataFrame(rows, columns=FIT_COLUMNS) for rows in (fit_table, range_table))
     windows = pd.DataFrame(sweep_table, columns=bipartite.SWEEP_COLUMNS)
     windows = windows.assign(alpha=-windows["beta"], lo95=-windows["hi95"], hi95=-windows["lo95"])[SWEEP_COLUMNS]
-    for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows)):
+    for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows), ("ranges", ranges)):
         plateau_of = corrected_by.law if corrected_by else None
         write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, plateau_of=plateau_of)
     shown = ["law", "parameter", "value", "boot_lo95", "boot_hi95", "chi2", "dof", "p_value", "selected"]
     shown = fits.loc[fits["estimator"] == "grassberger", shown]
     print(shown.to_string(index=False, float_format="{:.5g}".format))
-    print(f"wrote two_point.csv, fit.csv and sweep.csv in {cfg.out}")
+    print(f"wrote two_point.csv, fit.csv, sweep.csv and ranges.csv in {cfg.out}")
 
 
 if __name__ == "__main__":

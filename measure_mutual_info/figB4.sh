@@ -25,3 +25,4 @@ esac
 if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
 measure "$wikipedia" "data/documents/$documents" "$tokenizer" "$@"
 "$python" plots/two_point.py --figure B.4 --results "$books" "$wikipedia" --out "$results/figB4/figB4"
+"$python" plots/two_point.py --figure ranges --results "$books" "$wikipedia" --out "$results/figB4/ranges"

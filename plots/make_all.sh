@@ -21,6 +21,7 @@ draw bipartite figB1/figB1 results/fig2b results/figB1/wikipedia --figure B.1
 for run in fig2b figB1/wikipedia; do draw bipartite "$run/sweep" "results/$run" --figure sweep; done
 draw two_point fig2c/fig2c results/fig2c --figure 2c
 draw two_point figB4/figB4 results/fig2c results/figB4/wikipedia --figure B.4
+draw two_point figB4/ranges results/fig2c results/figB4/wikipedia --figure ranges
 draw two_point figB5/figB5 results/fig2c results/figB4/wikipedia --figure B.5
 draw calibration calibration/calibration results/calibration
 draw families figC6/figC6 results/figC6/subvolume results/figC6/logarithmic

@@ -7,6 +7,7 @@ Reads two_point.csv, fit.csv and sweep.csv (estimate_two_point.py) from each fol
     2c   Grassberger's Î(d) less the plateau C, under it the local slopes, and the paper's line
     B.4  the same for several corpora, a panel a folder
     B.5  Î(d) with and without the plateau, a panel a folder
+    ranges  not in the paper: α against the distance at which the fit ends, of ranges.csv, a panel a folder
 The power law that C is of is drawn where it is accepted (p >= 0.05). See docs/figures.md.
 
 Hardware: one CPU core, two seconds. Expect straight lines in log-log, and flat slopes, for a power law.
@@ -37,6 +38,7 @@ SLOPE_LABEL = "Local slope\n−d\u2009ln\u2009I / d\u2009ln\u2009d"
 DECADES = 4  # not in the paper: a point that chance puts that far below the highest stretches the axis no further
 
 PAPER_FIG_2C = 1.10, 0.91  # A in nats and α: PG19, tokens of Llama 3.1
+RANGE_LAWS = {"power_plus_constant": "A d^−α + C, errors by book", "paper_eq_b15": "the paper's fit (Eq. B.15)"}
 LABELS = {"mi_nats": "Î(d)", "mi_corrected_nats": "Î(d) − C"}
 STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
 
@@ -44,7 +46,7 @@ STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
 @dataclass(frozen=True)
 class Settings(style.Settings):
     results: tuple[Path, ...]  # folders with two_point.csv, fit.csv and sweep.csv, a panel each
-    figure: Literal["2c", "B.4", "B.5"] = "2c"
+    figure: Literal["2c", "B.4", "B.5", "ranges"] = "2c"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,35 @@ def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
     return fig
 
 
+def draw_ranges(folders: Sequence[Path]) -> Figure:
+    """α of each law by the last distance of the fit, with 95% intervals of resampled books.
+
+    UserError: no folder, or a bad ranges.csv.
+    """
+    why = "make it with python measure_mutual_info/estimate_two_point.py --counts COUNTS.csv --out FOLDER"
+    tables = [style.read_table(folder / "ranges.csv", style.FIT, why, style.MAY_LACK) for folder in folders]
+    if not tables or any(table[table["parameter"] == "alpha"].empty for table in tables):
+        raise UserError(f"--results names no folder, or one whose ranges.csv has no alpha: {why}")
+    titles = [f"{table['source'].iloc[0]}\n{table['model'].iloc[0]}" for table in tables]
+    fig, axes, _ = style.new_figure(titles, "Exponent α", "Last distance of the fit (tokens)")
+    legend = {}
+    for ax, table in zip(axes, tables, strict=True):
+        alpha = table[table["parameter"] == "alpha"]
+        for index, (law, label) in enumerate(RANGE_LAWS.items()):
+            rows = alpha[alpha["law"] == law]
+            bars = [rows["value"] - rows["boot_lo95"], rows["boot_hi95"] - rows["value"]]
+            shifted = rows["L_max"] * 2 ** (0.18 * index)  # so that bars do not overlap
+            legend[label] = style.draw_points(ax, shifted, rows["value"], bars, style.LOOKS[index], index, -np.inf)
+        legend[f"paper, PG19: α = {PAPER_FIG_2C[1]}"] = ax.axhline(PAPER_FIG_2C[1], dashes=(5, 2), **style.PAPER)
+        style.log_axis(ax.xaxis, alpha["L_max"], "L_max", base=2)
+    style.put_legend(fig, legend, columns=3)
+    return fig
+
+
 def main(cfg: Settings) -> None:
+    if cfg.figure == "ranges":
+        style.save(draw_ranges(cfg.results), cfg.out)
+        return
     style.save(draw(cfg.figure, [read_two_point(folder) for folder in cfg.results]), cfg.out)
 
 

@@ -315,6 +315,17 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
     assert "source toy, tokenizer tok, 4 distances, 20 units" in done.stdout
 
 
+def test_fits_by_their_last_distance(tmp_path, chain_tables):
+    """The last one is that of all distances; the others are as if the distances beyond were not there."""
+    arguments = ["--counts", save(tmp_path, *chain_tables), "--bootstrap", 20]
+    assert call_script(SCRIPT, *arguments, "--out", tmp_path / "all").returncode == 0
+    ranges, fits = (pd.read_csv(tmp_path / "all" / f"{name}.csv") for name in ("ranges", "fit"))
+    assert ranges.columns.tolist() == FIT_COLUMNS
+    last = fits[(fits["estimator"] == "grassberger") & fits["law"].isin(["power_plus_constant", "paper_eq_b15"])]
+    assert sorted(ranges["L_max"].unique()) == [8]
+    pd.testing.assert_frame_equal(ranges.drop(columns="selected"), last.drop(columns="selected").reset_index(drop=True))
+
+
 def test_window_of_the_fits(tmp_path, chain_tables):
     arguments = ["--counts", save(tmp_path, *chain_tables), "--out", tmp_path, "--bootstrap", 0]
     assert call_script(SCRIPT, *arguments, "--d-min", 2).returncode == 0

@@ -181,6 +181,19 @@ def test_fig2c(tmp_path):
     assert labels(fig)[0] == "Î(d) − C: α = 1.94 [1.76, 2.12]"
 
 
+def test_ranges():
+    folders = ("fig2c", "figB4/wikipedia")
+    fig = two_point.draw_ranges([RESULTS / folder for folder in folders])
+    assert_texts_fit(fig)
+    for ax, folder in zip(fig.axes, folders, strict=True):
+        for index, (container, law) in enumerate(
+            zip(ax.containers, ("power_plus_constant", "paper_eq_b15"), strict=True)
+        ):
+            rows = table(f"{folder}/ranges", f"parameter == 'alpha' and law == '{law}'")
+            ends = rows["boot_lo95"], rows["boot_hi95"]
+            assert_points(container, rows["L_max"] * 2 ** (0.18 * index), rows["value"], *ends)
+
+
 def test_figb5():
     folders = ("fig2c", "figB4/wikipedia")
     fig = two_point_figure("B.5", *(RESULTS / folder for folder in folders))
