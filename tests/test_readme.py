@@ -132,20 +132,19 @@ def quoted_windows() -> list[tuple[str, str]]:
     return quotes
 
 
-def quoted_utilisation() -> list[tuple[str, str]]:
-    runs = results("fig3/summary.csv")
-    runs = runs[runs["model"] != "independent"]
-    used = runs.groupby(["model", "L"])["utilisation"].agg(["mean", "min", "max"])
-    state = runs[runs["L"] == 64].drop_duplicates("model").set_index("model")["state_size"]
+def quoted_models() -> list[tuple[str, str]]:
+    """Rows of the table of Fig. 3: elements a copy, KL a token at each L (a star: a seed has not converged), and U."""
+    runs = results("fig3/summary.csv").query("model != 'independent'")
+    cells = runs.groupby(["model", "L"])[["mean_kl_nats", "utilisation", "state_size"]].mean()
+    cells["star"] = runs.groupby(["model", "L"])["converged"].all().map({True: "", False: "*"})
     quotes = []
-    for model, elements in state.items():
-        cells = []
-        for length in (16, 64, 256):
-            row = used.loc[model, length]
-            digits = 3 if row["mean"] > 0.98 else 2
-            cells.append(interval(row, "mean", "min", "max", digits).replace("-", "−"))
-        quotes.append(("gaussian_synthetic/README.md", f"| {' | '.join(cells)} |"))
-        quotes.append(("gaussian_synthetic/README.md", f"| {elements:,} "))
+    for model in cells.index.levels[0]:
+        of = cells.loc[model]
+        states = of["state_size"] / runs["copies"].iloc[0]
+        state = f"{states[16]:,.0f}" if states.nunique() == 1 else f"{states[16]:,.0f} to {states[256]:,.0f}"
+        row = [model, state, *(f"{kl:.2g}{star}" for kl, star in zip(of["mean_kl_nats"], of["star"], strict=True))]
+        row += [f"{used:.3f}" if used > 0.98 else f"{used:.2f}".replace("-", "−") for used in of["utilisation"]]
+        quotes.append(("gaussian_synthetic/README.md", f"| {' | '.join(row)} |"))
     return quotes
 
 
@@ -171,7 +170,8 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     text += f"±0.02 needs {direct:.0f} documents and {vclub:.0f}"
     faults = results("mutation/mutation.csv").set_index("module").loc["total"]
     score = f"{100 * faults['score']:.0f}% [{100 * faults['lo95']:.0f}, {100 * faults['hi95']:.0f}]"
-    collapse = results("fig3/collapse.csv").set_index("predictor")
+    collapse = results("fig3/collapse.csv").query("left_out == 'cell' and degree == 2")
+    collapse = collapse.set_index(["kl_of", "cells_of", "predictor"])
     exact = results("calibration/santa_fe_b0.75_e0.1/coverage.csv").query("n_documents == 1000")
     beta = exact[exact["quantity"] == "beta_gls"].set_index(["predictor", "estimator"])["mean"]
     return [
@@ -184,7 +184,7 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
         ("docs/tests.md", f"of all {faults['mutants']:,.0f}"),
         (
             "gaussian_synthetic/README.md",
-            f"explains {interval(collapse.loc['mi_per_state'], 'explained')} of the variance",
+            f"explains {interval(collapse.loc['trained', 'converged', 'mi_per_state'], 'explained')} of the variance",
         ),
         ("docs/estimators.md", f"a slope of {beta['exact', 'vclub']:.2f} where {beta['exact', 'direct']:.2f} is true"),
         ("docs/estimators.md", f"β = {beta['wrong_bos', 'direct']:.2f} where {beta['exact', 'direct']:.2f} is true"),
@@ -207,7 +207,7 @@ def quoted_calibration() -> list[tuple[str, str]]:
     return quotes
 
 
-GROUPS = [quoted_windows, quoted_utilisation, quoted_gaps, quoted_calibration, quoted_elsewhere]
+GROUPS = [quoted_windows, quoted_models, quoted_gaps, quoted_calibration, quoted_elsewhere]
 
 
 @pytest.mark.parametrize("quotes", GROUPS)
