@@ -58,12 +58,12 @@ def sequences(tokens: int) -> dict[int, int]:
 # Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the same
 # reason. After the first `steps` come twice as many, and twice as many again, until that changes the KL by less than a
 # tenth or by less than 0.2% of what ignoring the past costs with 16 copies at L = 16.
-LONG = {"restarts": {16: 3, 256: 2}, "stop_below": 0.1, "negligible": 0.005, "clip": 1.0, "optimizer": "muon", "precision": "bf16"}
-RATE = {"learning_rate": 8e-3, "log_every": 50, "checkpoint_every": 500}  # results/benchmarks/training_rates.csv
-CPU = (
-    LONG | RATE | {"copies": 16, "batch": sequences(1024), "steps": {64: 500, 256: 1000}, "warmup": {64: 50, 256: 100}}
-)
-GPU = CPU | {"batch": sequences(8192), "steps": {64: 500, 256: 1000, 1024: 2000}}
+LONG = {"restarts": {16: 3, 256: 2}, "stop_below": 0.1, "negligible": 0.005}
+MUON = {"optimizer": "muon", "clip": 1.0, "precision": "bf16", "log_every": 50, "checkpoint_every": 500}
+MUON |= {"learning_rate": 8e-3}  # results/benchmarks/training_rates.csv
+STEPS = {"steps": {64: 500, 256: 1000, 1024: 2000}, "warmup": {64: 50, 256: 100}}
+CPU = LONG | MUON | STEPS | {"copies": 16, "batch": sequences(1024)}
+GPU = CPU | {"batch": sequences(8192)}
 PRESETS = {
     "paper": {},
     "gpu": GPU,
