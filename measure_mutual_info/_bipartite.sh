@@ -37,6 +37,7 @@ measure() {
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
     "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
         --unpaired --out "$out"
+    "$python" measure_mutual_info/estimate_entropy_rate.py --scores "$out/scores.csv" --out "$out"
 }
 
 # draw_from_fig2b FIGURE [SCORE_FLAGS ...]: another picture of the run of Fig. 2b, which fig2b.sh reuses or makes.

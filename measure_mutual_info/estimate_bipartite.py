@@ -11,9 +11,9 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
     summary.txt     two lines that sum them up
 
-Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 2-grams, Eq. B.7), vclub (Eq. 7), and
-with --unpaired direct_unpaired, the form of the authors' release. context_mismatch_nats is above 0 if a wrong context
-misleads the model more than none.
+Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 2-grams, Eq. B.7), vclub (Eq. 7),
+block_entropy (not in the paper; left out where scores.csv has no logq_start_nats), and with --unpaired direct_unpaired,
+the form of the authors' release. context_mismatch_nats is above 0 if a wrong context misleads the model more than none.
 
 Of the intervals lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books (documents of a
 single book), and with them the 2-gram entropy. Quote the second if there are several books.
@@ -41,6 +41,7 @@ from common.record import replace_text, write_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
 from measure_mutual_info.scoring import tables
 
+SUMMED_UP = ("direct", "vclub", "block_entropy")  # the estimators of summary.txt
 NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
 FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
@@ -71,17 +72,22 @@ def per_document_terms(
 
     scores: as from `read_scores`. Returns documents × (ell_tokens, L_tokens), ascending.
 
-    direct (Eq. 6), vclub (Eq. 7) and context_mismatch are differences of two columns. direct_corrected needs
+    direct (Eq. 6), vclub (Eq. 7), context_mismatch and block_entropy are differences of two columns. block_entropy is
+    log q(Y|X) less log q of the first L − ell tokens given BOS: in a stationary source these have the entropy of Y, so
+    that its mean is H(ell) + H(L − ell) − H(L), 2 H(ell) − H(2 ell) at L = 2 ell. direct_corrected needs
     first2_entropy_nats, the counted 2-gram entropy Ĥ: Eq. B.7 puts (1−w)·(−E log q(first2)) + w·Ĥ in the place of
     −E log q(first2) within −E log q(Y), which adds w·(log q(first2) + Ĥ) to each document's direct term; the error of Ĥ
     itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `x_donor`; a document whose
     x_donor has no scores is NaN there. Where the x_donors are a permutation of the documents its mean is that of
     direct, whatever the pairing: the spread of its terms is the error only of pairs drawn afresh.
     """
-    given_x, alone, first2, given_other_x = (
-        scores.pivot(index="document", columns=["ell_tokens", "L_tokens"], values=column).sort_index(axis=1)
-        for column in tables.LOGQ
-    )
+
+    def of_documents(column: str) -> pd.DataFrame:
+        return scores.pivot(index="document", columns=tables.KEY[1:], values=column).sort_index(axis=1)
+
+    given_x, alone, first2, given_other_x = map(of_documents, tables.LOGQ)
+    if estimator == "block_entropy":
+        return given_x - of_documents(tables.START)
     if estimator == "direct_corrected":
         return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
     if estimator == "direct_unpaired":
@@ -235,11 +241,11 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
 def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
     """Two lines: I at the largest L with L = ratio · ell, and β of the power law with its interval by books."""
     shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
-    last = shown[(shown["L_tokens"] == shown["L_tokens"].max()) & shown["estimator"].isin(["direct", "vclub"])]
+    last = shown[(shown["L_tokens"] == shown["L_tokens"].max()) & shown["estimator"].isin(SUMMED_UP)]
     found = [f"{row.mi_nats:.1f} ± {row.stderr_nats:.1f} ({row.estimator})" for row in last.itertuples()]
     wanted = (fits["law"] == "power") & (fits["parameter"] == "beta") & (fits["L_over_ell"] == ratio)
     betas = []
-    for fit in fits[wanted & fits["estimator"].isin(["direct", "vclub"])].itertuples():
+    for fit in fits[wanted & fits["estimator"].isin(SUMMED_UP)].itertuples():
         by_books = math.isfinite(fit.boot_lo95)
         low, high = (fit.boot_lo95, fit.boot_hi95) if by_books else (fit.lo95, fit.hi95)
         betas.append(f"{fit.value:.2f} [{low:.2f}, {high:.2f}] ({fit.estimator}{'' if by_books else ', by documents'})")
@@ -251,12 +257,11 @@ def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", *["direct_unpaired"] * cfg.unpaired]
     scores, documents_line = tables.read_scores(cfg.scores)
+    estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub"]
+    estimators += ["block_entropy"] * (tables.START in scores) + ["direct_unpaired"] * cfg.unpaired
     provenance = tables.read_provenance(cfg.scores)
-    source, model = provenance.get("source"), tables.last_part(str(provenance.get("settings", {}).get("model", "")))
-    if not source or not model:
-        raise UserError(f"{cfg.scores.with_suffix('.json')} names no source or no model: {tables.SCORE_AGAIN}")
+    source, model = tables.source_and_model(cfg.scores, provenance).values()
     first2_entropy, shares, inputs = None, None, [cfg.scores]
     book = scores.drop_duplicates("document").set_index("document")["book"]
     start = provenance.get("start_token", "unknown")
@@ -264,6 +269,9 @@ def main(cfg: Settings) -> None:
     if cfg.counts:
         first2_entropy, shares = read_first2(cfg.counts, source, provenance.get("tokenizer"))
         inputs += [cfg.counts, *[cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv")] * (shares is not None)]
+    if tables.START not in scores:
+        why = f"{cfg.scores} has no column {tables.START}"
+        print(f"block_entropy is left out: {why}; score_documents.py with another --out writes it")
     if book.nunique() == 1:
         print("one book: the resampling is over its documents, and says nothing about other books")
 

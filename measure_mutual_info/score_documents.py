@@ -3,8 +3,9 @@ r"""Log-probabilities behind bipartite mutual information (Eq. 6, 7; Fig. 2b, B.
     python measure_mutual_info/score_documents.py --documents data/documents/books --model HuggingFaceTB/SmolLM2-135M \
         --out results/mine/scores.csv
 
-For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), the part of it from Y's first two tokens, and
-log q(Y|X'). X is the first ℓ tokens, Y the tokens ℓ+1 … L, and X' the first ℓ tokens of another document, the X donor.
+For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), the part of it from Y's first two tokens, log q
+of the document's first L − ℓ tokens given BOS, and log q(Y|X'). X is the first ℓ tokens, Y the tokens ℓ+1 … L, and X'
+the first ℓ tokens of another document, the X donor.
 "BOS" is the tokenizer's BOS, its EOS if it has no BOS, or --bos; for SmolLM2-Instruct it is the chat marker
 <|im_start|>. Scoring takes about 25 s a document for SmolLM2-135M at L = 2048 on two CPU cores.
 

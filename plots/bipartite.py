@@ -34,9 +34,9 @@ KEY = ["estimator", "ell_tokens", "L_tokens"]
 BIPARTITE = ["source", "model", *KEY, "mi_nats", "stderr_nats", "n_documents"]
 SWEEP = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "beta", "lo95", "hi95", "dof"]
 LABELS = {"direct": "direct", "direct_corrected": "direct, corrected", "vclub": "vCLUB"}
-LABELS["direct_unpaired"] = "direct, unpaired"
-STYLES = dict(zip(LABELS, style.LOOKS, strict=True))
-ESTIMATORS = ("direct", "direct_corrected", "vclub")
+LABELS |= {"direct_unpaired": "direct, unpaired", "block_entropy": "block entropy"}
+STYLES = dict(zip(LABELS, (*style.LOOKS, style.look(style.COLORS[4], "X", 4.0)), strict=True))
+ESTIMATORS = ("direct", "direct_corrected", "vclub", "block_entropy")  # those are drawn that there are
 Y_LABEL = "Bipartite mutual information\nI({}; L) (nats)"
 SLOPE_LABEL = "Local slope\nd\u2009ln\u2009I / d\u2009ln\u2009L"
 
@@ -71,6 +71,11 @@ class Results:
         rows = self.bipartite[self.bipartite["estimator"].isin(estimators)]
         return rows[rows["L_tokens"] == ratio * rows["ell_tokens"]].sort_values("L_tokens")
 
+    def there(self, estimators: Sequence[str], ratio: int) -> list[str]:
+        """Those of the estimators that have points."""
+        found = set(self.points(estimators, ratio)["estimator"])
+        return [name for name in estimators if name in found]
+
     def selected(self, estimator: str, ratio: int) -> pd.DataFrame | None:
         """The rows of the selected law, by parameter, if it is accepted."""
         fits = self.fits[(self.fits["estimator"] == estimator) & (self.fits["L_over_ell"] == ratio)]
@@ -82,8 +87,9 @@ class Results:
     ) -> dict[str, Artist]:
         """β in those windows of sweep.csv that the query `which` picks, see style.draw_slopes; returns the legend."""
         windows, legend = self.windows[self.windows["L_over_ell"] == ratio].query(which), {}
-        for index, name in enumerate(estimators):
-            rows, shift = windows[windows["estimator"] == name], index - (len(estimators) - 1) / 2
+        there = self.there(estimators, ratio)
+        for index, name in enumerate(there):
+            rows, shift = windows[windows["estimator"] == name], index - (len(there) - 1) / 2
             legend[LABELS[name]] = style.draw_slopes(ax, rows, "beta", STYLES[name], shift, at)
         return legend
 
@@ -111,8 +117,8 @@ def read_results(folder: Path) -> Results:
 
 def draw_estimates(ax: Axes, results: Results, estimators: Sequence[str], ratio: int) -> dict[str, Artist]:
     """Points ± 1 standard error and accepted laws of the estimators that there are; returns the legend."""
-    legend, there = {}, set(results.points(estimators, ratio)["estimator"])
-    for index, name in enumerate(name for name in estimators if name in there):
+    legend = {}
+    for index, name in enumerate(results.there(estimators, ratio)):
         points, fit, said = results.points([name], ratio), results.selected(name, ratio), "no law accepted"
         drawn = style.draw_points(ax, points["L_tokens"], points["mi_nats"], points["stderr_nats"], STYLES[name], index)
         if fit is not None:

@@ -172,9 +172,21 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     score = f"{100 * faults['score']:.0f}% [{100 * faults['lo95']:.0f}, {100 * faults['hi95']:.0f}]"
     collapse = results("fig3/collapse.csv").query("left_out == 'cell' and degree == 2")
     collapse = collapse.set_index(["kl_of", "cells_of", "predictor"])
+    rate, decay = results("fig2b/entropy_rate.csv")["nats_per_token"], {}
+    for folder in ("fig2b", "figB1/wikipedia"):
+        fit = results(f"{folder}/entropy_rate_fit.csv").set_index("parameter")
+        said = [interval(fit.loc[name], "value", "boot_lo95", "boot_hi95") for name in ("gamma", "beta")]
+        decay[folder] = *(text.replace("-", "−") for text in said), f"(p = {fit['p_value'].iloc[0]:.2f})"
     exact = results("calibration/santa_fe_b0.75_e0.1/coverage.csv").query("n_documents == 1000")
     beta = exact[exact["quantity"] == "beta_gls"].set_index(["predictor", "estimator"])["mean"]
+    books, articles = decay["fig2b"], decay["figB1/wikipedia"]
+    by_position = (
+        f"falls from {rate.iloc[0]:.2f} nats at tokens 3 and 4 to {rate.iloc[-1]:.2f} nats at tokens 1,025 to 2,048"
+    )
     return [
+        ("measure_mutual_info/README.md", by_position),
+        ("docs/estimators.md", f"{books[2]} with γ = {books[0]}, which is β = {books[1]}"),
+        ("docs/estimators.md", f"γ = {articles[0]} {articles[2]}, which is β = {articles[1]}"),
         ("measure_mutual_info/README.md", text),
         ("measure_mutual_info/README.md", f"resampled books, ±{by_book:.3f} from four books"),
         (

@@ -47,7 +47,8 @@ from measure_mutual_info.calibration.replications import Arrays, Block, blocks, 
 from measure_mutual_info.estimate_bipartite import estimate_table, fit_ratio, per_document_terms
 from measure_mutual_info.scoring import passes
 
-ESTIMATORS = ("direct", "vclub")  # of `per_document_terms`: one that is added here is calibrated with the others
+ESTIMATORS = ("direct", "vclub", "block_entropy")  # of `per_document_terms`: one added here is calibrated too
+POOLED = ("direct", "block_entropy")  # whose covariance weighs the exact curve for their true β; vclub: direct's
 METHODS = ("gls", "ols")  # generalised and ordinary least squares
 LAWS = ("power", "logarithm")  # that are told apart
 FIT_VALUES = ["beta", "lo95", "hi95", "chi2", "p_value", "selected"]  # selected: index into LAWS
@@ -158,11 +159,13 @@ def document_terms(
 
 
 def replicate(cfg: Settings, process: Process, predictor: str, documents: int, number: int) -> Arrays:
-    """mi, stderr: (estimators, points), nats; gls, ols: (estimators, FIT_VALUES). POOL: moments of the terms."""
+    """mi, stderr: (estimators, points), nats; gls, ols: (estimators, FIT_VALUES). POOL: moments of POOLED's terms."""
     if predictor == POOL:
-        terms = document_terms(cfg, process, "exact", documents, cfg.seed + number, pool=True)["direct"].to_numpy()
-        mean = terms.mean(axis=0)
-        return {"mean": mean, "scatter": (terms - mean).T @ (terms - mean)}
+        terms = document_terms(cfg, process, "exact", documents, cfg.seed + number, pool=True)
+        values = [terms[name].to_numpy() for name in POOLED]
+        means = [of.mean(axis=0) for of in values]
+        scatter = [(of - mean).T @ (of - mean) for of, mean in zip(values, means, strict=True)]
+        return {"mean": np.stack(means), "scatter": np.stack(scatter)}
     terms = document_terms(cfg, process, predictor, documents, cfg.seed + number)
     tables = [estimate_table(terms[name], terms[name]) for name in ESTIMATORS]
     return {
@@ -216,9 +219,12 @@ def truth(
 
 
 def tables(
-    cfg: Settings, process: Process, mi: np.ndarray, beta: dict[str, float], parts: list[Arrays]
+    cfg: Settings, process: Process, mi: np.ndarray, beta: dict[str, dict[str, float]], parts: list[Arrays]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """calibration.csv, calibration_fit.csv, coverage.csv of one process. mi, beta: `truth`; parts: of cfg.work."""
+    """calibration.csv, calibration_fit.csv, coverage.csv of one process.
+
+    mi, and beta of each of POOLED: `truth`; parts: of cfg.work.
+    """
     L, laws = np.array([L for _, L in cfg.points]), np.array([*LAWS, ""])
     estimates, fits = [], []
     for block, part in zip(cfg.work, parts, strict=True):
@@ -231,7 +237,8 @@ def tables(
             for method in METHODS:
                 rows = pd.DataFrame(part[method][:, e], columns=FIT_VALUES)
                 rows["selected"] = laws[rows["selected"].fillna(-1).astype(int)]
-                fits.append(rows.assign(**names, seed=seeds, method=method, beta_true=beta[method]))
+                true = beta.get(estimator, beta["direct"])[method]
+                fits.append(rows.assign(**names, seed=seeds, method=method, beta_true=true))
     estimates, fits = pd.concat(estimates, ignore_index=True), pd.concat(fits, ignore_index=True)
     half = stdtrit(estimates["n_documents"] - 1, 0.975) * estimates["stderr_nats"]
     estimates["lo95"], estimates["hi95"] = estimates["mi_nats"] - half, estimates["mi_nats"] + half
@@ -269,11 +276,13 @@ def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
     started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
     pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
     found = replicated(pools, do, ("mean", "scatter"), pieces, cfg.workers, f"{process.name}, truth")
-    exact = truth(cfg, process, *(np.concatenate([part[name] for part in found]) for name in ("mean", "scatter")))
+    mean, scatter = (np.concatenate([part[name] for part in found]) for name in ("mean", "scatter"))
+    exact = [truth(cfg, process, mean[:, e], scatter[:, e]) for e in range(len(POOLED))]
+    mi, beta = exact[0][0], {name: beta for name, (_, beta) in zip(POOLED, exact, strict=True)}
     found = replicated(cfg.work, do, ("mi", "stderr", *METHODS), pieces, cfg.workers, f"{process.name}, replications")
     facts = {"identity": pieces.wanted, "window_L_tokens": cfg.window}
     names = ("calibration", "calibration_fit", "coverage")
-    for name, table in zip(names, tables(cfg, process, *exact, found), strict=True):
+    for name, table in zip(names, tables(cfg, process, mi, beta, found), strict=True):
         write_csv(folder / f"{name}.csv", table, cfg, started=started, **facts)
     pieces.remove()
 

@@ -2,7 +2,8 @@
 
 A document is cut at ℓ: X is its first ℓ tokens, Y the tokens ℓ+1 … L. Three kinds of passes give every term:
 
-    own        BOS w_1 … w_Lmax                  log q(w_i | w_<i), whose sums give log q(Y|X) for all (ℓ, L)
+    own        BOS w_1 … w_Lmax                  log q(w_i | w_<i), whose sums give log q(Y|X) for all (ℓ, L), and
+                                                 log q(w_1 … w_{L−ℓ}|BOS), the first tokens, as many as Y has
     marginal   BOS w_{ℓ+1} … w_end               log q(Y|BOS), one branch an ℓ
     other      BOS x'_1 … x'_ℓ w_{ℓ+1} … w_end   log q(Y|X'), one branch an ℓ, X' from the x_donor
 
@@ -18,7 +19,7 @@ import numpy as np
 
 # The terms of scores.csv. The last one belongs to the y_recipients of a group, the others to its documents.
 TERM_OF_RECIPIENT = "logq_y_given_other_x"
-TERMS = ("logq_y_given_x", "logq_y", "logq_y_first2", TERM_OF_RECIPIENT)
+TERMS = ("logq_y_given_x", "logq_y", "logq_y_first2", "logq_start", TERM_OF_RECIPIENT)
 
 
 class Branch(NamedTuple):
@@ -132,13 +133,14 @@ def gather_plain(logprobs: Sequence[np.ndarray], size: int, split: Sequence[Bran
 def terms(scored: TokenLogprobs, points: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
     """TERMS from token log-probabilities; each (documents, points), in nats.
 
-    logq_y_first2 is the first two tokens of Y given BOS. Sums run in float64 over the tokens of Y alone.
+    logq_y_first2 is the first two tokens of Y given BOS, logq_start the first L − ℓ tokens of the document given BOS.
+    Sums run in float64; but for logq_start, over the tokens of Y alone.
     """
     number = {branch.ell: index for index, branch in enumerate(branches(points))}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in TERMS}
     for ell, L in points:
         marginal, other = scored.marginal[number[ell]], scored.other[number[ell]]
-        of_y = scored.own[:, ell:L], marginal[:, : L - ell], marginal[:, :2], other[:, : L - ell]
-        for name, logprobs in zip(TERMS, of_y, strict=True):
+        summed = scored.own[:, ell:L], marginal[:, : L - ell], marginal[:, :2], scored.own[:, : L - ell]
+        for name, logprobs in zip(TERMS, (*summed, other[:, : L - ell]), strict=True):
             columns[name].append(logprobs.sum(axis=1))
     return {name: np.stack(values, axis=1) for name, values in columns.items()}

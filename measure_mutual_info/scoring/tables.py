@@ -17,6 +17,7 @@ from measure_mutual_info.counting.entropy import grassberger_entropy, sample_siz
 
 LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
 OWN = LOGQ[:3]  # the same for the same text, whatever its x_donor
+START = "logq_start_nats"  # not in scores.csv of before the estimator block_entropy
 KEY = ["document", "ell_tokens", "L_tokens"]
 SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
@@ -30,12 +31,13 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
 
     A document that repeats another, score by score to 0.005 nats, is left out as well: it would count as one more and
     is none. UserError: no such file, columns missing, not numbers, ell >= L, rows twice, a document in two books or
-    only in part there, or fewer than two documents left.
+    only in part there, or fewer than two documents left. START is read and checked where it is there.
     """
-    scores = read_csv(path, SCORES, SCORE_AGAIN)
+    scores = read_csv(path, SCORES, SCORE_AGAIN, optional=[START])
+    logq = [column for column in (*LOGQ, START) if column in scores]
     for column in ("ell_tokens", "L_tokens"):
         scores[column] = whole_numbers(scores[column], path, SCORE_AGAIN)
-    for column in LOGQ:
+    for column in logq:
         scores[column] = numbers(scores[column], path, SCORE_AGAIN)
     by_document, grid = scores.groupby("document", sort=False), len(scores.drop_duplicates(KEY[1:]))
     checks = {
@@ -50,8 +52,8 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
             where = f"line {bad.idxmax() + 2} (document {document}, ell {ell}, L {L})"
             raise UserError(f"{path}, {where}: {what}: {SCORE_AGAIN}")
 
-    empty = scores[LOGQ].isna().any(axis=1).groupby(scores["document"], sort=False).any()
-    infinite = np.isinf(scores[LOGQ]).any(axis=1).groupby(scores["document"], sort=False).any()
+    empty = scores[logq].isna().any(axis=1).groupby(scores["document"], sort=False).any()
+    infinite = np.isinf(scores[logq]).any(axis=1).groupby(scores["document"], sort=False).any()
     bad, line = empty | infinite, f"{len(empty)} documents"
     if bad.any():
         why = f"{empty.sum()} without scores, {(infinite & ~empty).sum()} with an infinite one"
@@ -80,6 +82,14 @@ def read_provenance(scores: Path) -> dict:
     if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
         raise UserError(f"{path} is not the record of a run: restore it, or remove it")
     return found
+
+
+def source_and_model(scores: Path, provenance: dict) -> dict[str, str]:
+    """Of `read_provenance`, the model without the folders in front. UserError: one of them is not there."""
+    source, model = provenance.get("source"), last_part(str(provenance.get("settings", {}).get("model", "")))
+    if not source or not model:
+        raise UserError(f"{scores.with_suffix('.json')} names no source or no model: {SCORE_AGAIN}")
+    return {"source": source, "model": model}
 
 
 class Counts(NamedTuple):

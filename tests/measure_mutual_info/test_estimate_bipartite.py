@@ -22,7 +22,7 @@ from measure_mutual_info.estimate_bipartite import (
     fit_ratio,
     per_document_terms,
 )
-from measure_mutual_info.scoring.tables import LOGQ, SCORES, read_provenance, read_scores
+from measure_mutual_info.scoring.tables import LOGQ, SCORES, START, read_provenance, read_scores
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "measure_mutual_info/estimate_bipartite.py"
@@ -104,6 +104,14 @@ def chain_scores(documents: int, seed: int, L_max: int = 32) -> tuple[pd.DataFra
     return pd.concat(tables), chains
 
 
+def with_start(scores: pd.DataFrame, chains: np.ndarray) -> pd.DataFrame:
+    """The scores of `chain_scores` with the column that block_entropy needs."""
+    steps = np.log(P[chains[:, :-1], chains[:, 1:]])
+    upto = np.cumsum(np.concatenate([np.log(PI[chains[:, :1]]), steps], axis=1), axis=1)
+    row = scores["document"].str.removeprefix("chain#").astype(int)
+    return scores.assign(**{START: upto[row, scores["L_tokens"] - scores["ell_tokens"] - 1]})
+
+
 # Algebra on hand-made scores
 
 
@@ -122,6 +130,13 @@ def test_terms_of_each_document():
         assert terms.index.tolist() == ["a", "b", "c"]
         assert terms.columns.tolist() == [(2, 4), (4, 8)]
         assert terms.columns.names == ["ell_tokens", "L_tokens"]
+
+
+def test_block_entropy_by_hand():
+    scores = hand_scores().assign(**{START: [-1, -6, -2, -7, -3, -8]})
+    terms = per_document_terms(scores.sample(frac=1, random_state=1), "block_entropy")
+    assert terms.to_numpy().tolist() == [[-2 + 1, -4 + 6], [-4 + 2, -8 + 7], [-8 + 3, -16 + 8]]
+    assert terms.columns.tolist() == [(2, 4), (4, 8)]
 
 
 def test_correction_replaces_the_models_head():
@@ -213,6 +228,47 @@ def test_markov_chain_from_end_to_end(tmp_path):
     # 3·ell reaches 32 at three points, 4·ell at three: both have a fit.
     assert set(fits["L_over_ell"]) == {2, 3, 4}
     assert "source toy, model tiny-model, 400 documents; books: 1; start token (BOS): unknown\n" in printed
+
+
+def test_block_entropy_of_a_markov_chain_at_every_ratio(tmp_path):
+    """H(ell) + H(L − ell) − H(L), H(n) = H(state) + (n − 1) · H(step): the same as direct finds, with larger errors."""
+    scores = with_start(*chain_scores(1000, seed=1))
+    printed = run(tmp_path, scores, "--bootstrap", 0)
+    assert "block_entropy is left out" not in printed
+    table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens", "L_tokens"])
+    block, direct = table.loc["block_entropy"], table.loc["direct"]
+    assert sorted({L / ell for ell, L in block.index}) == [2, 3, 4]
+    assert ((block["mi_nats"] - INFORMATION).abs() < 4 * block["stderr_nats"]).all()
+    assert ((block["mi_nats"] - direct["mi_nats"]).abs() < 4 * block["stderr_nats"]).all()
+    assert (block["stderr_nats"] > direct["stderr_nats"]).all()
+    shortest = block.loc[(2, 4)]
+    at = scores[(scores["ell_tokens"] == 2) & (scores["L_tokens"] == 4)]
+    terms = at["logq_y_given_x_nats"] - at[START]
+    assert shortest["mi_nats"] == pytest.approx(terms.mean())
+    assert shortest["stderr_nats"] == pytest.approx(terms.std() / math.sqrt(1000))
+    assert "(block_entropy)" in (tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()[0]
+    windows = pd.read_csv(tmp_path / "sweep.csv")
+    assert "block_entropy" in set(windows["estimator"])
+
+
+def test_without_its_column_block_entropy_is_left_out(tmp_path):
+    printed = run(tmp_path, hand_scores())
+    assert len([line for line in printed.splitlines() if "block_entropy" in line]) == 1
+    said = (
+        f"block_entropy is left out: {tmp_path}/scores.csv has no column {START}; score_documents.py with another --out"
+    )
+    assert said in printed
+    assert set(pd.read_csv(tmp_path / "bipartite.csv")["estimator"]) == {"direct", "vclub"}
+    assert "block_entropy" not in (tmp_path / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_its_column_is_checked_like_the_others(tmp_path):
+    scores = hand_scores().assign(**{START: -3.0})
+    scores.loc[scores["document"] == "b", START] = np.nan
+    assert "3 documents, 1 of them left out (1 without scores" in run(tmp_path, scores)
+    assert set(pd.read_csv(tmp_path / "bipartite.csv")["n_documents"]) == {2}
+    scores[START] = [-3.0, -3.0, -3.0, -np.inf, -3.0, -3.0]
+    assert "1 of them left out (0 without scores, 1 with an infinite one; the first: b)" in run(tmp_path, scores)
 
 
 # Laws, windows, and whole books
@@ -443,6 +499,7 @@ def put(column: str, value: object, document: str | None = None):
         (lambda scores: scores.iloc[:-1], "line 6 (document c, ell 2, L 4): a document without some of the (ell, L)"),
         (lambda scores: scores[scores["document"] == "a"], "1 documents; at least two with scores are needed"),
         (put("logq_y_nats", "many", "b"), "line 4: logq_y_nats is 'many', not a number"),
+        (lambda scores: scores.assign(**{START: "many"}), f"line 2: {START} is 'many', not a number"),
         (put("L_tokens", 2, "b"), "line 4 (document b, ell 2, L 2): not 1 <= ell < L"),
         (put("ell_tokens", 2.5, "c"), "line 6: ell_tokens is '2.5', not a whole number"),
     ],

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from measure_mutual_info.counting import entropy
 from measure_mutual_info.estimate_bipartite import estimate_table, per_document_terms
 from measure_mutual_info.estimate_two_point import ESTIMATORS, fit_eq_b15, mutual_information, unit_values
-from measure_mutual_info.scoring.tables import LOGQ
+from measure_mutual_info.scoring.tables import LOGQ, START
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
 some_counts = st.lists(st.integers(1, 30), min_size=1, max_size=12)
@@ -151,6 +151,28 @@ def test_identities_of_the_terms(scores, weight, first2_entropy, random):
     mean = estimate_table(per_document_terms(scores, "direct"), per_document_terms(scores, "context_mismatch"))
     same(mean["mi_nats"].item(), terms("direct").mean())
     same(mean["stderr_nats"].item(), terms("direct").std(ddof=1) / len(scores) ** 0.5)
+
+
+@many
+@given(arrays(float, (3, 3), elements=st.floats(0.01, 1)), st.sampled_from([(1, 2), (1, 3), (2, 4), (1, 4), (3, 4)]))
+def test_block_entropy_and_direct_of_a_stationary_chain_are_its_information(weights, cut):
+    """Of any chain that begins in its stationary law, by its exact predictor; all rows with their probabilities."""
+    ell, L = cut
+    P = weights / weights.sum(axis=1, keepdims=True)
+    pi = np.linalg.matrix_power(P, 4096)[0]
+    rows = np.stack(np.meshgrid(*[range(3)] * L, indexing="ij"), axis=-1).reshape(-1, L)
+
+    def log_q(ids: np.ndarray) -> np.ndarray:
+        return np.log(pi[ids[:, 0]]) + np.log(P[ids[:, :-1], ids[:, 1:]]).sum(axis=1)
+
+    given_x, alone, start = log_q(rows) - log_q(rows[:, :ell]), log_q(rows[:, ell:]), log_q(rows[:, : L - ell])
+    columns = np.stack([given_x, alone, alone, alone], axis=1)
+    names = np.array([f"d{i:02d}" for i in range(len(rows))])
+    scores = table(columns, list(range(len(rows)))).assign(**{"document": names, START: start})
+    p = np.exp(log_q(rows))
+    truth = float(-pi @ np.log(pi) + pi @ (P * np.log(P)).sum(axis=1))
+    for estimator in ("block_entropy", "direct"):
+        assert abs(p @ per_document_terms(scores, estimator).to_numpy()[:, 0] - truth) < 1e-9, estimator
 
 
 @many

@@ -48,13 +48,16 @@ def test_from_texts_to_the_figures(mine):
         "bipartite.csv",
         "fit.csv",
         "sweep.csv",
+        "entropy_rate.csv",
+        "entropy_rate_fit.csv",
         "fig2b.png",
         "fig2b.pdf",
         "sweep.png",
     ):
         assert (results / made).stat().st_size > 0
     bipartite = pd.read_csv(results / "bipartite.csv")
-    assert set(bipartite["estimator"]) == {"direct", "direct_corrected", "vclub", "direct_unpaired"}
+    estimators = {"direct", "direct_corrected", "vclub", "block_entropy", "direct_unpaired"}
+    assert set(bipartite["estimator"]) == estimators
     assert (bipartite["n_documents"].unique().tolist(), bipartite["L_tokens"].max()) == ([8], 128)
     assert "I(L/2; L) at L = " in done.stdout
     before = (results / "scores.csv").stat().st_mtime_ns

@@ -110,6 +110,22 @@ def test_fig2b(tmp_path):
     assert labels(fig)[:3] == said
 
 
+def test_block_entropy_is_drawn_where_it_is(tmp_path):
+    def with_block(rows: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([rows, rows[rows["estimator"] == "direct"].assign(estimator="block_entropy")])
+
+    folder = committed(tmp_path, *FIG2B, **dict.fromkeys(("bipartite", "fit", "sweep"), with_block))
+    fig = bipartite_figure("2b", folder)
+    assert labels(fig)[3] == "block entropy: no law accepted"
+    for ax in fig.axes:
+        direct, *_, block = (np.array(one.lines[0].get_ydata(), dtype=float) for one in ax.containers)
+        assert len(block) > 8
+        np.testing.assert_array_equal(block, direct)
+        assert len(ax.containers) == 4
+    assert len(bipartite_figure("sweep", folder).axes[0].containers) == 4
+    assert len(bipartite_figure("B.3", folder).axes[0].containers) == 2
+
+
 def test_a_power_law_is_drawn_where_it_is_selected_and_accepted(tmp_path):
     """Its line ends with its range, and the paper's with the points."""
 
@@ -349,6 +365,18 @@ def test_calibration(tmp_path):
         assert gid(ax, "truth")[0].get_ydata() == pytest.approx(rows["truth"])
     assert sorted(x for line in gid(ax, "below") for x in line.get_xdata()) == [4, 8]
     assert ax.get_ylim()[0] > 0.001, "they do not stretch the axis"
+
+
+def test_block_entropy_in_the_calibration(tmp_path):
+    def with_block(rows: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([rows, rows[rows["estimator"] == "direct"].assign(estimator="block_entropy")])
+
+    committed(tmp_path / "markov", "calibration/markov/coverage", coverage=with_block)
+    fig = calibration.draw(calibration.read_processes(tmp_path))
+    assert_texts_fit(fig)
+    shown = dict(zip(labels(fig)[1:], fig.axes[0].containers, strict=True))
+    direct, block = (shown[name].lines[0].get_ydata() for name in ("direct", "block entropy"))
+    assert (direct == block).all()
 
 
 @pytest.mark.parametrize("draw", [drawings.draw_fig1, drawings.draw_fig2a])

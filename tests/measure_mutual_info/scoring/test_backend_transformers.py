@@ -27,6 +27,7 @@ def slow_reference(model: torch.nn.Module, document, y_recipient, ell: int, L: i
         "logq_y_given_x": logq(y, document[:ell]).sum(),
         "logq_y": logq(y).sum(),
         "logq_y_first2": logq(y)[:2].sum(),
+        "logq_start": logq(document[: L - ell]).sum(),
         "logq_y_given_other_x": logq(y_recipient[ell:L], document[:ell]).sum(),
     }
 

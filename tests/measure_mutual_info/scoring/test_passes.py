@@ -68,4 +68,5 @@ def test_plain_prompts_hold_what_their_names_say():
     assert found["logq_y_given_x"].tolist() == [[-25, -54], [-41, -86]]
     assert found["logq_y"].tolist() == [[-25, -54], [-41, -86]]
     assert found["logq_y_first2"].tolist() == [[-25, -25], [-41, -41]]
+    assert found["logq_start"].tolist() == [[-21, -46], [-37, -78]], "as many of the first tokens as Y has"
     assert found["logq_y_given_other_x"].tolist() == [[-105, -214], [-121, -246]]
