@@ -34,13 +34,16 @@ class TransformersBackend:
     def __init__(self, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, share: bool = True) -> None:
         self.model, self.bos, self.batch_tokens = model.eval(), bos, batch_tokens
         self.tick = lambda tokens: None
-        self._tick_layer = 0.0  # tokens of a pass, divided by its layers and the head
+        self._tick_layer = 0.0  # the tokens of a pass over its layers and the head; 0 between passes
         layers = max((one for one in model.modules() if isinstance(one, torch.nn.ModuleList)), key=len, default=())
         self._shares = len(layers) + 1
         for layer in layers:
-            layer.register_forward_hook(lambda *_: self.tick(self._tick_layer))
+            layer.register_forward_hook(self._after_layer)
         self.logit_rows = self._find_logit_rows()
         self.share = share and self._keeps_plain_key_values()
+
+    def _after_layer(self, *_: Any) -> None:  # what a hook returns would take the place of the layer's output
+        self.tick(self._tick_layer)
 
     @torch.inference_mode()
     def _find_logit_rows(self, tokens: int = 64) -> int | None:
@@ -163,6 +166,7 @@ class TransformersBackend:
                 found.append(target_logprobs(logits[None], of_piece[None].to(logits.device))[0])
                 self.tick(len(logits) / self._shares)
             out[:, start : start + piece] = torch.cat(found).view(ids.shape).cpu().numpy()
+        self._tick_layer = 0.0
         return out
 
     def _logits(self, ids: torch.Tensor, cache: DynamicCache | None) -> Iterator[torch.Tensor]:
