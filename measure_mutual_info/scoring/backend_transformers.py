@@ -3,11 +3,17 @@
 What the branches of a document share is computed once: the document goes through the model in full, and every branch
 that puts another document's Y behind its X starts from the key-values of that X. Models whose memory is no list of
 keys and values (state-space models, sliding windows, hybrids) get self-contained prompts instead.
+
+Logits are never held for a whole pass: 4,096 tokens over 262,144 ids would take 4.3 GB, and as much again for each step
+that a model or the softmax adds. The model runs once, and then its output layer, with all that the model does to its
+logits, is applied to LOGIT_BYTES at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +21,11 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common.cli import UserError
+from common.pretrained import context_tokens
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
 LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a time: bounds the fp32 copy
+LOGIT_BYTES = 1 << 27  # of a piece of logits in float32; soft-cap and softmax hold up to four of them at once
 
 
 class TransformersBackend:
@@ -26,7 +34,39 @@ class TransformersBackend:
     def __init__(self, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, share: bool = True) -> None:
         self.model, self.bos, self.batch_tokens = model.eval(), bos, batch_tokens
         self.tick = lambda tokens: None
+        self._tick_layer = 0.0  # the tokens of a pass over its layers and the head; 0 between passes
+        layers = max((one for one in model.modules() if isinstance(one, torch.nn.ModuleList)), key=len, default=())
+        self._shares = len(layers) + 1
+        for layer in layers:
+            layer.register_forward_hook(self._after_layer)
+        self.logit_rows = self._find_logit_rows()
         self.share = share and self._keeps_plain_key_values()
+
+    def _after_layer(self, *_: Any) -> None:  # what a hook returns would take the place of the layer's output
+        self.tick(self._tick_layer)
+
+    @torch.inference_mode()
+    def _find_logit_rows(self, tokens: int = 64) -> int | None:
+        """Rows of logits that LOGIT_BYTES hold; None where pieces give other numbers than the whole, or fail.
+
+        Both ways are compared on a short text, in two rows of which the pieces cut through.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        tokens = 2 * min(tokens // 2, context_tokens(config) or tokens)
+        ids = (torch.arange(tokens, device=self.model.device) % config.vocab_size).view(2, -1)
+        whole = torch.log_softmax(self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1).float(), -1)
+        try:
+            pieces = torch.cat(list(self._logits_in_pieces(ids, None, tokens // 3)))
+            worst = float((torch.log_softmax(pieces.float(), -1) - whole).abs().mean())
+            found = f"change its log-probabilities by {worst:.2g} nats a token"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # models of the hub raise almost anything
+            worst, found = np.inf, f"make it fail ({type(error).__name__})"
+        if worst > (1e-3 if self.model.dtype == torch.float32 else 0.2):
+            print(f"pieces of logits {found}: all logits of a pass are held at once, which takes more memory")
+            return None
+        return max(1, LOGIT_BYTES // (4 * whole.shape[-1]))
 
     @torch.inference_mode()
     def _keeps_plain_key_values(self) -> bool:
@@ -119,11 +159,55 @@ class TransformersBackend:
         out = np.empty((rows, n))
         for start in range(0, n, piece):
             ids = inputs[:, start : start + piece].to(self.model.device)
-            logits = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).logits
-            wanted = targets[:, start : start + piece].to(logits.device)
-            out[:, start : start + piece] = target_logprobs(logits, wanted).cpu().numpy()
-            self.tick(ids.numel())
+            self._tick_layer = ids.numel() / self._shares
+            wanted, found = targets[:, start : start + piece].flatten(), []
+            for logits in self._logits(ids, cache):
+                of_piece, wanted = wanted.tensor_split([len(logits)])
+                found.append(target_logprobs(logits[None], of_piece[None].to(logits.device))[0])
+                self.tick(len(logits) / self._shares)
+            out[:, start : start + piece] = torch.cat(found).view(ids.shape).cpu().numpy()
+        self._tick_layer = 0.0
         return out
+
+    def _logits(self, ids: torch.Tensor, cache: DynamicCache | None) -> Iterator[torch.Tensor]:
+        """The logits of ids (rows, n) in order, some of the rows · n at a time: (some, vocabulary)."""
+        if self.logit_rows is None:
+            yield self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).logits.flatten(0, 1)
+        else:
+            yield from self._logits_in_pieces(ids, cache, self.logit_rows)
+
+    def _logits_in_pieces(self, ids: torch.Tensor, cache: DynamicCache | None, rows: int) -> Iterator[torch.Tensor]:
+        """The model is called once for each piece; only the first time its body, all below the head, is computed.
+
+        So whatever the model does between the body and its logits (head, scale, soft-cap) it does to each piece.
+        """
+        body, computed = self.model.base_model, None
+        compute = body.forward
+
+        def forward(*args: Any, **options: Any) -> Any:
+            nonlocal computed
+            computed = computed or compute(*args, **options)
+            hidden = computed.last_hidden_state.flatten(0, 1)[None, piece]
+            return type(computed)(**{**computed, "last_hidden_state": hidden})
+
+        for start in range(0, ids.numel(), rows):
+            piece = slice(start, start + rows)
+            with _in_place_of_forward(body, forward):
+                logits = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).logits
+            yield logits[0]
+
+
+@contextmanager
+def _in_place_of_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
+    own = vars(module).get("forward")  # of the module itself where layers are split over GPUs, else of its class
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 def target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

