@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,9 +62,9 @@ class Settings:
     restarts: int = field(default=0, metadata=RESUME_OK)
     """not in the paper: at the end the learning rate starts again, for twice as many steps, and at most so often"""
     stop_below: float = field(default=0.0, metadata=RESUME_OK)
-    """with restarts: none follows one that lowered the loss by less than this share of it"""
+    """with restarts: none follows two in a row that each lowered the loss by less than this share of it"""
     negligible: float = field(default=0.0, metadata=RESUME_OK)
-    """with restarts: nor one that lowered it by less than this, in nats a token"""
+    """with restarts: nor does one where the loss is below this, in nats a token"""
     weight_decay: float = 0.01  # of AdamW; Muon has its own
     clip: float | None = None  # not in the paper: largest norm of the gradient
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -187,13 +188,17 @@ def learning_rate(step: int, warmup: int, ends: list[int]) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - start - warmup) / (end - start - warmup))))
 
 
-def last_gains(losses: dict[int, float], steps: int) -> tuple[float, float] | None:
-    """By which share, and by how much, the last restart that has ended lowered the loss; None before the first.
+def ends_of_cosines(losses: dict[int, float], steps: int) -> list[float]:
+    """The loss at the end of each cosine so far. losses: by step, of the rows of a log; steps: of the first cosine."""
+    return [losses[end] for end in cosine_ends(steps, 30) if end in losses]
 
-    losses: by step, of the rows of a log; steps: of the first cosine.
+
+def settled(ends: list[float], little: float, negligible: float) -> bool:
+    """Whether more steps would change little: the last of `ends_of_cosines` is below `negligible`, or the last two
+    restarts each lowered it by less than the share `little`. One is not enough: some models leave a plateau later.
     """
-    done = [losses[end] for end in cosine_ends(steps, 30) if end in losses]
-    return ((done[-2] - done[-1]) / done[-2], done[-2] - done[-1]) if len(done) > 1 else None
+    gains = [(before - after) / before for before, after in pairwise(ends)]
+    return ends[-1] < negligible or (len(gains) > 1 and max(gains[-2:]) < little)
 
 
 def log_table(rows: list[tuple], column: str) -> pd.DataFrame:
@@ -265,11 +270,11 @@ class Run:
             self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def ended(self) -> bool:
-        """Whether all steps are done, or the last cosine changed too little for another."""
+        """Whether all steps are done, or the last cosines changed too little for another."""
         if self.step not in self.ends or self.step == self.ends[-1]:
             return self.step >= self.ends[-1]
-        gains = last_gains({row[0]: row[2] for row in self.rows}, self.task.steps)
-        return gains is not None and (gains[0] < self.cfg.stop_below or gains[1] < self.cfg.negligible)
+        ends = ends_of_cosines({row[0]: row[2] for row in self.rows}, self.task.steps)
+        return settled(ends, self.cfg.stop_below, self.cfg.negligible)
 
     def _place(self) -> nn.Module:
         """The model on its device, as the processes share it."""

@@ -15,7 +15,8 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
                  last_gain       share of its KL that the last restart of the training took away (see train.py)
-                 converged       whether that is below CONVERGED, or below NEGLIGIBLE of the KL of `independent`
+                 converged       whether the last two did so by less than CONVERGED each, or the KL is below NEGLIGIBLE
+                                 of that of `independent`
                  frontier_lo_nats, frontier_hi_nats   the mean D_i of the best linear state of that many elements lies
                                  between these (--capacity); empty where the state grows or the L is not there
 with standard errors over draws, of the runs of this call, all of one family and number of copies. A killed run goes on:
@@ -59,7 +60,7 @@ TABLES = {
 TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
 TABLES["summary"] += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
 TABLES["summary"] += ["last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"]
-CONVERGED = 0.1  # of the KL that the same run had before its last restart
+CONVERGED = 0.1  # of the KL that the same run had before a restart
 NEGLIGIBLE = 0.002  # of the KL of `independent`
 NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
@@ -108,10 +109,13 @@ class Run:
         family, k, n, copies = (self.settings[name] for name in ("family", "k", "n", "copies"))
         return {"family": family, "k": families.NAMED[family] if k is None else k, "n": n, "copies": copies}
 
-    def last_gain(self) -> tuple[float, float]:
-        """Share of the KL, and nats a token, that the last restart took away; not numbers before the first restart."""
+    def convergence(self, independent_kl: float) -> dict[str, Any]:
+        """last_gain, not a number before the first restart, and converged. independent_kl: nats a token."""
         losses = dict(zip(self.log["step"], self.log["kl_nats"], strict=True))
-        return training.last_gains(losses, self.settings["steps"]) or (math.nan, math.nan)
+        ends = training.ends_of_cosines(losses, self.settings["steps"])
+        gain = (ends[-2] - ends[-1]) / ends[-2] if len(ends) > 1 else math.nan
+        done = bool(ends) and training.settled(ends, CONVERGED, NEGLIGIBLE * independent_kl)
+        return {"last_gain": gain, "converged": done}
 
     def frontier(self, capacity: pd.DataFrame, state: int) -> tuple[float, float]:
         """Bounds of the KL a token of the best linear state of `state` elements; not numbers where L is not there.
@@ -272,8 +276,7 @@ def main(cfg: Settings) -> None:
         row = summary_row(*law) | this.law | about
         nothing = dict.fromkeys(about, 0) | {"model": "independent", "L": L, "checkpoint": "", "converged": True}
         independent[L] = independent_row(*law[2:]) | this.law | nothing
-        row["last_gain"], nats = this.last_gain()
-        row["converged"] = row["last_gain"] < CONVERGED or nats < NEGLIGIBLE * independent[L]["mean_kl_nats"]
+        row |= this.convergence(independent[L]["mean_kl_nats"])
         bounds = this.frontier(capacity, size) if earlier == size else (math.nan, math.nan)
         row["frontier_lo_nats"], row["frontier_hi_nats"] = bounds
         tables["kl"].append(position_rows(*law).assign(**this.key))

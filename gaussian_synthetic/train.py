@@ -56,8 +56,8 @@ def sequences(tokens: int) -> dict[int, int]:
 
 # What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
 # Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the same
-# reason. After the first `steps` come twice as many, and twice as many again, until that changes the KL by less than a
-# tenth or by less than 0.2% of what ignoring the past costs with 16 copies at L = 16.
+# reason. After the first `steps` come twice as many, and twice as many again, until two such restarts change the KL by
+# less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
 LONG = {"restarts": {16: 3, 256: 2}, "stop_below": 0.1, "negligible": 0.005}
 MUON = {"optimizer": "muon", "clip": 1.0, "precision": "bf16", "log_every": 50, "checkpoint_every": 500}
 MUON |= {"learning_rate": 8e-3}  # results/benchmarks/training_rates.csv

@@ -139,14 +139,16 @@ def test_restarts(tmp_path):
     assert run(settings(more, warmup=2, restarts=1), task(steps=10))["step"].max() == 30
     pd.testing.assert_frame_equal(run(settings(more, warmup=2, restarts=2), task(steps=10)), whole, check_exact=True)
     error = whole.set_index("step")["error"]
-    gain = training.last_gains(error.to_dict(), 10)
-    assert gain == pytest.approx(((error[30] - error[70]) / error[30], error[30] - error[70]))
-    assert training.last_gains(error[:3].to_dict(), 10) is None
-    first = (error[10] - error[30]) / error[10], error[10] - error[30]
-    for name, value in zip(("stop_below", "negligible"), first, strict=True):
-        for factor, steps in ((1.01, 30), (0.99, 70)):
-            stopping = settings(tmp_path / f"{name}{factor}", warmup=2, restarts=2, **{name: factor * value})
-            assert run(stopping, task(steps=10))["step"].max() == steps
+    assert training.ends_of_cosines(error.to_dict(), 10) == [error[10], error[30], error[70]]
+    for factor, steps in ((1.01, 30), (0.99, 70)):
+        stopping = settings(tmp_path / f"low{factor}", warmup=2, restarts=2, negligible=factor * error[30])
+        assert run(stopping, task(steps=10))["step"].max() == steps
+    least = max(1 - error[30] / error[10], 1 - error[70] / error[30])
+    for factor, steps in ((1.01, 70), (0.99, 150)):
+        stopping = settings(tmp_path / f"gain{factor}", warmup=2, restarts=3, stop_below=factor * least)
+        assert run(stopping, task(steps=10))["step"].max() == steps
+    assert not training.settled([1.0, 0.5, 0.49], 0.1, 0.01)  # one small gain is not enough
+    assert training.settled([1.0, 0.5, 0.49, 0.48], 0.1, 0.01)
     with pytest.raises(UserError, match="12 steps must be a multiple of --log-every 5"):
         run(settings(tmp_path / "odd", warmup=2, restarts=1), task(steps=12))
 

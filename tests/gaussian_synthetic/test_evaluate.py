@@ -170,8 +170,7 @@ def test_convergence_and_the_best_linear_state(tmp_path):
         log, row = pd.read_csv(run / "log.csv").set_index("step")["kl_nats"], summary.loc[name]
         assert log.index[-1] == row["steps"] == 120
         assert row["last_gain"] == pytest.approx(1 - log[120] / log[40], rel=1e-5)
-        small = evaluate.NEGLIGIBLE * summary.loc["independent", "mean_kl_nats"]
-        assert row["converged"] == (row["last_gain"] < evaluate.CONVERGED or log[40] - log[120] < small)
+        assert not row["converged"]  # after one restart, far from 0
     capacity = pd.read_csv(ROOT / "results/capacity/capacity.csv").query("L == 16").set_index("d")
     for column, name in (("frontier_lo_nats", "lower_nats"), ("frontier_hi_nats", "attained_nats")):
         # 7 elements for 3 copies: two copies have 2, one has 3.
