@@ -267,16 +267,17 @@ def one_curve(collapse):
     rows = collapse[(collapse["left_out"] == "cell") & (collapse["degree"] == 2)]
     rows = rows.set_index(["kl_of", "cells_of", "predictor"])[["explained", "lo95", "hi95", "residual_sd"]]
     ours, linear = (rows.loc[(*of, "mi_per_state")] for of in (("trained", "converged"), ("linear", "all")))
-    others = rows.loc[
-        [("trained", "converged", f"mi_per_state − {name}") for name in ("L", "state_size", "parameters")]
-    ]
     shown = [
         f"{Number(*of[:3])} of ln KL (scatter: a factor of {math.exp(of.residual_sd):.1f})" for of in (ours, linear)
     ]
-    better = bool((others["lo95"] > 0).all())
-    reason = "more than a curve in L, in the state or in the parameters; " * better
-    reason += f"the best linear states: {shown[1]}; that bounds linear states only"
-    return f"explains {shown[0]}, converged cells", decided(better), reason
+    better = {}
+    for cells in ("all", "converged"):
+        others = [("trained", cells, f"mi_per_state − {name}") for name in ("L", "state_size", "parameters")]
+        better[cells] = bool((rows.loc[others, "lo95"] > 0).all())
+    clear = {True: "clearly more", False: "not clearly more"}
+    reason = f"{clear[better['all']]} than a curve in L, in the state or in the parameters on all cells, "
+    reason += f"{clear[better['converged']]} on the converged ones; best linear states: {shown[1]}, "
+    return f"explains {shown[0]}", decided(all(better.values())), reason + "which bounds linear states only"
 
 
 def last_gap(gap: pd.DataFrame, size: str) -> Number:
