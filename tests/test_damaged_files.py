@@ -134,9 +134,9 @@ def required(folder: Path) -> list[object]:
     rows("condition/state.csv", folder, 10**6)
     table = pd.read_csv(folder / "state.csv")
     table[table["model"].isin(["Llama-3.1-8B", "Jamba-v0.1", "Mamba-130M"])].to_csv(folder / "state.csv", index=False)
-    rows("fig3/summary.csv", folder, 10**6)
+    rows("capacity/capacity.csv", folder, 10**6)
     rows("fig2b/fit.csv", folder, 10**6)
-    flags = [f"--{name}={folder / name}.csv" for name in ("state", "fit", "summary")]
+    flags = [f"--{name}={folder / name}.csv" for name in ("state", "fit", "capacity")]
     return [*flags, "--out", folder / "out"]
 
 

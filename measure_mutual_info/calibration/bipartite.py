@@ -31,7 +31,7 @@ from scipy.special import stdtrit
 from scipy.stats import linregress
 
 from common.cli import UserError, run
-from common.powerlaw import MIN_POINTS, fit_law, fit_power_ols
+from common.powerlaw import MIN_POINTS, NoFitError, fit_law, fit_power_ols
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import (
@@ -204,7 +204,8 @@ def truth(
     """I in nats, (points,), and β of each of METHODS from infinitely many documents: what the exact curve gives.
 
     mean: (pools, points) and scatter: (pools, points, points) of pools of POOL_PIECE documents. Weights matter where
-    the exact curve is not quite straight: gls weighs its points by the pool's covariance.
+    the exact curve is not quite straight: gls weighs its points by the pool's covariance, and is not a number where the
+    pool is too small for weights.
     """
     mi = np.array([process.mutual_information(ell, L) for ell, L in cfg.points])
     L = np.array([L for _, L in cfg.points])
@@ -213,8 +214,11 @@ def truth(
     covariance = (scatter.sum(axis=0) + POOL_PIECE * spread.T @ spread) / (n - 1) / n
     inside = L >= cfg.L_fit_min
     local = fit_power_ols(L[inside], mi[inside]).parameters["beta"][0]
-    fit = fit_law("power", L[inside], mi[inside], covariance[np.ix_(inside, inside)])
-    slopes = np.round([fit.parameters["beta"][0], local], 9) + 0.0  # the slope of a constant is 0, not -1e-17
+    try:
+        weighted = fit_law("power", L[inside], mi[inside], covariance[np.ix_(inside, inside)]).parameters["beta"][0]
+    except NoFitError:
+        weighted = math.nan
+    slopes = np.round([weighted, local], 9) + 0.0  # the slope of a constant is 0, not -1e-17
     return mi, dict(zip(METHODS, slopes.tolist(), strict=True))
 
 

@@ -51,6 +51,8 @@ class TransformersBackend:
 
         Both ways are compared on a short text, in two rows of which the pieces cut through.
         """
+        if not hasattr(self.model, "config"):  # no model of transformers: its head cannot be told from its body
+            return None
         config = self.model.config.get_text_config(decoder=True)
         tokens = 2 * min(tokens // 2, context_tokens(config) or tokens)
         ids = (torch.arange(tokens, device=self.model.device) % config.vocab_size).view(2, -1)

@@ -37,10 +37,10 @@ def test_from_models_to_the_pictures(tmp_path):
 
 def test_flags_alone_leave_the_runs_of_the_preset_and_a_run_that_fails_is_named(tmp_path):
     mine = {"PRESET": "smoke", "OUT": str(tmp_path / "mine"), "RUNS": str(tmp_path / "runs")}
-    done = figure("fig3", "--k", "9", **mine)
-    assert "10 runs, 2 at a time" in done.stdout
+    done = figure("fig3", "--copies", "0", **mine)
+    assert "16 runs, 2 at a time" in done.stdout
     assert "error: full: " in done.stderr
-    assert "k = 9 copied columns of n = 4" in done.stderr
+    assert "--copies 0: at least 1" in done.stderr
     assert not (tmp_path / "mine").exists()
 
 
