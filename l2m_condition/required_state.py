@@ -186,7 +186,8 @@ def linear(path: Path) -> float:
     remedy = "make it with python gaussian_synthetic/capacity.py"
     table = read_csv(path, ["L", "mi_nats", "rank"], remedy)
     L, mi, rank = (numbers(table[name], path, remedy) for name in ("L", "mi_nats", "rank"))
-    nats = (mi / rank)[L.idxmax()] if len(table) else math.nan
+    longest = (mi / rank)[L == L.max()].dropna()
+    nats = longest.iloc[0] if len(longest) else math.nan
     if not 0 < nats < math.inf:
         raise UserError(f"{path} has no information and rank above 0: {remedy}")
     return float(nats)

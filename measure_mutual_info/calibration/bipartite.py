@@ -204,8 +204,8 @@ def truth(
     """I in nats, (points,), and β of each of METHODS from infinitely many documents: what the exact curve gives.
 
     mean: (pools, points) and scatter: (pools, points, points) of pools of POOL_PIECE documents. Weights matter where
-    the exact curve is not quite straight: gls weighs its points by the pool's covariance, and is not a number where the
-    pool is too small for weights.
+    the exact curve is not quite straight: gls weighs its points by the pool's covariance, or not at all where the pool
+    is too small for weights.
     """
     mi = np.array([process.mutual_information(ell, L) for ell, L in cfg.points])
     L = np.array([L for _, L in cfg.points])
@@ -217,7 +217,7 @@ def truth(
     try:
         weighted = fit_law("power", L[inside], mi[inside], covariance[np.ix_(inside, inside)]).parameters["beta"][0]
     except NoFitError:
-        weighted = math.nan
+        weighted = local
     slopes = np.round([weighted, local], 9) + 0.0  # the slope of a constant is 0, not -1e-17
     return mi, dict(zip(METHODS, slopes.tolist(), strict=True))
 
