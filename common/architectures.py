@@ -95,7 +95,7 @@ MODELS: dict[str, Architecture] = {
     "hybrid-130m": _hybrid(12, 768, 12, 2048, every=4),
     # not in the paper: two layers for Gaussian sequences on a CPU. All have a table of positions: without one a
     # recurrent model this small stays far above what its state allows, perhaps because it has to learn to count (rows
-    # of 4, of 16, …), as the one named no-pos shows. The number behind mamba2-mini is the size of its two recurrent
+    # of 4, of 16, …), as the names that end in -no-pos show. The number behind mamba2-mini is the size of its two recurrent
     # states together; the kernel of its convolutions is 2, so that they add only 520 to 768 to that.
     "gpt2-mini": _with_positions(_gpt2(2, 64, 8)),
     "qwen3-mini": _with_positions(_attention("qwen3", 2, 64, 8, 128, num_key_value_heads=4, head_dim=8)),
@@ -107,7 +107,7 @@ MODELS: dict[str, Architecture] = {
     "mamba2-mini-512": _with_positions(_mamba2(2, 64, state=2, head=16, conv_kernel=2)),
     "mamba2-mini-2048": _with_positions(_mamba2(2, 64, state=8, head=16, conv_kernel=2)),
     "mamba2-mini-8192": _with_positions(_mamba2(2, 64, state=32, head=16, conv_kernel=2)),
-    # not in the paper: two layers of width 128 for Fig. 3 on a CPU; beside them stand those of `sized`, below.
+    # not in the paper: two layers of width 128 for Fig. 3 on a CPU; those of any state: `architecture`, below.
     "gpt2-128": _with_positions(_gpt2(2, 128, 8)),
     "qwen3-128": _with_positions(_attention("qwen3", 2, 128, 8, 256, num_key_value_heads=8, head_dim=16)),
     "window-128": _with_positions(_attention("mistral", 2, 128, 8, 256, num_key_value_heads=8, sliding_window=16)),
