@@ -95,7 +95,7 @@ MODELS: dict[str, Architecture] = {
     "hybrid-130m": _hybrid(12, 768, 12, 2048, every=4),
     # not in the paper: two layers for Gaussian sequences on a CPU. All have a table of positions: without one a
     # recurrent model this small stays far above what its state allows, perhaps because it has to learn to count (rows
-    # of 4, of 16, …), as the names that end in -no-pos show. The number behind mamba2-mini is the size of its two recurrent
+    # of 4, of 16, …), as names that end in -no-pos show. The number behind mamba2-mini is the size of its two recurrent
     # states together; the kernel of its convolutions is 2, so that they add only 520 to 768 to that.
     "gpt2-mini": _with_positions(_gpt2(2, 64, 8)),
     "qwen3-mini": _with_positions(_attention("qwen3", 2, 64, 8, 128, num_key_value_heads=4, head_dim=8)),
