@@ -115,7 +115,7 @@ class Fit:
     dof: int
     p_value: float
     """how often points that follow the law would miss it by more; not from `chi2` where the covariance was shrunk"""
-    aicc: float
+    aic: float
     heldout_error: float  # relative error of I at the largest L as predicted from the others: predicted / measured − 1
     scale: str  # what was fitted: "log" I, or "linear" I
 
@@ -128,7 +128,7 @@ class Fit:
 
     def rows(self) -> list[dict[str, float | str]]:
         """One row of fit.csv for each parameter."""
-        names = ("L_min", "L_max", "chi2", "dof", "aicc", "p_value", "heldout_error", "scale")
+        names = ("L_min", "L_max", "chi2", "dof", "aic", "p_value", "heldout_error", "scale")
         shared = {name: getattr(self, name) for name in names}
         return [
             {"law": self.law, "parameter": name, "value": value, "lo95": low, "hi95": high, **shared}
@@ -157,7 +157,7 @@ def fit_law(
 
     The 95% intervals take documents as independent. Those of positive parameters are symmetric in the logarithm; those
     of a parameter at the edge of its range, or that the points leave open, are NaN. chi2 is rᵀ C⁻¹ r with dof = p − k;
-    aicc = chi2 + 2k + 2k(k+1)/(p − k − 1), NaN for p <= k + 1. p_value is that of χ²; where the covariance was
+    aic = chi2 + 2k, as the covariance is not fitted; NaN for p <= k. p_value is that of χ²; where the covariance was
     estimated, Hotelling's with the covariance before it was shrunk (with p documents or fewer, of this one, which lets
     a law off too easily). A power_plus_constant with |β| below about 0.02 is a logarithm, and its A and C mean nothing.
     ValueError: L not ascending, or a number that is not finite.
@@ -326,7 +326,7 @@ def _fit(law: str, points: _Points) -> Fit:
         chi2=chi2,
         dof=p - k,
         p_value=float(goodness),
-        aicc=chi2 + 2 * k + 2 * k * (k + 1) / (p - k - 1) if p > k + 1 else math.nan,
+        aic=chi2 + 2 * k if p > k else math.nan,
         heldout_error=_heldout_error(law, points, log_scale, theta),
         scale="log" if log_scale else "linear",
     )

@@ -17,13 +17,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from common.cli import UserError, run
 from common.record import write_csv
 from common.resume import refuse_other
-from measure_mutual_info.estimate_bipartite import per_document_terms
+from measure_mutual_info.estimate_bipartite import by_book, per_document_terms
 from measure_mutual_info.scoring.tables import last_part, read_provenance, read_scores
 
 ESTIMATORS = ("direct", "vclub")
@@ -37,18 +36,6 @@ class Settings:
     def validate(self) -> None:
         if len(self.scores) < 2:
             raise UserError("--scores: give the scores of two start tokens or more")
-
-
-def mean_by_book(terms: pd.DataFrame, book: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Mean over documents, and its standard error where documents of one book are not independent; NaN for one book.
-
-    terms: documents × (ell, L), nats. book: of each document.
-    """
-    mean, books = terms.mean(), book[terms.index].nunique()
-    sums = (terms - mean).groupby(book[terms.index]).sum()
-    if books < 2:
-        return mean, mean * np.nan
-    return mean, np.sqrt((sums**2).sum() * books / (books - 1)) / len(terms)
 
 
 def main(cfg: Settings) -> None:
@@ -66,10 +53,9 @@ def main(cfg: Settings) -> None:
         names = {"source": record["source"], "model": model, "start_token": record["start_token"]}
         for estimator in ESTIMATORS:
             terms = per_document_terms(scores, estimator)
-            mean, error = mean_by_book(terms, book)
-            off, off_error = mean_by_book(terms - first.setdefault(estimator, terms), book)
-            columns = {"mi_nats": mean, "stderr_nats": error, "difference_nats": off}
-            columns |= {"difference_stderr_nats": off_error, "n_documents": len(terms), "n_books": book.nunique()}
+            here, off = by_book(terms, book), by_book(terms - first.setdefault(estimator, terms), book)
+            columns = {"mi_nats": here.mean(), "stderr_nats": here.sem(), "difference_nats": off.mean()}
+            columns |= {"difference_stderr_nats": off.sem(), "n_documents": len(terms), "n_books": len(here)}
             tables.append(pd.DataFrame(columns).reset_index().assign(**names, estimator=estimator))
     table = pd.concat(tables, ignore_index=True)
     table = table[[*names, "estimator", *table.columns.difference([*names, "estimator"], sort=False)]]

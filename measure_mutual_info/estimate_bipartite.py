@@ -5,9 +5,10 @@ r"""Bipartite mutual information I(ell; L) and its exponent β from the scores o
 
 Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv and counts_by_book.csv
 (count_ngrams.py). Writes into the folder --out, for each estimator and L/ell:
-    bipartite.csv   I and its standard error at each ell, L; for direct_corrected also what the correction adds
+    bipartite.csv   I and its standard errors at each ell, L; for direct_corrected also what the correction adds
+    books.csv       of each book: I by each estimator, and the loss, in nats a byte, of the continuations
     fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
-                    `selected`: the law of the least AICc
+                    `selected`: the law of the least AIC
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
     summary.txt     two lines that sum them up
 
@@ -15,8 +16,9 @@ Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 
 block_entropy (not in the paper; left out where scores.csv has no logq_start_nats), and with --unpaired direct_unpaired,
 the form of the authors' release. context_mismatch_nats is above 0 if a wrong context misleads the model more than none.
 
-Of the intervals lo95, hi95 take documents as independent; boot_lo95, boot_hi95 resample whole books (documents of a
-single book), and with them the 2-gram entropy. Quote the second if there are several books.
+Documents of a book are not independent. stderr_by_book_nats allows for that, and from MIN_BOOKS books on so do all
+fits, p-values and the intervals lo95, hi95 (column fit_units); with fewer they take documents as independent. boot_lo95,
+boot_hi95 resample whole books (documents of a single book), and with them the 2-gram entropy.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.
@@ -42,12 +44,14 @@ from measure_mutual_info.counting.entropy import grassberger_entropy, sample_siz
 from measure_mutual_info.scoring import tables
 
 SUMMED_UP = ("direct", "vclub", "block_entropy")  # the estimators of summary.txt
+KNOWN = 0.6  # books.csv: a book that costs less than this share of the median book's loss is known by heart
+MIN_BOOKS = 20  # from so many on, how books differ is known well enough to weigh ten lengths by it
 NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
-FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aicc"]
-FIT_COLUMNS += ["heldout_error", "scale", "selected"]
+FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aic"]
+FIT_COLUMNS += ["heldout_error", "scale", "selected", "fit_units"]
 SWEEP_COLUMNS = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "A", "beta", "lo95", "hi95"]
-SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale"]
+SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale", "fit_units"]
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,43 @@ def per_document_terms(
     return with_x - without
 
 
-def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame) -> pd.DataFrame:
-    """Rows of bipartite.csv from the terms of one estimator, documents × (ell, L): mean and standard error, nats."""
+def by_book(terms: pd.DataFrame, book: pd.Series) -> pd.DataFrame:
+    """A row for each book, of which the mean is that of all documents, and the spread that of independent books.
+
+    terms: documents × (ell, L); book: of each document. With u = mean + (B/n) Σ (term − mean) over the documents of a
+    book, B books and n documents, the standard error of the mean of u is the cluster-robust one.
+    """
+    mean, books = terms.mean(), book[terms.index]
+    return mean + (terms - mean).groupby(books).sum() * books.nunique() / len(terms)
+
+
+def fit_units(terms: pd.DataFrame, book: pd.Series) -> tuple[pd.DataFrame, str, np.ndarray, str]:
+    """What the fits take as independent, the rows of `by_book` from MIN_BOOKS books on, else the documents, and its name;
+    of each row what is resampled, its book or, of a single book, the document, and how these are called.
+    """
+    books, documents = book[terms.index].nunique(), f"{len(terms)} documents"
+    if books >= MIN_BOOKS:
+        rows = by_book(terms, book)
+        return rows, f"{books} books", rows.index.to_numpy(), f"{books} books"
+    if books > 1:
+        return terms, documents, book[terms.index].to_numpy(), f"{books} books"
+    return terms, documents, terms.index.to_numpy(), documents
+
+
+def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame, book: pd.Series | None = None) -> pd.DataFrame:
+    """Rows of bipartite.csv from the terms of one estimator, documents × (ell, L): mean and standard errors, nats.
+
+    book: of each document; None, or a single book: no errors by book.
+    """
     context_mismatch = context_mismatch.loc[terms.index]
+    several = book is not None and book[terms.index].nunique() > 1
     return pd.DataFrame(
         {
             "mi_nats": terms.mean(),
             "stderr_nats": _standard_error(terms),
+            "stderr_by_book_nats": _standard_error(by_book(terms, book)) if several else math.nan,
             "n_documents": len(terms),
+            "n_books": book[terms.index].nunique() if book is not None else len(terms),
             "context_mismatch_nats": context_mismatch.mean(),
             "context_mismatch_stderr_nats": _standard_error(context_mismatch),
         }
@@ -117,7 +150,7 @@ def fit_ratio(
 ) -> tuple[list[Fit], list[str]]:
     """Fits of `laws` and of the unweighted line to the points with L = ratio · ell, and why others failed.
 
-    terms: documents × (ell, L); L_min <= L <= L_max. The intervals take documents as independent.
+    terms: documents, or books (`by_book`), × (ell, L); L_min <= L <= L_max. The intervals take rows as independent.
     """
     L, values = at_ratio(terms, ratio, L_min, L_max)
     fits, failed = [], {}
@@ -130,7 +163,7 @@ def fit_ratio(
 
 
 def fit_terms(law: str, L: np.ndarray, values: np.ndarray) -> Fit:
-    """The fit of a law, or of the line "power_ols", to the means of terms, (documents, p). NoFitError."""
+    """The fit of a law, or of the line "power_ols", to the means of terms, (documents or books, p). NoFitError."""
     if law == "power_ols":
         return powerlaw.fit_power_ols(L, values.mean(axis=0))
     covariance, shrinkage = powerlaw.covariance_of_mean(values)
@@ -147,7 +180,7 @@ def bootstrap_power(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """`bootstrap_intervals` of A and β, by least squares with weights and without, from resampled books.
 
-    L: (p,). values: (documents, p) terms in nats. units: (documents,) what is resampled. shift_nats: what a
+    L: (p,). values: (documents or books, p) terms in nats. units: of each row what is resampled. shift_nats: what a
     resampling (how often each unit was drawn) adds to every term. The unweighted line keeps to the lengths that it has
     here; a resampling that puts one of them at or below 0 is left out. The books of X' are not resampled.
     """
@@ -166,8 +199,8 @@ def fit_rows(
     here: dict[str, Any], fits: Sequence[Fit], intervals: dict[tuple[str, str], tuple[float, float]], clusters: str
 ) -> list[dict[str, Any]]:
     """Rows of fit.csv. here: columns that all share; clusters: what was resampled for the intervals."""
-    compared = [fit for fit in fits if math.isfinite(fit.aicc) and not fit.law.endswith("_wls")]
-    rows, selected = [], min(compared, key=lambda fit: fit.aicc).law if compared else None
+    compared = [fit for fit in fits if math.isfinite(fit.aic) and not fit.law.endswith("_wls")]
+    rows, selected = [], min(compared, key=lambda fit: fit.aic).law if compared else None
     for row in (row for fit in fits for row in fit.rows()):
         low, high = intervals.get((row["law"], row["parameter"]), (math.nan, math.nan))
         boot = {"boot_lo95": low, "boot_hi95": high, "boot_clusters": clusters if low == low else ""}
@@ -200,13 +233,13 @@ def _ratios(terms: pd.DataFrame) -> list[float]:
 
 
 def _entropy_shift(
-    shares: pd.DataFrame, units: np.ndarray, entropy_nats: float, weight: float = NGRAM_WEIGHT
+    shares: pd.DataFrame, books: np.ndarray, entropy_nats: float, weight: float = NGRAM_WEIGHT
 ) -> Callable[[np.ndarray], float]:
     """What resampled books change in the terms of direct_corrected: weight · (their 2-gram entropy − that of all).
 
     shares: ngrams and entropy_nats by book. Books that were counted and not scored stay as they are.
     """
-    place = shares.index.get_indexer(np.unique(units))
+    place = shares.index.get_indexer(books)
 
     def shift(drawn: np.ndarray) -> float:
         times = np.ones(len(shares))
@@ -236,6 +269,26 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
     if shares is not None:
         shares = pd.DataFrame({"ngrams": shares[0]["ngram", 2], "entropy_nats": shares[1]["ngram", 2]})
     return entropy, shares
+
+
+def book_table(scores: pd.DataFrame, ratio: float) -> pd.DataFrame:
+    """Rows of books.csv: of each book, at the longest L = ratio · ell, the loss of Y given X, and I by each estimator.
+
+    known: its loss is below KNOWN of that of the median book, which a model reaches by heart alone.
+    """
+    rows = scores[scores["L_tokens"] == ratio * scores["ell_tokens"]]
+    rows = rows[rows["L_tokens"] == rows["L_tokens"].max()].set_index("document")
+    of_book, loss = rows.groupby("book"), -rows[tables.LOGQ[0]].groupby(rows["book"]).sum()
+    tokens = (rows["L_tokens"] - rows["ell_tokens"]).groupby(rows["book"]).sum()
+    found = {"n_documents": of_book.size(), "L_tokens": of_book["L_tokens"].first()}
+    found |= {"loss_nats_per_token": loss / tokens, "known": loss / tokens < KNOWN * (loss / tokens).median()}
+    if tables.BYTES in rows:
+        found["loss_nats_per_byte"] = loss / of_book[tables.BYTES].sum(min_count=1)
+    for name in SUMMED_UP:
+        if name != "block_entropy" or tables.START in rows:
+            terms = per_document_terms(rows.reset_index(), name).iloc[:, 0]
+            found[f"mi_{name}_nats"] = terms.groupby(rows["book"]).mean()
+    return pd.DataFrame(found).reset_index()
 
 
 def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
@@ -285,29 +338,29 @@ def main(cfg: Settings) -> None:
             terms = terms[~without_donor]
         if len(terms) < 2:
             raise UserError(f"{estimator}: {len(terms)} documents are left, and two are needed: {tables.SCORE_AGAIN}")
-        units = (book if book.nunique() > 1 else book.index.to_series())[terms.index].to_numpy()
-        boot_clusters = f"{len(np.unique(units))} {'books' if book.nunique() > 1 else 'documents'}"
+        fitted, of_units, units, boot_clusters = fit_units(terms, book)
         corrected, shift = estimator == "direct_corrected", lambda drawn: 0.0
         if corrected and shares is not None and np.isin(units, shares.index).all():
-            shift = _entropy_shift(shares, units, first2_entropy)
+            shift = _entropy_shift(shares, np.unique(units), first2_entropy)
         elif corrected:
             print(f"{estimator}: no shares of these {boot_clusters}: resampling leaves the 2-gram entropy as it is")
         names = {"source": source, "model": model, "estimator": estimator}
         correction = terms - direct if corrected else terms * math.nan
-        table = estimate_table(terms, context_mismatch).assign(**names)
+        table = estimate_table(terms, context_mismatch, book).assign(**names)
         table["correction_nats"] = correction.mean().to_numpy()
         table["correction_stderr_nats"] = _standard_error(correction).to_numpy()
         estimates.append(table)
-        for ratio in _ratios(terms):
+        for ratio in _ratios(fitted):
             window = ratio, cfg.L_fit_min, cfg.L_fit_max or math.inf
-            (fits, notes), boot, here = fit_ratio(terms, *window), {}, names | {"L_over_ell": ratio}
+            here = names | {"L_over_ell": ratio, "fit_units": of_units}
+            (fits, notes), boot = fit_ratio(fitted, *window), {}
             try:
                 if cfg.bootstrap:
-                    boot = bootstrap_power(*at_ratio(terms, *window), units, shift, cfg.bootstrap, cfg.seed)
+                    boot = bootstrap_power(*at_ratio(fitted, *window), units, shift, cfg.bootstrap, cfg.seed)
             except NoFitError as error:
                 notes.append(f"no resampled interval: {error}")
             fit_table += fit_rows(here, fits, boot, boot_clusters)
-            sweep_table += sweep_rows(here, *at_ratio(terms, ratio))
+            sweep_table += sweep_rows(here, *at_ratio(fitted, ratio))
             for note in notes:
                 print(f"{estimator}, L = {ratio:g} ell: {note}")
 
@@ -315,14 +368,17 @@ def main(cfg: Settings) -> None:
     bipartite = bipartite[[*names, *[column for column in bipartite.columns if column not in names]]]
     fits = pd.DataFrame(fit_table, columns=FIT_COLUMNS)
     windows = pd.DataFrame(sweep_table, columns=SWEEP_COLUMNS)
-    for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows)):
-        facts = {"first2_entropy_nats": first2_entropy, "ngram_weight": NGRAM_WEIGHT, "start_token": start}
-        write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
     ratios = _ratios(direct)
     ratio = 2.0 if 2.0 in ratios else ratios[0]
+    books = book_table(scores, ratio)
+    books.insert(0, "source", source)
+    books.insert(1, "model", model)
+    for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows), ("books", books)):
+        facts = {"first2_entropy_nats": first2_entropy, "ngram_weight": NGRAM_WEIGHT, "start_token": start}
+        write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
     lines = headline(bipartite, fits, ratio)
     replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n")
-    print(f"wrote bipartite.csv, fit.csv, sweep.csv and summary.txt in {cfg.out}", *lines, sep="\n")
+    print(f"wrote bipartite.csv, fit.csv, sweep.csv, books.csv and summary.txt in {cfg.out}", *lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ import pandas as pd
 from common.cli import UserError, run
 from common.powerlaw import Fit, NoFitError, bootstrap_intervals
 from common.record import write_csv
-from measure_mutual_info.compare_start_tokens import mean_by_book
-from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, fit_rows, fit_terms
+from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, by_book, fit_rows, fit_terms, fit_units
 from measure_mutual_info.scoring import tables
 
 FITTED = [name for name in FIT_COLUMNS if name not in ("estimator", "L_over_ell", "selected")]
@@ -64,7 +63,7 @@ def middle(blocks: pd.MultiIndex) -> np.ndarray:
 def fit_decay(n: np.ndarray, rates: np.ndarray) -> Fit:
     """h(n) = h + A n^−gamma by generalised least squares, with beta = 1 − gamma. NoFitError.
 
-    n: (p,) tokens; rates: (documents, p) nats a token.
+    n: (p,) tokens; rates: (documents or books, p) nats a token.
     """
     fit = fit_terms("power_plus_constant", n, rates)
     slope, low, high = fit.parameters["beta"]
@@ -77,7 +76,7 @@ def fit_table(
 ) -> list[dict]:
     """Rows of entropy_rate_fit.csv. NoFitError.
 
-    n, rates: as `fit_decay`. units: (documents,) what is resampled, clusters: how that is called.
+    n, rates: as `fit_decay`. units: of each row of rates what is resampled, clusters: how that is called.
     """
     fit, boot = fit_decay(n, rates), {}
     if not fit.parameters["gamma"][1] > 0:  # NaN is not either
@@ -95,19 +94,18 @@ def main(cfg: Settings) -> None:
     if rates.empty:
         raise UserError(f"{cfg.scores} has no L = 2 ell: score the documents with --ratios 2")
     book = scores.drop_duplicates("document").set_index("document")["book"]
-    mean, by_book = mean_by_book(rates, book)
     ell, L = (rates.columns.get_level_values(name) for name in tables.KEY[1:])
-    columns = {"first_token": ell + 1, "last_token": L, "nats_per_token": mean.to_numpy()}
+    columns = {"first_token": ell + 1, "last_token": L, "nats_per_token": rates.mean().to_numpy()}
     columns["stderr_nats"] = rates.sem().to_numpy()
-    columns["stderr_by_book_nats"] = by_book.to_numpy()
+    columns["stderr_by_book_nats"] = by_book(rates, book).sem().to_numpy()
     curve = pd.DataFrame(columns).assign(n_documents=len(rates), n_books=book.nunique(), **here)
     curve = curve[[*here, *curve.columns.difference(here, sort=False)]]
 
-    fitted, several = rates.loc[:, ell >= cfg.n_fit_min], book.nunique() > 1
-    units = (book if several else book.index.to_series())[fitted.index].to_numpy()
-    clusters = f"{len(np.unique(units))} {'books' if several else 'documents'}"
+    fitted, of_units, units, clusters = fit_units(rates.loc[:, ell >= cfg.n_fit_min], book)
     try:
-        rows = fit_table(here, middle(fitted.columns), fitted.to_numpy(), units, clusters, cfg)
+        rows = fit_table(
+            here | {"fit_units": of_units}, middle(fitted.columns), fitted.to_numpy(), units, clusters, cfg
+        )
         said = ", ".join(f"{row['parameter']} = {row['value']:.3f}" for row in rows) + f", p = {rows[0]['p_value']:.2g}"
     except NoFitError as error:
         rows, said = [], f"no fit: {error}"

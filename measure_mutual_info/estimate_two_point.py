@@ -5,7 +5,7 @@
 Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into the folder --out:
     two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each estimator of entropy, and less the plateau
     fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î;
-                    `selected`: the law of the least AICc of the first two below
+                    `selected`: the law of the least AIC of the first two below
     ranges.csv      rows of fit.csv for fits from d_min to every later distance (L_max), of power_plus_constant and
                     paper_eq_b15: how α and C depend on where the fit ends
     sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
@@ -127,7 +127,7 @@ def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
 
     d: (p,) tokens, values: (units, p) from `unit_values`. Power laws have −β as the parameter alpha. "…_wls", and every
     law where the units are too few for the covariance of so many points (`covariance_is_known`): the variances alone
-    are the weights, chi2, p and AICc take the errors at different d as independent, and lo95 and hi95 are NaN.
+    are the weights, chi2, p and AIC take the errors at different d as independent, and lo95 and hi95 are NaN.
     NoFitError as `fit_law`.
     """
     mi, (covariance, shrinkage) = values.mean(axis=0), covariance_of_mean(values)
@@ -259,7 +259,7 @@ def main(cfg: Settings) -> None:
 
     n_pairs = [entropy.sample_size(*of) for of in counts.by_kind["pair"].values()]
     if values is not None and not covariance_is_known(values[:, inside]):
-        print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AICc take them as independent")
+        print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AIC take them as independent")
     tables, fit_table, sweep_table, range_table, corrected_by = [], [], [], [], None
     for estimator in ESTIMATORS:
         mi, main_one = mutual_information(counts.by_kind, estimator), estimator == "grassberger"

@@ -4,8 +4,8 @@ r"""Log-probabilities behind bipartite mutual information (Eq. 6, 7; Fig. 2b, B.
         --out results/mine/scores.csv
 
 For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), the part of it from Y's first two tokens, log q
-of the document's first L − ℓ tokens given BOS, and log q(Y|X'). X is the first ℓ tokens, Y the tokens ℓ+1 … L, and X'
-the first ℓ tokens of another document, the X donor.
+of the document's first L − ℓ tokens given BOS, log q(Y|X'), and how many bytes Y has. X is the first ℓ tokens, Y the
+tokens ℓ+1 … L, and X' the first ℓ tokens of another document, the X donor.
 "BOS" is the tokenizer's BOS, its EOS if it has no BOS, or --bos; for SmolLM2-Instruct it is the chat marker
 <|im_start|>. Scoring takes about 25 s a document for SmolLM2-135M at L = 2048 on two CPU cores.
 
@@ -31,6 +31,7 @@ from common.cli import UserError, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
+from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import passes
 
 
@@ -42,8 +43,9 @@ class Settings:
     L_max: int = 2048  # tokens; longest context + continuation. Shorter documents are left out
     ell_max: int | None = None  # tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)
     ratios: tuple[int, ...] = (2, 3, 4)  # L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2
+    documents_per_book: int | None = None  # at most so many of each book, drawn at random; all if not given
     n_documents: int | None = None  # how many documents, drawn at random; all of them if not given. Paper: 1,024
-    seed: int = 0  # of the draw of documents and of the permutation that gives each document its X'
+    seed: int = 0  # of the draws of documents and of the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """auto: bfloat16 on a processor (AVX512-BF16, AMX) or GPU that computes in it, else float32"""
@@ -84,8 +86,9 @@ class Settings:
             raise UserError(f"{given}: no (ℓ, L) fits: the smallest is ℓ = 2, L = 4, and L/ℓ is 2 at least")
         if self.n_documents is not None and self.n_documents < 2:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
-        if self.batch_tokens < 1:
-            raise UserError(f"--batch-tokens {self.batch_tokens}: at least 1")
+        for name in ("batch_tokens", "documents_per_book"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
         if not re.fullmatch(r"\d+/\d+", self.shard) or not 0 <= self.shard_of[0] < self.shard_of[1]:
             raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
 
@@ -113,7 +116,7 @@ class Sample:
 
 
 def draw_sample(cfg: Settings) -> Sample:
-    """Documents that reach the longest L of the grid, cut to it, n_documents of them drawn by seed; their x_donors.
+    """Documents that reach the longest L of the grid, cut to it, as many as asked for, drawn by seed; their x_donors.
 
     A document that repeats an earlier one is left out: as its x_donor it would be no other document.
     UserError if the folder is not one of prepare_dataset.py, or holds too few such documents (2 at least).
@@ -129,6 +132,15 @@ def draw_sample(cfg: Settings) -> Sample:
             f"{lengths.max()}) and repeat no other, and {needed} are needed: lower --L-max or --n-documents, or "
             "prepare more or longer documents (--min-tokens)"
         )
+    if cfg.documents_per_book is not None:  # the first ones in a random order, so that more include fewer
+        drawn = np.random.default_rng(cfg.seed).permutation(chosen)
+        place = pd.Series(drawn).groupby(np.asarray(list(table["book"]))[drawn]).cumcount()
+        chosen = np.sort(drawn[place < cfg.documents_per_book])
+        if len(chosen) < needed:
+            raise UserError(
+                f"{cfg.documents}: {cfg.documents_per_book} of each book are {len(chosen)} documents, and {needed} are "
+                "needed: raise --documents-per-book or lower --n-documents"
+            )
     for left_out, why in ((short, "are shorter than"), (repeats, "repeat another's first")):
         if left_out.any():
             print(f"{left_out.sum()} documents {why} {longest} tokens and are left out")
@@ -214,6 +226,21 @@ def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: 
             bar.refresh()
 
 
+def continuation_bytes(cfg: Settings, sample: Sample) -> np.ndarray:
+    """Bytes of UTF-8 of each Y, (documents, points); NaN for a model without a tokenizer.
+
+    That of a character which a cut divides is right to three bytes.
+    """
+    try:
+        tokenizer = load_tokenizer(cfg.model)
+    except UserError:  # its documents are ids
+        return np.full((len(sample.names), len(cfg.points)), np.nan)
+    ends = sorted({end for point in cfg.points for end in point})
+    upto = [[len(tokenizer.text(row[:end].tolist()).encode("utf-8", "replace")) for end in ends] for row in sample.ids]
+    of = dict(zip(ends, np.array(upto, dtype=float).T, strict=True))
+    return np.stack([of[L] - of[ell] for ell, L in cfg.points], axis=1)
+
+
 def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame, int, float]:
     """All groups as the table of scores.csv, how many documents failed, and the seconds that all groups took.
 
@@ -231,7 +258,8 @@ def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame
     columns = {f"{name}_nats": np.where(failed[:, None], np.nan, values[name]).round(6).ravel() for name in names}
     ell, L = np.tile(points, (len(sample.names), 1)).T
     table = {"document": sample.names.repeat(len(points)), "book": sample.books.repeat(len(points))}
-    table |= {"ell_tokens": ell, "L_tokens": L, **columns, "x_donor": sample.names[sample.x_donor].repeat(len(points))}
+    table |= {"ell_tokens": ell, "L_tokens": L, "y_bytes": continuation_bytes(cfg, sample).ravel(), **columns}
+    table |= {"x_donor": sample.names[sample.x_donor].repeat(len(points))}
     return pd.DataFrame(table), int(failed.sum()), seconds
 
 

@@ -181,7 +181,7 @@ def gls(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     found = {fit.law: fit for fit in fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=LAWS)[0]}
     if "power" not in found:
         return np.full(len(FIT_VALUES), np.nan)
-    # Both laws have two parameters: their AICc differ as their χ² do, which three points give, too.
+    # Both laws have two parameters: their AIC differ as their χ² do.
     selected = LAWS.index(min((law for law in LAWS if law in found), key=lambda law: found[law].chi2))
     power = found["power"]
     return np.array([*power.parameters["beta"], power.chi2, power.p_value, selected])

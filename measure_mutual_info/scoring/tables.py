@@ -18,6 +18,7 @@ from measure_mutual_info.counting.entropy import grassberger_entropy, sample_siz
 LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
 OWN = LOGQ[:3]  # the same for the same text, whatever its x_donor
 START = "logq_start_nats"  # not in scores.csv of before the estimator block_entropy
+BYTES = "y_bytes"  # nor this; empty for a model without a tokenizer
 KEY = ["document", "ell_tokens", "L_tokens"]
 SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
@@ -31,13 +32,13 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
 
     A document that repeats another, score by score to 0.005 nats, is left out as well: it would count as one more and
     is none. UserError: no such file, columns missing, not numbers, ell >= L, rows twice, a document in two books or
-    only in part there, or fewer than two documents left. START is read and checked where it is there.
+    only in part there, or fewer than two documents left. START and BYTES are read and checked where they are there.
     """
-    scores = read_csv(path, SCORES, SCORE_AGAIN, optional=[START])
+    scores = read_csv(path, SCORES, SCORE_AGAIN, optional=[START, BYTES])
     logq = [column for column in (*LOGQ, START) if column in scores]
     for column in ("ell_tokens", "L_tokens"):
         scores[column] = whole_numbers(scores[column], path, SCORE_AGAIN)
-    for column in logq:
+    for column in [*logq, *[BYTES] * (BYTES in scores)]:
         scores[column] = numbers(scores[column], path, SCORE_AGAIN)
     by_document, grid = scores.groupby("document", sort=False), len(scores.drop_duplicates(KEY[1:]))
     checks = {

@@ -224,7 +224,7 @@ def test_markov_chain_from_end_to_end(tmp_path):
     assert (power[power["parameter"] == "beta"]["value"].abs() < 0.2).all()
     line = fits[(fits["law"] == "power_ols") & (fits["L_over_ell"] == 2)]
     assert len(line) == 6
-    assert line[["lo95", "hi95", "chi2", "aicc"]].isna().all(axis=None)
+    assert line[["lo95", "hi95", "chi2", "aic"]].isna().all(axis=None)
     # 3·ell reaches 32 at three points, 4·ell at three: both have a fit.
     assert set(fits["L_over_ell"]) == {2, 3, 4}
     assert "source toy, model tiny-model, 400 documents; books: 1; start token (BOS): unknown\n" in printed
@@ -306,7 +306,7 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
     assert direct["law"].drop_duplicates().tolist() == [*GROWTH_LAWS, "power_ols"]
     assert direct.set_index("law").loc["broken_power", "parameter"].tolist() == ["A", "beta_1", "beta_2", "L_break"]
     (selected,) = direct.loc[direct["selected"], "law"].unique()
-    assert selected == direct.loc[direct["aicc"].idxmin(), "law"]
+    assert selected == direct.loc[direct["aic"].idxmin(), "law"]
     power = direct[direct["law"] == "power"].set_index("parameter")
     assert power.loc["beta", "lo95"] < 0.6 < power.loc["beta", "hi95"]
     assert power.loc["beta", "boot_lo95"] < 0.6 < power.loc["beta", "boot_hi95"]

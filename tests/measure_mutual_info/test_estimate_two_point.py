@@ -302,7 +302,7 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
     assert (main_rows["plateau_nats"] == C).all()
     assert (main_rows["plateau_law"] == plateau_of).all()
     compared = mine[~mine.index.get_level_values("law").str.endswith("_wls")]
-    assert set(compared.index.get_level_values("law")[compared["selected"]]) == {compared["aicc"].idxmin()[0]}
+    assert set(compared.index.get_level_values("law")[compared["selected"]]) == {compared["aic"].idxmin()[0]}
     assert not fits.loc[fits["estimator"] == "naive", "selected"].any()
 
     windows = pd.read_csv(tmp_path / "out" / "sweep.csv")
