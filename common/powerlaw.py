@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import least_squares
 from scipy.special import fdtrc, gammaincc, ndtri, stdtrit
 
 MIN_POINTS = 3  # two points fit any power law
 MIN_SIGNIFICANCE = 3.0  # standard errors above 0 under which log I is no longer near normal
+ACCEPTED = 0.05  # not in the paper: the least p-value of a law that is drawn or quoted
 BREAK_SHARPNESS = 4.0  # not in the paper: broken_power turns from one slope to the other within about a factor of 2
 
 
@@ -208,6 +210,16 @@ def sweep(
                 with contextlib.suppress(NoFitError):
                     fits.append(_fit("power", window))
     return fits
+
+
+def longest_accepted(windows: pd.DataFrame) -> pd.Series | None:
+    """Of some rows of sweep.csv that of the most lengths at which the power law is accepted; of several the last.
+
+    None: at no three neighbouring lengths. Many windows were tried, so its p-value tells where the law may be, and does
+    not test it.
+    """
+    accepted = windows[(windows["dof"] > 0) & (windows["p_value"] >= ACCEPTED)]
+    return None if accepted.empty else accepted.sort_values(["dof", "L_max"]).iloc[-1]
 
 
 def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:

@@ -3,20 +3,59 @@
 # (tokens), n_documents ("all", or a number drawn at random) and prepare_flags (of prepare_dataset.py).
 
 . common/environment.sh
-sample_model=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
+more_models=data/sample/more_models
+smollm2=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
+gemma=$more_models/gemma-3-270m.Q4_K_M.gguf
+qwen_small=$more_models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
+qwen_large=$more_models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
+
+# named CORPUS: sets corpus and prepare_flags for one that has a name here; else it is a corpus, as prepare_dataset.py reads.
+named() {
+    corpus=$1 prepare_flags=""
+    case $1 in
+        four_books) corpus=data/sample/books prepare_flags="--source books" ;;
+        twelve_books) corpus='data/sample/*books/*.txt' prepare_flags="--source books" ;;
+        books) corpus='data/sample/*books/**/*.txt' prepare_flags="--source books" ;; # and 26 presidents' addresses
+        wikipedia) corpus=data/sample/wikipedia.jsonl prepare_flags="--source wikipedia" ;;
+        pg19) corpus=emozilla/pg19 prepare_flags="--source pg19 --streaming --min-book-words 5000" ;;
+        all_wikipedia)
+            corpus=wikimedia/wikipedia
+            prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000"
+            ;;
+    esac
+}
+
+# short MODEL: its name without folder, owner and kind of file.
+short() {
+    local name=${1##*/}
+    name=${name%%.Q[0-9]_*}
+    echo "${name%-Instruct}"
+}
 
 # take_own: puts the settings CORPUS, MODEL, PREPARE_FLAGS and OUT in the place of these inputs.
 take_own() {
     if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own
         documents=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or MODEL of your own the results go there"}/documents
     fi
-    if [ -n "${CORPUS:-}" ]; then prepare_flags=""; fi
-    corpus=${CORPUS:-$corpus} model=${MODEL:-$model} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
+    if [ -n "${CORPUS:-}" ]; then named "$CORPUS"; fi
+    model=${MODEL:-$model} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
 }
 
 # prepare MIN_TOKENS
 prepare() {
-    case "$corpus$model" in *data/sample/*) "$python" measure_mutual_info/fetch_sample.py ;; esac
+    local parts=()
+    case $corpus in
+        data/sample/books) parts=(books) ;;
+        'data/sample/*books/'*) parts=(books more_books) ;;
+        data/sample/wikipedia.jsonl) parts=(wikipedia) ;;
+    esac
+    case $model in
+        data/sample/model/*) parts+=(model) ;;
+        "$more_models"/*)
+            "$python" measure_mutual_info/fetch_sample.py --parts more_models --models "$(basename "$model" .Q4_K_M.gguf)"
+            ;;
+    esac
+    if [ ${#parts[@]} -gt 0 ]; then "$python" measure_mutual_info/fetch_sample.py --parts "${parts[@]}"; fi
     # shellcheck disable=SC2086  # flags are words
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$model" --min-tokens "$1" \
         --out "$documents" $prepare_flags
@@ -32,8 +71,11 @@ score() {
 
 # measure PRESET [FLAG ...]: all steps; PRESET and flags are of score_documents.py.
 measure() {
+    local start=()
+    # The start token with which the model predicts the first tokens of a text best, see results/start_token.
+    if [ "$model" = "$smollm2" ]; then start=(--bos "<|endoftext|>"); fi
     prepare "$L_max"
-    score "$out" "$@"
+    score "$out" "$1" ${start[@]+"${start[@]}"} "${@:2}"
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
     "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/scores.csv" --counts "$out/counts.csv" \
         --unpaired --out "$out"

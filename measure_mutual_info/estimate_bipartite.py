@@ -17,8 +17,8 @@ block_entropy (not in the paper; left out where scores.csv has no logq_start_nat
 the form of the authors' release. context_mismatch_nats is above 0 if a wrong context misleads the model more than none.
 
 Documents of a book are not independent. stderr_by_book_nats allows for that, and from MIN_BOOKS books on so do all
-fits, p-values and the intervals lo95, hi95 (column fit_units); with fewer they take documents as independent. boot_lo95,
-boot_hi95 resample whole books (documents of a single book), and with them the 2-gram entropy.
+fits, p-values and the intervals lo95, hi95 (column fit_units); with fewer they take documents as independent.
+boot_lo95, boot_hi95 resample whole books (documents of a single book), and with them the 2-gram entropy.
 
 Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.
@@ -38,7 +38,7 @@ import pandas as pd
 
 from common import powerlaw
 from common.cli import UserError, run
-from common.powerlaw import GROWTH_LAWS, Fit, NoFitError
+from common.powerlaw import GROWTH_LAWS, Fit, NoFitError, longest_accepted
 from common.record import replace_text, write_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
 from measure_mutual_info.scoring import tables
@@ -113,8 +113,9 @@ def by_book(terms: pd.DataFrame, book: pd.Series) -> pd.DataFrame:
 
 
 def fit_units(terms: pd.DataFrame, book: pd.Series) -> tuple[pd.DataFrame, str, np.ndarray, str]:
-    """What the fits take as independent, the rows of `by_book` from MIN_BOOKS books on, else the documents, and its name;
-    of each row what is resampled, its book or, of a single book, the document, and how these are called.
+    """What the fits take as independent, and its name: the rows of `by_book` from MIN_BOOKS books on, else documents.
+
+    Also, of each row what is resampled, its book or, of a single book, the document, and how these are called.
     """
     books, documents = book[terms.index].nunique(), f"{len(terms)} documents"
     if books >= MIN_BOOKS:
@@ -291,20 +292,22 @@ def book_table(scores: pd.DataFrame, ratio: float) -> pd.DataFrame:
     return pd.DataFrame(found).reset_index()
 
 
-def headline(bipartite: pd.DataFrame, fits: pd.DataFrame, ratio: float) -> list[str]:
-    """Two lines: I at the largest L with L = ratio · ell, and β of the power law with its interval by books."""
+def headline(bipartite: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> list[str]:
+    """Two lines: I at the largest L with L = ratio · ell, and β where a power law is accepted (`longest_accepted`)."""
     shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
     last = shown[(shown["L_tokens"] == shown["L_tokens"].max()) & shown["estimator"].isin(SUMMED_UP)]
-    found = [f"{row.mi_nats:.1f} ± {row.stderr_nats:.1f} ({row.estimator})" for row in last.itertuples()]
-    wanted = (fits["law"] == "power") & (fits["parameter"] == "beta") & (fits["L_over_ell"] == ratio)
+    last = last.assign(error=last["stderr_by_book_nats"].fillna(last["stderr_nats"]))
+    found = [f"{row.mi_nats:.1f} ± {row.error:.1f} ({row.estimator})" for row in last.itertuples()]
     betas = []
-    for fit in fits[wanted & fits["estimator"].isin(SUMMED_UP)].itertuples():
-        by_books = math.isfinite(fit.boot_lo95)
-        low, high = (fit.boot_lo95, fit.boot_hi95) if by_books else (fit.lo95, fit.hi95)
-        betas.append(f"{fit.value:.2f} [{low:.2f}, {high:.2f}] ({fit.estimator}{'' if by_books else ', by documents'})")
+    for name in SUMMED_UP:
+        best = longest_accepted(windows[(windows["estimator"] == name) & (windows["L_over_ell"] == ratio)])
+        if best is not None:
+            interval = f"{best['beta']:.2f} [{best['lo95']:.2f}, {best['hi95']:.2f}]"
+            betas.append(f"{interval} ({name}, L = {best['L_min']} to {best['L_max']}, p = {best['p_value']:.2f})")
     return [
         f"I(L/{ratio:g}; L) at L = {shown['L_tokens'].max()}: {', '.join(found)} nats, ± standard error",
-        f"beta of I ~ L^beta: {', '.join(betas) or 'no fit'}, 95% interval",
+        f"beta of I ~ L^beta where it is not rejected: {', '.join(betas) or 'nowhere'}, 95% interval by "
+        f"{'books' if windows['fit_units'].str.endswith('books').any() else 'documents'}",
     ]
 
 
@@ -376,7 +379,7 @@ def main(cfg: Settings) -> None:
     for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows), ("books", books)):
         facts = {"first2_entropy_nats": first2_entropy, "ngram_weight": NGRAM_WEIGHT, "start_token": start}
         write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
-    lines = headline(bipartite, fits, ratio)
+    lines = headline(bipartite, windows, ratio)
     replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n")
     print(f"wrote bipartite.csv, fit.csv, sweep.csv, books.csv and summary.txt in {cfg.out}", *lines, sep="\n")
 

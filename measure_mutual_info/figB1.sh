@@ -1,39 +1,60 @@
 #!/usr/bin/env bash
-# Fig. B.1: bipartite mutual information of another corpus (Wikipedia), and by another model, beside Fig. 2b.
-#   PRESET=smoke  SmolLM2-135M, 8 documents of the Wikipedia excerpt to L = 128                      2 CPU cores, 1 minute
-#   PRESET=cpu    SmolLM2-135M, 32 documents of the excerpt to L = 2048 (committed; default)         2 CPU cores, 15 minutes
-#   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each        8 (16) × H100, hours
-# With PRESET=cpu the other model is missing, because the sample has one model.
-# Reads the results of fig2b.sh with the same PRESET for the panel beside it.
+# Fig. B.1: bipartite mutual information of another corpus (Wikipedia) and by other models, beside Fig. 2b: how I(L/2; L) and
+# its exponent move as the model gets better.
+#   PRESET=smoke  SmolLM2-135M, 8 documents of books and of Wikipedia to L = 128                 2 CPU cores, 1 minute
+#   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B and 1.5B on 38 texts, two of    2 CPU cores, 3 hours; 9 GB
+#                 them on Wikipedia, to L = 2048; Qwen 0.5B on twelve books to L = 8192
+#                 (committed; default)
+#   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each    8 (16) × H100, hours
+# Backend, precision and documents a text of each preset stand at the top of score_documents.py (PRESETS).
+# Fig. 2b is one of the panels: fig2b.sh with the same PRESET makes it where it is missing.
+# Your own models, hub ids or files, on a corpus of your own (38 texts of the sample if not given), to L = 2048:
+#     MODELS="HuggingFaceTB/SmolLM2-135M Qwen/Qwen3-0.6B-Base" CORPUS=… OUT=results/mine bash measure_mutual_info/figB1.sh \
+#         [flags of score_documents.py]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
-begin
+begin MODELS CORPUS PREPARE_FLAGS OUT
 
-corpus=data/sample/wikipedia.jsonl model=$sample_model prepare_flags="--source wikipedia"
+# grid: FOLDER of the results | CORPUS | L_max | PRESET of score_documents.py | MODELS
+results=results n_documents=all own=$PRESET
 case $PRESET in
-    smoke) results=results/smoke L_max=128 n_documents=8 documents=data/documents/wikipedia_128 ;;
-    cpu) results=results L_max=2048 n_documents=32 documents=data/documents/wikipedia_2048 ;;
+    smoke) results=results/smoke n_documents=8 grid="wikipedia | wikipedia | 128 | smoke | $smollm2" ;;
+    cpu)
+        own=cpu-series
+        grid="books | books | 2048 | cpu-series | $gemma $qwen_small $qwen_large
+            wikipedia | wikipedia | 2048 | cpu-series | $smollm2 $qwen_small
+            books_8192 | twelve_books | 8192 | cpu-long | $qwen_small"
+        ;;
     paper)
-        results=results/paper L_max=2048 n_documents=1024 documents=data/documents/wikipedia_llama_2048
-        corpus=wikimedia/wikipedia model=meta-llama/Llama-3.1-405B-FP8
-        prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000"
+        results=results/paper n_documents=1024
+        grid="wikipedia | all_wikipedia | 2048 | paper | meta-llama/Llama-3.1-405B-FP8
+            books | pg19 | 2048 | paper-deepseek | deepseek-ai/DeepSeek-V3-Base"
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
-
-out=$results/figB1/wikipedia
-measure "$PRESET" "$@"
-panels=("$out")
-if [ "$PRESET" = paper ]; then # the other model
-    out=$results/figB1/deepseek documents=data/documents/pg19_deepseek_2048
-    corpus=emozilla/pg19 model=deepseek-ai/DeepSeek-V3-Base
-    prepare_flags="--source pg19 --streaming --min-book-words 5000"
-    measure paper-deepseek "$@"
-    panels+=("$out")
+top=$results/figB1
+if [ -n "${MODELS:-}${CORPUS:-}" ]; then
+    top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS or a CORPUS of your own the results go there"}
+    grid="own | ${CORPUS:-books} | 2048 | $own | ${MODELS:-$smollm2}"
+else
+    bash measure_mutual_info/fig2b.sh
 fi
-for panel in "${panels[@]}"; do
-    "$python" plots/bipartite.py --figure sweep --results "$panel" --out "$panel/sweep"
-done
-if [ -f "$results/fig2b/bipartite.csv" ]; then panels=("$results/fig2b" "${panels[@]}"); fi
-"$python" plots/bipartite.py --figure B.1 --results "${panels[@]}" --out "$results/figB1/figB1"
+
+compared=()
+while IFS='|' read -r folder on L_max scoring models; do
+    read -r folder on L_max scoring <<< "$folder $on $L_max $scoring"
+    named "$on"
+    prepare_flags=${PREPARE_FLAGS:-$prepare_flags} scores=()
+    if [ "$folder" = books ]; then scores=("$results/fig2b/scores.csv"); fi # the first model of the series
+    for model in $models; do
+        documents=data/documents/${on}_${L_max}_$(short "$model") out=$top/$folder/$(short "$model")
+        if [ "$folder" = own ]; then documents=$top/documents_$(short "$model"); fi
+        measure "$scoring" "$@"
+        scores+=("$out/scores.csv")
+    done
+    "$python" measure_mutual_info/compare_models.py --scores "${scores[@]}" --out "$top/$folder"
+    compared+=("$top/$folder")
+done <<< "$grid"
+"$python" plots/models.py --figure B.1 --results "${compared[@]}" --out "$top/figB1"
+"$python" plots/models.py --figure exponent --results "${compared[@]}" --out "$top/exponent"

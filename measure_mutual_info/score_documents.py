@@ -94,11 +94,14 @@ class Settings:
 
 
 # What --preset sets in place of the defaults above, with which one machine scores small models.
+CPU = {"dtype": "auto", "documents_per_book": 3}
 PAPER = {"backend": "vllm", "dtype": "bfloat16", "tensor_parallel": 8, "batch_tokens": 65_536}  # 8 × H100 80 GB
 PRESETS = {
     "paper": PAPER,
     "paper-deepseek": PAPER | {"pipeline_parallel": 2},  # DeepSeek V3 takes 16
-    "cpu": {},
+    "cpu": CPU,
+    "cpu-series": CPU | {"ratios": (2,)},  # of several models
+    "cpu-long": CPU | {"ratios": (2,), "documents_per_book": 1},
     "demo": {},
     "smoke": {},
 }

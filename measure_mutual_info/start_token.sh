@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What the token in front of every text does to I(L/2; L): SmolLM2-135M with its tokenizer's BOS and with <|endoftext|>.
-#   PRESET=smoke  8 documents of the sample books to L = 16                                   2 CPU cores, 1 minute
-#   PRESET=cpu    all 126 documents of the sample books to L = 64 (committed; default)        2 CPU cores, 4 minutes
+# What the token in front of every text does to I(L/2; L): the models of the series, each with its tokenizer's own and with
+# another one.
+#   PRESET=smoke  SmolLM2-135M, 8 documents of four books to L = 16                           2 CPU cores, 1 minute
+#   PRESET=cpu    four models, 38 texts, three documents each, to L = 64 (committed; default)  2 CPU cores, 20 minutes
 # Your own: MODEL=… CORPUS=… OTHER_START=<token> OUT=results/mine bash measure_mutual_info/start_token.sh [flags of
 # score_documents.py], and PREPARE_FLAGS for prepare_dataset.py.
 set -euo pipefail
@@ -9,19 +10,39 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin MODEL CORPUS PREPARE_FLAGS OUT
 
+n_documents=all
 case $PRESET in
-    smoke) out=results/smoke/start_token L_max=16 n_documents=8 length=128 ;;
-    cpu) out=results/start_token L_max=64 n_documents=all length=2048 ;; # the documents of Fig. 2b, their first 64 tokens
+    smoke) out=results/smoke/start_token on=four_books L_max=16 n_documents=8 length=128 scoring=smoke ;;
+    cpu) out=results/start_token on=books L_max=64 length=2048 scoring=cpu-series ;; # the documents of Figs. 2b, B.1
     *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
-corpus=data/sample/books model=$sample_model prepare_flags="--source books"
-documents=data/documents/books_$length
 
-take_own
-prepare "$length"
-score "$out/tokenizer" "$PRESET" "$@"
-score "$out/other" "$PRESET" --bos "${OTHER_START:-"<|endoftext|>"}" "$@"
-for start in tokenizer other; do
-    "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/$start/scores.csv" --out "$out/$start"
-done
-"$python" measure_mutual_info/compare_start_tokens.py --scores "$out"/{tokenizer,other}/scores.csv --out "$out"
+# compare OTHER [FLAG ...]: the tokenizer's start token and OTHER; flags are of score_documents.py.
+compare() {
+    local other=$1 start
+    prepare "$length"
+    score "$out/tokenizer" "$scoring" "${@:2}"
+    score "$out/other" "$scoring" --bos "$other" "${@:2}"
+    for start in tokenizer other; do
+        "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/$start/scores.csv" --out "$out/$start"
+    done
+    "$python" measure_mutual_info/compare_start_tokens.py --scores "$out"/{tokenizer,other}/scores.csv --out "$out"
+}
+
+named "$on"
+if [ -n "${MODEL:-}${CORPUS:-}" ] || [ "$PRESET" = smoke ]; then
+    model=$smollm2 documents=data/documents/${on}_${length}_$(short "$smollm2")
+    take_own
+    compare "${OTHER_START:-"<|endoftext|>"}" "$@"
+    exit
+fi
+top=${OUT:-$out}
+while read -r model other; do
+    documents=data/documents/${on}_${length}_$(short "$model") out=$top/$(short "$model")
+    compare "$other" "$@"
+done << END
+$smollm2 <|endoftext|>
+$gemma <eos>
+$qwen_small <|im_start|>
+$qwen_large <|im_start|>
+END

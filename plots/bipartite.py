@@ -9,7 +9,7 @@ Reads bipartite.csv, fit.csv and sweep.csv (estimate_bipartite.py) from each fol
     B.2    the same at L = 2 ell, 3 ell and 4 ell
     B.3    direct with and without the 2-gram correction
     sweep  not in the paper: β in every window that ends at the largest L, or begins at the smallest
-A law is drawn where its fit is the selected one and accepted (p >= 0.05). See docs/figures.md.
+A power law is drawn over the longest window of lengths in which it is accepted (p >= 0.05). See docs/figures.md.
 
 Hardware: one CPU core, two seconds. Expect straight lines in log-log, and flat slopes, for a power law.
 """
@@ -29,10 +29,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.cli import UserError, run
+from common.powerlaw import longest_accepted
 
 KEY = ["estimator", "ell_tokens", "L_tokens"]
-BIPARTITE = ["source", "model", *KEY, "mi_nats", "stderr_nats", "n_documents"]
-SWEEP = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "beta", "lo95", "hi95", "dof"]
+BIPARTITE = ["source", "model", *KEY, "mi_nats", "stderr_nats", "stderr_by_book_nats", "n_documents", "n_books"]
+SWEEP = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "A", "beta", "lo95", "hi95", "dof", "p_value"]
 LABELS = {"direct": "direct", "direct_corrected": "direct, corrected", "vclub": "vCLUB"}
 LABELS |= {"direct_unpaired": "direct, unpaired", "block_entropy": "block entropy"}
 STYLES = dict(zip(LABELS, (*style.LOOKS, style.look(style.COLORS[4], "X", 4.0)), strict=True))
@@ -63,8 +64,8 @@ class Results:
 
     @property
     def title(self) -> str:
-        source, model, n = self.bipartite.iloc[0][["source", "model", "n_documents"]]
-        return f"{source}, {n:,.0f} documents\n{model}"
+        source, model, n, books = self.bipartite.iloc[0][["source", "model", "n_documents", "n_books"]]
+        return f"{source}, {n:,.0f} documents of {books:.0f}\n{model}"
 
     def points(self, estimators: Sequence[str], ratio: int) -> pd.DataFrame:
         """The rows of some estimators with L = ratio · ell, ascending in L."""
@@ -76,11 +77,11 @@ class Results:
         found = set(self.points(estimators, ratio)["estimator"])
         return [name for name in estimators if name in found]
 
-    def selected(self, estimator: str, ratio: int) -> pd.DataFrame | None:
-        """The rows of the selected law, by parameter, if it is accepted."""
-        fits = self.fits[(self.fits["estimator"] == estimator) & (self.fits["L_over_ell"] == ratio)]
-        fit = fits[(fits["selected"] == "True") & (fits["p_value"] >= style.ACCEPTED)]
-        return None if fit.empty else fit.set_index("parameter")
+    def accepted(self, estimator: str, ratio: int) -> pd.Series | None:
+        """The window of sweep.csv in which a power law is drawn, see `longest_accepted`."""
+        windows = self.windows[(self.windows["estimator"] == estimator) & (self.windows["L_over_ell"] == ratio)]
+        shown = self.points([estimator], ratio)["L_tokens"].max()
+        return longest_accepted(windows[windows["L_max"] <= shown])
 
     def draw_slopes(
         self, ax: Axes, estimators: Sequence[str], ratio: int, which: str, at: str = ""
@@ -116,16 +117,21 @@ def read_results(folder: Path) -> Results:
 
 
 def draw_estimates(ax: Axes, results: Results, estimators: Sequence[str], ratio: int) -> dict[str, Artist]:
-    """Points ± 1 standard error and accepted laws of the estimators that there are; returns the legend."""
+    """Points ± 1 standard error, by book where there are several, and accepted power laws of the estimators that there
+    are; returns the legend.
+    """
     legend = {}
     for index, name in enumerate(results.there(estimators, ratio)):
-        points, fit, said = results.points([name], ratio), results.selected(name, ratio), "no law accepted"
-        drawn = style.draw_points(ax, points["L_tokens"], points["mi_nats"], points["stderr_nats"], STYLES[name], index)
-        if fit is not None:
-            law, p = fit.iloc[0][["law", "p_value"]]
-            power = law == "power"
-            said = style.with_interval("β", fit, "beta") if power else f"{law.replace('_', ' ')} law, p = {p:.2f}"
-            drawn = (style.draw_law(ax, fit, STYLES[name]["color"]), drawn)
+        points, power, said = results.points([name], ratio), results.accepted(name, ratio), "no power law"
+        bars = points["stderr_by_book_nats"].fillna(points["stderr_nats"])
+        drawn = style.draw_points(ax, points["L_tokens"], points["mi_nats"], bars, STYLES[name], index)
+        if power is not None:
+            said = f"β = {power['beta']:.2f} [{power['lo95']:.2f}, {power['hi95']:.2f}]"
+            L = power[["L_min", "L_max"]].to_numpy(float)
+            if list(L) != [points["L_tokens"].min(), points["L_tokens"].max()]:
+                said += f", L = {L[0]:.0f} to {L[1]:.0f}"
+            line = {"color": STYLES[name]["color"], "linewidth": 0.9, "zorder": 2, "gid": "fit"}
+            drawn = (*ax.plot(L, power["A"] * L ** power["beta"], **line), drawn)
         legend[f"{LABELS[name]}: {said}"] = drawn
     return legend
 

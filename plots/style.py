@@ -48,7 +48,6 @@ RC = {
 }
 L_AXIS = "Sequence length L (tokens)"
 PAPER = {"color": GREY, "linewidth": 0.8, "zorder": 1, "gid": "paper"}  # lines of the paper's laws
-ACCEPTED = 0.05  # not in the paper: the least p-value of a fitted law that is drawn
 
 FIT = ["source", "model", "estimator", "law", "parameter", "value", "lo95", "hi95", "boot_lo95", "boot_hi95"]
 FIT += ["L_min", "L_max", "p_value", "selected"]

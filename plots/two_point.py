@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.cli import UserError, run
+from common.powerlaw import ACCEPTED
 
 ESTIMATOR = "grassberger"  # the paper's; the others are for comparison in two_point.csv
 TWO_POINT = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats", "n_pairs"]
@@ -67,7 +68,7 @@ class TwoPoint:
     def fit(self) -> pd.DataFrame | None:
         """The rows of the law that the plateau is of, by parameter, if it is a power law and accepted."""
         fit = self.fits[self.fits["law"] == self.points["plateau_law"].iloc[0]].set_index("parameter")
-        return fit if "alpha" in fit.index and fit["p_value"].iloc[0] >= style.ACCEPTED else None
+        return fit if "alpha" in fit.index and fit["p_value"].iloc[0] >= ACCEPTED else None
 
     @property
     def title(self) -> str:
