@@ -15,18 +15,21 @@ from common.powerlaw import GROWTH_LAWS
 from measure_mutual_info.counting.entropy import grassberger_entropy
 from measure_mutual_info.estimate_bipartite import (
     FIT_COLUMNS,
+    MIN_BOOKS,
     SWEEP_COLUMNS,
     _entropy_shift,
     at_ratio,
     bootstrap_power,
+    by_book,
     fit_ratio,
     per_document_terms,
 )
-from measure_mutual_info.scoring.tables import LOGQ, SCORES, START, read_provenance, read_scores
+from measure_mutual_info.scoring.tables import BYTES, LOGQ, SCORES, START, read_provenance, read_scores
 from tests.conftest import call_script, one_line_error
 
 SCRIPT = "measure_mutual_info/estimate_bipartite.py"
-BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "n_documents"]
+BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "stderr_by_book_nats"]
+BIPARTITE += ["n_documents", "n_books"]
 BIPARTITE += ["context_mismatch_nats", "context_mismatch_stderr_nats", "correction_nats", "correction_stderr_nats"]
 
 # A chain of three states: transition and stationary probabilities, entropy of a state and of a step, in nats.
@@ -330,9 +333,12 @@ def test_laws_windows_and_books_through_the_command_line(tmp_path):
     information, exponent = (tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()
     assert printed.splitlines()[-2:] == [information, exponent]
     table = pd.read_csv(tmp_path / "bipartite.csv").query("L_tokens == 1024 and estimator == 'direct'")
-    assert f"at L = 1024: {table['mi_nats'].item():.1f} ± {table['stderr_nats'].item():.1f} (direct)" in information
+    error = table["stderr_by_book_nats"].item()
+    assert f"at L = 1024: {table['mi_nats'].item():.1f} ± {error:.1f} (direct)" in information
     row = power.loc["beta"]
-    assert f"{row['value']:.2f} [{row['boot_lo95']:.2f}, {row['boot_hi95']:.2f}] (direct)" in exponent
+    interval = f"{row['value']:.2f} [{row['lo95']:.2f}, {row['hi95']:.2f}]"
+    assert f"{interval} (direct, L = 4 to 1024, p = {row['p_value']:.2f})" in exponent
+    assert "95% interval by documents" in exponent
 
 
 def test_window_of_the_fits(tmp_path):
@@ -345,8 +351,6 @@ def test_window_of_the_fits(tmp_path):
     assert len(pd.read_csv(tmp_path / "bipartite.csv")) == 2 * 9
     run(tmp_path, power_scores(1, 30), "--bootstrap", 0)
     assert pd.read_csv(tmp_path / "fit.csv")["boot_lo95"].isna().all()
-    (line,) = [line for line in (tmp_path / "summary.txt").read_text().splitlines() if "beta" in line]
-    assert "(direct, by documents)" in line
 
 
 def test_books_that_differ_widen_the_resampled_interval_alone(tmp_path):
@@ -362,6 +366,42 @@ def test_books_that_differ_widen_the_resampled_interval_alone(tmp_path):
     width = np.diff(interval["power", "beta"])[0]
     assert width > 2 * (high - low)
     assert np.diff(interval["power_ols", "beta"])[0] > 2 * (high - low)
+
+
+def test_fits_take_many_books_as_the_units(tmp_path):
+    """A book counts once, however many documents it has; its rows have the mean of all documents."""
+    scores = power_scores(MIN_BOOKS, 3, flavour=0.3)
+    last = scores["document"].isin([f"book0#{number:04d}" for number in range(1, 3)])
+    scores = scores[~last]  # so that books differ in size
+    terms, book = per_document_terms(scores, "direct"), scores.drop_duplicates("document").set_index("document")["book"]
+    rows = by_book(terms, book)
+    assert rows.mean().to_numpy() == pytest.approx(terms.mean().to_numpy())
+    residuals = (terms - terms.mean()).groupby(book[terms.index]).sum()
+    robust = np.sqrt((residuals**2).sum() * MIN_BOOKS / (MIN_BOOKS - 1)) / len(terms)  # Liang and Zeger, 1986
+    assert (rows.std() / math.sqrt(MIN_BOOKS)).to_numpy() == pytest.approx(robust.to_numpy())
+    run(tmp_path, scores, "--bootstrap", 0)
+    table = pd.read_csv(tmp_path / "bipartite.csv").query("estimator == 'direct'")
+    assert table["stderr_by_book_nats"].tolist() == pytest.approx(robust.tolist())
+    assert (table["stderr_by_book_nats"] > table["stderr_nats"]).iloc[-1]
+    fit = pd.read_csv(tmp_path / "fit.csv").query("estimator == 'direct' and law == 'power'").set_index("parameter")
+    assert set(fit["fit_units"]) == {f"{MIN_BOOKS} books"}
+    (wanted, *_), _ = fit_ratio(rows, 2)
+    assert fit.loc["beta", ["value", "lo95", "hi95"]].tolist() == pytest.approx(wanted.parameters["beta"])
+    assert "95% interval by books" in (tmp_path / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_what_each_book_costs(tmp_path):
+    scores = power_scores(4, 2).assign(**{BYTES: lambda rows: 3.0 * (rows["L_tokens"] - rows["ell_tokens"])})
+    scores.loc[scores["book"] == "book1", "logq_y_given_x_nats"] *= 0.5
+    run(tmp_path, scores, "--bootstrap", 0)
+    books = pd.read_csv(tmp_path / "books.csv").set_index("book")
+    last = scores[scores["L_tokens"] == 1024].assign(term=lambda s: s["logq_y_given_x_nats"] - s["logq_y_nats"])
+    by = last.groupby("book")
+    assert books["mi_direct_nats"].to_dict() == pytest.approx(by["term"].mean().to_dict())
+    loss = -by["logq_y_given_x_nats"].mean() / 512
+    assert books["loss_nats_per_token"].to_dict() == pytest.approx(loss.to_dict())
+    assert books["loss_nats_per_byte"].to_dict() == pytest.approx((loss / 3).to_dict())
+    assert books.index[books["known"]].tolist() == ["book1"]
 
 
 def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
@@ -390,7 +430,7 @@ def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
 def test_what_resampled_books_do_to_the_entropy():
     shares = pd.DataFrame({"ngrams": [100, 300, 600], "entropy_nats": [8.0, 9.0, 10.0]}, index=["a", "b", "elsewhere"])
     entropy = (800 + 2700 + 6000) / 1000
-    shift = _entropy_shift(shares, np.array(["a", "a", "b"]), entropy, 0.8)
+    shift = _entropy_shift(shares, np.array(["a", "b"]), entropy, 0.8)
     assert shift(np.array([1, 1])) == pytest.approx(0, abs=1e-12)
     assert shift(np.array([2, 0])) == pytest.approx(0.8 * ((1600 + 6000) / 800 - entropy))
 

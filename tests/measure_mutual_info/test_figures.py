@@ -48,6 +48,7 @@ def test_from_texts_to_the_figures(mine):
         "bipartite.csv",
         "fit.csv",
         "sweep.csv",
+        "books.csv",
         "entropy_rate.csv",
         "entropy_rate_fit.csv",
         "fig2b.png",
@@ -58,6 +59,8 @@ def test_from_texts_to_the_figures(mine):
     bipartite = pd.read_csv(results / "bipartite.csv")
     estimators = {"direct", "direct_corrected", "vclub", "block_entropy", "direct_unpaired"}
     assert set(bipartite["estimator"]) == estimators
+    scores = pd.read_csv(results / "scores.csv")
+    assert (scores["y_bytes"] == scores["L_tokens"] - scores["ell_tokens"]).all(), "a token is a byte"
     assert (bipartite["n_documents"].unique().tolist(), bipartite["L_tokens"].max()) == ([8], 128)
     assert "I(L/2; L) at L = " in done.stdout
     before = (results / "scores.csv").stat().st_mtime_ns

@@ -12,6 +12,7 @@ import torch
 
 from measure_mutual_info import score_documents
 from measure_mutual_info.scoring import passes
+from measure_mutual_info.scoring.tables import BYTES
 from tests.conftest import call_script, one_line_error, run_script, tiny_model, write_documents
 from tests.measure_mutual_info.scoring.test_backend_transformers import BOS, slow_reference
 
@@ -55,7 +56,8 @@ def uninterrupted(inputs, tmp_path_factory):
 
 def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
     table = pd.read_csv(uninterrupted)
-    assert list(table.columns) == ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
+    assert list(table.columns) == ["document", "book", "ell_tokens", "L_tokens", BYTES, *LOGQ, "x_donor"]
+    assert table[BYTES].isna().all(), "the model has no tokenizer"
     points = passes.grid(64)
     assert len(table) == 11 * len(points)
     documents = {row["document"]: row["input_ids"] for row in datasets.load_from_disk(str(inputs / "documents"))}
@@ -185,6 +187,20 @@ def test_the_sample_is_what_it_was(inputs, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_so_many_documents_of_each_book(inputs, tmp_path):
+    """Five, four and two there are; those of fewer are among those of more, and the seed draws others."""
+
+    def names(per_book: int, seed: int = 0, **changes: int) -> list[str]:
+        given = {"documents": inputs / "documents", "model": "none", "out": tmp_path / "s.csv", "L_max": 64}
+        cfg = score_documents.Settings(**given, documents_per_book=per_book, seed=seed, **changes)
+        return score_documents.draw_sample(cfg).names.tolist()
+
+    assert [sum(name.startswith(book) for name in names(3)) for book in "abc"] == [3, 3, 2]
+    assert set(names(1)) < set(names(2)) < set(names(3)) < set(names(9))
+    assert (len(names(9)), len(names(3, n_documents=4))) == (11, 4)
+    assert names(1) != names(1, seed=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -192,6 +208,8 @@ def test_the_sample_is_what_it_was(inputs, tmp_path, capsys):
         ({"L-max": 3}, "no (ℓ, L) fits"),
         ({"n-documents": 1}, "at least 2 are needed"),
         ({"n-documents": 12}, "11 of 11 documents have 64 tokens (longest: 80) and repeat no other, and 12 are needed"),
+        ({"documents-per-book": 0}, "--documents-per-book 0: at least 1"),
+        ({"documents-per-book": 1, "n-documents": 4}, "1 of each book are 3 documents, and 4 are needed"),
         ({"L-max": 100}, "0 of 11 documents have 96 tokens (longest: 80)"),
         ({"shard": "half"}, "0 ≤ i < n"),
         ({"model": "/nonexistent/model.gguf"}, "no such GGUF file"),
