@@ -16,20 +16,24 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 begin MODELS CORPUS PREPARE_FLAGS OUT
 
-# grid: FOLDER of the results | CORPUS | L_max | PRESET of score_documents.py | MODELS
-results=results n_documents=all own=$PRESET
+# grid: FOLDER of the results | CORPUS | L_max | documents | PRESET of score_documents.py | MODELS
+results=results own="all | $PRESET"
 case $PRESET in
-    smoke) results=results/smoke n_documents=8 grid="wikipedia | wikipedia | 128 | smoke | $smollm2" ;;
+    smoke)
+        results=results/smoke own="8 | smoke"
+        grid="books | four_books | 128 | 8 | smoke |
+            wikipedia | wikipedia | 128 | 8 | smoke | $smollm2"
+        ;;
     cpu)
-        own=cpu-series
-        grid="books | books | 2048 | cpu-series | $gemma $qwen_small $qwen_large
-            wikipedia | wikipedia | 2048 | cpu-series | $smollm2 $qwen_small
-            books_8192 | twelve_books | 8192 | cpu-long | $qwen_small"
+        own="all | cpu-series"
+        grid="books | books | 2048 | all | cpu-series | $gemma $qwen_small $qwen_large
+            wikipedia | wikipedia | 2048 | 40 | cpu-single | $smollm2 $qwen_small
+            books_8192 | twelve_books | 8192 | all | cpu-single | $qwen_small"
         ;;
     paper)
-        results=results/paper n_documents=1024
-        grid="wikipedia | all_wikipedia | 2048 | paper | meta-llama/Llama-3.1-405B-FP8
-            books | pg19 | 2048 | paper-deepseek | deepseek-ai/DeepSeek-V3-Base"
+        results=results/paper
+        grid="wikipedia | all_wikipedia | 2048 | 1024 | paper | meta-llama/Llama-3.1-405B-FP8
+            books | pg19 | 2048 | 1024 | paper-deepseek | deepseek-ai/DeepSeek-V3-Base"
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
@@ -42,8 +46,8 @@ else
 fi
 
 compared=()
-while IFS='|' read -r folder on L_max scoring models; do
-    read -r folder on L_max scoring <<< "$folder $on $L_max $scoring"
+while IFS='|' read -r folder on L_max n_documents scoring models; do
+    read -r folder on L_max n_documents scoring <<< "$folder $on $L_max $n_documents $scoring"
     named "$on"
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} scores=()
     if [ "$folder" = books ]; then scores=("$results/fig2b/scores.csv"); fi # the first model of the series

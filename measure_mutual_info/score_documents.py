@@ -101,7 +101,7 @@ PRESETS = {
     "paper-deepseek": PAPER | {"pipeline_parallel": 2},  # DeepSeek V3 takes 16
     "cpu": CPU,
     "cpu-series": CPU | {"ratios": (2,)},  # of several models
-    "cpu-long": CPU | {"ratios": (2,), "documents_per_book": 1},
+    "cpu-single": CPU | {"ratios": (2,), "documents_per_book": 1},  # one of each article, or of each book
     "demo": {},
     "smoke": {},
 }
