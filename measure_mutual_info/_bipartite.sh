@@ -72,8 +72,10 @@ score() {
 # measure PRESET [FLAG ...]: all steps; PRESET and flags are of score_documents.py.
 measure() {
     local start=()
-    # The start token with which the model predicts the first tokens of a text best, see results/start_token.
-    if [ "$model" = "$smollm2" ]; then start=(--bos "<|endoftext|>"); fi
+    case $model in # the start token behind which the first 32 tokens of a text cost least, see results/start_token
+        "$smollm2") start=(--bos "<|endoftext|>") ;;
+        "$qwen_small" | "$qwen_large") start=(--bos "<|im_start|>") ;;
+    esac
     prepare "$L_max"
     score "$out" "$1" ${start[@]+"${start[@]}"} "${@:2}"
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"
