@@ -65,7 +65,7 @@ class Results:
     @property
     def title(self) -> str:
         source, model, n, books = self.bipartite.iloc[0][["source", "model", "n_documents", "n_books"]]
-        return f"{source}, {n:,.0f} documents of {books:.0f}\n{model}"
+        return f"{source}, {n:,.0f} documents of {books:.0f} texts\n{model}"
 
     def points(self, estimators: Sequence[str], ratio: int) -> pd.DataFrame:
         """The rows of some estimators with L = ratio · ell, ascending in L."""
@@ -129,7 +129,7 @@ def draw_estimates(ax: Axes, results: Results, estimators: Sequence[str], ratio:
             said = f"β = {power['beta']:.2f} [{power['lo95']:.2f}, {power['hi95']:.2f}]"
             L = power[["L_min", "L_max"]].to_numpy(float)
             if list(L) != [points["L_tokens"].min(), points["L_tokens"].max()]:
-                said += f", L = {L[0]:.0f} to {L[1]:.0f}"
+                said += f", L\u00a0=\u00a0{L[0]:.0f}–{L[1]:.0f}"
             line = {"color": STYLES[name]["color"], "linewidth": 0.9, "zorder": 2, "gid": "fit"}
             drawn = (*ax.plot(L, power["A"] * L ** power["beta"], **line), drawn)
         legend[f"{LABELS[name]}: {said}"] = drawn
