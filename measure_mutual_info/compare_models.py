@@ -1,4 +1,4 @@
-r"""How the exponent β of I(L/2; L) ~ L^β changes as the model gets better (Fig. B.1): scores of several models compared.
+r"""How the exponent β of I(L/2; L) ~ L^β changes as the model gets better (Fig. B.1): compares several models.
 
     python measure_mutual_info/compare_models.py --scores results/figB1/SmolLM2/scores.csv \
         results/figB1/gemma/scores.csv results/figB1/qwen/scores.csv --out results/figB1

@@ -115,7 +115,8 @@ def test_exponents_are_those_of_fit_csv(tmp_path):
     """Value and p-value to the last digit, the interval but for the draws of the resampling."""
     files = [save(tmp_path, f"m{i}", made_scores(0.5, 1.0, seed=i)) for i in range(2)]
     models, _, _ = compare(tmp_path, *files, bootstrap=200)
-    done = call_script("measure_mutual_info/estimate_bipartite.py", "--scores", files[0], "--out", tmp_path, "--bootstrap", 200)
+    flags = "--scores", files[0], "--out", tmp_path, "--bootstrap", 200
+    done = call_script("measure_mutual_info/estimate_bipartite.py", *flags)
     assert done.returncode == 0, done.stderr
     fits = pd.read_csv(tmp_path / "fit.csv").query("law == 'power' and parameter == 'beta'").set_index("estimator")
     for estimator in ("direct", "vclub", "block_entropy"):
@@ -236,8 +237,8 @@ def test_points_that_allow_no_fit(tmp_path):
     [
         ({"source": "other"}, lambda rows: rows, "m1/scores.csv of other: compare the models of one source"),
         ({"model": "folder/m0"}, lambda rows: rows, "are both of m0: give each model once"),
-        ({}, lambda rows: rows.drop(columns=BYTES), f"m1/scores.csv lacks the bytes of each continuation (column {BYTES}"),
-        ({}, lambda rows: rows.assign(**{BYTES: np.nan}), "score the documents again with score_documents.py and a model"),
+        ({}, lambda rows: rows.drop(columns=BYTES), "m1/scores.csv lacks the bytes of each continuation ("),
+        ({}, lambda rows: rows.assign(**{BYTES: np.nan}), "again with score_documents.py and a model that has a"),
         ({}, lambda rows: rows.assign(book="1" + rows["book"]), "the models share 0 books, two are needed: score the"),
         ({}, lambda rows: rows.assign(ell_tokens=1), "has no rows with L = 2 ell: score the documents again"),
         ({}, lambda rows: rows[rows["L_tokens"] < 2048], "m0/scores.csv reaches L = 2048: score two models or more"),
