@@ -251,10 +251,9 @@ def bootstrap_intervals(
 
     units: (n,) the book of each document (or the document itself), B of them. fits: takes the rows of the resampled
     documents and how often each unit was drawn, in the order of np.unique(units); a NoFitError of its is a replication
-    without result. Returns (law, parameter) to (lo95, hi95), in the logarithm for A: the estimate ± t times the spread
-    over replications times √(B/(B − 1)), which a resampling of B units lacks. t is Student's 97.5% point with B − 1
-    degrees of freedom, because a handful of books tell little about how books differ. NaN where the spread is 0, at
-    the edge of a range. NoFitError: fewer than two units, or fewer than half of the replications with a result.
+    without result. Returns (law, parameter) to (lo95, hi95), in the logarithm for A: the estimate ± `half_width`. NaN
+    where the spread is 0, at the edge of a range. NoFitError: fewer than two units, or fewer than half of the
+    replications with a result.
     """
     _, unit = np.unique(units, return_inverse=True)
     B = unit.max() + 1
@@ -273,11 +272,20 @@ def bootstrap_intervals(
             drawn.append(list(estimate(rng.multinomial(B, np.full(B, 1 / B))).values()))
     if len(drawn) < max(2, replications / 2):
         raise NoFitError(f"{len(drawn)} of {replications} resamplings allow a fit")
-    half = float(stdtrit(B - 1, 0.975)) * np.std(drawn, axis=0, ddof=1) * math.sqrt(B / (B - 1))
+    half = half_width(np.array(drawn), B)
     edges = np.array(list(here.values())) + np.outer((-1, 1), np.where(half > 0, half, math.nan))
     with np.errstate(over="ignore"):
         edges = [np.exp(pair) if name == "A" else pair for (_, name), pair in zip(here, edges.T, strict=True)]
     return {key: tuple(pair.tolist()) for key, pair in zip(here, edges, strict=True)}
+
+
+def half_width(drawn: np.ndarray, units: int) -> np.ndarray:
+    """Half the width of 95% intervals, from what resamplings of `units` books or documents gave, (replications, …).
+
+    t times the spread over replications times √(B/(B − 1)), which a resampling of B units lacks. t is Student's 97.5%
+    point with B − 1 degrees of freedom, because a handful of books tell little about how books differ.
+    """
+    return float(stdtrit(units - 1, 0.975)) * np.std(drawn, axis=0, ddof=1) * math.sqrt(units / (units - 1))
 
 
 @dataclass(frozen=True)

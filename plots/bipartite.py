@@ -1,11 +1,9 @@
-"""Bipartite mutual information I(ell; L) against the length L: Figs. 2b, B.1, B.2, B.3, and a sweep of the exponent.
+"""Bipartite mutual information I(ell; L) against the length L: Figs. 2b, B.2, B.3, and a sweep of the exponent.
 
     python plots/bipartite.py --figure 2b --results results/fig2b --out results/fig2b/fig2b
-    python plots/bipartite.py --figure B.1 --results results/fig2b results/figB1/wikipedia --out results/figB1/figB1
 
-Reads bipartite.csv, fit.csv and sweep.csv (estimate_bipartite.py) from each folder. Writes OUT.png and OUT.pdf:
+Reads bipartite.csv, fit.csv and sweep.csv (estimate_bipartite.py) from a folder. Writes OUT.png and OUT.pdf:
     2b     I(L/2; L) by each estimator, and under it the local slopes; the paper's lines
-    B.1    the same for several corpora or models, a panel a folder
     B.2    the same at L = 2 ell, 3 ell and 4 ell
     B.3    direct with and without the 2-gram correction
     sweep  not in the paper: β in every window that ends at the largest L, or begins at the smallest
@@ -49,8 +47,7 @@ PAPER_L = (4, 2048)
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    results: tuple[Path, ...]  # folders with bipartite.csv, fit.csv and sweep.csv; several for B.1 alone
-    figure: Literal["2b", "B.1", "B.2", "B.3", "sweep"] = "2b"
+    figure: Literal["2b", "B.2", "B.3", "sweep"] = "2b"
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Results:
         return legend
 
 
-Panel = tuple[Results, Sequence[str], int]  # what a panel shows: results, estimators, L/ell
+Panel = tuple[Sequence[str], int]  # what a panel shows: estimators, L/ell
 
 
 def read_results(folder: Path) -> Results:
@@ -136,13 +133,15 @@ def draw_estimates(ax: Axes, results: Results, estimators: Sequence[str], ratio:
     return legend
 
 
-def draw_panels(panels: Sequence[Panel], cut: str, titles: Sequence[str], paper: bool = False) -> Figure:
+def draw_panels(
+    results: Results, panels: Sequence[Panel], cut: str, titles: Sequence[str], paper: bool = False
+) -> Figure:
     """Log-log panels side by side with the same y limits, a panel of local slopes under each and a legend each.
 
     cut: where L is cut, for the y label. paper: its lines too. UserError: no point above 0.
     """
     fig, upper, lower = style.new_figure(titles, Y_LABEL.format(cut), lower=SLOPE_LABEL)
-    points = pd.concat([results.points(names, ratio) for results, names, ratio in panels])
+    points = pd.concat([results.points(*panel) for panel in panels])
     shown = points[points["mi_nats"] > 0]
     L = np.clip(PAPER_L, points["L_tokens"].min(), points["L_tokens"].max())
     # A bar that reaches far down runs out of the axis.
@@ -151,8 +150,8 @@ def draw_panels(panels: Sequence[Panel], cut: str, titles: Sequence[str], paper:
         shown["mi_nats"] + shown["stderr_nats"],
     ]
     for ax, below, panel in zip(upper, lower, panels, strict=True):
-        legend = draw_estimates(ax, *panel)
-        panel[0].draw_slopes(below, *panel[1:], "dof == 0")
+        legend = draw_estimates(ax, results, *panel)
+        results.draw_slopes(below, *panel, "dof == 0")
         for name, A, beta, dashes in PAPER_FIG_2B * (paper and len(shown) > 0):
             label = f"paper, PG19, Llama 3.1 405B: {name} {A}·L^{beta}"
             (legend[label],) = ax.plot(L, A * L**beta, dashes=dashes, **style.PAPER)
@@ -161,7 +160,7 @@ def draw_panels(panels: Sequence[Panel], cut: str, titles: Sequence[str], paper:
         style.put_legend(below, legend)
     for ax in upper:
         style.log_axis(ax.xaxis, points["L_tokens"], "L_tokens", base=2)
-        style.log_axis(ax.yaxis, np.concatenate(y), f"mi_nats in {panels[0][0].folder}")
+        style.log_axis(ax.yaxis, np.concatenate(y), f"mi_nats in {results.folder}")
     return fig
 
 
@@ -181,22 +180,19 @@ def draw_sweep(results: Results) -> Figure:
     return fig
 
 
-def draw(figure: str, results: Sequence[Results]) -> Figure:
-    """UserError: nothing that a logarithmic axis can show, or not as many folders as the figure has."""
-    if not results or (len(results) > 1 and figure != "B.1"):
-        raise UserError(f"--results names {len(results)} folders: give one, or for --figure B.1 some")
+def draw(figure: str, results: Results) -> Figure:
+    """UserError: nothing that a logarithmic axis can show."""
     if figure == "sweep":
-        return draw_sweep(results[0])
+        return draw_sweep(results)
     if figure == "B.2":
-        panels = [(results[0], ESTIMATORS, ratio) for ratio in (2, 3, 4)]
-        return draw_panels(panels, "ℓ", [f"{results[0].title}\nL = {ratio}ℓ" for _, _, ratio in panels])
+        panels = [(ESTIMATORS, ratio) for ratio in (2, 3, 4)]
+        return draw_panels(results, panels, "ℓ", [f"{results.title}\nL = {ratio}ℓ" for _, ratio in panels])
     names = ESTIMATORS[:2] if figure == "B.3" else ESTIMATORS
-    panels = [(each, names, 2) for each in results]
-    return draw_panels(panels, "L/2", [each.title for each in results], paper=figure == "2b")
+    return draw_panels(results, [(names, 2)], "L/2", [results.title], paper=figure == "2b")
 
 
 def main(cfg: Settings) -> None:
-    style.save(draw(cfg.figure, [read_results(folder) for folder in cfg.results]), cfg.out)
+    style.save(draw(cfg.figure, read_results(cfg.results)), cfg.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
 from tests.conftest import ROOT, TINY_RUN, call_script, tiny_model, tiny_scoring, toy_books, trained
+from tests.measure_mutual_info.test_compare_models import made_scores, save
 
 TRIES = int(os.environ.get("FUZZ", "4"))
 RESULTS = ROOT / "results"
@@ -77,6 +78,21 @@ def two_point(folder: Path) -> list[object]:
     rows("figB4/wikipedia/counts.csv", folder, 10**6)
     rows("figB4/wikipedia/counts_by_book.csv", folder, 10**6)
     return ["--counts", folder / "counts.csv", "--bootstrap", 2, "--out", folder / "out"]
+
+
+def compare(folder: Path) -> list[object]:
+    files = [save(folder, f"m{i}", made_scores(0.5, 1.0, books=3, documents=1, seed=i)) for i in (0, 1)]
+    return ["--scores", *files, "--bootstrap", 2, "--out", folder / "out"]
+
+
+def models_figure(folder: Path) -> list[object]:
+    script, *flags = "measure_mutual_info/compare_models.py", *compare(folder)
+    assert call_script(script, *flags).returncode == 0
+    for i in (0, 1):
+        flags = ["--scores", folder / f"m{i}/scores.csv", "--out", folder / f"m{i}", "--bootstrap", 0]
+        assert call_script("measure_mutual_info/estimate_bipartite.py", *flags).returncode == 0
+    flags = ["--compared", folder / "out/models.csv", "--results", folder / "m0", folder / "m1"]
+    return [*flags, "--out", folder / "figure"]
 
 
 def count(folder: Path) -> list[object]:
@@ -154,6 +170,7 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("measure_mutual_info/count_ngrams.py", count),
     ("measure_mutual_info/score_documents.py", score),
     ("measure_mutual_info/estimate_bipartite.py", bipartite),
+    ("measure_mutual_info/compare_models.py", compare),
     ("measure_mutual_info/estimate_two_point.py", two_point),
     ("gaussian_synthetic/train.py", gaussian_train),
     ("gaussian_synthetic/evaluate.py", gaussian_evaluate),
@@ -163,6 +180,7 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
     ("plots/bipartite.py", drawn("fig2b", "bipartite", "fit", "sweep", figure="2b")),
+    ("plots/models.py", models_figure),
     ("plots/two_point.py", drawn("fig2c", "two_point", "fit", "sweep", figure="2c")),
     ("plots/gaussian_models.py", drawn("fig3", "kl", "summary", "training", figure="3")),
     ("plots/books.py", drawn("fig4", "smooth", "summary", "gap", "crossover")),

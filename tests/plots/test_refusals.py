@@ -60,8 +60,6 @@ def test_bad_csvs(what, name, change, said, tmp_path):
 
 def test_missing_files_and_numbers_of_folders(tmp_path):
     script, *flags = arguments("bipartite B.2", tmp_path)
-    committed(tmp_path / "2", *CSVS["bipartite"])
-    assert "--results names 2 folders" in refusal(script, "--results", tmp_path, tmp_path / "2", *flags[-2:])
     (tmp_path / "fit.csv").unlink()
     assert f"no file {tmp_path}/fit.csv: check the name, or make it with python measure" in refusal(script, *flags)
     assert "--results names no folder" in refusal("plots/two_point.py", "--results", "--out", tmp_path / "x")
@@ -76,7 +74,7 @@ def test_without_fits_windows_and_errors(tmp_path):
     empty = {name: lambda t: t[:0] for name in ("fit", "sweep")}
     results = bipartite.read_results(committed(tmp_path / "1", *CSVS["bipartite"], **empty))
     for figure in ("2b", "sweep"):
-        assert_texts_fit(bipartite.draw(figure, [results]))
+        assert_texts_fit(bipartite.draw(figure, results))
     lost = dict.fromkeys(("mi_corrected_nats", "stderr_nats", "plateau_nats"), np.nan)
     change = {"two_point": lambda t: t.assign(**lost, plateau_law=""), **empty}
     folder = committed(tmp_path / "2", *CSVS["two_point"], **change)

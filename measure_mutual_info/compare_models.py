@@ -1,0 +1,258 @@
+r"""How the exponent β of I(L/2; L) ~ L^β changes as the model gets better (Fig. B.1): compares several models.
+
+    python measure_mutual_info/compare_models.py --scores results/figB1/SmolLM2/scores.csv \
+        results/figB1/gemma/scores.csv results/figB1/qwen/scores.csv --out results/figB1
+
+Reads scores.csv of the same texts by several models (score_documents.py), L = 2 ell. Writes into the folder --out:
+    models.csv  a row for each model, estimator and quantity, the model of the highest loss first:
+                beta       exponent of the power law over all L, as in fit.csv, with the p-value of the law
+                beta_long  the same over L >= --L-long-min tokens
+                mi_last    I at the longest L, nats
+                and of the tokens L/2 + 1 … L of the longest L, given all before (no estimator):
+                loss_nats_per_byte, loss_nats_per_token, bytes_per_token
+    trend.csv   difference: each of these of model_b less model_a, for each pair, model_b of the lower loss a byte;
+                slope: of the line through beta, and beta_long, against loss_nats_per_byte, a point a model (three at
+                least). Below 0: the exponent grows as the loss falls
+
+All intervals come from one resampling of books: a replication draws the same books for all models, takes all documents
+of each, and computes all of the above anew. `paired` is "documents" where two models score the same documents, cut at
+the same places; other tokenizers cut other documents from the same books, and then it is "books".
+
+Hardware: one CPU core, a quarter of a minute for four models of 114 documents.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from common.cli import UserError, run
+from common.powerlaw import NoFitError, half_width
+from common.record import write_csv
+from measure_mutual_info.estimate_bipartite import SUMMED_UP, at_ratio, fit_terms, fit_units, per_document_terms
+from measure_mutual_info.scoring import tables
+
+EXPONENTS = ("beta", "beta_long")
+OF_LOSS = (("", "loss_nats_per_byte"), ("", "loss_nats_per_token"), ("", "bytes_per_token"))
+KEYS = [*((estimator, name) for estimator in SUMMED_UP for name in (*EXPONENTS, "mi_last")), *OF_LOSS]
+MODELS_COLUMNS = ["source", "model", "estimator", "quantity", "value", "lo95", "hi95", "p_value", "L_min", "L_max"]
+MODELS_COLUMNS += ["n_documents", "n_books"]
+TREND_COLUMNS = ["source", "kind", "model_a", "model_b", "paired", "estimator", "quantity", "value", "lo95", "hi95"]
+TREND_COLUMNS += ["n_models", "n_books"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    scores: tuple[Path, ...]  # scores.csv of score_documents.py: the same texts by two models or more
+    out: Path  # folder for models.csv and trend.csv
+    L_long_min: int = 256  # tokens; beta_long is of these lengths and longer
+    bootstrap: int = 500  # resamplings of whole books
+    seed: int = 0  # of the resamplings
+
+    def validate(self) -> None:
+        if len(self.scores) < 2:
+            raise UserError("--scores: give the scores of two models or more")
+        if self.bootstrap < 2:
+            raise UserError(f"--bootstrap {self.bootstrap}: at least 2")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The scores of a model with L = 2 ell, a row a document in each table."""
+
+    path: Path
+    source: str
+    name: str
+    terms: pd.DataFrame  # documents × (estimator, ell_tokens, L_tokens), nats
+    last: pd.DataFrame  # of Y at the longest L: documents × (loss_nats, tokens, bytes)
+    book: pd.Series  # by document
+    documents: str  # the same for models that scored the same documents
+
+    @property
+    def lengths(self) -> set[int]:
+        return set(self.terms.columns.get_level_values("L_tokens"))
+
+    @cached_property
+    def rows_of(self) -> list[np.ndarray]:
+        """The places of each book's documents, books sorted by name."""
+        return list(pd.Series(range(len(self.book))).groupby(self.book.to_numpy()).indices.values())
+
+    def only(self, documents: np.ndarray) -> Model:
+        """With the documents alone for which this is True, (documents,)."""
+        return replace(self, terms=self.terms[documents], last=self.last[documents], book=self.book[documents])
+
+
+class Quantity(NamedTuple):
+    value: float  # NaN where there is none
+    L_min: float = math.nan
+    L_max: float = math.nan
+    p_value: float = math.nan
+    why_not: str = ""
+
+
+def read_model(path: Path) -> Model:
+    """UserError: as `read_scores`; no model or source in the record; no L = 2 ell; y_bytes missing or not above 0."""
+    scores, line = tables.read_scores(path)
+    record = tables.read_provenance(path)
+    names, identity = tables.source_and_model(path, record), record.get("identity")
+    print(f"{names['model']}: {line}")
+    scores = scores[scores["L_tokens"] == 2 * scores["ell_tokens"]]
+    if scores.empty:
+        raise UserError(f"{path} has no rows with L = 2 ell: {tables.SCORE_AGAIN}")
+    estimators = [name for name in SUMMED_UP if name != "block_entropy" or tables.START in scores]
+    if tables.START not in scores:
+        why = f"{path} has no column {tables.START}"
+        print(f"block_entropy is left out: {why}; score_documents.py with another --out writes it")
+    terms = pd.concat({name: per_document_terms(scores, name) for name in estimators}, axis=1, names=["estimator"])
+    rows = scores[scores["L_tokens"] == scores["L_tokens"].max()].set_index("document").loc[terms.index]
+    if tables.BYTES not in rows or not (np.isfinite(rows[tables.BYTES]) & (rows[tables.BYTES] > 0)).all():
+        again = f"{tables.SCORE_AGAIN} and a model that has a tokenizer"
+        raise UserError(f"{path} lacks the bytes of each continuation (column {tables.BYTES}): {again}")
+    last = {"loss_nats": -rows[tables.LOGQ[0]], "tokens": rows["L_tokens"] - rows["ell_tokens"]}
+    last = pd.DataFrame(last | {"bytes": rows[tables.BYTES]})
+    documents = identity.get("documents") if isinstance(identity, dict) else None
+    return Model(path, *names.values(), terms, last, rows["book"], str(documents or path))
+
+
+def refuse_strangers(models: Sequence[Model]) -> None:
+    """UserError: models of different sources, or a model twice."""
+    for a, b in combinations(models, 2):
+        if a.source != b.source:
+            files = f"{a.path} is of source {a.source}, {b.path} of {b.source}"
+            raise UserError(f"--scores: {files}: compare the models of one source at a time")
+        if a.name == b.name:
+            raise UserError(f"--scores: {a.path} and {b.path} are both of {a.name}: give each model once")
+
+
+def in_common(models: Sequence[Model]) -> list[Model]:
+    """The models that reach the longest L, reduced to the L and books of all of them; prints what that leaves out.
+
+    Of models that scored the same documents, only those documents stay that each of them has scores of. UserError:
+    fewer than two models, or fewer than two books.
+    """
+    longest = max(max(model.lengths) for model in models)
+    for model in models:
+        if max(model.lengths) < longest:
+            print(f"{model.name} is left out: its longest L is {max(model.lengths)}, that of others {longest}")
+    models = [model for model in models if max(model.lengths) == longest]
+    if len(models) < 2:
+        raise UserError(f"only {models[0].path} reaches L = {longest}: score two models or more up to the same L")
+    lengths = [model.lengths for model in models]
+    shared = set.intersection(*lengths)
+    if others := set.union(*lengths) - shared:
+        print(f"left out, as not all models have it: L = {', '.join(map(str, sorted(others)))}")
+
+    kept = []
+    for model in models:
+        indices = [one.book.index for one in models if one.documents == model.documents]
+        chosen = np.logical_and.reduce([model.book.index.isin(index) for index in indices])
+        if not chosen.all():
+            print(f"{model.name}: {(~chosen).sum()} documents left out of which another model has no scores")
+        columns = model.terms.columns.get_level_values("L_tokens").isin(shared)
+        kept.append(replace(model, terms=model.terms.loc[:, columns]).only(chosen))
+    books = [set(model.book) for model in kept]
+    shared = set.intersection(*books)
+    if others := set.union(*books) - shared:
+        print(f"{len(others)} books left out, as not all models have them (the first: {min(others)})")
+    if len(shared) < 2:
+        raise UserError(f"--scores: the models share {len(shared)} books, two are needed: score the same texts by each")
+    return [model.only(model.book.isin(shared).to_numpy()) for model in kept]
+
+
+def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[tuple[str, str], Quantity]:
+    """All of KEYS that the model has, from all documents of the drawn books; one that is drawn twice counts as two.
+
+    drawn: (books,) places in the sorted names of the books.
+    """
+    rows, numbers = np.concatenate([model.rows_of[b] for b in drawn]), [len(model.rows_of[b]) for b in drawn]
+    terms = model.terms.iloc[rows].set_axis(range(len(rows)))
+    fitted, *_ = fit_units(terms, pd.Series(np.repeat(np.arange(len(drawn)), numbers)))
+    found = {}
+    for estimator in terms.columns.unique("estimator"):
+        L, values = at_ratio(fitted[estimator], 2)
+        for name, first in zip(EXPONENTS, (0, L_long_min), strict=True):
+            try:
+                fit = fit_terms("power", L[L >= first], values[:, L >= first])
+                found[estimator, name] = Quantity(fit.parameters["beta"][0], fit.L_min, fit.L_max, fit.p_value)
+            except NoFitError as error:
+                found[estimator, name] = Quantity(math.nan, why_not=str(error))
+        found[estimator, "mi_last"] = Quantity(values[:, -1].mean(), L[-1], L[-1])
+    loss, tokens, size = model.last.to_numpy()[rows].sum(axis=0)
+    for key, value in zip(OF_LOSS, (loss / size, loss / tokens, size / tokens), strict=True):
+        found[key] = Quantity(value, L[-1], L[-1])
+    return found
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of the least squares line through points, (…, points) → (…)."""
+    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
+    return (x * y).sum(axis=-1) / (x * x).sum(axis=-1)
+
+
+def with_interval(values: np.ndarray, books: int) -> tuple[float, float, float]:
+    """An estimate and its 95% interval, NaN where fewer than half of the replications have a value.
+
+    values: (1 + replications,), the estimate first; NaN for none.
+    """
+    here, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
+    half = half_width(drawn, books) if len(drawn) >= max(2, len(values[1:]) / 2) else math.nan
+    return here, here - half, here + half
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    models = [read_model(path) for path in cfg.scores]
+    refuse_strangers(models)
+    models = in_common(models)
+    source, books, rng = models[0].source, models[0].book.nunique(), np.random.default_rng(cfg.seed)
+    models.sort(key=lambda model: -model.last["loss_nats"].sum() / model.last["bytes"].sum())
+    found = [[quantities(model, np.arange(books), cfg.L_long_min) for model in models]]
+    for _ in range(cfg.bootstrap):
+        drawn = rng.integers(books, size=books)
+        found.append([quantities(model, drawn, cfg.L_long_min) for model in models])
+    none = Quantity(math.nan)
+    # (1 + replications, models, KEYS)
+    values = np.array([[[of.get(key, none).value for key in KEYS] for of in each] for each in found])
+
+    rows, trend = [], []
+    for m, model in enumerate(models):
+        for k, (estimator, name) in enumerate(KEYS):
+            of = found[0][m].get(KEYS[k], none)
+            if of.why_not:
+                print(f"{model.name}, {estimator}: no {name}: {of.why_not}")
+            numbers = (*with_interval(values[:, m, k], books), of.p_value, of.L_min, of.L_max, len(model.book), books)
+            rows.append((source, model.name, estimator, name, *numbers))
+    for a, b in combinations(range(len(models)), 2):
+        paired = "documents" if models[a].documents == models[b].documents else "books"
+        for k, key in enumerate(KEYS):
+            less = with_interval(values[:, b, k] - values[:, a, k], books)
+            trend.append((source, "difference", models[a].name, models[b].name, paired, *key, *less, 2, books))
+    for k, key in enumerate(KEYS):
+        there = np.isfinite(values[0, :, k])
+        if key[1] in EXPONENTS and there.sum() >= 3:
+            of = slope(values[:, there, KEYS.index(OF_LOSS[0])], values[:, there, k])
+            trend.append((source, "slope", "", "", "", *key, *with_interval(of, books), there.sum(), books))
+
+    rows = pd.DataFrame(rows, columns=MODELS_COLUMNS).dropna(subset="value")
+    trend = pd.DataFrame(trend, columns=TREND_COLUMNS).dropna(subset="value")
+    for name, table in (("models", rows), ("trend", trend)):
+        write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.scores, started)
+    print(f"{source}, {books} books; 95% intervals by book; wrote models.csv and trend.csv in {cfg.out}")
+    shown = pd.concat([rows, trend[trend["kind"] == "slope"].assign(model="slope against the loss a byte")])
+    for row in shown[shown["quantity"].isin([*EXPONENTS, OF_LOSS[0][1]])].itertuples():
+        what = " ".join(filter(None, (row.estimator, row.quantity)))
+        print(f"{row.model}: {what} {row.value:.3f} [{row.lo95:.3f}, {row.hi95:.3f}]")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)
