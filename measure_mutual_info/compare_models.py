@@ -1,15 +1,17 @@
-r"""How the exponent β of I(L/2; L) ~ L^β changes as the model gets better (Fig. B.1): compares several models.
+r"""How I(L/2; L) and its exponent β change with the model (Fig. B.1), or with its start token: scores compared.
 
     python measure_mutual_info/compare_models.py --scores results/figB1/SmolLM2/scores.csv \
         results/figB1/gemma/scores.csv results/figB1/qwen/scores.csv --out results/figB1
 
-Reads scores.csv of the same texts by several models (score_documents.py), L = 2 ell. Writes into the folder --out:
+Reads scores.csv of the same texts by several models, or by one behind several start tokens (score_documents.py), with
+L = 2 ell. Writes into the folder --out:
     models.csv  a row for each model, estimator and quantity, the model of the highest loss first:
                 beta       exponent of the power law over all L, as in fit.csv, with the p-value of the law
                 beta_long  the same over L >= --L-long-min tokens
-                mi_last    I at the longest L, nats
+                mi         I at each L, nats
                 and of the tokens L/2 + 1 … L of the longest L, given all before (no estimator):
-                loss_nats_per_byte, loss_nats_per_token, bytes_per_token
+                loss_nats_per_byte, loss_nats_per_token, bytes_per_token; and start_nats_per_token, of the first L/2
+                tokens behind the start token
     trend.csv   difference: each of these of model_b less model_a, for each pair, model_b of the lower loss a byte;
                 slope: of the line through beta, and beta_long, against loss_nats_per_byte, a point a model (three at
                 least). Below 0: the exponent grows as the loss falls
@@ -42,25 +44,25 @@ from measure_mutual_info.estimate_bipartite import SUMMED_UP, at_ratio, fit_term
 from measure_mutual_info.scoring import tables
 
 EXPONENTS = ("beta", "beta_long")
-OF_LOSS = (("", "loss_nats_per_byte"), ("", "loss_nats_per_token"), ("", "bytes_per_token"))
-KEYS = [*((estimator, name) for estimator in SUMMED_UP for name in (*EXPONENTS, "mi_last")), *OF_LOSS]
-MODELS_COLUMNS = ["source", "model", "estimator", "quantity", "value", "lo95", "hi95", "p_value", "L_min", "L_max"]
-MODELS_COLUMNS += ["n_documents", "n_books"]
-TREND_COLUMNS = ["source", "kind", "model_a", "model_b", "paired", "estimator", "quantity", "value", "lo95", "hi95"]
-TREND_COLUMNS += ["n_models", "n_books"]
+LOSS = ("", "loss_nats_per_byte", 0.0)
+MODELS_COLUMNS = ["source", "model", "start_token", "estimator", "quantity", "value", "lo95", "hi95", "p_value"]
+MODELS_COLUMNS += ["L_min", "L_max", "n_documents", "n_books"]
+TREND_COLUMNS = ["source", "kind", "model_a", "start_a", "model_b", "start_b", "paired", "estimator", "quantity"]
+TREND_COLUMNS += ["L_max", "value", "lo95", "hi95", "n_models", "n_books"]
+Key = tuple[str, str, float]  # estimator, quantity, and of mi L
 
 
 @dataclass(frozen=True)
 class Settings:
-    scores: tuple[Path, ...]  # scores.csv of score_documents.py: the same texts by two models or more
+    scores: tuple[Path, ...]  # scores.csv of score_documents.py: the same texts by each model, behind each start token
     out: Path  # folder for models.csv and trend.csv
     L_long_min: int = 256  # tokens; beta_long is of these lengths and longer
     bootstrap: int = 500  # resamplings of whole books
     seed: int = 0  # of the resamplings
 
     def validate(self) -> None:
-        if len(self.scores) < 2:
-            raise UserError("--scores: give the scores of two models or more")
+        if not self.scores:
+            raise UserError("--scores: give the scores of a model or more")
         if self.bootstrap < 2:
             raise UserError(f"--bootstrap {self.bootstrap}: at least 2")
 
@@ -72,8 +74,9 @@ class Model:
     path: Path
     source: str
     name: str
+    start: str  # token in front of every text
     terms: pd.DataFrame  # documents × (estimator, ell_tokens, L_tokens), nats
-    last: pd.DataFrame  # of Y at the longest L: documents × (loss_nats, tokens, bytes)
+    last: pd.DataFrame  # of Y at the longest L: documents × (loss_nats, tokens, bytes, start_nats of as many first)
     book: pd.Series  # by document
     documents: str  # the same for models that scored the same documents
 
@@ -118,34 +121,33 @@ def read_model(path: Path) -> Model:
         again = f"{tables.SCORE_AGAIN} and a model that has a tokenizer"
         raise UserError(f"{path} lacks the bytes of each continuation (column {tables.BYTES}): {again}")
     last = {"loss_nats": -rows[tables.LOGQ[0]], "tokens": rows["L_tokens"] - rows["ell_tokens"]}
-    last = pd.DataFrame(last | {"bytes": rows[tables.BYTES]})
+    last |= {"bytes": rows[tables.BYTES], "start_nats": -rows[tables.START] if tables.START in rows else math.nan}
     documents = identity.get("documents") if isinstance(identity, dict) else None
-    return Model(path, *names.values(), terms, last, rows["book"], str(documents or path))
+    start = str(record.get("start_token", "unknown"))
+    return Model(path, *names.values(), start, terms, pd.DataFrame(last), rows["book"], str(documents or path))
 
 
 def refuse_strangers(models: Sequence[Model]) -> None:
-    """UserError: models of different sources, or a model twice."""
+    """UserError: models of different sources, or a model twice with the same start token."""
     for a, b in combinations(models, 2):
         if a.source != b.source:
             files = f"{a.path} is of source {a.source}, {b.path} of {b.source}"
             raise UserError(f"--scores: {files}: compare the models of one source at a time")
-        if a.name == b.name:
-            raise UserError(f"--scores: {a.path} and {b.path} are both of {a.name}: give each model once")
+        if (a.name, a.start) == (b.name, b.start):
+            raise UserError(f"--scores: {a.path} and {b.path} are both of {a.name} behind {a.start}: give each once")
 
 
 def in_common(models: Sequence[Model]) -> list[Model]:
     """The models that reach the longest L, reduced to the L and books of all of them; prints what that leaves out.
 
     Of models that scored the same documents, only those documents stay that each of them has scores of. UserError:
-    fewer than two models, or fewer than two books.
+    fewer than two books.
     """
     longest = max(max(model.lengths) for model in models)
     for model in models:
         if max(model.lengths) < longest:
             print(f"{model.name} is left out: its longest L is {max(model.lengths)}, that of others {longest}")
     models = [model for model in models if max(model.lengths) == longest]
-    if len(models) < 2:
-        raise UserError(f"only {models[0].path} reaches L = {longest}: score two models or more up to the same L")
     lengths = [model.lengths for model in models]
     shared = set.intersection(*lengths)
     if others := set.union(*lengths) - shared:
@@ -168,8 +170,8 @@ def in_common(models: Sequence[Model]) -> list[Model]:
     return [model.only(model.book.isin(shared).to_numpy()) for model in kept]
 
 
-def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[tuple[str, str], Quantity]:
-    """All of KEYS that the model has, from all documents of the drawn books; one that is drawn twice counts as two.
+def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[Key, Quantity]:
+    """Rows of models.csv, from all documents of the drawn books; one that is drawn twice counts as two.
 
     drawn: (books,) places in the sorted names of the books.
     """
@@ -180,16 +182,18 @@ def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[tuple
     for estimator in terms.columns.unique("estimator"):
         L, values = at_ratio(fitted[estimator], 2)
         for name, first in zip(EXPONENTS, (0, L_long_min), strict=True):
+            if first > L[-1]:
+                continue
             try:
                 fit = fit_terms("power", L[L >= first], values[:, L >= first])
-                found[estimator, name] = Quantity(fit.parameters["beta"][0], fit.L_min, fit.L_max, fit.p_value)
+                found[estimator, name, 0.0] = Quantity(fit.parameters["beta"][0], fit.L_min, fit.L_max, fit.p_value)
             except NoFitError as error:
-                found[estimator, name] = Quantity(math.nan, why_not=str(error))
-        found[estimator, "mi_last"] = Quantity(values[:, -1].mean(), L[-1], L[-1])
-    loss, tokens, size = model.last.to_numpy()[rows].sum(axis=0)
-    for key, value in zip(OF_LOSS, (loss / size, loss / tokens, size / tokens), strict=True):
-        found[key] = Quantity(value, L[-1], L[-1])
-    return found
+                found[estimator, name, 0.0] = Quantity(math.nan, why_not=str(error))
+        found |= {(estimator, "mi", at): Quantity(mi, at, at) for at, mi in zip(L, values.mean(axis=0), strict=True)}
+    loss, tokens, size, start = model.last.to_numpy()[rows].sum(axis=0)
+    of_loss = {"loss_nats_per_byte": loss / size, "loss_nats_per_token": loss / tokens}
+    of_loss |= {"bytes_per_token": size / tokens, "start_nats_per_token": start / tokens}
+    return found | {("", name, 0.0): Quantity(value, L[-1], L[-1]) for name, value in of_loss.items()}
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -220,28 +224,30 @@ def main(cfg: Settings) -> None:
     for _ in range(cfg.bootstrap):
         drawn = rng.integers(books, size=books)
         found.append([quantities(model, drawn, cfg.L_long_min) for model in models])
-    none = Quantity(math.nan)
-    # (1 + replications, models, KEYS)
-    values = np.array([[[of.get(key, none).value for key in KEYS] for of in each] for each in found])
+    none, keys = Quantity(math.nan), sorted(set().union(*found[0]), key=lambda key: (key[0] == "", key))
+    # (1 + replications, models, keys)
+    values = np.array([[[of.get(key, none).value for key in keys] for of in each] for each in found])
 
     rows, trend = [], []
     for m, model in enumerate(models):
-        for k, (estimator, name) in enumerate(KEYS):
-            of = found[0][m].get(KEYS[k], none)
+        for k, (estimator, name, _) in enumerate(keys):
+            of = found[0][m].get(keys[k], none)
             if of.why_not:
                 print(f"{model.name}, {estimator}: no {name}: {of.why_not}")
             numbers = (*with_interval(values[:, m, k], books), of.p_value, of.L_min, of.L_max, len(model.book), books)
-            rows.append((source, model.name, estimator, name, *numbers))
+            rows.append((source, model.name, model.start, estimator, name, *numbers))
     for a, b in combinations(range(len(models)), 2):
         paired = "documents" if models[a].documents == models[b].documents else "books"
-        for k, key in enumerate(KEYS):
+        pair = (models[a].name, models[a].start, models[b].name, models[b].start, paired)
+        for k, (*names, L) in enumerate(keys):
             less = with_interval(values[:, b, k] - values[:, a, k], books)
-            trend.append((source, "difference", models[a].name, models[b].name, paired, *key, *less, 2, books))
-    for k, key in enumerate(KEYS):
+            trend.append((source, "difference", *pair, *names, L or math.nan, *less, 2, books))
+    for k, (*names, _) in enumerate(keys):
         there = np.isfinite(values[0, :, k])
-        if key[1] in EXPONENTS and there.sum() >= 3:
-            of = slope(values[:, there, KEYS.index(OF_LOSS[0])], values[:, there, k])
-            trend.append((source, "slope", "", "", "", *key, *with_interval(of, books), there.sum(), books))
+        if names[1] in EXPONENTS and there.sum() >= 3:
+            of = slope(values[:, there, keys.index(LOSS)], values[:, there, k])
+            line = (*with_interval(of, books), there.sum(), books)
+            trend.append((source, "slope", *[""] * 5, *names, math.nan, *line))
 
     rows = pd.DataFrame(rows, columns=MODELS_COLUMNS).dropna(subset="value")
     trend = pd.DataFrame(trend, columns=TREND_COLUMNS).dropna(subset="value")
@@ -249,8 +255,8 @@ def main(cfg: Settings) -> None:
         write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.scores, started)
     print(f"{source}, {books} books; 95% intervals by book; wrote models.csv and trend.csv in {cfg.out}")
     shown = pd.concat([rows, trend[trend["kind"] == "slope"].assign(model="slope against the loss a byte")])
-    for row in shown[shown["quantity"].isin([*EXPONENTS, OF_LOSS[0][1]])].itertuples():
-        what = " ".join(filter(None, (row.estimator, row.quantity)))
+    for row in shown[shown["quantity"].isin([*EXPONENTS, LOSS[1]])].fillna({"start_token": ""}).itertuples():
+        what = " ".join(filter(None, (row.start_token, row.estimator, row.quantity)))
         print(f"{row.model}: {what} {row.value:.3f} [{row.lo95:.3f}, {row.hi95:.3f}]")
 
 

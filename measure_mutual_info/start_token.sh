@@ -26,7 +26,7 @@ compare() {
     for start in tokenizer other; do
         "$python" measure_mutual_info/estimate_bipartite.py --scores "$out/$start/scores.csv" --out "$out/$start"
     done
-    "$python" measure_mutual_info/compare_start_tokens.py --scores "$out"/{tokenizer,other}/scores.csv --out "$out"
+    "$python" measure_mutual_info/compare_models.py --scores "$out"/{tokenizer,other}/scores.csv --out "$out"
 }
 
 named "$on"

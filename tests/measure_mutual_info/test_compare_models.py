@@ -40,23 +40,29 @@ def made_scores(beta: float, loss: float, books: int = 24, documents: int = 3, s
     return pd.concat(tables, ignore_index=True)
 
 
-def save(folder: Path, model: str, scores: pd.DataFrame, documents: str = "", source: str = "toy") -> Path:
+def save(
+    folder: Path, model: str, scores: pd.DataFrame, documents: str = "", source: str = "toy", start: str = "<s>"
+) -> Path:
     """scores.csv and its record; documents: the hash of what was scored, one of its own if not given."""
-    path = folder / model / "scores.csv"
+    path = folder / start / model / "scores.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(path, index=False)
     record = {"source": source, "settings": {"model": f"org/{model}"}, "identity": {"documents": documents or model}}
+    record["start_token"] = start
     path.with_suffix(".json").write_text(json.dumps(record))
     return path
 
 
 def compare(folder: Path, *files: Path, bootstrap: int = 60) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """models.csv and trend.csv by their keys, and what the program prints."""
+    """models.csv and trend.csv by their keys, mi at the longest L alone, and what the program prints."""
     done = call_script(SCRIPT, "--scores", *files, "--out", folder / "out", "--bootstrap", bootstrap)
     assert done.returncode == 0, done.stderr
     models, trend = (pd.read_csv(folder / "out" / f"{name}.csv", keep_default_na=False) for name in ("models", "trend"))
     assert (models.columns.tolist(), trend.columns.tolist()) == (MODELS_COLUMNS, TREND_COLUMNS)
-    models = models.set_index(["model", "estimator", "quantity"])
+    longest = models["L_max"].max()
+    assert (models["quantity"] == "mi").sum() > (models["quantity"] == "beta").sum(), "at every L"
+    models = models[models["L_max"] == longest].set_index(["model", "estimator", "quantity"])
+    trend = trend[pd.to_numeric(trend["L_max"], errors="coerce").isin([np.nan, longest])]
     return models, trend.set_index(["kind", "model_a", "model_b", "estimator", "quantity"]), done.stdout
 
 
@@ -72,7 +78,7 @@ def test_laws_that_are_known(tmp_path):
     scores = {name: made_scores(*law, seed=i) for i, (name, law) in enumerate(laws.items())}
     models, trend, printed = compare(tmp_path, *(save(tmp_path, name, rows) for name, rows in scores.items()))
     assert models.index.unique("model").tolist() == ["weak.gguf", "middle.gguf", "strong.gguf"]
-    assert len(models) == 3 * (3 * 3 + 3)
+    assert len(models) == 3 * (3 * 3 + 4)
     for name, (beta, loss) in laws.items():
         for estimator in ("direct", "vclub", "block_entropy"):
             for quantity, ends in (("beta", [4, 2048]), ("beta_long", [256, 2048])):
@@ -84,8 +90,8 @@ def test_laws_that_are_known(tmp_path):
         rows = scores[name][scores[name]["L_tokens"] == 2048]
         of = models.loc[name]
         term = rows["logq_y_given_x_nats"] - rows["logq_y_nats"]
-        assert of.loc[("direct", "mi_last"), "value"] == pytest.approx(term.mean())
-        assert of.loc[("vclub", "mi_last"), "value"] == pytest.approx(2 * term.mean())
+        assert of.loc[("direct", "mi"), "value"] == pytest.approx(term.mean())
+        assert of.loc[("vclub", "mi"), "value"] == pytest.approx(2 * term.mean())
         nats = -rows["logq_y_given_x_nats"].sum()
         assert of.loc[("", "loss_nats_per_byte"), "value"] == pytest.approx(nats / rows[BYTES].sum())
         assert of.loc[("", "loss_nats_per_token"), "value"] == pytest.approx(nats / (1024 * 72))
@@ -100,7 +106,7 @@ def test_laws_that_are_known(tmp_path):
     assert row["value"] == pytest.approx(of["strong.gguf"] - of["weak.gguf"])
     assert row["lo95"] < 0.2 < row["hi95"]
     assert row["paired"] == "books"
-    assert len(trend.loc["difference"]) == 3 * (3 * 3 + 3)
+    assert len(trend.loc["difference"]) == 3 * (3 * 3 + 4)
     assert trend.loc["slope"].index.unique("quantity").tolist() == ["beta", "beta_long"]
     row = trend.loc[("slope", "", "", "direct", "beta")]
     loss = models["value"].xs(("", "loss_nats_per_byte"), level=(1, 2))
@@ -145,11 +151,11 @@ def test_intervals_are_those_of_a_plain_resampling(tmp_path, books):
     half = t.ppf(0.975, books - 1) * spread * np.sqrt(books / (books - 1))
     a, b = trend.index[0][1:3]
     sign = 1 if (a, b) == ("m0", "m1") else -1
-    keys = [(f"m{i}", *key) for key in (("direct", "mi_last"), ("", "loss_nats_per_byte")) for i in (0, 1)]
+    keys = [(f"m{i}", *key) for key in (("direct", "mi"), ("", "loss_nats_per_byte")) for i in (0, 1)]
     for place, key in enumerate(keys):
         low, high = here[place] - half[place], here[place] + half[place]
         assert models.loc[key, ["value", "lo95", "hi95"]].tolist() == pytest.approx([here[place], low, high])
-    for place, key in enumerate((("direct", "mi_last"), ("", "loss_nats_per_byte")), 4):
+    for place, key in enumerate((("direct", "mi"), ("", "loss_nats_per_byte")), 4):
         ends = sorted([sign * here[place] - half[place], sign * here[place] + half[place]])
         row = trend.loc[("difference", a, b, *key)]
         assert row[["value", "lo95", "hi95"]].tolist() == pytest.approx([sign * here[place], *ends])
@@ -218,7 +224,30 @@ def test_what_not_all_models_have_is_left_out_and_said(tmp_path):
     assert trend.loc[("slope", "", "", "block_entropy", "beta"), "n_models"] == 3
     kept = whole[(whole["L_tokens"] == 2048) & (whole["book"] < "book 22") & (whole["document"] != "book 03#0001")]
     mi = (kept["logq_y_given_x_nats"] - kept["logq_y_nats"]).mean()
-    assert models.loc[("whole", "direct", "mi_last"), "value"] == pytest.approx(mi)
+    assert models.loc[("whole", "direct", "mi"), "value"] == pytest.approx(mi)
+
+
+def test_one_model_behind_two_start_tokens(tmp_path):
+    """The same documents: what the token changes is paired, and the loss of the first tokens says which fits better."""
+    one = made_scores(0.5, 1.0)
+    other = one.assign(**{START: one[START] - 7, "logq_y_nats": one["logq_y_nats"] - 2})
+    files = [save(tmp_path, "m0", rows, "same", start=token) for rows, token in ((one, "<s>"), (other, "<bad>"))]
+    models, trend, _ = compare(tmp_path, *files, bootstrap=5)
+    assert set(models["start_token"]) == {"<s>", "<bad>"}
+    sign = 1 if trend["start_b"].iloc[0] == "<bad>" else -1
+    key = ("difference", "m0", "m0")
+    for of, change in ((("direct", "mi"), 2), (("block_entropy", "mi"), 7), (("", "start_nats_per_token"), 7 / 1024)):
+        row = trend.loc[(*key, *of)]
+        assert (row["value"], row["paired"]) == (pytest.approx(sign * change), "documents")
+        assert row["hi95"] - row["lo95"] < 1e-9
+    start = models.loc[("m0", "", "start_nats_per_token")].set_index("start_token")["value"]
+    assert start["<s>"] == pytest.approx(-one.loc[one["L_tokens"] == 2048, START].sum() / (1024 * 72))
+
+
+def test_one_model_alone(tmp_path):
+    models, trend, _ = compare(tmp_path, save(tmp_path, "m0", made_scores(0.5, 1.0)), bootstrap=5)
+    assert len(models) == 3 * 3 + 4
+    assert trend.empty
 
 
 def test_points_that_allow_no_fit(tmp_path):
@@ -236,12 +265,11 @@ def test_points_that_allow_no_fit(tmp_path):
     ("saved", "change", "said"),
     [
         ({"source": "other"}, lambda rows: rows, "m1/scores.csv of other: compare the models of one source"),
-        ({"model": "folder/m0"}, lambda rows: rows, "are both of m0: give each model once"),
+        ({"model": "folder/m0"}, lambda rows: rows, "are both of m0 behind <s>: give each once"),
         ({}, lambda rows: rows.drop(columns=BYTES), "m1/scores.csv lacks the bytes of each continuation ("),
         ({}, lambda rows: rows.assign(**{BYTES: np.nan}), "again with score_documents.py and a model that has a"),
         ({}, lambda rows: rows.assign(book="1" + rows["book"]), "the models share 0 books, two are needed: score the"),
         ({}, lambda rows: rows.assign(ell_tokens=1), "has no rows with L = 2 ell: score the documents again"),
-        ({}, lambda rows: rows[rows["L_tokens"] < 2048], "m0/scores.csv reaches L = 2048: score two models or more"),
         ({}, lambda rows: rows.drop(columns="x_donor"), "m1/scores.csv lacks the column x_donor"),
     ],
 )
@@ -253,7 +281,7 @@ def test_scores_that_cannot_be_compared(tmp_path, saved, change, said):
 
 def test_bad_settings_and_records(tmp_path):
     one, other = (save(tmp_path, f"m{i}", made_scores(0.5, 1.0, books=3, seed=i)) for i in (0, 1))
-    assert "--scores: give the scores of two models or more" in refusal(tmp_path, one)
+    assert "--scores: give the scores of a model or more" in refusal(tmp_path)
     flags = "--scores", one, other, "--out", tmp_path / "out"
     assert "--bootstrap 1: at least 2" in one_line_error(call_script(SCRIPT, *flags, "--bootstrap", 1))
     other.with_suffix(".json").unlink()
