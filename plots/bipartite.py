@@ -103,7 +103,7 @@ def read_results(folder: Path) -> Results:
     program = "python measure_mutual_info/estimate_bipartite.py"
     why = f"make it with {program} --scores SCORES.csv --counts COUNTS.csv --out {folder}"
     tables = [
-        style.read_table(folder / "bipartite.csv", BIPARTITE, why, key=KEY),
+        style.read_table(folder / "bipartite.csv", BIPARTITE, why, ["stderr_by_book_nats"], KEY),
         style.read_table(folder / "fit.csv", ["L_over_ell", *style.FIT], why, style.MAY_LACK),
         style.read_table(folder / "sweep.csv", SWEEP, why, style.MAY_LACK),
     ]

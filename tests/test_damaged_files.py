@@ -67,7 +67,7 @@ def rows(table: str, folder: Path, few: int) -> None:
 
 
 def bipartite(folder: Path) -> list[object]:
-    rows("fig2b/scores.csv", folder, 26 * 12 + 1)
+    rows("fig2b/scores.csv", folder, 28 * 12 + 1)
     rows("fig2b/counts.csv", folder, 10**6)
     rows("fig2b/counts_by_book.csv", folder, 10**6)
     flags = ["--scores", folder / "scores.csv", "--counts", folder / "counts.csv", "--bootstrap", 2]

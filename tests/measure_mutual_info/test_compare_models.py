@@ -44,7 +44,7 @@ def save(
     folder: Path, model: str, scores: pd.DataFrame, documents: str = "", source: str = "toy", start: str = "<s>"
 ) -> Path:
     """scores.csv and its record; documents: the hash of what was scored, one of its own if not given."""
-    path = folder / start / model / "scores.csv"
+    path = folder / start.strip("<s>") / model / "scores.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(path, index=False)
     record = {"source": source, "settings": {"model": f"org/{model}"}, "identity": {"documents": documents or model}}

@@ -52,7 +52,7 @@ def test_make_all_draws_every_committed_picture(tmp_path):
 
 # Bipartite information
 
-ALL = ["direct", "direct_corrected", "vclub"]
+ALL = ["direct", "direct_corrected", "vclub", "block_entropy"]
 FIG2B = [f"fig2b/{name}" for name in ("bipartite", "fit", "sweep")]
 
 
@@ -63,12 +63,12 @@ def bipartite_figure(figure: str, folder: Path):
 
 
 def assert_estimates(ax, folder: str, estimators: list[str], ratio: int) -> None:
-    """Points ± stderr, and markers at the bottom edge for those at or below 0."""
+    """Points ± their errors by book, and markers at the bottom edge for those at or below 0."""
     points = table(f"{folder}/bipartite", f"L_tokens == {ratio} * ell_tokens and estimator in {estimators}")
     for container, below, estimator in zip(ax.containers, gid(ax, "below"), estimators, strict=True):
         rows = points[points["estimator"] == estimator]
         shown = rows[rows["mi_nats"] > 0]
-        L, mi, bars = (shown[name] for name in ("L_tokens", "mi_nats", "stderr_nats"))
+        L, mi, bars = (shown[name] for name in ("L_tokens", "mi_nats", "stderr_by_book_nats"))
         assert_points(container, L, mi, mi - bars, mi + bars)
         assert below.get_xdata().tolist() == rows.loc[rows["mi_nats"] <= 0, "L_tokens"].tolist()
     assert ax.get_ylim()[0] < points.loc[points["mi_nats"] > 0, "mi_nats"].min()
@@ -101,51 +101,38 @@ def test_fig2b(tmp_path):
     assert direct.get_ydata() == pytest.approx([2.27 * 4**0.76, 2.27 * 2048**0.76])
     assert vclub.get_ydata() == pytest.approx([3.26 * 4**0.71, 3.26 * 2048**0.71])
     assert [line.get_ydata()[0] for line in gid(slopes, "paper")] == [0.76, 0.71]
-    (law,) = gid(ax, "fit")  # vCLUB's, which saturates; the others have none that is accepted
-    fit = table("fig2b/fit", "law == 'saturating' and estimator == 'vclub' and L_over_ell == 2")
-    value, L = fit.set_index("parameter")["value"], law.get_xdata()
-    assert L[[0, -1]] == pytest.approx([4, 2048])
-    assert law.get_ydata() == pytest.approx(value["I_inf"] / (1 + (value["L_0"] / L) ** value["beta"]))
-    said = ["direct: no law accepted", "direct, corrected: no law accepted", "vCLUB: saturating law, p = 0.16"]
-    assert labels(fig)[:3] == said
+    windows = table("fig2b/sweep", "L_over_ell == 2 and dof > 0 and p_value >= 0.05")
+    for law, name, label in zip(gid(ax, "fit"), ALL, labels(fig), strict=False):
+        rows = windows[windows["estimator"] == name]
+        longest = rows[rows["dof"] == rows["dof"].max()].sort_values("L_max").iloc[-1]
+        L = longest[["L_min", "L_max"]].to_numpy(float)
+        assert law.get_xdata().tolist() == L.tolist()
+        assert law.get_ydata() == pytest.approx(longest["A"] * L ** longest["beta"])
+        interval = f"{longest['beta']:.2f} [{longest['lo95']:.2f}, {longest['hi95']:.2f}]"
+        assert f"β = {interval}, L\u00a0=\u00a0{L[0]:.0f}–{L[1]:.0f}" in label
+    assert len(gid(ax, "fit")) == 4
 
 
-def test_block_entropy_is_drawn_where_it_is(tmp_path):
-    def with_block(rows: pd.DataFrame) -> pd.DataFrame:
-        return pd.concat([rows, rows[rows["estimator"] == "direct"].assign(estimator="block_entropy")])
+def test_a_power_law_is_drawn_where_it_is_accepted(tmp_path):
+    """Over all lengths, of which the label then says nothing, or over none; the paper's lines end with the points."""
 
-    folder = committed(tmp_path, *FIG2B, **dict.fromkeys(("bipartite", "fit", "sweep"), with_block))
-    fig = bipartite_figure("2b", folder)
-    assert labels(fig)[3] == "block entropy: no law accepted"
-    for ax in fig.axes:
-        direct, *_, block = (np.array(one.lines[0].get_ydata(), dtype=float) for one in ax.containers)
-        assert len(block) > 8
-        np.testing.assert_array_equal(block, direct)
-        assert len(ax.containers) == 4
-    assert len(bipartite_figure("sweep", folder).axes[0].containers) == 4
-    assert len(bipartite_figure("B.3", folder).axes[0].containers) == 2
+    def chosen(windows: pd.DataFrame) -> pd.DataFrame:
+        return windows.assign(p_value=np.where(windows["estimator"] == "direct", 0.2, 0.04))
 
+    def few_books(points: pd.DataFrame) -> pd.DataFrame:
+        return points[points["L_tokens"] <= 64].assign(stderr_by_book_nats=np.nan, n_books=1)
 
-def test_a_power_law_is_drawn_where_it_is_selected_and_accepted(tmp_path):
-    """Its line ends with its range, and the paper's with the points."""
-
-    def chosen(fits: pd.DataFrame) -> pd.DataFrame:
-        fits["selected"] = fits["law"] == "power"
-        return fits.assign(p_value=np.where(fits["estimator"] == "direct", 0.2, 0.04), L_max=64)
-
-    folder = committed(tmp_path, *FIG2B, fit=chosen, bipartite=lambda t: t[t["L_tokens"] <= 64])
-    fig = bipartite_figure("2b", folder)
+    fig = bipartite_figure("2b", committed(tmp_path, *FIG2B, sweep=chosen, bipartite=few_books))
     ((law,), paper) = gid(fig.axes[0], "fit"), gid(fig.axes[0], "paper")
-    fit = table("fig2b/fit", "law == 'power' and estimator == 'direct' and L_over_ell == 2").set_index("parameter")
-    L, value = law.get_xdata(), fit["value"]
-    assert L[[0, -1]] == pytest.approx([4, 64])
-    assert law.get_ydata() == pytest.approx(value["A"] * L ** value["beta"])
+    row = table("fig2b/sweep", "estimator == 'direct' and L_over_ell == 2 and L_min == 4 and L_max == 64").iloc[0]
+    assert law.get_ydata() == pytest.approx(row["A"] * np.array([4, 64]) ** row["beta"])
     assert [line.get_xdata().tolist() for line in paper] == [[4, 64]] * 2
-    beta, low, high = fit.loc["beta", ["value", "boot_lo95", "boot_hi95"]]
-    assert labels(fig)[:2] == [f"direct: β = {beta:.2f} [{low:.2f}, {high:.2f}]", "direct, corrected: no law accepted"]
-    fit.loc["beta", "boot_lo95"] = np.nan  # too few books
-    low, high = fit.loc["beta", ["lo95", "hi95"]]
-    assert style.with_interval("β", fit, "beta") == f"β = {beta:.2f} [{low:.2f}, {high:.2f}]"
+    interval = f"{row['beta']:.2f} [{row['lo95']:.2f}, {row['hi95']:.2f}]"
+    assert labels(fig)[:2] == [f"direct: β = {interval}", "direct, corrected: no power law"]
+    points = table("fig2b/bipartite", "estimator == 'direct' and L_tokens == 2 * ell_tokens and L_tokens <= 64")
+    bars = points["stderr_nats"]
+    ends = points["mi_nats"] - bars, points["mi_nats"] + bars
+    assert_points(fig.axes[0].containers[0], points["L_tokens"], points["mi_nats"], *ends)
 
 
 def test_fig_b2_and_the_sweep():
@@ -159,6 +146,7 @@ def test_fig_b2_and_the_sweep():
     windows = windows.query("L_over_ell == 2")
     assert_slopes(left, windows[windows["L_max"] == 2048], windows["L_min"], ALL)
     assert_slopes(right, windows[windows["L_min"] == 4], windows["L_max"], ALL)
+    assert len(bipartite_figure("B.3", RESULTS / "fig2b").axes[0].containers) == 2
 
 
 # Two-point information
