@@ -115,20 +115,46 @@ def quoted_windows() -> list[tuple[str, str]]:
     """β of the power law in ranges of lengths, and that it fits where the page says so."""
     sweep = results("fig2b/sweep.csv").query("L_over_ell == 2").set_index(["estimator", "L_min", "L_max"])
     page, quotes = "measure_mutual_info/README.md", []
-    for window in ((4, 32), (4, 128), (128, 2048), (256, 2048)):
+    for window in ((4, 32), (4, 128), (4, 256), (128, 2048), (256, 2048), (4, 2048)):
         cells = []
-        for estimator in ("direct", "vclub"):
+        for estimator in ("direct", "vclub", "block_entropy"):
             row = sweep.loc[(estimator, *window)]
             cells.append(interval(row, "beta") if row["p_value"] >= 0.05 else "does not fit")
-        quotes.append((page, f"| from {window[0]} to {window[1]} | {cells[0]} | {cells[1]} |"))
-    assert (sweep.loc[[("direct", 4, 2048), ("vclub", 4, 2048)], "p_value"] < 0.05).all()
-    quotes.append(("README.md", f"L = 4 to 32, with β = {interval(sweep.loc['direct', 4, 32], 'beta')}"))
+        quotes.append((page, f"| {window[0]} to {window[1]} | {' | '.join(cells)} |"))
+    quotes.append(("README.md", f"L = 4 to 128, with β = {interval(sweep.loc['direct', 4, 128], 'beta')}"))
     quotes.append(("README.md", f"from 128 to 2,048, with β = {interval(sweep.loc['direct', 128, 2048], 'beta')}"))
-    local = sweep[sweep["dof"] == 0].loc["direct"]["beta"]
-    quotes.append((page, f"slope falls from {local.max():.2f} between L = 16 and 32"))
-    quotes.append((page, f"to {local.loc[1024, 2048]:.2f} between 1,024 and 2,048"))
+    fit = results("fig2b/fit.csv").query("law == 'broken_power' and estimator == 'direct' and L_over_ell == 2")
+    assert fit["selected"].all()
+    of = fit.set_index("parameter")["value"]
+    quotes.append((page, f"drops from {of['beta_1']:.2f} to {of['beta_2']:.2f} near L = {of['L_break']:.0f}"))
     # The front page: I grows at every doubling, more slowly than L.
     assert sweep[sweep["dof"] == 0]["beta"].loc[["direct", "vclub"]].between(0, 1, inclusive="neither").all()
+    return quotes
+
+
+def quoted_series() -> list[tuple[str, str]]:
+    """Rows of the tables of models (a star: p < 0.05), and of start tokens."""
+    page, quotes = "measure_mutual_info/README.md", []
+    for corpus in ("books", "wikipedia"):
+        table = results(f"figB1/{corpus}/models.csv").fillna({"estimator": ""})
+        for model in table["model"].unique():
+            of = table[table["model"] == model].set_index(["estimator", "quantity"])
+            cells = [corpus, model.split(".Q")[0].removesuffix("-Instruct")]
+            cells.append(interval(of.loc[("", "loss_nats_per_byte")], "value"))
+            for quantity in ("beta", "beta_long"):
+                for estimator in ("direct", "vclub", "block_entropy"):
+                    row = of.loc[(estimator, quantity)]
+                    cells.append(interval(row, "value").replace("-", "−") + "*" * (row["p_value"] < 0.05))
+            quotes.append((page, f"| {' | '.join(cells)} |"))
+    for model in ("SmolLM2-135M", "gemma-3-270m", "Qwen2.5-Coder-0.5B"):
+        table, change = results(f"start_token/{model}/models.csv"), results(f"start_token/{model}/trend.csv")
+        loss = table[table["quantity"] == "start_nats_per_token"].set_index("start_token")["value"].sort_values()
+        (best, first), (other, second) = loss.items()
+        row = change.query("quantity == 'beta' and estimator == 'direct'").iloc[0]
+        ends = [row["value"], row["lo95"], row["hi95"]]
+        added = ends if row["start_b"] == other else [-ends[0], -ends[2], -ends[1]]
+        said = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*added).replace("-", "−")
+        quotes.append((page, f"| {model} | `{best}` | {first:.2f} | `{other}` | {second:.2f} | {said} |"))
     return quotes
 
 
@@ -164,22 +190,21 @@ def quoted_gaps() -> list[tuple[str, str]]:
 def quoted_elsewhere() -> list[tuple[str, str]]:
     beta = results("fig2b/fit.csv").query("L_over_ell == 2 and law == 'power' and parameter == 'beta'")
     half = beta.set_index("estimator").eval("(hi95 - lo95) / 2")
-    by_book = beta.set_index("estimator").eval("(boot_hi95 - boot_lo95) / 2")["direct"]
-    direct, vclub = (np.ceil(126 * (half[name] / 0.02) ** 2) for name in ("direct", "vclub"))
-    text = f"to ±{half['direct']:.3f} and vCLUB to ±{half['vclub']:.3f} (`fit.csv`, documents taken as independent): "
-    text += f"±0.02 needs {direct:.0f} documents and {vclub:.0f}"
+    direct, vclub = (np.ceil(38 * (half[name] / 0.02) ** 2) for name in ("direct", "vclub"))
+    text = f"to ±{half['direct']:.3f} and vCLUB to ±{half['vclub']:.3f} (`fit.csv`, by book): "
+    text += f"±0.02 needs {direct:.0f} texts and {vclub:.0f}"
     faults = results("mutation/mutation.csv").set_index("module").loc["total"]
     score = f"{100 * faults['score']:.0f}% [{100 * faults['lo95']:.0f}, {100 * faults['hi95']:.0f}]"
     collapse = results("fig3/collapse.csv").query("left_out == 'cell' and degree == 2")
     collapse = collapse.set_index(["kl_of", "cells_of", "predictor"])
     rate, decay = results("fig2b/entropy_rate.csv")["nats_per_token"], {}
-    for folder in ("fig2b", "figB1/wikipedia"):
+    for folder in ("fig2b", "figB1/wikipedia/SmolLM2-135M"):
         fit = results(f"{folder}/entropy_rate_fit.csv").set_index("parameter")
         said = [interval(fit.loc[name], "value", "boot_lo95", "boot_hi95") for name in ("gamma", "beta")]
         decay[folder] = *(text.replace("-", "−") for text in said), f"(p = {fit['p_value'].iloc[0]:.2f})"
     exact = results("calibration/santa_fe_b0.75_e0.1/coverage.csv").query("n_documents == 1000")
     beta = exact[exact["quantity"] == "beta_gls"].set_index(["predictor", "estimator"])["mean"]
-    books, articles = decay["fig2b"], decay["figB1/wikipedia"]
+    books, articles = decay.values()
     by_position = (
         f"falls from {rate.iloc[0]:.2f} nats at tokens 3 and 4 to {rate.iloc[-1]:.2f} nats at tokens 1,025 to 2,048"
     )
@@ -188,7 +213,6 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
         ("docs/estimators.md", f"{books[2]} with γ = {books[0]}, which is β = {books[1]}"),
         ("docs/estimators.md", f"γ = {articles[0]} {articles[2]}, which is β = {articles[1]}"),
         ("measure_mutual_info/README.md", text),
-        ("measure_mutual_info/README.md", f"resampled books, ±{by_book:.3f} from four books"),
         (
             "docs/tests.md",
             f"found {faults['killed']:.0f} of a sample of {faults['sampled']:.0f} faults, which is {score}",
@@ -219,7 +243,7 @@ def quoted_calibration() -> list[tuple[str, str]]:
     return quotes
 
 
-GROUPS = [quoted_windows, quoted_models, quoted_gaps, quoted_calibration, quoted_elsewhere]
+GROUPS = [quoted_windows, quoted_series, quoted_models, quoted_gaps, quoted_calibration, quoted_elsewhere]
 
 
 @pytest.mark.parametrize("quotes", GROUPS)
