@@ -7,10 +7,13 @@
 
 Reads models.csv (compare_models.py) of each corpus, and for B.1 bipartite.csv and sweep.csv (estimate_bipartite.py)
 from the folder of each model. Writes OUT.png and OUT.pdf, a column a corpus:
-    B.1       the direct estimate of I(L/2; L) against L in bytes, a line a model, and under it the local slopes
-    exponent  not in the paper: β over all L, and under it over long L, against the loss a byte
+    B.1       the direct estimate of I(L/2; L) ± 1 standard error by book against L in bytes, a line a model, and under
+              it the local slopes
+    exponent  not in the paper: β over all L, and under it over long L, against the loss a byte; thin lines join the
+              models in the order of their loss
+Intervals are at 95%. L in bytes is L in tokens times the bytes of a token in models.csv.
 
-Hardware: one CPU core, two seconds. Expect lines one above the other, that of the best model on top.
+Hardware: one CPU core, two seconds. At short L the models also differ by what they expect after their start token.
 """
 
 from __future__ import annotations
@@ -110,7 +113,8 @@ def draw_lines(compared: pd.DataFrame, results: dict[tuple[str, str], tuple[pd.D
     names, legend, x, y = short_names(list(looks)), {}, [], []
     for ax, below, rows in zip(upper, lower, corpora, strict=True):
         sizes = rows[rows["quantity"] == "bytes_per_token"].set_index("model")["value"]
-        for index, (model, size) in enumerate(sizes.items()):
+        for index, model in enumerate(model for model in looks if model in sizes):
+            size = sizes[model]
             points, windows = results[rows["source"].iloc[0], model]
             look, L = looks[model] | {"fmt": f"{looks[model]['fmt']}-", "linewidth": 0.7}, points["L_tokens"] * size
             bars = points["stderr_by_book_nats"].fillna(points["stderr_nats"])
@@ -124,7 +128,7 @@ def draw_lines(compared: pd.DataFrame, results: dict[tuple[str, str], tuple[pd.D
     for ax in upper:
         style.log_axis(ax.xaxis, x, "L in bytes", base=2)
         style.log_axis(ax.yaxis, y, f"mi_nats of {ESTIMATOR}")
-    style.put_legend(fig, legend, columns=3)
+    style.put_legend(fig, legend, columns=len(corpora))
     return fig
 
 
@@ -150,7 +154,7 @@ def draw_exponents(compared: pd.DataFrame) -> Figure:
         for name, _, beta, dashes in PAPER_FIG_2B:
             legend[PAPER.format(name, beta)] = ax.axhline(beta, dashes=dashes, **style.PAPER)
     legend |= {names[model]: axes[0].errorbar([], [], **in_color(looks[model], style.GREY)) for model in models}
-    style.put_legend(fig, legend, columns=2)
+    style.put_legend(fig, legend, columns=len(corpora))
     return fig
 
 
