@@ -129,14 +129,13 @@ def test_a_language_model_on_text(tmp_path):
 
     documents = [row["input_ids"] for row in datasets.load_from_disk(str(tmp_path / "documents"))]
     lent = x_donors(np.repeat(["a", "b", "c"], 2), 3, 0)
-    own = [slow_reference(model, ids, ids, 8, 16) for ids in documents]
-    own = pd.DataFrame(own)
+    own = pd.DataFrame([slow_reference(model, ids, ids, 8, 16) for ids in documents])
     other = [
         [slow_reference(model, documents[of], ids, 8, 16)["logq_y_given_other_x"] for of, ids in donated]
         for donated in (zip(donor, documents, strict=True) for donor in lent)
     ]
     mean = pd.Series(np.log(np.exp(other).mean(axis=0)))
-    terms = {0: own["logq_y_given_x"] - own["logq_y"], 3: own["logq_y_given_x"] - mean}
+    terms = {donors: own["logq_y_given_x"] - of for donors, of in ((0, own["logq_y"]), (1, other[0]), (3, mean))}
     for donors, of in terms.items():
         row = table.loc[donors, 16]
         by_book = of.groupby([0, 0, 1, 1, 2, 2]).mean().sem()
