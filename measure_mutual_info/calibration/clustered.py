@@ -21,6 +21,7 @@ by documents that hold I in 40% to 70% of the replications.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -51,15 +52,15 @@ from measure_mutual_info.estimate_bipartite import (
 PROCESSES = (NoisySantaFe(0.5, 0.1), BernoulliUniform())
 INTERVALS = ("documents", "books", "resampled_books")
 COLUMNS = ["process", "estimator", "n_documents", "books", "quantity", "L_tokens", "L_fit_min", "interval", "truth"]
-COLUMNS += ["mean", "bias", "sd", "mean_half_width", "coverage", "coverage_lo95", "coverage_hi95", "coverage_of_mean"]
-COLUMNS += ["replications", "failed"]
+COLUMNS += ["mean", "bias", "sd", "mean_half_width", "median_half_width", "coverage", "coverage_lo95", "coverage_hi95"]
+COLUMNS += ["coverage_of_mean", "replications", "failed"]
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)  # folder for clustered.csv
     n_documents: int = 100  # of a replication
-    books: tuple[int, ...] = (4, 12, 38, 100)  # that these documents are of, in nearly equal parts
+    books: tuple[int, ...] = (4, 12, 38)  # that these documents are of, in nearly equal parts
     replications: int = 300  # of each process and number of books
     bootstrap: int = 50  # resamplings of whole books in a replication
     L_max: int = 2048  # tokens; L = 2ℓ up to it
@@ -112,13 +113,12 @@ def slopes(terms: pd.DataFrame, book: pd.Series, L_min: int, bootstrap: int, see
     """β of the power law over L >= L_min, (INTERVALS, 3) with lo95 and hi95; NaN where there is none."""
     fitted, _, units, _ = fit_units(terms, book)
     found = np.full((len(INTERVALS), 3), math.nan)
-    for row, of in zip(found, (terms, by_book(terms, book), fitted), strict=True):
+    for row, of in zip(found, (terms, by_book(terms, book)), strict=False):
         with contextlib.suppress(NoFitError):
             row[:] = fit_terms("power", *at_ratio(of, 2, L_min)).parameters["beta"]
-    found[-1, 1:] = math.nan
     with contextlib.suppress(NoFitError):
-        at = at_ratio(fitted, 2, L_min)
-        found[-1, 1:] = bootstrap_power(*at, units, lambda drawn: 0.0, bootstrap, seed)["power", "beta"]
+        boot = bootstrap_power(*at_ratio(fitted, 2, L_min), units, lambda drawn: 0.0, bootstrap, seed)
+        found[-1] = found[int(fitted is not terms), 0], *boot["power", "beta"]
     return found
 
 
@@ -127,16 +127,15 @@ def summary(cfg: Settings, mi: float, betas: np.ndarray, found: Arrays) -> pd.Da
 
     found: the arrays of `replicate`, those of all replications stacked.
     """
-    rows = []
-    for e, estimator in enumerate(POOLED):
-        for i, interval in enumerate(INTERVALS):
-            here = {"estimator": estimator, "interval": interval}
-            if i < found["mi"].shape[2]:
-                one = summed_up(*found["mi"][:, e, i].T, mi)
-                rows.append(here | one | {"quantity": "mi", "L_tokens": cfg.calibration().points[-1][1]})
-            for w, first in enumerate(cfg.L_fit_mins):
-                one = summed_up(*found["beta"][:, e, w, i].T, betas[e, w])
-                rows.append(here | one | {"quantity": "beta", "L_fit_min": first})
+    L, rows = cfg.calibration().points[-1][1], []
+    for (e, estimator), (i, interval) in itertools.product(enumerate(POOLED), enumerate(INTERVALS)):
+        cells = [(mi, found["mi"][:, e, i], {"quantity": "mi", "L_tokens": L})] if i < found["mi"].shape[2] else []
+        for w, first in enumerate(cfg.L_fit_mins):
+            cells.append((betas[e, w], found["beta"][:, e, w, i], {"quantity": "beta", "L_fit_min": first}))
+        for true, values, names in cells:
+            half = pd.Series(values[:, 2] - values[:, 1]).median() / 2
+            names |= {"estimator": estimator, "interval": interval, "median_half_width": half}
+            rows.append(names | summed_up(*values.T, true))
     return pd.DataFrame(rows)
 
 

@@ -107,6 +107,8 @@ def test_whole_run(tmp_path):
             assert row["mean"] == pytest.approx(pd.Series(of[:, 0]).mean(), rel=1e-4, nan_ok=True)
             half = pd.Series(of[:, 2] - of[:, 1]).mean() / 2
             assert row["mean_half_width"] == pytest.approx(half, rel=1e-4, nan_ok=True)
+            half = np.nanmedian(of[:, 2] - of[:, 1]) / 2
+            assert row["median_half_width"] == pytest.approx(half, rel=1e-4)
 
     assert not list(tmp_path.glob("*.parts"))
     assert "complete already" in call_script(SCRIPT, *arguments(tmp_path, workers=2)).stdout

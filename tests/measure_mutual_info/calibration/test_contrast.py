@@ -115,20 +115,20 @@ def test_run_again_reuses_and_other_settings_are_refused(whole):
 
 
 def test_a_language_model_on_text(tmp_path):
-    """Three books of two documents, against a slow reference."""
+    """Four books of two documents, against a slow reference."""
     rng = np.random.default_rng(0)
-    books = {name: [rng.integers(0, 255, 16).tolist() for _ in range(2)] for name in "abc"}
+    books = {name: [rng.integers(0, 255, 16).tolist() for _ in range(2)] for name in "abcd"}
     write_documents(tmp_path / "documents", books)
     model = tiny_model("llama")
     model.save_pretrained(tmp_path / "model")
-    changes = {"documents": tmp_path / "documents", "model": tmp_path / "model", "bos": BOS, "n_documents": 6}
+    changes = {"documents": tmp_path / "documents", "model": tmp_path / "model", "bos": BOS, "n_documents": 8}
     flags = arguments(tmp_path, **changes, L_max=16)
     done = call_script(SCRIPT, *flags)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "contrast_text.csv").set_index(["donors", "L_tokens"])
 
     documents = [row["input_ids"] for row in datasets.load_from_disk(str(tmp_path / "documents"))]
-    lent = x_donors(np.repeat(["a", "b", "c"], 2), 3, 0)
+    lent = x_donors(np.repeat([*"abcd"], 2), 3, 0)
     own = pd.DataFrame([slow_reference(model, ids, ids, 8, 16) for ids in documents])
     other = [
         [slow_reference(model, documents[of], ids, 8, 16)["logq_y_given_other_x"] for of, ids in donated]
@@ -138,19 +138,19 @@ def test_a_language_model_on_text(tmp_path):
     terms = {donors: own["logq_y_given_x"] - of for donors, of in ((0, own["logq_y"]), (1, other[0]), (3, mean))}
     for donors, of in terms.items():
         row = table.loc[donors, 16]
-        by_book = of.groupby([0, 0, 1, 1, 2, 2]).mean().sem()
-        wanted = [of.mean(), of.sem(), by_book, 6, 3]
+        by_book = of.groupby(np.arange(8) // 2).mean().sem()
+        wanted = [of.mean(), of.sem(), by_book, 8, 4]
         found = row[["mi_nats", "stderr_nats", "stderr_by_book_nats", "n_documents", "n_books"]].tolist()
         assert found == pytest.approx(wanted, rel=1e-3)
     mismatch = own["logq_y"] - mean
     row = table.loc[3, 16]
     assert row["context_mismatch_nats"] == pytest.approx(mismatch.mean(), rel=1e-3)
-    by_book = mismatch.groupby([0, 0, 1, 1, 2, 2]).mean().sem()
+    by_book = mismatch.groupby(np.arange(8) // 2).mean().sem()
     assert row["context_mismatch_stderr_by_book_nats"] == pytest.approx(by_book, rel=1e-3)
     assert "complete already" in call_script(SCRIPT, *flags).stdout
     assert not list(tmp_path.glob("*.parts"))
-    message = one_line_error(call_script(SCRIPT, *arguments(tmp_path, **changes, L_max=16, donors=4)))
-    assert "--donors 4: 6 documents, 2 of them of one book, give each other at most 3: lower --donors" in message
+    message = one_line_error(call_script(SCRIPT, *arguments(tmp_path, **changes, L_max=16, donors=6)))
+    assert "--donors 6: 8 documents, 2 of them of one book, give each other at most 5: lower --donors" in message
 
 
 @pytest.mark.parametrize(
