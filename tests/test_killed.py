@@ -60,6 +60,16 @@ def calibrate_two_point(folder: Path) -> list[object]:
     return [*flags, "--out", "OUT"]
 
 
+def calibrate_contrast(folder: Path) -> list[object]:
+    flags = ["--donors", 2, "--n-documents", 30, "--replications", 30, "--L-max", 32, "--L-fit-min", 8]
+    return [*flags, "--pool-documents", 500, "--out", "OUT"]
+
+
+def calibrate_clustered(folder: Path) -> list[object]:
+    flags = ["--n-documents", 30, "--books", 4, "--replications", 30, "--bootstrap", 3, "--L-max", 32]
+    return [*flags, "--L-fit-mins", 8, "--pool-documents", 500, "--out", "OUT"]
+
+
 def gaussian_train(folder: Path) -> list[object]:
     return [*TINY_RUN["gaussian_synthetic/train.py"], "--steps", 60, "--out", "OUT/run"]
 
@@ -87,6 +97,8 @@ CASES: dict[str, Callable[[Path], list[object]]] = {
     "measure_mutual_info/score_documents.py": score,
     "measure_mutual_info/calibration/bipartite.py": calibrate,
     "measure_mutual_info/calibration/two_point.py": calibrate_two_point,
+    "measure_mutual_info/calibration/contrast.py": calibrate_contrast,
+    "measure_mutual_info/calibration/clustered.py": calibrate_clustered,
     "gaussian_synthetic/train.py": gaussian_train,
     "gaussian_synthetic/evaluate.py": gaussian_evaluate,
     "train_on_pg19/train.py": book_train,

@@ -243,7 +243,42 @@ def quoted_calibration() -> list[tuple[str, str]]:
     return quotes
 
 
-GROUPS = [quoted_windows, quoted_series, quoted_models, quoted_gaps, quoted_calibration, quoted_elsewhere]
+def quoted_contrast() -> list[tuple[str, str]]:
+    """Rows of the table of several donors: estimate / I at three L, and slopes, with the exact predictor."""
+    names = {"santa_fe_b0.5_e0.1": "Santa Fe, β = 0.5", "santa_fe_b0.75_e0.1": "Santa Fe, β = 0.75"}
+    names |= {"markov": "Markov chain", "bernoulli": "Bernoulli(θ)"}
+    table = results("calibration/contrast.csv").set_index(["process", "predictor", "donors"]).sort_index()
+    quotes = []
+    for process, name in names.items():
+        of, cells = table.loc[process, "exact"], [name]
+        for L in (16, 128, 2048):
+            ratios = of[of["L_tokens"] == L]["ratio"].drop(0)
+            cells.append(", ".join(f"{ratio:.{int(ratio < 10)}f}" for ratio in ratios))
+        slopes = of[of["quantity"] == "beta_gls"]
+        cells += [f"{slope:.3f}".replace("-", "−") for slope in (slopes["truth"].iloc[0], *slopes["mean"])]
+        quotes.append(("docs/estimators.md", f"| {' | '.join(cells)} |"))
+    of = table.loc["santa_fe_b0.5_e0.1"].query("quantity == 'mi'").set_index("L_tokens", append=True)
+    falls = [of["overshoot"]["exact", 1, L] / of["overshoot"]["exact", 8, L] for L in (16, 2048)]
+    quotes.append(
+        ("docs/estimators.md", f"to a {falls[0]:.0f}st at L = 16 and only to a {falls[1]:.0f}th at L = 2,048")
+    )
+    memory, begins = of["ratio"]["limited_context"][:, 2048], of["ratio"]["wrong_bos"][:, 16]
+    quotes.append(("docs/estimators.md", f"{memory[8]:.2f} of I at L = 2,048 (`direct` {memory[0]:.2f})"))
+    quotes.append(
+        ("docs/estimators.md", f"{begins[8]:.1f} times I at L = 16, where `direct` gives {begins[0]:.1f} times")
+    )
+    return quotes
+
+
+GROUPS = [
+    quoted_windows,
+    quoted_series,
+    quoted_models,
+    quoted_gaps,
+    quoted_calibration,
+    quoted_contrast,
+    quoted_elsewhere,
+]
 
 
 @pytest.mark.parametrize("quotes", GROUPS)

@@ -136,17 +136,25 @@ PRESETS = {"paper": PAPER, "paper-noise": PAPER | NOISE, "cpu": CPU, "cpu-noise"
 
 
 def document_terms(
-    cfg: Settings, process: Process, predictor: PredictorName, documents: int, seed: int, pool: bool = False
+    cfg: Settings,
+    process: Process,
+    predictor: PredictorName,
+    documents: int,
+    seed: int,
+    pool: bool = False,
+    x_donor: np.ndarray | None = None,
+    book: np.ndarray | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Sample documents, score and estimate: for each of ESTIMATORS the terms, documents × (ell, L), nats.
 
-    The documents depend on the process, their number and the seed, not on the predictor.
+    The documents depend on the process, their number, the seed and their books, not on the predictor. x_donor: whose X
+    each document gets, (documents,); drawn by the seed if not given. book: see `sample` of the process.
     """
     rng = np.random.default_rng([seed, documents, zlib.crc32(process.name.encode()), pool])
     names = np.array([f"{i:06d}" for i in range(documents)], dtype=object)
     ells, Ls = np.array(cfg.points).T
-    ids = process.sample(rng, documents, Ls.max())
-    x_donor = passes.x_donors(names, seed)
+    ids = process.sample(rng, documents, Ls.max(), *([] if book is None else [book]))
+    x_donor = passes.x_donors(names, seed) if x_donor is None else x_donor
     backend = ExactBackend(process, PREDICTORS[predictor])
     scored = backend.token_logprobs(ids, ids[np.argsort(x_donor)], passes.branches(cfg.points))
     found = passes.terms(scored, cfg.points)
@@ -196,6 +204,15 @@ def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
         half = stdtrit(len(mi) - 2, 0.975) * line.stderr
         values[:3] = line.slope, line.slope - half, line.slope + half
     return values
+
+
+def pooled(cfg: Settings, process: Process, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of the pool of a process for `truth`: (pools, POOLED, points) and (pools, POOLED, points, points)."""
+    pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
+    do, names = partial(replicate, cfg, process), ("mean", "scatter")
+    found = replicated(pools, do, names, pieces, cfg.workers, f"{process.name}, truth")
+    mean, scatter = (np.concatenate([part[name] for part in found]) for name in names)
+    return mean, scatter
 
 
 def truth(
@@ -278,9 +295,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
 def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
     """All of one process: do what is missing, then write its three CSVs, coverage.csv last."""
     started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
-    pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
-    found = replicated(pools, do, ("mean", "scatter"), pieces, cfg.workers, f"{process.name}, truth")
-    mean, scatter = (np.concatenate([part[name] for part in found]) for name in ("mean", "scatter"))
+    mean, scatter = pooled(cfg, process, pieces)
     exact = [truth(cfg, process, mean[:, e], scatter[:, e]) for e in range(len(POOLED))]
     mi, beta = exact[0][0], {name: beta for name, (_, beta) in zip(POOLED, exact, strict=True)}
     found = replicated(cfg.work, do, ("mi", "stderr", *METHODS), pieces, cfg.workers, f"{process.name}, replications")

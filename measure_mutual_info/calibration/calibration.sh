@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Does the pipeline return a known answer? bipartite.py and two_point.py, then the pictures. Not a figure of the paper.
-# Replications, documents and lengths of each preset stand at the top of both (PRESETS).
+# Does the pipeline return a known answer? bipartite.py and two_point.py; contrast.py (vCLUB with several donors),
+# clustered.py (documents in books), then the pictures. Not a figure of the paper.
+# Replications, documents and lengths of each preset stand at the top of each program (PRESETS).
 #   PRESET=smoke  1 minute on 2 CPU cores
-#   PRESET=cpu    40 minutes on 2 CPU cores (committed; default); with Santa Fe of less and of more noise
+#   PRESET=cpu    50 minutes on 2 CPU cores (committed; default); with Santa Fe of less and of more noise
 #   PRESET=paper  the same with the paper's 1,024 documents
 # Flags go to bipartite.py, e.g. --workers 16.
 set -euo pipefail
@@ -23,4 +24,6 @@ if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then
     "$python" measure_mutual_info/calibration/bipartite.py --out "$out" --preset "$PRESET-noise"
 fi
 "$python" measure_mutual_info/calibration/two_point.py --out "$out" --preset "$PRESET"
+"$python" measure_mutual_info/calibration/contrast.py --out "$out" --preset "$PRESET"
+"$python" measure_mutual_info/calibration/clustered.py --out "$out" --preset "$PRESET"
 "$python" plots/calibration.py --results "$out" --out "$out/calibration"

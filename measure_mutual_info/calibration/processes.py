@@ -7,7 +7,9 @@
 
 A process has a `name`, parameters included, for tables and folders, and
 
-    sample(rng, documents, L)       independent documents, each with hidden variables of its own: (documents, L) int32
+    sample(rng, documents, L)       independent documents, each with hidden variables of its own: (documents, L) int32.
+                                    Santa Fe and Bernoulli also take the book of each document, and the documents of
+                                    a book are then correlated, each with the same law as before
     logprobs(ids, predictor)        log q(token | all before it in its row), nats; ids (rows, n) → (rows, n) float64
     mutual_information(ell, L)      I(first ell tokens; tokens ell+1 … L) in nats, exact
     two_point_information(d)        I(W_i; W_{i+d}) in nats, exact; not of NoisySantaFe
@@ -78,8 +80,10 @@ class NoisySantaFe:
         weight = np.arange(1, self.n_keys + 1) ** (-1 / self.beta)
         return weight / weight.sum()
 
-    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+    def sample(self, rng: np.random.Generator, documents: int, L: int, book: np.ndarray | None = None) -> np.ndarray:
+        """book: of each document, (documents,) integers from 0 on: those of a book share their sequence of keys."""
         keys = rng.choice(self.n_keys, size=(documents, L), p=self.key_probability)
+        keys = keys if book is None else keys[book]
         truth = rng.integers(0, 2, size=(documents, self.n_keys), dtype=np.int8)
         bits = np.take_along_axis(truth, keys, axis=1) ^ (rng.random((documents, L)) < self.epsilon)
         return (2 * keys + bits).astype(np.int32)
@@ -203,8 +207,10 @@ class BernoulliUniform:
 
     name = "bernoulli"
 
-    def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
+    def sample(self, rng: np.random.Generator, documents: int, L: int, book: np.ndarray | None = None) -> np.ndarray:
+        """book: of each document, (documents,) integers from 0 on: those of a book share their θ."""
         theta = rng.random((documents, 1))
+        theta = theta if book is None else theta[book]
         return (rng.random((documents, L)) < theta).astype(np.int32)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:

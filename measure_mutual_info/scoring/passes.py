@@ -76,9 +76,12 @@ def branches(points: Sequence[tuple[int, int]]) -> list[Branch]:
     return [Branch(ell, max(L for other, L in points if other == ell)) for ell in sorted({ell for ell, _ in points})]
 
 
-def tokens_a_document(points: Sequence[tuple[int, int]]) -> int:
-    """Tokens that go through the model for one document when branches reuse the key-values of what they share."""
-    return max(L for _, L in points) + sum(2 * (branch.end - branch.ell) for branch in branches(points))
+def tokens_a_document(points: Sequence[tuple[int, int]], donors: int = 1) -> int:
+    """Tokens that go through the model for one document when branches reuse the key-values of what they share.
+
+    donors: how many X' each Y is scored behind.
+    """
+    return max(L for _, L in points) + sum((1 + donors) * (branch.end - branch.ell) for branch in branches(points))
 
 
 def x_donors(books: Sequence[str], seed: int) -> np.ndarray:

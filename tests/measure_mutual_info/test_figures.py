@@ -111,5 +111,7 @@ def test_calibration_from_documents_to_pictures(tmp_path):
     assert done.returncode == 0, done.stderr
     for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):
         assert (tmp_path / "markov" / made).stat().st_size > 0
+    for made in ("two_point.csv", "contrast.csv", "clustered.csv"):
+        assert (tmp_path / made).stat().st_size > 0
     assert pd.read_csv(tmp_path / "markov" / "coverage.csv")["n_documents"].unique().tolist() == [20]
     assert (tmp_path / "calibration.png").stat().st_size > 0

@@ -89,6 +89,23 @@ def test_samples_follow_the_probabilities(process, vocabulary):
     assert (one != other).any()
 
 
+@pytest.mark.parametrize(("process", "vocabulary"), [(NoisySantaFe(0.6, 0.2, n_keys=2), 4), (BernoulliUniform(), 2)])
+def test_documents_of_a_book_are_alike_and_each_has_the_same_law(process, vocabulary):
+    alone = process.sample(np.random.default_rng(0), 40_000, 3)
+    assert (process.sample(np.random.default_rng(0), 40_000, 3, np.arange(40_000)) == alone).all()
+    first, second = (
+        process.sample(np.random.default_rng(0), 40_000, 3, np.arange(40_000) // 2).reshape(-1, 2, 3).swapaxes(0, 1)
+    )
+    seen = np.bincount(second @ vocabulary ** np.arange(3)[::-1], minlength=vocabulary**3)
+    assert chisquare(seen, np.exp(process.logprobs(every_row(vocabulary, 3)).sum(axis=1)) * len(second)).pvalue > 1e-3
+    same = (first == second).mean(axis=0)
+    if vocabulary == 2:
+        assert same == pytest.approx(2 / 3, abs=0.02)  # ∫ θ² + (1 − θ)²
+    else:
+        assert (first >> 1 == second >> 1).all()
+        assert same == pytest.approx(1 / 2, abs=0.02)  # the bits are independent
+
+
 @pytest.mark.parametrize("epsilon", [0.2, 0.4])
 def test_santa_fe_sums_the_binomial_exactly(epsilon):
     """The cut sums against all terms of each binomial, with the textbook's form of what a key's tokens tell."""

@@ -30,6 +30,8 @@ def test_tokens_against_the_papers_schedule():
     assert paper == 40_962
     assert passes.tokens_a_document(passes.grid(2048, ratios=(2,))) / paper < 1 / 4
     assert passes.tokens_a_document(passes.grid(2048)) / paper < 1 / 3
+    points = passes.grid(8, ratios=(2,))  # Y of 2 and of 4 tokens
+    assert [passes.tokens_a_document(points, donors) for donors in (0, 1, 5)] == [8 + 6, 8 + 12, 8 + 36]
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,0 +1,178 @@
+"""Which interval holds the truth when documents come from books? Coverage of I and of β for correlated documents.
+
+    python measure_mutual_info/calibration/clustered.py --out results/calibration --workers 2
+
+Documents of a book resemble each other. Here those of Bernoulli share their coin, those of Santa Fe their sequence of
+keys (processes.py), so that they are correlated while each document, and so I, is as before. They go through the
+estimators, errors and fits of a real measurement, with the exact predictor. This is not in the paper. Writes
+clustered.csv, a row for each process, estimator, number of books, quantity and interval, over the replications
+(`summed_up`). Quantities and intervals (95%):
+
+    mi      I at L_max. documents: Student's t with the standard error of independent documents; books: with that by
+            book, and as many degrees of freedom as books less one
+    beta    the power law from L_fit_min on by generalised least squares. documents: fitted to the documents' terms;
+            books: to the rows of `by_book`; resampled_books: `bootstrap_power` of what `fit_units` takes, as the
+            columns boot_lo95 and boot_hi95 of estimate_bipartite.py. truth: as in bipartite.py
+
+Hardware: one CPU core, 15 minutes; a killed run continues where it stopped. Expect for `direct` on four books intervals
+by documents that hold I in 40% to 70% of the replications.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from common.cli import UserError, run
+from common.powerlaw import NoFitError
+from common.record import write_csv
+from common.resume import RESUME_OK, Pieces, finished, identity
+from measure_mutual_info.calibration import bipartite
+from measure_mutual_info.calibration.bipartite import POOLED
+from measure_mutual_info.calibration.processes import BernoulliUniform, NoisySantaFe, Process
+from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, summed_up
+from measure_mutual_info.estimate_bipartite import (
+    at_ratio,
+    bootstrap_power,
+    by_book,
+    estimate_table,
+    fit_terms,
+    fit_units,
+)
+
+PROCESSES = (NoisySantaFe(0.5, 0.1), BernoulliUniform())
+INTERVALS = ("documents", "books", "resampled_books")
+COLUMNS = ["process", "estimator", "n_documents", "books", "quantity", "L_tokens", "L_fit_min", "interval", "truth"]
+COLUMNS += ["mean", "bias", "sd", "mean_half_width", "median_half_width", "coverage", "coverage_lo95", "coverage_hi95"]
+COLUMNS += ["coverage_of_mean", "replications", "failed"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)  # folder for clustered.csv
+    n_documents: int = 100  # of a replication
+    books: tuple[int, ...] = (4, 12, 38)  # that these documents are of, in nearly equal parts
+    replications: int = 300  # of each process and number of books
+    bootstrap: int = 50  # resamplings of whole books in a replication
+    L_max: int = 2048  # tokens; L = 2ℓ up to it
+    L_fit_mins: tuple[int, ...] = (4, 128)  # tokens, first L of the fits
+    pool_documents: int = 20_000  # that weigh the exact curve for the true β; as in bipartite.py
+    workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
+    seed: int = 0  # of the first replication
+
+    def calibration(self, L_fit_min: int = 0) -> bipartite.Settings:
+        names = ("replications", "L_max", "pool_documents", "workers", "seed")
+        shared = {name: getattr(self, name) for name in names}
+        return bipartite.Settings(n_documents=(self.n_documents,), L_fit_min=L_fit_min, **shared)
+
+    def validate(self) -> None:
+        for first in self.L_fit_mins:
+            self.calibration(first).validate()
+        for count in self.books:
+            if not 2 <= count <= self.n_documents:
+                raise UserError(f"--books {count}: give at least 2, at most --n-documents {self.n_documents}")
+        if self.bootstrap < 2:
+            raise UserError(f"--bootstrap {self.bootstrap}: give at least 2")
+
+
+# What --preset sets in place of the defaults above.
+SMOKE = {"n_documents": 40, "books": (4, 20), "replications": 10, "bootstrap": 10, "L_max": 64, "L_fit_mins": (4, 8)}
+PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE | {"pool_documents": 1000}}
+
+
+def replicate(cfg: Settings, process: Process, kind: str, documents: int, number: int) -> Arrays:
+    """Of each of POOLED, value, lo95, hi95 by each of INTERVALS; kind: how many books, or POOL, as in bipartite.py.
+
+    mi: (POOLED, 2, 3) in nats, by documents and by books. beta: (POOLED, L_fit_mins, INTERVALS, 3). NaN: no fit.
+    """
+    if kind == bipartite.POOL:
+        return bipartite.replicate(cfg.calibration(), process, kind, documents, number)
+    book = np.arange(documents) * int(kind) // documents
+    found = bipartite.document_terms(cfg.calibration(), process, "exact", documents, cfg.seed + number, book=book)
+    mi, beta = [], []
+    for terms in (found[name] for name in POOLED):
+        of = pd.Series(book, index=terms.index)
+        last = estimate_table(terms, terms, of).iloc[-1]
+        errors = np.array([last["stderr_nats"], last["stderr_by_book_nats"]])
+        half = stdtrit(np.array([documents, int(kind)]) - 1, 0.975) * errors
+        mi.append(last["mi_nats"] + np.outer(half, [0, -1, 1]))
+        beta.append([slopes(terms, of, first, cfg.bootstrap, number) for first in cfg.L_fit_mins])
+    return {"mi": np.array(mi), "beta": np.array(beta)}
+
+
+def slopes(terms: pd.DataFrame, book: pd.Series, L_min: int, bootstrap: int, seed: int) -> np.ndarray:
+    """β of the power law over L >= L_min, (INTERVALS, 3) with lo95 and hi95; NaN where there is none."""
+    fitted, _, units, _ = fit_units(terms, book)
+    found = np.full((len(INTERVALS), 3), math.nan)
+    for row, of in zip(found, (terms, by_book(terms, book)), strict=False):
+        with contextlib.suppress(NoFitError):
+            row[:] = fit_terms("power", *at_ratio(of, 2, L_min)).parameters["beta"]
+    with contextlib.suppress(NoFitError):
+        boot = bootstrap_power(*at_ratio(fitted, 2, L_min), units, lambda drawn: 0.0, bootstrap, seed)
+        found[-1] = found[int(fitted is not terms), 0], *boot["power", "beta"]
+    return found
+
+
+def summary(cfg: Settings, mi: float, betas: np.ndarray, found: Arrays) -> pd.DataFrame:
+    """Rows of clustered.csv of one process and number of books. mi, nats, and betas, (POOLED, L_fit_mins): the truth.
+
+    found: the arrays of `replicate`, those of all replications stacked.
+    """
+    L, rows = cfg.calibration().points[-1][1], []
+    for (e, estimator), (i, interval) in itertools.product(enumerate(POOLED), enumerate(INTERVALS)):
+        cells = [(mi, found["mi"][:, e, i], {"quantity": "mi", "L_tokens": L})] if i < found["mi"].shape[2] else []
+        for w, first in enumerate(cfg.L_fit_mins):
+            cells.append((betas[e, w], found["beta"][:, e, w, i], {"quantity": "beta", "L_fit_min": first}))
+        for true, values, names in cells:
+            half = pd.Series(values[:, 2] - values[:, 1]).median() / 2
+            names |= {"estimator": estimator, "interval": interval, "median_half_width": half}
+            rows.append(names | summed_up(*values.T, true))
+    return pd.DataFrame(rows)
+
+
+def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
+    """Rows of clustered.csv of one process."""
+    mean, scatter = bipartite.pooled(cfg.calibration(), process, pieces)
+    betas = np.empty((len(POOLED), len(cfg.L_fit_mins)))
+    for (e, w), _ in np.ndenumerate(betas):
+        window = cfg.calibration(cfg.L_fit_mins[w])
+        mi, slope = bipartite.truth(window, process, mean[:, e], scatter[:, e])
+        betas[e, w] = slope["gls"]
+    tables = []
+    for count in cfg.books:
+        work, what = blocks(str(count), cfg.n_documents, cfg.replications), f"{process.name}, {count} books"
+        parts = replicated(work, partial(replicate, cfg, process), ("mi", "beta"), pieces, cfg.workers, what)
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        tables.append(summary(cfg, mi[-1], betas, found).assign(books=count))
+    return pd.concat(tables).assign(process=process.name, n_documents=cfg.n_documents)
+
+
+def main(cfg: Settings) -> None:
+    started, out = time.time(), cfg.out / "clustered.csv"
+    cfg.validate()
+    wanted = identity(cfg, processes={process.name: asdict(process) for process in PROCESSES})
+    if finished(out, wanted):
+        print(f"{out} is complete already, with these settings")
+        return
+    pieces = [Pieces(out.with_name(f"clustered.csv.{process.name}.parts"), wanted) for process in PROCESSES]
+    tables = [of_process(cfg, *one) for one in zip(PROCESSES, pieces, strict=True)]
+    table = pd.concat(tables, ignore_index=True)[COLUMNS]
+    whole = {name: table[name].astype("Int64") for name in ("L_tokens", "L_fit_min")}
+    table = rounded(table.drop(columns=[*whole])).assign(**whole)[COLUMNS]
+    write_csv(out, table, cfg, started=started, identity=wanted)
+    for one in pieces:
+        one.remove()
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__, PRESETS)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import zlib
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from common.cli import UserError
+from measure_mutual_info.calibration import bipartite
+from measure_mutual_info.calibration.contrast import Settings, contrast, x_donors
+from measure_mutual_info.calibration.processes import MarkovChain
+from tests.conftest import call_script, one_line_error, tiny_model, write_documents
+from tests.measure_mutual_info.scoring.test_backend_transformers import BOS, slow_reference
+
+SCRIPT = "measure_mutual_info/calibration/contrast.py"
+SMALL = {"donors": (1, 3), "n_documents": 20, "replications": 2, "L_max": 32, "L_fit_min": 8, "pool_documents": 1000}
+
+
+def arguments(out, **changes) -> list[str]:
+    flags = {"out": out, **SMALL, **changes}.items()
+    return [str(part) for name, of in flags for part in (f"--{name.replace('_', '-')}", *np.atleast_1d(of))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6), count=st.integers(1, 5), seed=st.integers(0, 10))
+def test_donors_are_of_other_books_and_differ(sizes, count, seed):
+    books = np.repeat([f"book {i}" for i in range(len(sizes))], sizes)
+    books = np.random.default_rng(seed).permutation(books)
+    if count > len(books) - 2 * max(sizes) + 1:
+        with pytest.raises(UserError, match=f"--donors {count}: .* lower --donors, or take more books"):
+            x_donors(books, count, seed)
+        return
+    donors = x_donors(books, count, seed)
+    for k, donor in enumerate(donors):
+        assert sorted(donor) == list(range(len(books))), "every document lends its X once"
+        assert (books[donor] != books).all()
+        assert (donors[:k] != donor).all(), "nobody gets the same X twice"
+    assert (x_donors(books, count, seed) == donors).all()
+    assert len(books) < 20 or (x_donors(books, count, seed + 1) != donors).any()
+
+
+def test_contrast_of_a_chain_is_its_expectation():
+    """K = 1 is vCLUB; for K = 2 the mean over all states of the last tokens of X, X'_1, X'_2 and the first of Y."""
+    chain, cfg = MarkovChain(), bipartite.Settings(L_max=8, L_fit_min=2)
+    lent = x_donors(np.arange(3000), 2, 0)
+    vclub = [bipartite.document_terms(cfg, chain, "exact", 3000, 0, x_donor=donor)["vclub"] for donor in lent]
+    np.testing.assert_allclose(contrast(vclub[:1]), vclub[0], atol=1e-12)
+    assert (vclub[0] != vclub[1]).any(axis=None)
+    pi, P, wanted = chain.stationary, np.array(chain.P), 0.0
+    for x, y, one, other in itertools.product(range(3), repeat=4):
+        wanted += pi[x] * P[x, y] * pi[one] * pi[other] * math.log(P[x, y] / ((P[one, y] + P[other, y]) / 2))
+    found = contrast(vclub)
+    assert (np.abs(found.mean() - wanted) < 4 * found.sem()).all()
+    assert (np.abs(vclub[0].mean() - wanted) > 10 * found.sem()).all()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("contrast")
+    done = call_script(SCRIPT, *arguments(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_rows(whole):
+    table = pd.read_csv(whole / "contrast.csv")
+    kinds = table.groupby(["process", "predictor"], sort=False).ngroups
+    assert (kinds, len(table)) == (4 + 4, (4 + 4) * 3 * (4 + 1))
+    tokens = [32 + (1 + count) * 30 for count in table["donors"]]
+    assert table["relative_tokens"].to_numpy() == pytest.approx(np.array(tokens) / (32 + 2 * 30), rel=1e-5)
+    mi = table[table["quantity"] == "mi"]
+    assert mi["overshoot"].to_numpy() == pytest.approx((mi["mean"] - mi["truth"]).to_numpy(), abs=1e-4)
+    assert mi["ratio"].to_numpy() == pytest.approx((mi["mean"] / mi["truth"]).to_numpy(), rel=1e-4)
+
+    # Two replications of the chain anew: log q(Y|X) less log of the mean of q(Y|X'), at ell = 16 and L = 32.
+    chain, terms = MarkovChain(), []
+    for seed in (0, 1):
+        ids = chain.sample(np.random.default_rng([seed, 20, zlib.crc32(b"markov"), 0]), 20, 32)
+        given = [chain.logprobs(ids)[:, 16:].sum(axis=1)]
+        for donor in x_donors(np.arange(20), 3, seed):
+            given.append(chain.logprobs(np.concatenate([ids[donor, :16], ids[:, 16:]], axis=1))[:, 16:].sum(axis=1))
+        terms.append(given[0] - np.log(np.exp(given[1:]).mean(axis=0)))
+    row = mi[(mi["process"] == "markov") & (mi["donors"] == 3) & (mi["L_tokens"] == 32)].iloc[0]
+    means = np.mean(terms, axis=1)
+    half = student.ppf(0.975, 1) * means.std(ddof=1) / math.sqrt(2)
+    wanted = [means.mean(), means.mean() - half, means.mean() + half, means.std(ddof=1)]
+    assert row[["mean", "lo95", "hi95", "sd"]].tolist() == pytest.approx(wanted, rel=1e-4)
+    errors = np.std(terms, axis=1, ddof=1) / math.sqrt(20)
+    assert (row["truth"], row["mean_stderr"]) == pytest.approx(
+        (chain.mutual_information(1, 2), errors.mean()), rel=1e-4
+    )
+
+    shared = Settings(**SMALL).calibration
+    slopes = [
+        bipartite.gls(shared, bipartite.document_terms(shared, chain, "exact", 20, s)["direct"])[0] for s in (0, 1)
+    ]
+    row = table[(table["process"] == "markov") & (table["donors"] == 0) & (table["quantity"] == "beta_gls")].iloc[0]
+    assert (row["mean"], row["truth"]) == (pytest.approx(np.nanmean(slopes), nan_ok=True, rel=1e-4), 0)
+    assert row["failed"] == np.isnan(slopes).sum()
+
+
+def test_run_again_reuses_and_other_settings_are_refused(whole):
+    assert json.loads((whole / "contrast.json").read_text())["window_L_tokens"] == [8, 16, 32]
+    assert not list(whole.glob("*.parts"))
+    assert "complete already" in call_script(SCRIPT, *arguments(whole, workers=2)).stdout
+    assert "donors [1, 3] there, [1, 2] here" in one_line_error(call_script(SCRIPT, *arguments(whole, donors=(1, 2))))
+
+
+def test_a_language_model_on_text(tmp_path):
+    """Four books of two documents, against a slow reference."""
+    rng = np.random.default_rng(0)
+    books = {name: [rng.integers(0, 255, 16).tolist() for _ in range(2)] for name in "abcd"}
+    write_documents(tmp_path / "documents", books)
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path / "model")
+    changes = {"documents": tmp_path / "documents", "model": tmp_path / "model", "bos": BOS, "n_documents": 8}
+    flags = arguments(tmp_path, **changes, L_max=16)
+    done = call_script(SCRIPT, *flags)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "contrast_text.csv").set_index(["donors", "L_tokens"])
+
+    documents = [row["input_ids"] for row in datasets.load_from_disk(str(tmp_path / "documents"))]
+    lent = x_donors(np.repeat([*"abcd"], 2), 3, 0)
+    own = pd.DataFrame([slow_reference(model, ids, ids, 8, 16) for ids in documents])
+    other = [
+        [slow_reference(model, documents[of], ids, 8, 16)["logq_y_given_other_x"] for of, ids in donated]
+        for donated in (zip(donor, documents, strict=True) for donor in lent)
+    ]
+    mean = pd.Series(np.log(np.exp(other).mean(axis=0)))
+    terms = {donors: own["logq_y_given_x"] - of for donors, of in ((0, own["logq_y"]), (1, other[0]), (3, mean))}
+    for donors, of in terms.items():
+        row = table.loc[donors, 16]
+        by_book = of.groupby(np.arange(8) // 2).mean().sem()
+        wanted = [of.mean(), of.sem(), by_book, 8, 4]
+        found = row[["mi_nats", "stderr_nats", "stderr_by_book_nats", "n_documents", "n_books"]].tolist()
+        assert found == pytest.approx(wanted, rel=1e-3)
+    mismatch = own["logq_y"] - mean
+    row = table.loc[3, 16]
+    assert row["context_mismatch_nats"] == pytest.approx(mismatch.mean(), rel=1e-3)
+    by_book = mismatch.groupby(np.arange(8) // 2).mean().sem()
+    assert row["context_mismatch_stderr_by_book_nats"] == pytest.approx(by_book, rel=1e-3)
+    assert "complete already" in call_script(SCRIPT, *flags).stdout
+    assert not list(tmp_path.glob("*.parts"))
+    message = one_line_error(call_script(SCRIPT, *arguments(tmp_path, **changes, L_max=16, donors=6)))
+    assert "--donors 6: 8 documents, 2 of them of one book, give each other at most 5: lower --donors" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"donors": (0, 1)}, "--donors 0 1: give at least 1, and fewer than --n-documents 20"),
+        ({"donors": 20}, "--donors 20: give at least 1, and fewer than --n-documents 20"),
+        ({"model": "mine"}, "--documents and --model go together: give both for text, none for the processes"),
+        ({"L_fit_min": 16}, "2 L to fit, and 3 are needed"),
+        ({"documents": "mine", "model": "mine", "L_max": 3}, "no (ℓ, L) fits"),
+    ],
+)
+def test_bad_settings(tmp_path, changes, message):
+    assert message in one_line_error(call_script(SCRIPT, *arguments(tmp_path / "out", **changes)))
+    assert not (tmp_path / "out").exists()
