@@ -45,20 +45,20 @@ else
     bash measure_mutual_info/fig2b.sh
 fi
 
-compared=()
+compared=() drawn=()
 while IFS='|' read -r folder on L_max n_documents scoring models; do
     read -r folder on L_max n_documents scoring <<< "$folder $on $L_max $n_documents $scoring"
     named "$on"
-    prepare_flags=${PREPARE_FLAGS:-$prepare_flags} scores=()
-    if [ "$folder" = books ]; then scores=("$results/fig2b/scores.csv"); fi # the first model of the series
+    prepare_flags=${PREPARE_FLAGS:-$prepare_flags} runs=()
+    if [ "$folder" = books ]; then runs=("$results/fig2b"); fi # the first model of the series
     for model in $models; do
         documents=data/documents/${on}_${L_max}_$(short "$model") out=$top/$folder/$(short "$model")
         if [ "$folder" = own ]; then documents=$top/documents_$(short "$model"); fi
         measure "$scoring" "$@"
-        scores+=("$out/scores.csv")
+        runs+=("$out")
     done
-    "$python" measure_mutual_info/compare_models.py --scores "${scores[@]}" --out "$top/$folder"
-    compared+=("$top/$folder")
+    "$python" measure_mutual_info/compare_models.py --scores "${runs[@]/%//scores.csv}" --out "$top/$folder"
+    if [ "$folder" != books_8192 ]; then compared+=("$top/$folder/models.csv") drawn+=("${runs[@]}"); fi
 done <<< "$grid"
-"$python" plots/models.py --figure B.1 --results "${compared[@]}" --out "$top/figB1"
-"$python" plots/models.py --figure exponent --results "${compared[@]}" --out "$top/exponent"
+"$python" plots/models.py --figure B.1 --compared "${compared[@]}" --results "${drawn[@]}" --out "$top/figB1"
+"$python" plots/models.py --figure exponent --compared "${compared[@]}" --out "$top/exponent"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Redraws every figure from the committed CSVs in results/, as PNG and PDF. No GPU, no model; one CPU core, a minute.
-# Figures 2b, B.2 and B.3 show one run; Figure 2c shows results/fig2c, B.4 and B.5 this one beside
+# Figures 2b, B.2 and B.3 show one run, B.1 this one beside those in results/figB1; Figure 2c shows results/fig2c, B.4 and B.5 this one beside
 # results/figB4/wikipedia. Figures G.7, G.8, utilisation and training show the runs of Fig. 3. Figures 1 and 2a are
 # drawings.
 #
@@ -17,7 +17,10 @@ draw() {  # PROGRAM OUT FOLDER… [flags]
 draw bipartite fig2b/fig2b results/fig2b --figure 2b
 draw bipartite figB2/figB2 results/fig2b --figure B.2
 draw bipartite figB3/figB3 results/fig2b --figure B.3
-for run in fig2b figB1/wikipedia; do draw bipartite "$run/sweep" "results/$run" --figure sweep; done
+draw bipartite fig2b/sweep results/fig2b --figure sweep
+compared=(results/figB1/{books,wikipedia}/models.csv)
+draw models figB1/figB1 results/fig2b results/figB1/{books,wikipedia}/*/ --figure B.1 --compared "${compared[@]}"
+draw models figB1/exponent --figure exponent --compared "${compared[@]}"
 draw two_point fig2c/fig2c results/fig2c --figure 2c
 draw two_point figB4/figB4 results/fig2c results/figB4/wikipedia --figure B.4
 draw two_point figB4/ranges results/fig2c results/figB4/wikipedia --figure ranges

@@ -270,15 +270,8 @@ def quoted_contrast() -> list[tuple[str, str]]:
     return quotes
 
 
-GROUPS = [
-    quoted_windows,
-    quoted_series,
-    quoted_models,
-    quoted_gaps,
-    quoted_calibration,
-    quoted_contrast,
-    quoted_elsewhere,
-]
+GROUPS = [quoted_windows, quoted_series, quoted_models, quoted_gaps, quoted_calibration]
+GROUPS += [quoted_contrast, quoted_elsewhere]
 
 
 @pytest.mark.parametrize("quotes", GROUPS)
