@@ -133,26 +133,38 @@ def bipartite(fit: pd.DataFrame, estimator: str = "direct", ratio: float = 2) ->
     return fitted(fit, "beta", "power", estimator, ratio)
 
 
-@claim("2b", "fig2b/fig2b", "fig2b/fit", paper="β = 0.76")
-def direct_of_books(fit):
+def long_range(models: pd.DataFrame, estimator: str) -> str:
+    """β of each model from L = 256 on, of models.csv."""
+    rows = models[(models["quantity"] == "beta_long") & (models["estimator"] == estimator)]
+    of = {
+        row.model.split(".Q")[0].removesuffix("-Instruct"): Number(row.value, row.lo95, row.hi95)
+        for row in rows.itertuples()
+    }
+    return ", ".join(f"{beta} ({model})" for model, beta in of.items())
+
+
+@claim("2b", "figB1/exponent", "fig2b/fit", "figB1/books/models", paper="β = 0.76")
+def direct_of_books(fit, models):
     """I(L/2; L) of books grows as L^β, direct estimator"""
     beta = bipartite(fit)
-    reason = f"SmolLM2 (135M) gives no power law ({beta.p}); the exponent is that of this reader"
+    reason = f"SmolLM2 (135M) gives no power law ({beta.p}); from L = 256 on β = {long_range(models, 'direct')}"
     return f"β = {beta}", *of_exponent(beta, 0.76, reason)
 
 
-@claim("2b", "fig2b/fig2b", "fig2b/fit", paper="β = 0.71")
-def vclub_of_books(fit):
+@claim("2b", "figB1/exponent", "fig2b/fit", "figB1/books/models", paper="β = 0.71")
+def vclub_of_books(fit, models):
     """The same, vCLUB estimator"""
     beta = bipartite(fit, "vclub")
-    return f"β = {beta}", *of_exponent(beta, 0.71, f"as above ({beta.p})")
+    reason = f"as above ({beta.p}); from L = 256 on β = {long_range(models, 'vclub')}"
+    return f"β = {beta}", *of_exponent(beta, 0.71, reason)
 
 
-@claim("B.1", "figB1/figB1", "figB1/wikipedia/fit")
-def other_corpus(fit):
+@claim("B.1", "figB1/figB1", "figB1/wikipedia/SmolLM2-135M/fit", "figB1/wikipedia/models")
+def other_corpus(fit, models):
     """The law holds on Wikipedia too"""
     beta = bipartite(fit)
-    return f"direct β = {beta}", decided(beta.fits), "" if beta.fits else f"as above ({beta.p})"
+    reason = "" if beta.fits else f"as above ({beta.p}); from L = 256 on β = {long_range(models, 'direct')}"
+    return f"direct β = {beta}", decided(beta.fits), reason
 
 
 @claim("B.2", "figB2/figB2", "fig2b/fit")
