@@ -102,7 +102,7 @@ PRESETS = {
     "cpu": CPU,
     "cpu-series": CPU | {"ratios": (2,)},  # of several models
     "cpu-single": CPU | {"ratios": (2,), "documents_per_book": 1},  # one of each article, or of each book
-    "demo": {},
+    "demo": {"dtype": "auto"},
     "smoke": {},
 }
 
