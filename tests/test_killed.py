@@ -61,12 +61,12 @@ def calibrate_two_point(folder: Path) -> list[object]:
 
 
 def calibrate_contrast(folder: Path) -> list[object]:
-    flags = ["--donors", 2, "--n-documents", 30, "--replications", 30, "--L-max", 32, "--L-fit-min", 8]
+    flags = ["--donors", 2, "--n-documents", 20, "--replications", 3, "--L-max", 32, "--L-fit-min", 8]
     return [*flags, "--pool-documents", 500, "--out", "OUT"]
 
 
 def calibrate_clustered(folder: Path) -> list[object]:
-    flags = ["--n-documents", 30, "--books", 4, "--replications", 30, "--bootstrap", 3, "--L-max", 32]
+    flags = ["--n-documents", 20, "--books", 4, "--replications", 21, "--bootstrap", 2, "--L-max", 32]
     return [*flags, "--L-fit-mins", 8, "--pool-documents", 500, "--out", "OUT"]
 
 

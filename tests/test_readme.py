@@ -270,8 +270,41 @@ def quoted_contrast() -> list[tuple[str, str]]:
     return quotes
 
 
+def quoted_clustered() -> list[tuple[str, str]]:
+    """Rows of the table of documents in books, and the coverages below it."""
+    page, table = "docs/estimators.md", results("calibration/clustered.csv").fillna({"L_fit_min": 0})
+    key = ["estimator", "process", "books", "quantity", "L_fit_min", "interval"]
+    table = table.set_index(key).sort_index()
+    direct, block, quotes = table.loc["direct"], table.loc["block_entropy", "santa_fe_b0.5_e0.1"], []
+    columns = [("mi", 0, "documents"), ("mi", 0, "books")]
+    columns += [("beta", 128, interval) for interval in ("documents", "books", "resampled_books")]
+    for process, name in {"santa_fe_b0.5_e0.1": "Santa Fe, β = 0.5", "bernoulli": "Bernoulli(θ)"}.items():
+        for books in (4, 12, 38):
+            of = [direct.loc[(process, books, *column)] for column in columns]
+            cells = [
+                f"{100 * row['coverage']:.0f}% (± {row['median_half_width']:.{2 + (i > 1)}f})"
+                for i, row in enumerate(of)
+            ]
+            quotes.append((page, f"| {name} | {books} | {' | '.join(cells)} |"))
+    of = direct.loc["santa_fe_b0.5_e0.1"]["coverage"]
+    by = [
+        [f"{100 * of[books, 'beta', 4, how]:.0f}%" for books in (4, 12, 38)] for how in ("resampled_books", "documents")
+    ]
+    quotes.append(
+        (page, f"in {by[0][0]}, {by[0][1]} and {by[0][2]} of the replications (documents: {', '.join(by[1])})")
+    )
+    without = direct.loc[("santa_fe_b0.5_e0.1", 4, "beta", 4, "books"), "failed"]
+    quotes.append((page, f"from L = 4 there was none in {without} of 300 replications"))
+    bent = direct.loc[("bernoulli", 38, "beta", 4, "resampled_books")]
+    text = f"the mean β is {bent['mean']:.3f} where that of many documents is {bent['truth']:.3f}"
+    quotes.append((page, f"{text}, and resampled books hold it in {100 * bent['coverage']:.0f}%"))
+    held = [100 * block.loc[(books, *column), "coverage"] for column in columns[:2] for books in (4, 38)]
+    text = f"holds it in {held[0]:.0f}% with four books and in {held[1]:.0f}% with 38, that by books in {held[2]:.0f}%"
+    return [*quotes, (page, f"{text} and {held[3]:.0f}%")]
+
+
 GROUPS = [quoted_windows, quoted_series, quoted_models, quoted_gaps, quoted_calibration]
-GROUPS += [quoted_contrast, quoted_elsewhere]
+GROUPS += [quoted_contrast, quoted_clustered, quoted_elsewhere]
 
 
 @pytest.mark.parametrize("quotes", GROUPS)

@@ -14,8 +14,9 @@ clustered.csv, a row for each process, estimator, number of books, quantity and 
             books: to the rows of `by_book`; resampled_books: `bootstrap_power` of what `fit_units` takes, as the
             columns boot_lo95 and boot_hi95 of estimate_bipartite.py. truth: as in bipartite.py
 
-Hardware: one CPU core, 15 minutes; a killed run continues where it stopped. Expect for `direct` on four books intervals
-by documents that hold I in 40% to 70% of the replications.
+Hardware: one CPU core, 15 minutes; a killed run continues where it stopped. Expect for `direct` on four books that the
+interval by documents holds I in 49% (Bernoulli) and 69% (Santa Fe) of the replications, and resampled books hold β from
+L = 128 in 96%.
 """
 
 from __future__ import annotations
