@@ -54,7 +54,7 @@ class Settings:
 def read_compared(paths: Sequence[Path]) -> pd.DataFrame:
     """All rows of models.csv of the corpora. UserError: no file, a bad one, a corpus in two, a model without a loss."""
     why = REMEDY.format("compare_models")
-    tables = [style.read_table(path, MODELS, why, ["lo95", "hi95"], MODELS[:4]) for path in paths]
+    tables = [style.read_table(path, MODELS, why, ["lo95", "hi95"], [*MODELS[:4], "L_max"]) for path in paths]
     sources = [source for table in tables for source in table["source"].unique()]
     if not sources or len(set(sources)) < len(sources):
         raise UserError(f"--compared names models.csv of the corpora {', '.join(sources) or 'none'}: give one of each")
