@@ -143,8 +143,11 @@ def quoted_series() -> list[tuple[str, str]]:
             cells.append(interval(of.loc[("", "loss_nats_per_byte")], "value"))
             for quantity in ("beta", "beta_long"):
                 for estimator in ("direct", "vclub", "block_entropy"):
+                    if (estimator, quantity) not in of.index:
+                        cells.append("no fit")
+                        continue
                     row = of.loc[(estimator, quantity)]
-                    cells.append(interval(row, "value").replace("-", "−") + "*" * (row["p_value"] < 0.05))
+                    cells.append(interval(row, "value").replace("-", "−") + ("*" if row["p_value"] < 0.05 else ""))
             quotes.append((page, f"| {' | '.join(cells)} |"))
     for model in ("SmolLM2-135M", "gemma-3-270m", "Qwen2.5-Coder-0.5B"):
         table, change = results(f"start_token/{model}/models.csv"), results(f"start_token/{model}/trend.csv")
