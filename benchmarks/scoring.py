@@ -1,6 +1,6 @@
 r"""What the scoring schedule and the paired estimators save, against the paper's; logits in pieces; bfloat16.
 
-    python benchmarks/scoring.py --documents data/documents/books_2048 --scores results/fig2b/scores.csv \
+    python benchmarks/scoring.py --documents data/documents/books_2048_SmolLM2-135M --scores results/fig2b/scores.csv \
         --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 15 minutes
     python benchmarks/scoring.py --model random-1b --device cuda --dtype bfloat16   # one GPU
     python benchmarks/scoring.py --part pieces --model data/sample/more_models/gemma-3-270m.Q4_K_M.gguf --bos 2
