@@ -55,7 +55,7 @@ KINDS = ("left", "right", "pair")
 LAWS = ("power_plus_constant", "constant", "power_plus_constant_wls")
 TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats"]
 TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law"]
-FIT_COLUMNS = [column for column in bipartite.FIT_COLUMNS if column != "L_over_ell"]
+FIT_COLUMNS = [column for column in bipartite.FIT_COLUMNS if column not in ("L_over_ell", "fit_units")]
 SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in bipartite.SWEEP_COLUMNS if name != "L_over_ell"]
 FLAT = 0.05  # not in the paper: p-value of the same Î at every d from which on no decay is seen
 LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and C cannot be told apart, see fit_law
