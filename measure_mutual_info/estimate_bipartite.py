@@ -44,7 +44,7 @@ from measure_mutual_info.counting.entropy import grassberger_entropy, sample_siz
 from measure_mutual_info.scoring import tables
 
 SUMMED_UP = ("direct", "vclub", "block_entropy")  # the estimators of summary.txt
-KNOWN = 0.6  # books.csv: a book that costs less than this share of the median book's loss is known by heart
+MEMORISED = 0.6  # books.csv: a book whose loss is below this share of the median book's counts as memorised
 MIN_BOOKS = 20  # from so many on, how books differ is known well enough to weigh ten lengths by it
 NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
@@ -275,14 +275,14 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
 def book_table(scores: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """Rows of books.csv: of each book, at the longest L = ratio · ell, the loss of Y given X, and I by each estimator.
 
-    known: its loss is below KNOWN of that of the median book, which a model reaches by heart alone.
+    memorised: its loss is below the share MEMORISED of that of the median book.
     """
     rows = scores[scores["L_tokens"] == ratio * scores["ell_tokens"]]
     rows = rows[rows["L_tokens"] == rows["L_tokens"].max()].set_index("document")
     of_book, loss = rows.groupby("book"), -rows[tables.LOGQ[0]].groupby(rows["book"]).sum()
     tokens = (rows["L_tokens"] - rows["ell_tokens"]).groupby(rows["book"]).sum()
     found = {"n_documents": of_book.size(), "L_tokens": of_book["L_tokens"].first()}
-    found |= {"loss_nats_per_token": loss / tokens, "known": loss / tokens < KNOWN * (loss / tokens).median()}
+    found |= {"loss_nats_per_token": loss / tokens, "memorised": loss / tokens < MEMORISED * (loss / tokens).median()}
     if tables.BYTES in rows:
         found["loss_nats_per_byte"] = loss / of_book[tables.BYTES].sum(min_count=1)
     for name in SUMMED_UP:

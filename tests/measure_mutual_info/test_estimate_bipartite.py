@@ -401,7 +401,7 @@ def test_what_each_book_costs(tmp_path):
     loss = -by["logq_y_given_x_nats"].mean() / 512
     assert books["loss_nats_per_token"].to_dict() == pytest.approx(loss.to_dict())
     assert books["loss_nats_per_byte"].to_dict() == pytest.approx((loss / 3).to_dict())
-    assert books.index[books["known"]].tolist() == ["book1"]
+    assert books.index[books["memorised"]].tolist() == ["book1"]
 
 
 def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
