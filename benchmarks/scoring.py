@@ -4,7 +4,8 @@ r"""What the scoring schedule and the paired estimators save, against the paper'
         --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 15 minutes
     python benchmarks/scoring.py --model random-1b --device cuda --dtype bfloat16   # one GPU
     python benchmarks/scoring.py --part pieces --model data/sample/more_models/gemma-3-270m.Q4_K_M.gguf --bos 2
-    python benchmarks/scoring.py --part bfloat16 --documents data/documents/books_128 --L-max 128 --batch-documents 8
+    python benchmarks/scoring.py --part bfloat16 --documents data/documents/four_books_128_SmolLM2-135M --L-max 128 \
+        --batch-documents 8
 
 Writes results/benchmarks/scoring.csv or scoring_<part>.csv: a row a measure, ratio above 1 means ours is better.
   schedule   as below

@@ -11,7 +11,8 @@
 # Eight of the twelve books and the addresses come from packages of npm and Debian, see fetch_sample.py; without these
 # tools give it the packages, or take the other four: CORPUS=four_books OUT=results/mine.
 # Your own: MODEL=… CORPUS=… OUT=results/mine bash measure_mutual_info/fig2b.sh [flags of score_documents.py], and
-# PREPARE_FLAGS="--boundaries none …" for prepare_dataset.py.
+# PREPARE_FLAGS="--boundaries none …" for prepare_dataset.py. PRESET=cpu takes three documents of each text of yours, too:
+# --documents-per-book 100 takes more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh

@@ -2,7 +2,7 @@
 
     python plots/bipartite.py --figure 2b --results results/fig2b --out results/fig2b/fig2b
 
-Reads bipartite.csv, fit.csv and sweep.csv (estimate_bipartite.py) from a folder. Writes OUT.png and OUT.pdf:
+Reads bipartite.csv and sweep.csv (estimate_bipartite.py) from a folder. Writes OUT.png and OUT.pdf:
     2b     I(L/2; L) by each estimator, and under it the local slopes; the paper's lines
     B.2    the same at L = 2 ell, 3 ell and 4 ell
     B.3    direct with and without the 2-gram correction
@@ -56,7 +56,6 @@ class Results:
 
     folder: Path
     bipartite: pd.DataFrame
-    fits: pd.DataFrame
     windows: pd.DataFrame
 
     @property
@@ -104,7 +103,6 @@ def read_results(folder: Path) -> Results:
     why = f"make it with {program} --scores SCORES.csv --counts COUNTS.csv --out {folder}"
     tables = [
         style.read_table(folder / "bipartite.csv", BIPARTITE, why, ["stderr_by_book_nats"], KEY),
-        style.read_table(folder / "fit.csv", ["L_over_ell", *style.FIT], why, style.MAY_LACK),
         style.read_table(folder / "sweep.csv", SWEEP, why, style.MAY_LACK),
     ]
     style.one_run(folder, tables, ("source", "model"))

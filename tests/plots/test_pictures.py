@@ -53,7 +53,7 @@ def test_make_all_draws_every_committed_picture(tmp_path):
 # Bipartite information
 
 ALL = ["direct", "direct_corrected", "vclub", "block_entropy"]
-FIG2B = [f"fig2b/{name}" for name in ("bipartite", "fit", "sweep")]
+FIG2B = [f"fig2b/{name}" for name in ("bipartite", "sweep")]
 
 
 def bipartite_figure(figure: str, folder: Path):

@@ -14,7 +14,7 @@ import style  # isort: skip
 import two_point  # isort: skip
 
 CSVS = {
-    "bipartite": ["fig2b/bipartite", "fig2b/fit", "fig2b/sweep"],
+    "bipartite": ["fig2b/bipartite", "fig2b/sweep"],
     "two_point": ["fig2c/two_point", "fig2c/fit", "fig2c/sweep"],
     "gaussian_models": ["fig3/summary", "fig3/kl", "fig3/training"],
     "books": ["figG9/smooth", "figG9/summary", "figG9/gap", "figG9/crossover"],
@@ -60,8 +60,8 @@ def test_bad_csvs(what, name, change, said, tmp_path):
 
 def test_missing_files_and_numbers_of_folders(tmp_path):
     script, *flags = arguments("bipartite B.2", tmp_path)
-    (tmp_path / "fit.csv").unlink()
-    assert f"no file {tmp_path}/fit.csv: check the name, or make it with python measure" in refusal(script, *flags)
+    (tmp_path / "sweep.csv").unlink()
+    assert f"no file {tmp_path}/sweep.csv: check the name, or make it with python measure" in refusal(script, *flags)
     assert "--results names no folder" in refusal("plots/two_point.py", "--results", "--out", tmp_path / "x")
     assert "give 1 to 4" in refusal("plots/families.py", "--results", "--out", tmp_path / "x")
     script, *flags = arguments("calibration", tmp_path / "processes")
