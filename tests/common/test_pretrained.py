@@ -90,6 +90,25 @@ def test_the_attention_that_computes_every_term(tmp_path, monkeypatch, kind, cha
         load_model(str(tmp_path), "float32", "cpu")
 
 
+def test_rounding_in_16_bits_is_not_taken_for_another_attention(monkeypatch):
+    """With large scores two implementations in bfloat16 differ by a nat, and in float32 by nothing."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight *= 30
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight *= 10
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pretrained.check_attention("rounded", model)
+    after = model.state_dict()
+    assert all(after[name].dtype == value.dtype and after[name].equal(value) for name, value in before.items())
+    monkeypatch.setattr(pretrained, "ATTENTION", {})
+    capped = tiny_model("gemma2", attn_logit_softcapping=0.5, final_logit_softcapping=None).to(torch.bfloat16)
+    with torch.no_grad():
+        capped.model.norm.weight += 30
+    with pytest.raises(UserError, match='"sdpa" and "eager" differ'):
+        pretrained.check_attention("capped", capped)
+
+
 def test_contexts_by_other_names():
     """MPT says max_seq_len, CodeGen n_positions; a number that is no context does not count."""
     for kind, name in (("mpt", "max_seq_len"), ("codegen", "n_positions"), ("bloom", "seq_length")):
