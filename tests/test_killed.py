@@ -26,6 +26,7 @@ import torch
 from tests.conftest import ROOT, TINY_RUN, call_script, one_line_error, prose, tiny_scoring, toy_books, trained
 
 KILLS = int(os.environ.get("KILLS", "2"))
+MOMENTS = ("finished", "seconds", "scoring_seconds")  # what a record says that differs between two equal runs
 
 
 def texts(folder: Path) -> Path:
@@ -151,7 +152,7 @@ def results(folder: Path) -> dict[str, object]:
             found[name] = {key: value.tolist() for key, value in torch.load(file, weights_only=True)["model"].items()}
         elif file.suffix == ".json":
             facts = json.loads(file.read_text(encoding="utf-8"))
-            found[name] = {key: value for key, value in facts.items() if key not in ("finished", "seconds")}
+            found[name] = {key: value for key, value in facts.items() if key not in MOMENTS}
         elif file.is_file() and not file.name.endswith(".tmp"):  # half written, see common.record.atomic_file
             found[name] = file.read_bytes()
     return found
