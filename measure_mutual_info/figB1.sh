@@ -4,7 +4,7 @@
 #   PRESET=smoke  SmolLM2-135M, 8 documents of books and of Wikipedia to L = 128                 2 CPU cores, 3 minutes
 #   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B and 1.5B on 38 texts, two of    2 CPU cores, 3 hours; 9 GB
 #                 them on Wikipedia, to L = 2048; Qwen 0.5B on twelve books to L = 8192
-#                 (default; committed are SmolLM2, Qwen 0.5B and, on the texts, 1.5B to L = 2048)
+#                 (default; committed are all of them to L = 2048)
 #   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each    8 (16) × H100, hours
 # Backend, precision and documents a text of each preset stand at the top of score_documents.py (PRESETS).
 # Fig. 2b is one of the panels: fig2b.sh with the same PRESET makes it where it is missing.

@@ -149,6 +149,12 @@ def quoted_series() -> list[tuple[str, str]]:
                     row = of.loc[(estimator, quantity)]
                     cells.append(interval(row, "value").replace("-", "−") + ("*" if row["p_value"] < 0.05 else ""))
             quotes.append((page, f"| {' | '.join(cells)} |"))
+    trend = results("figB1/books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'").set_index("estimator")
+    for estimator, way in (("direct", "rises"), ("vclub", "falls")):
+        row = trend.loc[estimator]  # against the loss, so that a negative slope is a rise with a lower loss
+        low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
+        assert (row["hi95"] < 0) if way == "rises" else (row["lo95"] > 0)
+        quotes.append((page, f"{way} by {abs(row['value']):.2f} [{low:.2f}, {high:.2f}] (`{estimator}`)"))
     for model in ("SmolLM2-135M", "gemma-3-270m", "Qwen2.5-Coder-0.5B"):
         table, change = results(f"start_token/{model}/models.csv"), results(f"start_token/{model}/trend.csv")
         loss = table[table["quantity"] == "start_nats_per_token"].set_index("start_token")["value"].sort_values()
