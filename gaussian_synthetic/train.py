@@ -58,7 +58,7 @@ def sequences(tokens: int) -> dict[int, int]:
 # Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the same
 # reason. After the first `steps` come twice as many, and twice as many again, until two such restarts change the KL by
 # less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
-LONG = {"restarts": {16: 6, 64: 5, 256: 3}, "stop_below": 0.1, "negligible": 0.005}
+LONG = {"restarts": {16: 6, 64: 7, 256: 3}, "stop_below": 0.1, "negligible": 0.005}
 MUON = {"optimizer": "muon", "clip": 1.0, "precision": "bf16", "log_every": 50, "checkpoint_every": 500}
 MUON |= {"learning_rate": 8e-3}  # results/benchmarks/training_rates.csv
 STEPS = {"steps": {64: 500, 256: 1000, 1024: 2000}, "warmup": {64: 50, 256: 100}}
