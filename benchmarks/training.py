@@ -1,8 +1,10 @@
-"""What training costs: a step of the loop beside another checkout's, Muon beside AdamW, learning rates.
+"""What training costs: a step of the loop beside another checkout's, Muon beside AdamW, learning rates, speed.
 
     python benchmarks/training.py --part loop --other ../other-checkout --documents data/documents/my_books_256
     python benchmarks/training.py --part optimizers          # one CPU core: 40 minutes
     python benchmarks/training.py --part rates               # one CPU core: 7 minutes
+    python benchmarks/training.py --part books --documents data/documents/results_figG9_512  # one CPU core: 20 minutes
+    python benchmarks/training.py --part speed --documents data/documents/results_fig4_2048  # one CPU core: 5 minutes
 
 Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 means ours is better.
   loop         milliseconds of a step, one thread: both checkouts train by their command lines in turn, --rounds times;
@@ -12,6 +14,12 @@ Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 me
                fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
   rates        another table, a row a run: the KL in the last row of the log of each of --rated at each of --sweep, by
                the first cosine of --preset cpu of gaussian_synthetic/train.py at L = 64, without its restarts
+  books        the same of two models of books at the first of --lengths: the NLL of the last 50 of 300 steps, all of
+               them of the first epoch, so of texts that the model has not seen before
+  speed        another table: tokens a second of each model of books at each of --lengths, the fastest of --rounds rows
+               of 10 steps, one thread, bfloat16 products; operations a second by common.flops, and their share of what
+               the same core reaches in a product of two 2,048 × 2,048 matrices in bfloat16, the best of ten before and
+               after
 
 Expect: the loops to take the same time, Muon half of AdamW's steps with GPT2.
 """
@@ -25,6 +33,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -34,36 +43,46 @@ from tqdm import tqdm
 
 from benchmarks.publish import publish, row
 from common.cli import UserError, parse, run
+from common.flops import flops_a_token
 from common.record import ROOT, write_csv
-from gaussian_synthetic import train
+from gaussian_synthetic import train as gaussian
+from train_on_pg19 import train as books
+from train_on_pg19.training.models import build
 
 GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
+VOCABULARY = 2048  # tokens of the models of books
+STEPS = 300  # books: of a run
 OF_GAUSSIANS = ["--L", 64, "--copies", 4, "--batch", 16]
-BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")
+BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")  # loop, books
+OF_BOOKS = (*BOOKS, "mamba2-mini-small-state1", "gpt_neox-mini-medium", "mamba2-mini-medium")  # speed
 
 
 @dataclass(frozen=True)
 class Settings:
-    part: Literal["loop", "optimizers", "rates"] = "loop"
+    part: Literal["loop", "optimizers", "rates", "books", "speed"] = "loop"
     out: Path | None = None  # default: results/benchmarks/training_<part>.csv
     other: Path | None = None  # loop: folder of the other checkout
     documents: Path | None = None
-    """loop: documents of 256 tokens or more, for the models of books; without them these are left out"""
+    """of 512 tokens or more, for the models of books; loop: without them these are left out"""
+    held_out_books: str = "held_out/*"  # books, speed: as of train.py
+    lengths: tuple[int, ...] = (512, 2048)  # books, speed: tokens
     steps: int = 40  # loop: of a run
-    rounds: int = 5  # loop: pairs of runs
+    rounds: int = 5  # loop: pairs of runs; speed: rows of a log
     models: tuple[str, ...] = ("gpt2-mini", "mamba2-mini-8192")  # optimizers
     budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)  # optimizers: steps, ascending
     rates: tuple[float, ...] = (8e-3, 4e-3)  # optimizers: of AdamW
     goal: float = 0.005  # optimizers: nats a token
     rated: tuple[str, ...] = ("gpt2-128", "qwen3-128", "window-128", "mamba2-128-1024", "gru-128-256")  # rates
-    sweep: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)  # rates: of AdamW, Muon's is five times that
-    seeds: tuple[int, ...] = (0,)  # rates
+    sweep: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)  # rates, books: of AdamW, Muon's is five times that
+    seeds: tuple[int, ...] = (0,)  # rates, books
 
     def validate(self) -> None:
         if self.rounds < 1 or self.steps < 20 or min(self.budgets) < 20:
             raise UserError("--rounds: at least 1; --steps and --budgets: at least 20")
         if self.part == "loop" and (self.other is None or not (self.other / "gaussian_synthetic/train.py").is_file()):
             raise UserError(f"--other {self.other}: give the folder of another checkout")
+        if self.part in ("books", "speed") and self.documents is None:
+            raise UserError("--documents: give those that train_on_pg19/fig4.sh or figG9.sh prepares")
 
 
 def step_seconds(log: pd.DataFrame) -> float:
@@ -122,7 +141,7 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
         for rate in cfg.rates:
             flags = ["--model", model, *OF_GAUSSIANS, "--optimizer", optimizer, "--device", "cpu"]
             flags += ["--steps", steps, "--warmup", steps // 10, "--learning-rate", rate]
-            log = _run_here([*flags, "--log-every", steps // 20, "--checkpoint-every", steps // 20 * 20])
+            log = _run_here(gaussian, [*flags, "--log-every", steps // 20, "--checkpoint-every", steps // 20 * 20])
             kl, seconds = float(log["kl_nats"].iloc[-1]), step_seconds(log)
             names = {"model": model, "optimizer": optimizer, "steps": steps, "learning_rate": rate}
             runs.append(names | {"kl_nats": kl, "seconds_a_step": seconds})
@@ -135,21 +154,64 @@ def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[
 
 def rate_rows(cfg: Settings) -> pd.DataFrame:
     torch.set_num_threads(1)
+    if cfg.part == "books":
+        program, models, L, loss = books, BOOKS, cfg.lengths[0], "nll_nats"
+        given = ["--documents", cfg.documents, "--held-out-books", cfg.held_out_books, "--steps", STEPS]
+    else:
+        program, models, L, loss, given = gaussian, cfg.rated, 64, "kl_nats", []
     rows = []
-    for model in cfg.rated:
+    for model in models:
         for rate in cfg.sweep:
             for seed in cfg.seeds:
-                flags = ["--model", model, "--L", 64, "--preset", "cpu", "--restarts", 0, "--learning-rate", rate]
-                made = {"model": model, "L": 64, "learning_rate": rate, "seed": seed}
-                log = _run_here([*flags, "--seed", seed, "--device", "cpu"])
-                rows.append(made | {"steps": log["step"].iloc[-1], "kl_nats": log["kl_nats"].iloc[-1]})
+                flags = ["--model", model, "--L", L, "--preset", "cpu", "--restarts", 0, "--learning-rate", rate]
+                made = {"model": model, "L": L, "learning_rate": rate, "seed": seed}
+                log = _run_here(program, [*flags, *given, "--seed", seed, "--device", "cpu"])
+                rows.append(made | {"steps": log["step"].iloc[-1], loss: log[loss].iloc[-1]})
     return pd.DataFrame(rows)
 
 
-def _run_here(flags: list[object]) -> pd.DataFrame:
-    """The log of a run of gaussian_synthetic/train.py in this process."""
+def speed_rows(cfg: Settings) -> pd.DataFrame:
+    torch.set_num_threads(1)
+    rows = []
+    for L in cfg.lengths:
+        for name in OF_BOOKS:
+            flags = ["--model", name, "--L", L, "--preset", "cpu", "--restarts", 0, "--documents", cfg.documents]
+            flags += [
+                "--held-out-books",
+                cfg.held_out_books,
+                "--steps",
+                10 * cfg.rounds,
+                "--warmup",
+                5,
+                "--log-every",
+                10,
+            ]
+            peak = _peak_here()
+            log = _run_here(books, [*flags, "--log-every", 10, "--device", "cpu"])
+            peak, speed = max(peak, _peak_here()), log["tokens_per_second"].max()
+            model = build(name, VOCABULARY, L, None)
+            used = flops_a_token(model, L) * speed
+            row_of = {"model": name, "L": L, "parameters": model.num_parameters(), "tokens_per_second": round(speed)}
+            rows.append(row_of | {"gflops": used / 1e9, "peak_gflops": peak / 1e9, "share": round(used / peak, 3)})
+    return pd.DataFrame(rows)
+
+
+def _peak_here() -> float:
+    """Operations a second of the fastest of ten products of matrices."""
+    one = torch.randn(2048, 2048, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        one @ one
+        seconds.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(seconds)
+
+
+def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:
+    """The log of a run of a train.py in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        train.main(parse(train.Settings, [*map(str, flags), "--out", f"{folder}/run"], presets=train.PRESETS))
+        given = [*map(str, flags), "--out", f"{folder}/run"]
+        program.main(parse(program.Settings, given, presets=program.PRESETS))
         return pd.read_csv(f"{folder}/run/log.csv")
 
 
@@ -160,8 +222,8 @@ def main(cfg: Settings) -> None:
     if cfg.part == "loop":
         publish(pd.DataFrame(loop_rows(cfg)), cfg, started, out)
         return
-    if cfg.part == "rates":
-        write_csv(out, rate_rows(cfg), cfg, started=started)
+    if cfg.part in ("rates", "books", "speed"):
+        write_csv(out, speed_rows(cfg) if cfg.part == "speed" else rate_rows(cfg), cfg, started=started)
         return
     rows, runs = [], []
     for model in cfg.models:

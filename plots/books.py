@@ -1,11 +1,14 @@
-"""Fig. 4 and G.9: NLL of models on books against the position, and beside it the gap between two models.
+"""Fig. 4 and G.9: loss of models on books against the position, the gap between two models, and what context gains.
 
     python plots/books.py --results results/fig4 --out results/fig4/fig4
-    python plots/books.py --results results/figG9 --out results/figG9/figG9
+    python plots/books.py --results results/fig4 --pretrained results/fig4/pretrained/* --out results/fig4/fig4
 
-Reads smooth.csv, summary.csv, gap.csv and crossover.csv (evaluate.py). Writes OUT.png and OUT.pdf: on the
-left a line a model, the mean over seeds in each window of positions; on the right a line a pair with its 95% interval,
-and a dot where one model overtakes the other. Above 0 the second model is better.
+Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (evaluate.py), and counting.csv (counting_floor.py)
+where there is one. Writes OUT.png and OUT.pdf, means over seeds:
+  left    a line a model, and the loss of counting as a dotted line
+  middle  a line a pair with its 95% interval, above 0 where the second model is better, and a dot where one overtakes
+  right   what all of the context gains over the last tokens of it, in each doubling of the position, 95% intervals
+--pretrained: folders of evaluate.py with models that read the same books in tokens of their own; left and right.
 
 Hardware: one CPU core, three seconds. Expect lines that fall quickly over the first positions and slowly later.
 """
@@ -17,55 +20,94 @@ from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
+import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from style import COLORS, GREY, Settings, log_axis, new_figure, put_legend, read_table, save
+from style import COLORS, GREY, log_axis, new_figure, put_legend, read_table, save
 
 from common.cli import UserError, run
 
-SMOOTH = ["model", "L", "seed", "position", "nll_nats"]
+SMOOTH = ["model", "L", "seed", "position_units", "nats_per_unit", "unit"]
 SUMMARY = ["model", "L", "seed", "kind", "parameters", "n_documents", "n_books", "source"]
-GAP = ["model_a", "model_b", "L", "position", "gap_nats", "lo95", "hi95"]
+GAP = ["model_a", "model_b", "L", "position_units", "gap_nats", "lo95", "hi95"]
 CROSSOVER = ["model_a", "model_b", "overtakes_at"]
+GAINS = ["model", "context", "position_units", "gain_nats", "lo95", "hi95"]
+COUNTING = ["order", "nats_per_byte"]
 REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
-FIRST = 8  # position where the left panel begins: over the first ones all models are as bad
+FIRST = 16  # units of text where the left panel begins: over the first ones all models are as bad
+CONTEXT = 8  # tokens: the right panel has the gain over so many, or the most below that
+
+
+@dataclass(frozen=True)
+class Settings(style.Settings):
+    pretrained: tuple[Path, ...] = ()  # folders of evaluate.py, of models that read the same books
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The four CSVs of a folder."""
+    """The CSVs of a folder."""
 
     smooth: pd.DataFrame
     summary: pd.DataFrame
     gap: pd.DataFrame
     crossover: pd.DataFrame
+    gains: pd.DataFrame
+    counting: pd.DataFrame  # without rows where there is none
+
+    @property
+    def unit(self) -> str:
+        return self.smooth["unit"].iloc[0]
+
+
+def read_models(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """smooth.csv, summary.csv, and the rows of gains.csv that are drawn."""
+    smooth = read_table(folder / "smooth.csv", SMOOTH, REMEDY, key=SMOOTH[:4])
+    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
+    gains = read_table(folder / "gains.csv", GAINS, REMEDY, ["lo95", "hi95"], key=GAINS[:3])
+    if set(smooth["model"]) != set(summary["model"]) or not set(gains["model"]) <= set(summary["model"]):
+        raise UserError(f"{folder}: its CSVs are of different models: {REMEDY}")
+    contexts = gains["context"][gains["context"] <= CONTEXT]
+    return smooth, summary, gains[gains["context"] == (contexts if len(contexts) else gains["context"]).max()]
 
 
 def read_curves(folder: Path) -> Curves:
     """UserError: a bad CSV, no rows, or CSVs of different models or lengths."""
-    smooth = read_table(folder / "smooth.csv", SMOOTH, REMEDY, key=SMOOTH[:4])
-    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
+    smooth, summary, gains = read_models(folder)
     gap = read_table(folder / "gap.csv", GAP, REMEDY, ["lo95", "hi95"], key=GAP[:4])
     crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, ["overtakes_at"])
     names, lengths = set(summary["model"]), {*smooth["L"], *summary["L"], *gap["L"]}
-    if set(smooth["model"]) != names or not {*gap["model_a"], *gap["model_b"]} <= names or len(lengths) > 1:
+    if not {*gap["model_a"], *gap["model_b"]} <= names or len(lengths) > 1:
         raise UserError(f"{folder}: its CSVs are of different models or lengths L: {REMEDY}")
-    return Curves(smooth, summary, gap, crossover)
+    counting = pd.DataFrame(columns=COUNTING)
+    if (folder / "counting.csv").exists():
+        counting = read_table(folder / "counting.csv", COUNTING, "make it with train_on_pg19/counting_floor.py")
+    return Curves(smooth, summary, gap, crossover, gains, counting)
 
 
-def draw_nll(ax: Axes, curves: Curves) -> dict[str, Artist]:
-    """Means over seeds: a colour a kind of model, dashes by its size; returns the legend."""
-    legend, shown = {}, curves.smooth[curves.smooth["position"] >= FIRST]
-    for color, (_, models) in zip(cycle(COLORS), curves.summary.groupby("kind", sort=False)):
+def looks(summary: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    """Colour, dashes and label of each model: a colour a kind of model, dashes by its size."""
+    found = {}
+    for color, (_, models) in zip(cycle(COLORS), summary.groupby("kind", sort=False)):
         sizes = models.groupby("model")["parameters"].max().sort_values(ascending=False)
         for dash, (name, size) in zip(cycle(DASHES), sizes.items()):
             seeds = models.loc[models["model"] == name, "seed"].nunique()
-            mean = shown[shown["model"] == name].groupby("position")["nll_nats"].mean()
-            label = f"{name}: {size / 1e6:.2f} million" + f", {seeds} seeds" * (seeds > 1)
-            (legend[label],) = ax.plot(mean.index, mean, color=color, linestyle=dash)
-    log_axis(ax.xaxis, shown["position"], "position", base=2)
+            label = f"{name.split('.Q')[0]}: {size / 1e6:.3g}M" + f", {seeds} seeds" * (seeds > 1)
+            found[name] = color, dash, label
+    return found
+
+
+def draw_loss(ax: Axes, curves: Curves, models: dict[str, tuple[str, str, str]]) -> dict[str, Artist]:
+    legend, shown = {}, curves.smooth[curves.smooth["position_units"] >= FIRST]
+    for name, (color, dash, label) in models.items():
+        mean = shown[shown["model"] == name].groupby("position_units")["nats_per_unit"].mean()
+        (legend[label],) = ax.plot(mean.index, mean, color=color, linestyle=dash)
+    if len(curves.counting):
+        best = curves.counting.loc[curves.counting["nats_per_byte"].idxmin()]
+        label = f"counting (PPM, {best['order']:g} bytes)"
+        legend[label] = ax.axhline(best["nats_per_byte"], color=GREY, linestyle=":", linewidth=1.2)
+    log_axis(ax.xaxis, shown["position_units"], "position", base=2)
     return legend
 
 
@@ -73,26 +115,49 @@ def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
     """Lines, bands and dots of the pairs; returns the legend."""
     legend = {}
     for color, ((a, b), rows) in zip(cycle(COLORS), curves.gap.groupby(["model_a", "model_b"], sort=False)):
-        (legend[f"{a} less {b}"],) = ax.plot(rows["position"], rows["gap_nats"], color=color)
-        ax.fill_between(rows["position"], rows["lo95"], rows["hi95"], color=color, alpha=0.2, linewidth=0)
+        at = rows["position_units"]
+        (legend[f"{a} less {b}"],) = ax.plot(at, rows["gap_nats"], color=color)
+        ax.fill_between(at, rows["lo95"], rows["hi95"], color=color, alpha=0.2, linewidth=0)
         where = curves.crossover.query("model_a == @a and model_b == @b")["overtakes_at"]
         ax.plot(where, 0 * where, "o", color=color, markersize=4, zorder=5)
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    log_axis(ax.xaxis, curves.gap["position"], "position", base=2)
+    log_axis(ax.xaxis, curves.gap["position_units"], "position", base=2)
     return legend
 
 
-def draw(curves: Curves) -> Figure:
-    of, y_labels = curves.summary.iloc[0], ["NLL (nats a token)", "Gap in NLL (nats a token)"]
+def draw_gains(ax: Axes, gains: pd.DataFrame, models: dict[str, tuple[str, str, str]]) -> None:
+    for number, (name, (color, dash, _)) in enumerate(models.items()):
+        rows = gains[gains["model"] == name]
+        at = rows["position_units"] * 1.03 ** (number - len(models) / 2)  # beside each other
+        bars = [rows["gain_nats"] - rows["lo95"], rows["hi95"] - rows["gain_nats"]]
+        ax.errorbar(at, rows["gain_nats"], bars, color=color, linestyle=dash, marker=".", elinewidth=0.8)
+    ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+    log_axis(ax.xaxis, gains["position_units"], "position", base=2)
+
+
+def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = ()) -> Figure:
+    tables = [(curves.smooth, curves.summary, curves.gains), *pretrained]
+    smooth, summary, gains = (pd.concat(parts) for parts in zip(*tables, strict=True))
+    if set(smooth["unit"]) != {curves.unit}:
+        raise UserError("--pretrained: its losses are of another unit: evaluate texts with a tokenizer")
+    models = looks(summary)
+    of, unit, last = curves.summary.iloc[0], curves.unit, "/".join(f"{c:g}" for c in sorted(set(gains["context"])))
     title = f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books"
-    fig, (left, right), _ = new_figure([title] * 2, y_labels, "Position (tokens)")
-    put_legend(left, draw_nll(left, curves))
-    put_legend(right, draw_gap(right, curves))
+    y_labels = [
+        f"Loss (nats a {unit})",
+        f"Gap in loss (nats a {unit})",
+        f"Gain over the last {last}\ntokens (nats a {unit})",
+    ]
+    fig, (left, middle, right), _ = new_figure([title, "", ""], y_labels, f"Position ({unit}s)")
+    legend = draw_loss(left, Curves(smooth, summary, curves.gap, curves.crossover, gains, curves.counting), models)
+    put_legend(left, legend)
+    put_legend(middle, draw_gap(middle, curves))
+    draw_gains(right, gains, models)
     return fig
 
 
 def main(cfg: Settings) -> None:
-    save(draw(read_curves(cfg.results)), cfg.out)
+    save(draw(read_curves(cfg.results), [read_models(folder) for folder in cfg.pretrained]), cfg.out)
 
 
 if __name__ == "__main__":

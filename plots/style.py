@@ -65,6 +65,7 @@ TEXT |= {
     "capacity",
     "layer_kind",
     "converged",
+    "unit",
 }
 LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min", "L_max", "position", "step"}
 

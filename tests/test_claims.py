@@ -53,3 +53,24 @@ def test_only_the_table_of_a_page_with_markers_changes():
     assert claims.on_page(page, "new", PAGE) == page.replace("old", "new")
     with pytest.raises(UserError, match="needs one line"):
         claims.on_page(f"{claims.BEGIN}\n{claims.BEGIN}\n{claims.END}", "table", PAGE)
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "fell", "verdict"),
+    [
+        (0.1, -0.1, 0.001, claims.REPRODUCED),
+        (0.1, 0.1, 0.001, claims.CONTRADICTED),
+        (-0.1, -0.1, 0.001, claims.CONTRADICTED),
+        (0.1, 0.0, 0.001, claims.UNDECIDED),
+        (0.1, -0.1, 0.1, claims.UNDECIDED),  # still learning
+    ],
+)
+def test_rule_for_models_of_books(early, late, fell, verdict):
+    rows = [
+        (f"mamba2-mini-{size}", last, gap) for size in ("small", "medium") for last, gap in ((16, early), (64, late))
+    ]
+    gap = pd.DataFrame(rows, columns=["model_b", "last", "gap_nats"])
+    gap = gap.assign(lo95=gap["gap_nats"] - 0.05, hi95=gap["gap_nats"] + 0.05)
+    summary = pd.DataFrame({"model": ["gpt_neox-mini-small", "gpt_neox-mini-medium"], "parameters": [1e6, 4e6]})
+    tokens = pd.DataFrame({"model": ["a", "a"], "seed": 0, "tokens": [1e6, 3e6], "nats_per_unit": 1.0})
+    assert claims.who_leads(gap, summary, tokens.assign(fell_nats=[math.nan, fell]))[1] == verdict

@@ -20,7 +20,7 @@ INPUTS = {"corpus", "tokenizer", "source", "config", "streaming", "boundaries", 
 INPUTS |= {"min-book-words", "max-books", "max-documents-per-book", "shuffle-seed", "parts", "documents", "model"}
 INPUTS |= {"models", "L", "L-max", "n-documents", "d", "d-max", "seed", "bos", "family", "layers", "rank-layers"}
 INPUTS |= {"context", "pairs", "fit", "preset", "out", "store", "runs", "scores", "counts", "summary", "state"}
-INPUTS |= {"state-information", "unpaired", "start", "capacity"}
+INPUTS |= {"state-information", "unpaired", "start", "capacity", "run", "held-out-books"}
 SHELLS = [*ROOT.glob("*/*.sh"), *ROOT.glob("*/calibration/*.sh")]
 SHELLS = [file for file in SHELLS if file.parent.name not in ("benchmarks", "plots") and file.name != "environment.sh"]
 PROGRAMS = sorted(
@@ -64,18 +64,18 @@ def test_every_preset_has_settings_that_fit_together(program):
             cfg.validate()
 
 
-BOOKS = ("epochs", "batch_tokens", "warmup", "learning_rate", "held_out")
+BOOKS = ("steps", "batch_tokens", "warmup", "learning_rate", "restarts")
 GAUSSIAN = ("steps", "warmup", "batch", "copies", "learning_rate")
 
 
 @pytest.mark.parametrize(
     ("module", "preset", "L", "values"),
     [
-        (train_books, "smoke", 256, (1, 1024, 2, 5e-3, 0.34)),
-        (train_books, "cpu", 512, (0.5, 2048, 100, 5e-3, 0.2)),
-        (train_books, "cpu", 4096, (0.5, 4096, 100, 5e-3, 0.2)),
-        (train_books, "gpu", 4096, (5, 8192, 300, 3e-3, 0.2)),
-        (train_books, "paper", 8192, (5, 16_384, 2000, 5e-5, 0.03)),
+        (train_books, "smoke", 256, (10, 1024, 2, 8e-3, 1)),
+        (train_books, "cpu", 512, (400, 4096, 100, 8e-3, 1)),
+        (train_books, "cpu", 2048, (400, 4096, 100, 8e-3, 1)),
+        (train_books, "gpu", 2048, (600, 16_384, 100, 8e-3, 1)),
+        (train_books, "paper", 8192, (None, 16_384, 2000, 5e-5, 0)),
         (train, "cpu", 16, (500, 50, 64, 16, 8e-3)),
         (train, "cpu", 64, (500, 50, 16, 16, 8e-3)),
         (train, "cpu", 256, (1000, 100, 4, 16, 8e-3)),

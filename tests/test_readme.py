@@ -184,16 +184,38 @@ def quoted_models() -> list[tuple[str, str]]:
 
 
 def quoted_gaps() -> list[tuple[str, str]]:
+    """Rows of the tables of models of books and of their pairs."""
     page, quotes = "train_on_pg19/README.md", []
+
+    def said(row: pd.Series, name: str, *ends: str) -> str:
+        return interval(row, name, *ends).replace("-", "−")
+
+    short = results("figG9/summary.csv").set_index("model")["nats_per_unit"]
+    tokens = results("fig4/tokens.csv").groupby("model").last()
+    margin = results("fig4/margin.csv").set_index("model")
+    for model, of in results("fig4/summary.csv").set_index("model").iterrows():
+        cells = [model, f"{of['parameters'] / 1e6:.1f}", f"{of['nats_per_unit']:.2f}"]
+        cells += [f"{short[model]:.2f}" if model in short else "–", said(margin.loc[model], "margin_nats")]
+        cells.append(said(tokens.loc[model], "fell_nats", "fell_lo95", "fell_hi95"))
+        quotes.append((page, f"| {' | '.join(cells)} |"))
     for name in ("fig4", "figG9"):
-        gap = results(f"{name}/gap.csv")
-        quotes += [(page, interval(windows.iloc[-1], "gap_nats")) for _, windows in gap.groupby("model_a")]
-        assert (gap["gap_nats"] > 0).all()  # "Mamba2 leads at every position"
-        assert (gap[gap["position"] > (2 if name == "figG9" else 0)]["lo95"] > 0).all()
-    nll = results("figG9/summary.csv").groupby("model")["nll_nats"].mean()
-    small, neox, mamba = (nll[f"{kind}-mini-small"] for kind in ("gpt2", "gpt_neox", "mamba2"))
-    quotes.append((page, f"reaches {small:.2f} nats a byte where GPT-NeoX"))
-    return [*quotes, (page, f"with rotary positions reaches {neox:.2f} and Mamba2 {mamba:.2f}")]
+        for (a, b, L), rows in results(f"{name}/gap.csv").groupby(["model_a", "model_b", "L"], sort=False):
+            at = [rows[rows["last"] >= position].iloc[0] for position in (4, 16, 128, 512, 2048) if position <= L]
+            cells = [a, b, f"{L:,}", *(interval(row, "gap_nats", digits=3) for row in at), *["–"] * (5 - len(at))]
+            quotes.append((page, f"| {' | '.join(cells)} |".replace("-0", "−0")))
+    more = results("fig4/gain_gaps.csv").query("context == 64 and last == 2048").set_index("model_b")
+    for model, after in (
+        ("medium", " more than Mamba2 of its size"),
+        ("small", ""),
+        ("small-state1", " more than the one"),
+    ):
+        said = interval(more.loc[f"mamba2-mini-{model}"], "gap_nats", digits=4).replace("-", "−")
+        quotes.append((page, said + after))
+    counting = results("fig4/counting.csv").sort_values("nats_per_byte").iloc[0]
+    quotes.append(
+        (page, f"up to {counting['order']:g} bytes of context has {counting['nats_per_byte']:.2f} nats a byte")
+    )
+    return quotes
 
 
 def quoted_elsewhere() -> list[tuple[str, str]]:

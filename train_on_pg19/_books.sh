@@ -2,25 +2,32 @@
 
 . common/environment.sh
 
+# Books that no model is trained on. No text of their authors is among the others. SPLIT=2 takes the second list.
+held_out_1="moby_dick alice 1801_thomas_jefferson 1825_john_quincy_adams 1837_martin_van_buren 1853_franklin_pierce
+    1861_abraham_lincoln 1877_rutherford_b_hayes 1909_william_h_taft 1913_woodrow_wilson"
+held_out_2="paradise_lost botchan 1809_james_madison 1841_john_tyler 1845_james_polk 1857_james_buchanan
+    1865_andrew_johnson 1881_chester_a_arthur 1889_benjamin_harrison 1897_william_mc_kinley"
+vocabulary=2048 # tokens of the BPE that is trained on the other books
+
 # inputs FIGURE SMOKE CPU PAPER: of the preset, with its length of three; gpu takes that of cpu. Sets grid, a run for each
 # model and seed in lines "SEEDS | MODELS"; n_documents, held out, on which they are compared; pairs, whose gap is drawn.
 inputs() {
     local small="gpt_neox-mini-small mamba2-mini-small" medium="gpt_neox-mini-medium mamba2-mini-medium"
-    corpus='data/sample/*books/**/*.txt' tokenizer=bytes prepare_flags="--source books" workers=2 threads=1
-    pairs="gpt_neox-mini-small:mamba2-mini-small" out=results/$PRESET/$1 L=$3 n_documents=400
+    local large="gpt_neox-mini-large mamba2-mini-large"
+    corpus=by_author tokenizer=bpe prepare_flags="--source books" workers=2 threads=1
+    pairs="${small/ /:} gpt_neox-mini-small:mamba2-mini-small-state1" out=results/$PRESET/$1 L=$3 n_documents=200
     case $PRESET in
         smoke)
-            L=$2 n_documents=16 grid="0 | $small"
-            prepare_flags="--source books --max-books 6 --max-documents-per-book 20"
+            L=$2 n_documents=16 grid="0 | $small" pairs=${small/ /:}
+            prepare_flags+=" --max-documents-per-book 20"
             ;;
-        cpu) # the first seed of all models, then more of the small ones
-            out=results/$1 pairs+=" gpt_neox-mini-medium:mamba2-mini-medium"
-            grid="0 | $small $medium
-                1 2 | $small"
+        cpu)
+            out=results/$1 pairs+=" ${medium/ /:}"
+            grid="0 | $small mamba2-mini-small-state1 $medium"
             ;;
         gpu) # one size more
-            workers=4 grid="0 1 2 | $small $medium gpt_neox-mini-large mamba2-mini-large"
-            pairs+=" gpt_neox-mini-medium:mamba2-mini-medium gpt_neox-mini-large:mamba2-mini-large"
+            workers=4 pairs+=" ${medium/ /:} ${large/ /:}"
+            grid="0 1 2 | $small mamba2-mini-small-state1 $medium mamba2-mini-medium-state1 $large"
             ;;
         paper)
             L=$4 n_documents=10000 workers=1 threads=16
@@ -30,13 +37,41 @@ inputs() {
             ;;
         *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
     esac
+    if [ "${SPLIT:-1}" != 1 ]; then out+=_split$SPLIT; fi
+}
+
+# by_author FOLDER BOOK …: links to the texts of the sample, those of these names in held_out, all others in train.
+by_author() {
+    local folder=$1 text name
+    shift
+    mkdir -p "$folder/train" "$folder/held_out"
+    for text in data/sample/books/*.txt data/sample/more_books/*.txt data/sample/more_books/*/*.txt; do
+        name=$(basename "$text" .txt)
+        case " $* " in
+            *" $name "*) ln -sf "$PWD/$text" "$folder/held_out/" ;;
+            *) ln -sf "$PWD/$text" "$folder/train/" ;;
+        esac
+    done
+}
+
+# split_sample: fetches the sample's books, splits them by author, trains the BPE; sets corpus, tokenizer and held_out.
+split_sample() {
+    local lists="held_out_${SPLIT:-1}" name
+    if [ -z "${!lists:-}" ]; then echo "error: SPLIT=$SPLIT: choose 1 or 2" >&2 && exit 2; fi
+    corpus=data/books_by_author
+    if [ "${SPLIT:-1}" != 1 ]; then corpus+=_$SPLIT; fi
+    tokenizer=data/tokenizers/$(basename "$corpus")_bpe$vocabulary held_out="held_out/*"
+    "$python" measure_mutual_info/fetch_sample.py --parts books more_books
+    # shellcheck disable=SC2086  # names are words
+    by_author "$corpus" ${!lists}
+    "$python" measure_mutual_info/train_bpe.py --corpus "$corpus/train" --vocab-size "$vocabulary" --out "$tokenizer"
 }
 
 # curves FIGURE [flags of train.py]: from the corpus to the pictures in $out, with what `inputs` has set. MODELS, SEEDS,
 # CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes
-# to $OUT.
+# to $OUT. Of a corpus of one's own a share of the books is held out (--held-out of train.py).
 curves() {
-    local figure=$1 list models documents store folders=() model seed
+    local figure=$1 list models documents store folders=() model seed held_out=""
     shift
     if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     list=$(jobs <<< "$grid")
@@ -51,26 +86,28 @@ curves() {
         echo "error: MODELS=$MODELS: a gap takes two models or more" >&2
         exit 2
     fi
-    if [ -n "${CORPUS:-}" ]; then prepare_flags=""; fi
-    out=${OUT:-$out} corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer}
+    if [ -n "${CORPUS:-}" ]; then corpus=$CORPUS prepare_flags="" tokenizer=${tokenizer/#bpe/bytes}; fi
+    if [ "$corpus" = by_author ]; then split_sample; fi
+    out=${OUT:-$out} tokenizer=${TOKENIZER:-$tokenizer}
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/} store=data/nll/${out#results/}
     if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs store=$out/nll; fi
-    if [ -z "${CORPUS:-}" ] && [ "$PRESET" != paper ]; then
-        "$python" measure_mutual_info/fetch_sample.py --parts books more_books
-    fi
     # Documents of 1.2 L, of which a sequence is the first L tokens.
     # shellcheck disable=SC2086  # flags are words
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" \
         --min-tokens $((L * 6 / 5 + 1)) --out "$documents" $prepare_flags
     flags=$*
-    export python threads documents runs L flags PRESET
+    export python threads documents runs L held_out flags PRESET
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
     while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
     # shellcheck disable=SC2086
     "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
         --out "$out" --n-documents "$n_documents" ${pairs:+--pairs $pairs}
+    if [ "$PRESET" != paper ]; then
+        "$python" train_on_pg19/counting_floor.py --run "${folders[0]}" --documents "$documents" --out "$out" \
+            --n-documents "$n_documents"
+    fi
     "$python" plots/books.py --results "$out" --out "$out/$figure"
 }
 
@@ -87,6 +124,6 @@ jobs() {
 train() { # MODEL SEED
     # shellcheck disable=SC2086
     logged "$1, L = $L, seed $2" "$runs/$1_$2" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
-        --documents "$documents" --preset "$PRESET" $flags
+        --documents "$documents" --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} $flags
 }
 export -f train

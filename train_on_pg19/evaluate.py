@@ -7,18 +7,28 @@ r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + 
 
 All models of one call get the same documents: of the books that were held out from folders of train.py, or without
 such a folder of all books. Writes into --out:
-    nll.csv        a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
-    smooth.csv     the same over windows of positions first … last, an eighth of a doubling wide, see nll.curves.windows
-    summary.csv    a row for each model and seed: the mean over all positions; bits per byte of text, which compare
-                   models with different tokenizers; kind, the type of model, and its parameters
-    gap.csv        a row for each pair and window: gap_nats = NLL of model_a − NLL of model_b on the same documents,
-                   above 0 where model_b is better, with its 95% interval over books, and over seeds if a model has
-                   several (seeds_a, seeds_b)
-    crossover.csv  a row for each pair: the model that leads at the last positions, and the position from which it leads
-                   (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads significantly,
-                   from hi95 on this one; empty where neither is significant
-with standard errors of the sums by book, of the models of this call. The NLL of every token is kept in --store (4 bytes
-each) and not computed again, so a killed run continues where it stopped.
+    nll.csv          a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
+    smooth.csv       the same over windows of positions first … last, a quarter of a doubling wide, also in nats a byte
+                     (nats_per_unit), and after how many bytes of a document the window lies (position_units)
+    summary.csv      a row for each model and seed: the mean over all positions; kind, the type of model; its parameters
+    books.csv        the same for each book
+    gap.csv          a row for each pair and window: gap_nats = loss of model_a − loss of model_b on the same documents,
+                     above 0 where model_b is better, with its 95% interval over books, and over seeds if a model has
+                     several (seeds_a, seeds_b)
+    crossover.csv    a row for each pair: the model that leads at the last positions, and the byte from which it leads
+                     (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads
+                     significantly, from hi95 on this one; empty where neither is significant
+    gains.csv        a row for each model, number c of --contexts and doubling of the position: gain_nats, the loss of
+                     the model with the last c to 2c − 1 tokens only, less its loss with all of them, and growth_nats,
+                     the gain less that in the doubling before
+    gain_gaps.csv    the same for each pair: the gain of model_a less that of model_b
+    information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
+                     of the next
+    tokens.csv       a row for each run of train.py and end of a cosine: the loss against the tokens it was trained on;
+                     fell_nats, by how much it fell since the end before
+All but nll_nats and mi_nats is in nats a byte of text, or a token where the documents have no text (column `unit`),
+with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
+again, so a killed run continues where it stopped.
 
 Memory: activations and logits of batch_tokens tokens. Expect the NLL to fall quickly over the first positions and
 slowly later. The paper: Mamba leads early positions, GPT2 the late ones, and the gap closes as models grow.
@@ -31,8 +41,9 @@ import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,13 +57,13 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from common import pretrained
+from common import pretrained, training
 from common.cli import UserError, run
 from common.record import printable, write_csv
 from common.resume import Pieces
 from common.tokenizer import load_tokenizer
 from train_on_pg19 import train
-from train_on_pg19.nll import curves
+from train_on_pg19.nll import curves, tables
 from train_on_pg19.training import books
 from train_on_pg19.training.loss import ROWS
 
@@ -69,6 +80,8 @@ class Settings:
     seed: int = 0  # of the draw of documents
     store: Path | None = None  # folder for the NLL of every token; default: nll in --out
     pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
+    contexts: tuple[int, ...] = (8, 64, 512)
+    """tokens, powers of two, of gains.csv; above a quarter of --L none is used. Each takes as long as two passes"""
     bos: str | None = None
     """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -83,10 +96,13 @@ class Settings:
         for name in ("L", "n_documents", "batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        for context in self.contexts:
+            if context < 1 or context & (context - 1):
+                raise UserError(f"--contexts {context}: a power of two")
 
 
 @dataclass(frozen=True)
-class EvaluatedModel:
+class Candidate:
     """A model to be evaluated, before its weights are loaded."""
 
     name: str
@@ -95,6 +111,7 @@ class EvaluatedModel:
     config: PreTrainedConfig
     steps: int | None  # of training; None: not of train.py
     run: dict[str, Any] | None  # run.json, of a folder of train.py
+    earlier: dict[int, str] = field(default_factory=dict)  # by steps: the places of the same run at the end of cosines
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,24 +119,27 @@ class EvaluatedModel:
         return self.run["identity"]["settings"] if self.run else {}
 
 
-def find_model(model: str) -> EvaluatedModel:
+def find_model(model: str) -> Candidate:
     """UserError: a folder of train.py without a checkpoint, a damaged one, or a model that cannot be had."""
     folder = Path(model)
     if not (folder / train.RUN).is_file():
         name = printable(folder.name) if folder.exists() else model
-        return EvaluatedModel(name, 0, model, pretrained.load_config(model), None, None)
+        return Candidate(name, 0, model, pretrained.load_config(model), None, None)
     record = train.read_run(folder)
-    checkpoint, step = train.last_checkpoint(folder)
-    if checkpoint is None:
+    saved = {step: str(path) for step, path in train.checkpoints(folder).items()}
+    if not saved:
         raise UserError(f"{folder} has no checkpoint yet: let train.py come to its first one")
+    step, checkpoint = saved.popitem()
     settings = record["identity"]["settings"]
-    if step < record["steps"]:
-        print(f"{folder} stands at step {step:,} of {record['steps']:,}: evaluated as it is")
-    config = pretrained.load_config(str(checkpoint))
-    return EvaluatedModel(settings["model"], settings["seed"], str(checkpoint), config, step, record)
+    ends = training.cosine_ends(record["steps"], 30)
+    if step not in ends:
+        later = next(end for end in ends if end > step)
+        print(f"{folder} stands at step {step:,}, amid a cosine that ends at {later:,}: evaluated as it is")
+    config = pretrained.load_config(checkpoint)
+    return Candidate(settings["model"], settings["seed"], checkpoint, config, step, record, saved)
 
 
-def same_training(candidates: Sequence[EvaluatedModel]) -> None:
+def same_training(candidates: Sequence[Candidate]) -> None:
     """UserError: models of one name that differ in more than their seed, which would pass for seeds of one model."""
     for before, this in itertools.combinations(candidates, 2):
         one, other = ({**of.settings, "the step they stand at": of.steps} for of in (before, this))
@@ -129,7 +149,7 @@ def same_training(candidates: Sequence[EvaluatedModel]) -> None:
             raise UserError(f"--models: two runs of {this.name} {how}, not in the seed alone: evaluate them apart")
 
 
-def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], documents: Dataset, L: int) -> np.ndarray:
+def choose_documents(cfg: Settings, candidates: Sequence[Candidate], documents: Dataset, L: int) -> np.ndarray:
     """Numbers of the documents, ascending, none of which repeats another or one that the runs were trained on.
 
     UserError: runs that held out different books, or none of these.
@@ -148,12 +168,10 @@ def choose_documents(cfg: Settings, candidates: Sequence[EvaluatedModel], docume
         raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
     if repeats := len(documents) - len(rows) - len(others):
         print(f"{repeats:,} documents of {cfg.documents} repeat another's first {L:,} tokens and are left out")
-    if cfg.n_documents is not None and cfg.n_documents < len(rows):
-        rows = np.sort(np.random.default_rng(cfg.seed).choice(rows, cfg.n_documents, replace=False))
-    return rows
+    return books.drawn(rows, cfg.n_documents, cfg.seed)
 
 
-def start_of(cfg: Settings, candidate: EvaluatedModel, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
+def start_of(cfg: Settings, candidate: Candidate, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
     """The id of the model's start token. UserError: documents of another tokenizer, or too long for the model."""
     config = candidate.config
     context = pretrained.context_tokens(config)
@@ -182,72 +200,90 @@ def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tenso
     return torch.cat(nll).view(targets.shape)
 
 
+def nll_with_last(model: PreTrainedModel, ids: torch.Tensor, start: int, context: int, rows: int) -> torch.Tensor:
+    """The NLL of each token from number 2 · context on given the last `context` to 2 · context − 1 tokens and a start.
+
+    ids: (batch, L). Segments of 2 · context tokens, at each multiple of context, of which the second half counts;
+    `rows` of them in one pass. Returns (batch, L − 2 · context), without what does not fill a segment. Afterwards the
+    model is slow on longer sequences (see chunk_size).
+    """
+    for module in model.modules():  # Mamba2 pads to whole chunks, which only take time
+        if hasattr(module, "chunk_size"):
+            module.chunk_size = min(model.config.chunk_size, 2 * context)
+    segments = ids.unfold(1, 2 * context, context)[:, 1:]  # the first one has all that there is
+    flat = segments.flatten(0, 1)
+    given = torch.cat([torch.full_like(flat[:, :1], start), flat[:, :-1]], dim=1)
+    parts = zip(given.split(rows), flat.split(rows), strict=True)
+    return torch.cat([nll_of(model, one, wanted)[:, context:].cpu() for one, wanted in parts]).view(len(ids), -1)
+
+
 def measured(
-    cfg: Settings, candidate: EvaluatedModel, sequences: books.Sequences, pieces: Pieces, digest: str
+    cfg: Settings,
+    name: str,
+    load: Callable[[], PreTrainedModel],
+    sequences: books.Sequences,
+    pieces: Pieces,
+    digest: str,
+    context: int = 0,
 ) -> Iterator[np.ndarray]:
     """The NLL of the documents in their order, (some, L) float32 at a time; what `pieces` lack is computed.
 
-    digest: what the keys of the pieces begin with. UserError: NLL not finite, a batch that does not fit.
+    load: gives the model. digest: what the keys of the pieces begin with. context: see `nll_with_last`, 0 for all of
+    it; 0 nats stand where there is no such NLL. UserError: NLL not finite, a batch that does not fit.
     """
-    size, batch = max(1, PIECE_TOKENS // sequences.L), max(1, cfg.batch_tokens // sequences.L)
-    model = None
-    with tqdm(total=len(sequences), unit="document", desc=candidate.name) as bar:
+    L = sequences.L
+    size, batch = max(1, PIECE_TOKENS // L), max(1, cfg.batch_tokens // L)
+    skipped, width = (2 * context, L // context * context - 2 * context) if context else (0, L)
+    what = f"{name}, last {context} tokens" if context else name
+    with tqdm(total=len(sequences), unit="document", desc=what) as bar:
         for first in range(0, len(sequences), size):
-            rows, key = range(first, min(first + size, len(sequences))), f"{digest}-{first // size:06d}"
+            rows = range(first, min(first + size, len(sequences)))
+            key = f"{digest}-{f'last{context}-' * bool(context)}{first // size:06d}"
             if not pieces.done(key):
-                model = model or pretrained.load_model(candidate.place, cfg.dtype, pretrained.find_device(cfg.device))
+                model, parts = load(), []
                 try:
-                    batches = DataLoader(Subset(sequences, rows), batch)
-                    nll = torch.cat([nll_of(model, one["input_ids"], one["targets"]).cpu() for one in batches]).numpy()
+                    for one in DataLoader(Subset(sequences, rows), batch):
+                        if context:
+                            segments = max(1, cfg.batch_tokens // (2 * context))
+                            parts.append(nll_with_last(model, one["targets"], sequences.start, context, segments))
+                        else:
+                            parts.append(nll_of(model, one["input_ids"], one["targets"]).cpu())
+                        bar.update(len(one["targets"]))
                 except torch.OutOfMemoryError as error:
-                    what = f"{candidate.name}: {batch} sequences of {sequences.L:,} tokens at a time do not fit memory"
-                    raise UserError(f"{what}: lower --batch-tokens, or give --dtype bfloat16") from error
+                    failed = f"{name}: {batch} sequences of {L:,} tokens at a time do not fit memory"
+                    raise UserError(f"{failed}: lower --batch-tokens, or give --dtype bfloat16") from error
+                nll = torch.cat(parts).numpy()
                 if not np.isfinite(nll).all():
-                    raise UserError(f"{candidate.name}: its NLL is not finite: try --dtype float32, or train it again")
+                    raise UserError(f"{name}: its NLL is not finite: try --dtype float32, or train it again")
                 pieces.write(key, {"nll": nll})
-            yield pieces.read(key, {"nll": (len(rows), sequences.L)})["nll"]
-            bar.update(len(rows))
+            found = pieces.read(key, {"nll": (len(rows), width)})["nll"]
+            yield np.pad(found, ((0, 0), (skipped, L - skipped - width)))
+            bar.update(rows.stop - bar.n)
 
 
-def bytes_of_text(sequences: books.Sequences, facts: dict[str, Any]) -> np.ndarray | None:
-    """Bytes of UTF-8 that the L tokens of each document stand for; None if their tokenizer cannot be had.
+def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray) -> tables.Text:
+    """Bytes of UTF-8 that the first tokens of the documents stand for, as far as the tables ask.
 
-    A character that is cut at the end of a document counts as the three bytes of U+FFFD.
+    A character that is cut counts as the three bytes of U+FFFD. Without its tokenizer there are no bytes.
     """
-    name = facts["tokenizer"]
-    if name == "bytes":
-        return np.full(len(sequences), sequences.L)
+    L, names_of, documents = sequences.L, *np.unique(names, return_counts=True)
+    ends = np.unique([0, *curves.windows(L)[:, 1], *curves.doublings(L, 1).flat, 1, L])
+    ends = np.unique([*ends, *(curves.doublings(L, 1)[:, 0] - 1)])
+    if facts["tokenizer"] == "bytes":
+        return tables.Text(L, names_of, documents, ends, np.multiply.outer(documents, ends).astype(float))
     try:
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(facts["tokenizer"])
     except UserError as error:
-        print(f"no bits per byte: {error}")
-        return None
-    tokens = (sequences[row]["targets"].tolist() for row in range(len(sequences)))
-    return np.array([len(tokenizer.text(ids).encode()) for ids in tokens])
+        print(f"no nats a byte: {error}")
+        return tables.Text(L, names_of, documents)
+    ids = (sequences[row]["targets"].tolist() for row in range(len(sequences)))
+    rows = (np.array([len(tokenizer.text(one[:end]).encode("utf-8", "replace")) for end in ends]) for one in ids)
+    return tables.Text(L, names_of, documents, ends, curves.book_sums(rows, names))
 
 
-def tables_of(
-    candidate: EvaluatedModel, L: int, sums: np.ndarray, documents: np.ndarray, text: np.ndarray | None
-) -> dict[str, pd.DataFrame]:
-    """Rows of the first three CSVs. sums: (books, L) NLL; documents, text: (books,) documents, and bytes, of each."""
-    seed, of, totals = {"seed": candidate.seed}, curves.windows(L), sums.sum(axis=1)
-
-    def curve(before: dict[str, Any], values: np.ndarray, digits: int, after: dict[str, Any]) -> pd.DataFrame:
-        mean, error = curves.mean_by_book(values, documents)
-        nll = {"nll_nats": mean.round(digits), "stderr_nats": error.round(digits), "n_documents": documents.sum()}
-        return pd.DataFrame({"model": candidate.name, "L": L} | before | nll | after)
-
-    middle = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
-    bits = (np.nan, np.nan) if text is None else curves.mean_by_book(totals / np.log(2), text)
-    more = {"n_books": len(documents), "bits_per_byte": np.round(bits[0], 6)}
-    more |= {"bits_per_byte_stderr": np.round(bits[1], 6), "kind": candidate.config.model_type}
+def parameters(config: PreTrainedConfig) -> int:
     with torch.device("meta"):  # an embedding that is the head's too counts once
-        more["parameters"] = AutoModelForCausalLM.from_config(candidate.config).num_parameters()
-    return {
-        "nll": curve({"position": np.arange(1, L + 1)}, sums, 5, seed),
-        "smooth": curve(seed | middle, curves.over_windows(sums, of), 6, {}),
-        "summary": curve(seed, totals[:, None] / L, 6, more | {"steps": candidate.steps}),
-    }
+        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -260,27 +296,23 @@ def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
     return [known[pair] for pair in cfg.pairs] or list(itertools.combinations(models, 2))
 
 
-def gap_tables(
-    pairs: list[tuple[str, str]], L: int, sums: dict[str, list[np.ndarray]], documents: np.ndarray
-) -> dict[str, pd.DataFrame]:
-    """gap.csv and crossover.csv. sums: of each model one (books, windows) array a seed; documents: (books,)."""
-    of = curves.windows(L)
-    positions, gaps, crossings = curves.centres(of), [], []
-    for a, b in pairs:
-        pair = {"model_a": a, "model_b": b, "L": L}
-        number = {"n_documents": documents.sum(), "n_books": len(documents)}
-        number |= {"seeds_a": len(sums[a]), "seeds_b": len(sums[b])}
-        found = curves.gap(sums[a], sums[b], documents)
-        columns = {"first": of[:, 0], "last": of[:, 1], "position": positions.round(2), "gap_nats": found.gap.round(6)}
-        columns |= {"stderr_nats": found.error.round(6), "lo95": found.lo95.round(6), "hi95": found.hi95.round(6)}
-        gaps.append(pd.DataFrame(pair | columns | number))
-        where = curves.crossover(found, positions)
-        at = {"overtakes_at": round(where.position, 3), "lo95": round(where.lo95, 3), "hi95": round(where.hi95, 3)}
-        leader, other = (b, a) if found.gap[-1] > 0 else (a, b)
-        crossings.append(pair | {"leads_at_the_end": leader if found.gap[-1] else ""} | at | number)
-        since = f"from position {where.position:.4g} on" if where.direction else "everywhere"
-        print(f"{leader} leads {other} {since}; by {abs(found.gap[-1]):.3g} nats a token in the last window")
-    return {"gap": pd.concat(gaps), "crossover": pd.DataFrame(crossings)} if pairs else {}
+def evaluate(
+    cfg: Settings, candidate: Candidate, sequences: books.Sequences, names: np.ndarray, pieces: Pieces
+) -> tuple[dict[int | None, tables.Evaluated], str]:
+    """The model at the end of each cosine by its steps, the last one with its gains, and the hash of its weights."""
+    found, contexts = {}, [c for c in cfg.contexts if 4 * c <= sequences.L]
+    for steps, place in (*candidate.earlier.items(), (candidate.steps, candidate.place)):
+        weights = pretrained.model_fingerprint(place)
+        made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, cfg.dtype]
+        digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+
+        load = lru_cache(1)(partial(pretrained.load_model, place, cfg.dtype, pretrained.find_device(cfg.device)))
+        sums = {}
+        for context in (0, *contexts) if steps == candidate.steps else (0,):  # all of it first: see nll_with_last
+            parts = measured(cfg, candidate.name, load, sequences, pieces, digest, context)
+            sums[context] = curves.book_sums(itertools.chain.from_iterable(parts), names)
+        found[steps] = tables.Evaluated(candidate.name, candidate.seed, sums.pop(0), sums)
+    return found, weights
 
 
 def main(cfg: Settings) -> None:
@@ -296,35 +328,47 @@ def main(cfg: Settings) -> None:
     rows = choose_documents(cfg, candidates, documents, L)
     starts = [start_of(cfg, candidate, L, documents, facts) for candidate in candidates]
     chosen, names = documents.select(rows), books.book_of_each(documents)[rows]
-    documents_of_book = curves.counts(names)
-    print(f"{len(rows):,} documents of {len(documents_of_book):,} books, {L:,} tokens each")
+    print(f"{len(rows):,} documents of {len(np.unique(names)):,} books, {L:,} tokens each")
     of = {"documents": books.fingerprint(cfg.documents), "names": list(chosen["document"]), "L": L}
     pieces = Pieces(cfg.store or cfg.out / "nll", of)
-
-    def sequences(start: int) -> books.Sequences:
-        return books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
-
-    text = bytes_of_text(sequences(0), facts)
-    of_book = None if text is None else curves.book_sums(text[:, None], names)[:, 0]
-    tables, windows, weights = defaultdict(list), defaultdict(list), []
+    of_start = {
+        start: books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
+        for start in {0, *starts}
+    }
+    text = text_of(of_start[0], facts, names)
+    done, models, weights = defaultdict(list), defaultdict(list), []
     for candidate, start in zip(candidates, starts, strict=True):
-        weights.append(pretrained.model_fingerprint(candidate.place))
-        made_by = [candidate.name, weights[-1], getattr(candidate.config, "_commit_hash", None), start, cfg.dtype]
-        digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
-        blocks = measured(cfg, candidate, sequences(start), pieces, digest)
-        sums = curves.book_sums(itertools.chain.from_iterable(blocks), names)
-        windows[candidate.name].append(curves.over_windows(sums, curves.windows(L)))
-        for name, table in tables_of(candidate, L, sums, documents_of_book, of_book).items():
-            tables[name].append(table)
-        mean, error = tables["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
+        found, made_of = evaluate(cfg, candidate, of_start[start], names, pieces)
+        one = found[candidate.steps]
+        models[candidate.name].append(one)
+        weights.append(made_of)
+        facts_of = {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
+        facts_of |= {"steps": candidate.steps, "dtype": cfg.dtype, "source": facts["source"]}
+        done["nll"].append(tables.by_position(one, text))
+        done["smooth"].append(tables.smooth(one, text))
+        done["summary"].append(tables.summary(one, text, **facts_of))
+        done["books"].append(tables.by_book(one, text))
+        done["information"].append(tables.information(one, text))
+        if candidate.run:
+            done["tokens"].append(tables.tokens(found, candidate.settings["batch_tokens"], text))
+        mean, error = done["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
         print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats a token")
-    done = {name: pd.concat(parts) for name, parts in tables.items()}
-    done["summary"] = done["summary"].assign(dtype=cfg.dtype, source=facts["source"])
-    done |= gap_tables(pairs, L, windows, documents_of_book)
+    for model in models.values():
+        if model[0].with_last:
+            done["gains"].append(tables.gains(model, text))
+    for a, b in pairs:
+        if models[a][0].with_last:
+            done["gain_gaps"].append(tables.gain_gaps(models[a], models[b], text))
+        gap, crossing = tables.gap(models[a], models[b], text)
+        done["gap"].append(gap)
+        done["crossover"].append(crossing)
+        at, leader = crossing.loc[0, "overtakes_at"], crossing.loc[0, "leads_at_the_end"]
+        by = f"by {abs(gap['gap_nats'].iloc[-1]):.3g} nats a {text.unit} in the last window"
+        print(f"{leader} leads {f'from {text.unit} {at:.4g} on' if at == at else 'everywhere'}; {by}")
     about = {"tokenizer": facts["tokenizer"], "source": facts["source"], "weights": weights}
     about |= {"device": pretrained.find_device(cfg.device)}
-    for name, table in done.items():
-        write_csv(cfg.out / f"{name}.csv", table, cfg, [cfg.documents / "state.json"], started, **about)
+    for name, parts in done.items():
+        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, [cfg.documents / "state.json"], started, **about)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ r"""Train a model on books from scratch (Fig. 4, G.9; App. F.II, F.III).
 A fraction of the books is held out whole for evaluation. The loop, and what it writes into --out, are in
 common/training.py; nll_nats of log.csv is a token's: the mean over the steps since the row before. Beside that:
     run.json        also the tokenizer and the names of the held-out books
-    checkpoint-N    the model after N steps, the last one only, as transformers saves it
+    checkpoint-N    the model after N steps as transformers saves it: the last one, and those at the end of a cosine
 
 The paper: 5 epochs of 16,384 tokens a step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the
 vocabulary, 10.8 for GPT-NeoX's, and to fall quickly at first, as a model learns which tokens are frequent.
@@ -48,18 +48,21 @@ class Settings(training.Settings):
     """folder that prepare_dataset.py wrote, its documents of L tokens or more (paper: about 1.2 L)"""
     L: int = 4096  # tokens of a sequence (paper: 4,096 and 8,192)
     epochs: float = 5.0  # times that every sequence is seen, but for the last ones that fill no whole step
+    steps: int | None = None  # not in the paper: in place of --epochs, so that two lengths get the same tokens
     batch_tokens: int = 16_384  # tokens a step, over all processes and micro-batches; a multiple of L
     held_out: float = 0.03
     """not in the paper: share of the books left for evaluation (its 10,000 samples are about so much of PG19)"""
     split_seed: int = 0  # of the choice of the held-out books, the same for every seed
+    held_out_books: tuple[str, ...] = ()
+    """not in the paper: names of the books to hold out, or patterns of them ("held_out/*"), in place of a share"""
     vocab: int | None = None
     """rows of the embedding; default: tokenizer's ids and a start token, up to a multiple of 256 (paper: 50,432)"""
     clip: float | None = 1.0  # not in the paper: largest norm of the gradient; None: no bound
 
     def validate(self) -> None:
         self.at_least_one("L", "batch_tokens")
-        if self.epochs <= 0:
-            raise UserError(f"--epochs {self.epochs}: above 0")
+        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
+            raise UserError(f"--epochs {self.epochs}, --steps {self.steps}: above 0")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out {self.held_out}: a share of the books between 0 and 1")
         if self.batch_tokens % self.L:
@@ -73,14 +76,16 @@ class Settings(training.Settings):
 
 
 # What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
-SMALL = {"held_out": 0.2, "log_every": 50}
+SMALL = {"held_out": 0.2, "log_every": 50, "checkpoint_every": 100}
+# Of one H200 and of two cores: Muon at five times the rate, results/benchmarks/training_books.csv. The first cosine,
+# then one of twice its steps: what more tokens would change is measured (tokens.csv of evaluate.py).
+MUON = {"optimizer": "muon", "learning_rate": 8e-3, "precision": "bf16", "warmup": 100, "restarts": 1}
 PRESETS = {
     "paper": {},
-    "gpu": SMALL | {"epochs": 5.0, "batch_tokens": 8192, "learning_rate": 3e-3, "warmup": 300, "checkpoint_every": 500},
-    "cpu": SMALL  # few tokens a step, and so many steps, which is what a transformer lacks
-    | {"epochs": 0.5, "batch_tokens": {512: 2048, 4096: 4096}, "learning_rate": 5e-3, "warmup": 100}
-    | {"checkpoint_every": 250},
-    "smoke": {"epochs": 1.0, "batch_tokens": {128: 512, 256: 1024}, "learning_rate": 5e-3, "warmup": 2}
+    "gpu": SMALL | MUON | {"batch_tokens": 16_384, "steps": 600},
+    "cpu": SMALL | MUON | {"batch_tokens": 4096, "steps": 400},  # 4.9 million tokens in all
+    "smoke": MUON
+    | {"batch_tokens": {128: 512, 256: 1024}, "steps": 10, "warmup": 2}
     | {"held_out": 0.34, "log_every": 5, "checkpoint_every": 10},
 }
 
@@ -102,10 +107,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     return found
 
 
-def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """The model of the last checkpoint and its number of steps; (None, 0) if there is none."""
-    steps = [int(found[1]) for path in folder.glob("checkpoint-*") if (found := re.fullmatch(r".*-(\d+)", path.name))]
-    return (folder / f"checkpoint-{max(steps)}", max(steps)) if steps else (None, 0)
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The folders of the saved models by their number of steps, ascending."""
+    found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    return dict(sorted((int(of[1]), path) for path, of in found.items() if of))
 
 
 def undecayed(model: torch.nn.Module) -> set[str]:
@@ -120,7 +125,7 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
     UserError: unknown model; documents that are missing, too short or too few, or cannot be split by book.
     """
     documents, facts = books.open_books(cfg.documents, cfg.L)
-    held_out = books.held_out_books(documents, cfg.held_out, cfg.split_seed)
+    held_out = books.held_out_books(documents, cfg.held_out, cfg.split_seed, cfg.held_out_books)
     rows, others = books.split(documents, held_out, cfg.L)
     repeats = len(documents) - len(rows) - len(others)
     if len(rows) < cfg.batch:
@@ -128,7 +133,8 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
             f"{cfg.documents} has {len(rows)} sequences to train on, and a step takes {cfg.batch}: give more "
             "documents, a lower --batch-tokens or a lower --held-out"
         )
-    steps, ids = math.ceil(cfg.epochs * (len(rows) // cfg.batch)), facts["tokenizer_vocab_size"]
+    steps, ids = cfg.steps or math.ceil(cfg.epochs * (len(rows) // cfg.batch)), facts["tokenizer_vocab_size"]
+    ends = training.cosine_ends(steps, cfg.restarts)
     torch.manual_seed(cfg.seed)
     model = models.build(cfg.model, ids, cfg.L, cfg.vocab)
     if facts["tokenizer"] in NAMED:  # a checkpoint has no tokenizer files that would say it
@@ -151,13 +157,13 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
         return model(input_ids, targets=targets).loss
 
     def export(step: int, weights: dict[str, torch.Tensor]) -> None:
-        """checkpoint-N in one step, then without the older ones."""
+        """checkpoint-N in one step, then without the older ones but those at the end of a cosine."""
         half, whole = cfg.out / ".checkpoint.tmp", cfg.out / f"checkpoint-{step}"
         for old in (half, whole):
             shutil.rmtree(old, ignore_errors=True)
         model.save_pretrained(half, state_dict=dict(weights))  # it empties the dictionary
         half.replace(whole)
-        for old in set(cfg.out.glob("checkpoint-*")) - {whole}:
+        for old in set(cfg.out.glob("checkpoint-*")) - {whole, *(cfg.out / f"checkpoint-{end}" for end in ends)}:
             shutil.rmtree(old)
 
     names = books.book_of_each(documents)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from benchmarks import training
+from common.flops import flops_a_token
 from gaussian_synthetic import train
 from tests.conftest import ROOT, call_script, one_line_error, toy_books
+from train_on_pg19.training.models import build
 
 SCRIPT = "benchmarks/training.py"
 
@@ -68,6 +70,35 @@ def test_learning_rates(tmp_path, monkeypatch):
     keys = [("tiny", 64, rate, seed, 20) for rate in (1e-3, 1e-2) for seed in (0, 3)]
     assert list(table.drop(columns="kl_nats").itertuples(index=False, name=None)) == keys
     assert table["kl_nats"].nunique() == 4
+
+
+def test_books(tmp_path, monkeypatch):
+    """Learning rates and speed of a tiny model."""
+    for name in ("BOOKS", "OF_BOOKS"):
+        monkeypatch.setattr(training, name, ("tiny",))
+    monkeypatch.setattr(training, "STEPS", 30)
+    small = {"batch_tokens": 128, "warmup": 2, "log_every": 10, "checkpoint_every": 10}
+    monkeypatch.setitem(training.books.PRESETS, "cpu", training.books.PRESETS["cpu"] | small)
+    flags = [
+        "--documents",
+        toy_books(tmp_path / "documents", 64, 20, 256),
+        "--lengths",
+        64,
+        "--out",
+        tmp_path / "made.csv",
+    ]
+    flags += ["--held-out-books", "*1*", "--rounds", 2]
+    done = call_script(SCRIPT, "--part", "books", *flags, "--sweep", 1e-4, 1e-2)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "made.csv")
+    assert table[["L", "learning_rate", "steps"]].to_numpy().tolist() == [[64, 1e-4, 30], [64, 1e-2, 30]]
+    assert table["nll_nats"][1] < table["nll_nats"][0]
+    done = call_script(SCRIPT, "--part", "speed", *flags)
+    assert done.returncode == 0, done.stderr
+    row = pd.read_csv(tmp_path / "made.csv").iloc[0]
+    weights = row["gflops"] * 1e9 / row["tokens_per_second"]
+    assert weights == pytest.approx(flops_a_token(build("tiny", training.VOCABULARY, 64, None), 64), rel=0.01)
+    assert row["share"] == pytest.approx(row["gflops"] / row["peak_gflops"], abs=1e-3)
 
 
 def test_bad_settings():

@@ -295,16 +295,24 @@ def test_figs_g7_and_g8(figure, quantity):
 
 
 def test_figg9(tmp_path):
-    """With a crossover, which the committed results lack."""
-    names = [f"figG9/{name}" for name in ("smooth", "summary", "gap", "crossover")]
-    fig = books.draw(books.read_curves(committed(tmp_path, *names, crossover=lambda t: t.assign(overtakes_at=64.0))))
+    """With a crossover at one place, and a model of others."""
+    names = [f"figG9/{name}" for name in ("smooth", "summary", "gap", "crossover", "gains", "counting")]
+    folder = committed(tmp_path / "ours", *names, crossover=lambda t: t.assign(overtakes_at=64.0))
+
+    def first(of: pd.DataFrame) -> pd.DataFrame:
+        return of[of["model"] == "gpt_neox-mini-small"].assign(model="pretrained")
+
+    other = committed(tmp_path / "other", *[names[i] for i in (0, 1, 4)], smooth=first, summary=first, gains=first)
+    fig = books.draw(books.read_curves(folder), [books.read_models(other)])
     assert_texts_fit(fig)
-    left, right = fig.axes
-    smooth, gap = table("figG9/smooth", "position >= 8"), table("figG9/gap")
+    left, right, gained = fig.axes
+    smooth, gap = table("figG9/smooth", f"position_units >= {books.FIRST}"), table("figG9/gap")
     drawn = {label.split(":")[0]: line for label, line in zip(labels(left), left.lines, strict=True)}
-    assert [drawn[f"mamba2-mini-{size}"].get_linestyle() for size in ("medium", "small")] == ["-", "--"]
+    counting = next(drawn.pop(name) for name in list(drawn) if name.startswith("counting"))
+    assert counting.get_ydata()[0] == table("figG9/counting")["nats_per_byte"].min()
+    smooth = pd.concat([smooth, first(smooth)])
     for name, line in drawn.items():
-        expected = smooth[smooth["model"] == name].groupby("position")["nll_nats"].mean()
+        expected = smooth[smooth["model"] == name].groupby("position_units")["nats_per_unit"].mean()
         assert line.get_xdata() == pytest.approx(expected.index)
         assert line.get_ydata() == pytest.approx(expected)
     parts = zip(labels(right), right.lines[:-1:2], right.lines[1::2], right.collections, strict=True)
@@ -314,6 +322,11 @@ def test_figg9(tmp_path):
         heights = band.get_paths()[0].vertices[:, 1]
         assert (heights.min(), heights.max()) == pytest.approx((rows["lo95"].min(), rows["hi95"].max()))
         assert dot.get_xdata().tolist() == [64.0]
+    gains = table("figG9/gains", f"context == {books.CONTEXT}")
+    gains = pd.concat([gains, first(gains)])
+    for container, name in zip(gained.containers, drawn, strict=True):
+        expected = gains[gains["model"] == name]["gain_nats"].sort_values()
+        assert np.sort(container.lines[0].get_ydata()) == pytest.approx(expected)
 
 
 def test_figc6():

@@ -17,7 +17,7 @@ CSVS = {
     "bipartite": ["fig2b/bipartite", "fig2b/sweep"],
     "two_point": ["fig2c/two_point", "fig2c/fit", "fig2c/sweep"],
     "gaussian_models": ["fig3/summary", "fig3/kl", "fig3/training"],
-    "books": ["figG9/smooth", "figG9/summary", "figG9/gap", "figG9/crossover"],
+    "books": [f"figG9/{name}" for name in ("smooth", "summary", "gap", "crossover", "gains")],
     "families": [f"figC6/subvolume/{name}" for name in ("gaussian_mi", "two_point", "rank", "fit")],
     "calibration": ["calibration/markov/coverage"],
     "condition": [f"condition/{name}" for name in ("state", "condition", "required")],

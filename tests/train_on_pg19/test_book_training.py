@@ -47,7 +47,7 @@ def call(documents: Path, out: Path, *changes: object) -> subprocess.CompletedPr
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return AutoModelForCausalLM.from_pretrained(train.last_checkpoint(folder)[0]).state_dict()
+    return AutoModelForCausalLM.from_pretrained(list(train.checkpoints(folder).values())[-1]).state_dict()
 
 
 def sequences(documents: Path, held_out: list[str]) -> list[dict[str, torch.Tensor]]:
@@ -83,7 +83,7 @@ def test_what_a_run_writes_and_learns(documents, whole):
     np.testing.assert_allclose(log["learning_rate"], np.where(before < 5, 3e-3 * before / 5, cosine), atol=1e-12)
     names = ["checkpoint-100", "checkpoint.pt", "log.csv", "log.json", "run.json"]
     assert sorted(path.name for path in whole.iterdir()) == names
-    assert train.last_checkpoint(whole) == (whole / "checkpoint-100", STEPS)
+    assert train.checkpoints(whole) == {STEPS: whole / "checkpoint-100"}
     saved = read_checkpoint(whole / CHECKPOINT)["model"]
     assert all(torch.equal(saved[name], value) for name, value in weights(whole).items())
     found = train.read_run(whole)
@@ -94,6 +94,16 @@ def test_what_a_run_writes_and_learns(documents, whole):
     model.load_state_dict(saved)
     _, held_out = sequences(documents, found["held_out_books"])
     assert model.eval().nll(**held_out).mean().item() < math.log(IDS)
+
+
+def test_the_end_of_every_cosine_is_kept(documents, tmp_path):
+    """With --steps in place of --epochs; a later call goes on, and what is between the ends is not kept."""
+    flags = ["--steps", 10, "--restarts", 1, "--checkpoint-every", 5]
+    assert call(documents, tmp_path / "run", *flags).returncode == 0
+    assert list(train.checkpoints(tmp_path / "run")) == [10, 30]
+    assert call(documents, tmp_path / "run", *flags[:2], "--restarts", 2, *flags[4:]).returncode == 0
+    assert list(train.checkpoints(tmp_path / "run")) == [10, 30, 70]
+    assert pd.read_csv(tmp_path / "run" / "log.csv")["step"].iloc[-1] == 70
 
 
 def test_every_epoch_sees_every_sequence_once_in_another_order(documents, tmp_path):
@@ -127,6 +137,9 @@ def test_weight_decay_leaves_out_what_the_trainer_of_transformers_leaves_out(doc
         (["--held-out", 0.9, "--batch-tokens", 4 * L], "has 3 sequences to train on, and a step takes 4"),
         (["--vocab", 60], "--vocab 60: the tokenizer has 60 ids, and the start token is one more: give 61 or more"),
         (["--batch-tokens", 100], "--batch-tokens 100: a multiple of --L 32"),
+        (["--held-out-books", "moby*"], "--held-out-books moby*: none of 10 books, the first of which is book 0"),
+        (["--held-out-books", "book*"], "--held-out-books book* of 10 books holds out 10: at least 1 must be held out"),
+        (["--steps", 0], "--steps 0: above 0"),
     ],
     ids=str,
 )

@@ -53,6 +53,20 @@ def test_nll_is_that_of_the_logits_in_float64(rows, length):
     np.testing.assert_allclose(found.numpy(), plain_nll(random_model(), ids, 5), atol=2e-5)
 
 
+@pytest.mark.parametrize(("context", "length"), [(1, 6), (4, 16), (4, 19)])
+def test_nll_with_the_last_tokens_only(context, length):
+    """Against one call of the model for each token, given what its segment has before it."""
+    model, ids = random_model(), torch.randint(64, (2, length), generator=torch.Generator().manual_seed(2))
+    found = evaluate.nll_with_last(model, ids, 5, context, rows=3)
+    expected = np.empty(found.shape)
+    for i in range(found.shape[1]):
+        at = 2 * context + i
+        begin = (at // context - 1) * context
+        expected[:, i] = plain_nll(model, ids[:, begin : at + 1], 5)[:, -1]
+    assert found.shape == (2, length // context * context - 2 * context)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
+
+
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four documents of 40 tokens in each of 10 books: words of 5 tokens from a list of 20, and a word of each book."""
@@ -83,6 +97,11 @@ def runs(documents, tmp_path_factory) -> tuple[Path, Path, Path]:
     )
 
 
+def last(run: Path) -> Path:
+    """Its last checkpoint."""
+    return list(train.checkpoints(run).values())[-1]
+
+
 def call(documents: Path, out: Path, models: list, *changes: object):
     return call_script(SCRIPT, "--models", *models, "--documents", documents, "--out", out, "--device", "cpu", *changes)
 
@@ -102,7 +121,7 @@ def names_of(out: Path) -> list[str]:
 
 def stored(out: Path) -> list[np.ndarray]:
     """The NLL of each model, (documents, L)."""
-    return [np.load(path)["nll"] for path in sorted((out / "nll").glob("*-000000.npz"))]
+    return [np.load(path)["nll"] for path in sorted((out / "nll").glob("*-000000.npz")) if "last" not in path.name]
 
 
 def held_out_ids(documents: Path, run: Path) -> tuple[torch.Tensor, np.ndarray]:
@@ -117,7 +136,7 @@ def test_nll_by_position_is_that_of_the_held_out_documents(documents, runs, cand
     ids, names = held_out_ids(documents, runs[0])
     assert len(ids) == 12  # three books of ten
     for run, model, seed in zip(runs, ["tiny", "tiny", "mamba2-mini-small"], [0, 1, 0], strict=True):
-        saved = AutoModelForCausalLM.from_pretrained(train.last_checkpoint(run)[0])
+        saved = AutoModelForCausalLM.from_pretrained(last(run))
         expected = plain_nll(saved, ids, IDS)
         rows = nll[(nll["model"] == model) & (nll["seed"] == seed)]
         assert rows["position"].tolist() == list(range(1, L + 1))
@@ -138,9 +157,40 @@ def test_smooth_and_summary(runs, candidates):
     found = summary[(summary["model"] == "tiny") & (summary["seed"] == 1)].iloc[0]
     assert found["nll_nats"] == pytest.approx(one.mean(), abs=1e-5)
     assert found[["kind", "steps", "n_books", "source"]].tolist() == ["gpt2", 14, 3, "toy"]
-    assert found["bits_per_byte"] == pytest.approx(found["nll_nats"] / np.log(2), abs=1e-5)  # a token is a byte
-    saved = AutoModelForCausalLM.from_pretrained(train.last_checkpoint(runs[1])[0])
+    assert found["nats_per_unit"] == pytest.approx(found["nll_nats"], abs=2e-6)  # a token is a byte
+    np.testing.assert_allclose(smooth["nats_per_unit"], smooth["nll_nats"], atol=2e-6)
+    saved = AutoModelForCausalLM.from_pretrained(last(runs[1]))
     assert found["parameters"] == saved.num_parameters()
+
+
+def test_the_other_tables(runs, candidates):
+    """Against the stored NLL of each document."""
+    ids = names_of(candidates)
+    of = pd.factorize(np.array([name.split("#")[0] for name in ids]))[0]
+    nll = {path.stem: np.load(path)["nll"].astype(float) for path in (candidates / "nll").glob("*.npz")}
+    information, tokens, gains = (
+        pd.read_csv(candidates / f"{name}.csv") for name in ("information", "tokens", "gains")
+    )
+    mamba = next(values for name, values in nll.items() if "last" not in name and is_of(candidates, values))
+    key = next(name for name, values in nll.items() if values is mamba)
+    with_last = nll[key.replace("-0", "-last8-0", 1)]
+    i = mamba[:, :16].sum(axis=1) - mamba[:, 16:].sum(axis=1)
+    found = information.query("model == 'mamba2-mini-small' and ell_tokens == 16").iloc[0]
+    assert found["mi_nats"] == pytest.approx(i.mean(), abs=1e-4)
+    by_book = [i[of == book].mean() for book in range(3)]
+    assert found["stderr_nats"] == pytest.approx(np.std(by_book, ddof=1) / np.sqrt(3), abs=1e-4)
+    found = gains.query("model == 'mamba2-mini-small'")
+    assert found[["context", "first", "last"]].to_numpy().tolist() == [[8, 17, 32]]
+    difference = with_last.mean(axis=1) - mamba[:, 16:].mean(axis=1)
+    assert found["gain_nats"].iloc[0] == pytest.approx(difference.mean(), abs=1e-5)
+    assert tokens["steps"].tolist() == [14, 14, 14]
+    assert tokens["tokens"].tolist() == [14 * 128] * 3
+
+
+def is_of(out: Path, values: np.ndarray) -> bool:
+    """Whether these are the NLL of the Mamba2."""
+    one = pd.read_csv(out / "nll.csv").query("model == 'mamba2-mini-small'")["nll_nats"]
+    return np.allclose(values.mean(axis=0), one, atol=2e-5)
 
 
 def test_gap_and_crossover(candidates):
@@ -199,7 +249,7 @@ def test_what_is_stored_is_not_computed_again(documents, runs, candidates, tmp_p
     one = pd.read_csv(candidates / "nll.csv").iloc[:L]["nll_nats"]
     np.testing.assert_allclose(pd.read_csv(tmp_path / "nll.csv")["nll_nats"], one, atol=3e-5)
     pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*.npz")}
-    assert len(pieces) == 6
+    assert len(pieces) == 12  # and as many with the last 8 tokens only
     damaged = sorted(pieces)[2]
     damaged.write_bytes(damaged.read_bytes()[:-50])
     assert f"{damaged} is damaged" in one_line_error(again())
@@ -213,7 +263,7 @@ def test_what_is_stored_is_not_computed_again(documents, runs, candidates, tmp_p
 def test_other_weights_are_computed(documents, runs, tmp_path):
     """And weights without a value are refused."""
     run = shutil.copytree(runs[0], tmp_path / "run")
-    checkpoint = train.last_checkpoint(run)[0]
+    checkpoint = last(run)
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     for number, factor in enumerate((1, 3, np.nan)):
         model.transformer.wte.weight.data.mul_(factor)
@@ -262,7 +312,7 @@ def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypa
         mine = nll[names.index(row.document), row.ell_tokens : row.L_tokens].astype(float).sum()
         assert mine == pytest.approx(-row.logq_y_given_x_nats, abs=1e-3)
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
-    in_bytes = nll.astype(float).sum() / np.log(2) / summary["bits_per_byte"]
+    in_bytes = nll.astype(float).sum() / summary["nats_per_unit"]
     assert 3 * 4 * 64 < in_bytes < 5 * 4 * 64  # English has about four a token
 
 
@@ -271,7 +321,7 @@ def test_bad_input(documents, runs, tmp_path):
     other = train_one(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
     slower = train_one(documents, tmp_path / "slower", "--seed", 2, "--learning-rate", 1e-3)
     twin, empty = (shutil.copytree(runs[0], tmp_path / name) for name in ("twin", "empty"))
-    shutil.rmtree(train.last_checkpoint(empty)[0])
+    shutil.rmtree(last(empty))
     strangers = write_documents(tmp_path / "strangers", {f"new {i}": [[i] * 40] for i in range(4)}, IDS)
     wider = write_documents(tmp_path / "wider", {f"book {i}": [[i] * 40] for i in range(10)}, 256)
     for folder, models, flags, said in [

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 
-def windows(L: int, per_doubling: int = 8) -> np.ndarray:
+def windows(L: int, per_doubling: int = 4) -> np.ndarray:
     """(windows, 2): first and last position, from 1, of windows as wide as 1/per_doubling of a doubling.
 
     The paper smooths over "a small window of positions"; on a logarithmic axis a window that grows with the position
@@ -30,9 +30,17 @@ def centres(of: np.ndarray) -> np.ndarray:
     return np.sqrt(of[:, 0] * of[:, 1])
 
 
+def doublings(L: int, first: int = 2) -> np.ndarray:
+    """(doublings, 2): first and last position, from 1, of 2^k + 1 … 2^(k+1), for each 2^k from `first` (a power of two)
+    on; what is left over before L is in none."""
+    ends = first * 2 ** np.arange(max(0, int(np.log2(L / first))) + 1)
+    return np.column_stack([ends[:-1] + 1, ends[1:]])
+
+
 def over_windows(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """Mean over the positions of each window: (…, L) → (…, windows)."""
-    return np.add.reduceat(values, of[:, 0] - 1, axis=-1) / (of[:, 1] - of[:, 0] + 1)
+    summed = np.concatenate([np.zeros_like(values[..., :1]), values.cumsum(axis=-1)], axis=-1)
+    return (summed[..., of[:, 1]] - summed[..., of[:, 0] - 1]) / (of[:, 1] - of[:, 0] + 1)
 
 
 def book_sums(rows: Iterable[np.ndarray], books: np.ndarray) -> np.ndarray:
@@ -55,19 +63,22 @@ def counts(books: np.ndarray) -> np.ndarray:
 def mean_by_book(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """R = Σ sums / Σ weights over books, and its standard error, linearised, from the residuals of the books.
 
-    sums: (books, …); weights: (books,), documents or bytes of each. The error is NaN for a single book.
+    sums: (books, …); weights: (books,), documents of each, or as `sums`, bytes at each position. The error is NaN for a
+    single book.
     """
-    n, total = len(weights), weights.sum()
+    n = len(weights)
+    weights = weights.reshape(weights.shape + (1,) * (sums.ndim - weights.ndim))
+    total = weights.sum(axis=0)
     mean = sums.sum(axis=0) / total
     if n < 2:
         return mean, np.full_like(mean, np.nan)
-    residuals = sums - np.multiply.outer(weights, mean)
+    residuals = sums - weights * mean
     return mean, np.sqrt(n / (n - 1) * (residuals**2).sum(axis=0)) / total
 
 
 @dataclass(frozen=True)
 class Gap:
-    """NLL of a less NLL of b: above 0 where b is better. Arrays over positions or windows, nats a token."""
+    """NLL of a less NLL of b: above 0 where b is better. Arrays over windows, nats a unit of the weights."""
 
     gap: np.ndarray
     error: np.ndarray
@@ -78,6 +89,7 @@ class Gap:
 def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -> Gap:
     """The gap between two models, each given as one (books, …) array of sums for every seed, paired by document.
 
+    weights: as of `mean_by_book`.
     Its variance is that over books of the mean over seeds, and, for a model with several seeds, that over its seeds:
     with one seed the interval knows nothing of how much another would differ. It takes Student's t, with degrees of
     freedom after Satterthwaite, as books and seeds are few.
@@ -86,7 +98,7 @@ def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -
     parts = [(of_books**2, len(weights) - 1)]
     for model in (a, b):
         if len(model) > 1:
-            by_seed = np.array([sums.sum(axis=0) for sums in model]) / weights.sum()
+            by_seed = np.array([sums.sum(axis=0) for sums in model]) / weights.sum(axis=0)
             parts.append((by_seed.var(axis=0, ddof=1) / len(model), len(model) - 1))
     variance = sum(part for part, _ in parts)
     with np.errstate(divide="ignore", invalid="ignore"):

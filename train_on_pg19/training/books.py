@@ -19,6 +19,7 @@ there is no padding, and every position counts.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import math
 from collections.abc import Sequence
@@ -60,20 +61,30 @@ def book_of_each(documents: Dataset) -> np.ndarray:
     return documents.data.column("book").to_numpy()
 
 
-def held_out_books(documents: Dataset, share: float, seed: int) -> list[str]:
-    """Names of the books, `share` of them, that no model is trained on, sorted.
+def held_out_books(documents: Dataset, share: float, seed: int, patterns: Sequence[str] = ()) -> list[str]:
+    """Names of the books that no model is trained on, sorted: those that a pattern matches, else `share` of them.
 
-    Which ones follows from the seed and the names alone, not from the order or number of their documents.
-    UserError: that leaves no book for one of the two parts.
+    Which ones a share holds out follows from the seed and the names alone, not from the order or number of their
+    documents. UserError: that leaves no book for one of the two parts, or a pattern matches no book.
     """
     names = sorted(set(book_of_each(documents)))
-    number = round(share * len(names))
-    if not 0 < number < len(names):
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(
+                f"--held-out-books {pattern}: none of {len(names):,} books, the first of which is {names[0]}"
+            )
+    if patterns:
+        chosen = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    else:
+        order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+        chosen = sorted(order[: round(share * len(names))])
+    if not 0 < len(chosen) < len(names):
+        option = f"--held-out-books {' '.join(patterns)}" if patterns else f"--held-out {share}"
         raise UserError(
-            f"--held-out {share} of {len(names):,} books holds out {number}: at least 1 must be held out, and 1 left "
-            "to train on; give another share, or documents of more books"
+            f"{option} of {len(names):,} books holds out {len(chosen)}: at least 1 must be held out, and 1 left to "
+            "train on; hold out others, or give documents of more books"
         )
-    return sorted(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:number])
+    return chosen
 
 
 def split(documents: Dataset, held_out: Sequence[str], L: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,6 +108,13 @@ def split(documents: Dataset, held_out: Sequence[str], L: int) -> tuple[np.ndarr
             "(--split-seed of train.py), or give documents of other texts"
         )
     return training, evaluation
+
+
+def drawn(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:
+    """n of these numbers of documents, drawn at random, ascending; all of them if there are no more, or n is None."""
+    if n is None or n >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
 
 
 class Sequences(torch.utils.data.Dataset):

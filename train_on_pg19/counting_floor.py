@@ -1,0 +1,130 @@
+r"""What counting makes of the held-out books: the loss of a PPM model in nats a byte, a floor for Figs. 4 and G.9.
+
+    python train_on_pg19/counting_floor.py --run runs/gpt2_4096 --documents data/documents/pg19_4096 --out results/fig4
+
+PPMd (variant H, of 7-Zip, by pyppmd) predicts a byte from counts of up to `order` bytes before it, and goes on learning
+from the document that it reads. The text of all training documents is compressed, and then one held-out document after
+it: what the output grows by is that document's loss. Every document follows the same training text, and none sees
+another one, as the models of train.py do not.
+
+Writes into --out, the folder of evaluate.py:
+    counting.csv  a row for each order: nats_per_byte and its standard error over books
+    margin.csv    a row for each model and seed of books.csv: margin_nats, by how much the best of these orders is worse
+                  than the model, in nats a byte, with its 95% interval over books
+
+Hardware: one CPU core, a second a megabyte and order; memory as --megabytes says. Unix only (it forks).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyppmd
+from tqdm import tqdm
+
+from common.cli import UserError, run
+from common.record import numbers, read_csv, write_csv
+from common.tokenizer import load_tokenizer
+from train_on_pg19 import train
+from train_on_pg19.nll import curves
+from train_on_pg19.training import books
+
+BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns of books.csv; from the fourth on numbers
+
+
+@dataclass(frozen=True)
+class Settings:
+    run: Path  # a folder of train.py: which books it held out, and how many tokens of a document it read
+    documents: Path  # folder that prepare_dataset.py wrote, those that it was trained on
+    out: Path  # the folder of evaluate.py
+    n_documents: int | None = None  # how many held-out documents, the same as those of evaluate.py; default: all
+    seed: int = 0  # of their draw
+    orders: tuple[int, ...] = (4, 6, 8, 12, 16, 24)  # bytes of context at most
+    megabytes: int = 1024  # memory for the counts; PPMd begins anew where they do not fit, and says nothing
+
+    def validate(self) -> None:
+        if not self.orders or min(self.orders) < 2 or max(self.orders) > 64:
+            raise UserError(f"--orders {' '.join(map(str, self.orders))}: from 2 to 64 bytes")
+        if not 1 <= self.megabytes < 4096:
+            raise UserError(f"--megabytes {self.megabytes}: from 1 to 4,095")
+
+
+def growth(training: bytes, documents: list[bytes], order: int, megabytes: int) -> np.ndarray:
+    """Bytes by which PPMd's output of `training` grows when each document follows it, (documents,).
+
+    A process is forked for each document, so that all begin with the counts of the training text. The last bytes that
+    an encoder writes are the same few for every document, and part of what is subtracted.
+    """
+    encoder = pyppmd.Ppmd7Encoder(order, megabytes << 20)
+    encoder.encode(training)
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+
+    def size(text: bytes) -> int:
+        def compress() -> None:
+            send.send(len(encoder.encode(text)) + len(encoder.flush()))
+
+        child = context.Process(target=compress)
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise UserError(f"a process that compressed a document ended with {child.exitcode}: lower --megabytes")
+        return receive.recv()
+
+    nothing = size(b"")
+    return np.array([size(text) - nothing for text in tqdm(documents, desc=f"order {order}", unit="document")])
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    record = train.read_run(cfg.run)
+    L = record["identity"]["settings"]["L"]
+    documents, facts = books.open_books(cfg.documents, L)
+    training, evaluation = books.split(documents, record["held_out_books"], L)
+    if not len(evaluation):
+        raise UserError(f"{cfg.documents} has none of the books that {cfg.run} held out: give other --documents")
+    evaluation = books.drawn(evaluation, cfg.n_documents, cfg.seed)
+    tokenizer = load_tokenizer(facts["tokenizer"])
+    ids = documents.with_format("numpy", columns=["input_ids"])
+
+    def texts(rows: np.ndarray) -> list[bytes]:
+        return [tokenizer.text(ids[int(row)]["input_ids"][:L].tolist()).encode() for row in rows]
+
+    learned, held = b"".join(texts(training)), texts(evaluation)
+    names = books.book_of_each(documents)[evaluation]
+    lengths = curves.book_sums(np.array([[len(text)] for text in held]), names)[:, 0]
+    evaluated = read_csv(cfg.out / "books.csv", BOOKS, "make it with train_on_pg19/evaluate.py")
+    for column in BOOKS[3:]:
+        evaluated[column] = numbers(evaluated[column], cfg.out / "books.csv", "make it with train_on_pg19/evaluate.py")
+    if set(evaluated["book"]) != set(names) or set(evaluated["unit"]) != {"byte"}:
+        raise UserError(f"{cfg.out / 'books.csv'}: not in nats a byte of these books: evaluate the same documents")
+    print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")
+    rows, sums = [], []
+    for order in cfg.orders:
+        nats = growth(learned, held, order, cfg.megabytes) * 8 * np.log(2)
+        sums.append(curves.book_sums(nats[:, None], names))
+        mean, error = curves.mean_by_book(sums[-1][:, 0], lengths)
+        rows.append({"order": order, "nats_per_byte": mean.round(5), "stderr_nats_per_byte": error.round(5)})
+        print(f"order {order}: {mean:.4g} ± {error:.2g} nats a byte")
+    table = pd.DataFrame(rows).assign(L=L, n_documents=len(held), n_books=len(lengths), training_bytes=len(learned))
+    best = sums[int(table["nats_per_byte"].argmin())]
+    margins = []
+    for (model, seed), of in evaluated.groupby(["model", "seed"], sort=False):
+        of = of.set_index("book").loc[np.unique(names)]
+        model_sums = (of["nats_per_unit"] * of["units"]).to_numpy()[:, None]
+        found = curves.gap([best], [model_sums], lengths)
+        columns = {"margin_nats": found.gap, "stderr_nats": found.error, "lo95": found.lo95, "hi95": found.hi95}
+        margins.append({"model": model, "L": L, "seed": seed} | {name: float(x[0]) for name, x in columns.items()})
+    about = {"source": facts["source"], "tokenizer": facts["tokenizer"]}
+    for name, made in (("counting", table), ("margin", pd.DataFrame(margins).round(5))):
+        write_csv(cfg.out / f"{name}.csv", made, cfg, [cfg.documents / "state.json"], started, **about)
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)
