@@ -176,16 +176,7 @@ def speed_rows(cfg: Settings) -> pd.DataFrame:
     for L in cfg.lengths:
         for name in OF_BOOKS:
             flags = ["--model", name, "--L", L, "--preset", "cpu", "--restarts", 0, "--documents", cfg.documents]
-            flags += [
-                "--held-out-books",
-                cfg.held_out_books,
-                "--steps",
-                10 * cfg.rounds,
-                "--warmup",
-                5,
-                "--log-every",
-                10,
-            ]
+            flags += ["--held-out-books", cfg.held_out_books, "--steps", 10 * cfg.rounds, "--warmup", 5]
             peak = _peak_here()
             log = _run_here(books, [*flags, "--log-every", 10, "--device", "cpu"])
             peak, speed = max(peak, _peak_here()), log["tokens_per_second"].max()

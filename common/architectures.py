@@ -115,7 +115,7 @@ MODELS: dict[str, Architecture] = {
     # not in the paper: for books on a CPU. In the order small, medium, large: 0.8, 3.1 and 19 million parameters of a
     # transformer without the vocabulary, and about as many of the others, which have twice its layers, as in the
     # tables. The recurrences of mamba2-mini keep 32,768, 65,536 and 196,608 elements, and with -state1 a 16th of
-    # that. GPT-NeoX stands beside GPT2 because a table of positions takes longer to learn than a CPU has time for.
+    # that. GPT-NeoX stands beside GPT2 because its positions, by rotation, need not be learnt.
     "gpt2-mini-small": _gpt2(4, 128, 4),
     "gpt_neox-mini-small": _gpt_neox(4, 128, 4),
     "gpt_neox-mini-medium": _gpt_neox(4, 256, 8),
@@ -126,7 +126,6 @@ MODELS: dict[str, Architecture] = {
     "mamba2-mini-medium": _mamba2(8, 256, state=16, head=32),
     "mamba2-mini-medium-state1": _mamba2(8, 256, state=1, head=32),
     "mamba2-mini-large": _mamba2(12, 512, state=16, head=32),
-    "mamba2-mini-large-state1": _mamba2(12, 512, state=1, head=32),
     # not in the paper: for the tests
     "tiny": _gpt2(2, 32, 2),
 }

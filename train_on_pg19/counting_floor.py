@@ -120,7 +120,7 @@ def main(cfg: Settings) -> None:
         model_sums = (of["nats_per_unit"] * of["units"]).to_numpy()[:, None]
         found = curves.gap([best], [model_sums], lengths)
         columns = {"margin_nats": found.gap, "stderr_nats": found.error, "lo95": found.lo95, "hi95": found.hi95}
-        margins.append({"model": model, "L": L, "seed": seed} | {name: float(x[0]) for name, x in columns.items()})
+        margins.append({"model": model, "L": L, "seed": int(seed)} | {name: float(x[0]) for name, x in columns.items()})
     about = {"source": facts["source"], "tokenizer": facts["tokenizer"]}
     for name, made in (("counting", table), ("margin", pd.DataFrame(margins).round(5))):
         write_csv(cfg.out / f"{name}.csv", made, cfg, [cfg.documents / "state.json"], started, **about)

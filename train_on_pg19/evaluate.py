@@ -267,8 +267,8 @@ def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray
     A character that is cut counts as the three bytes of U+FFFD. Without its tokenizer there are no bytes.
     """
     L, names_of, documents = sequences.L, *np.unique(names, return_counts=True)
-    ends = np.unique([0, *curves.windows(L)[:, 1], *curves.doublings(L, 1).flat, 1, L])
-    ends = np.unique([*ends, *(curves.doublings(L, 1)[:, 0] - 1)])
+    doublings = curves.doublings(L, 1)
+    ends = np.unique([0, 1, L, *curves.windows(L)[:, 1], *doublings[:, 1], *(doublings[:, 0] - 1)])
     if facts["tokenizer"] == "bytes":
         return tables.Text(L, names_of, documents, ends, np.multiply.outer(documents, ends).astype(float))
     try:
