@@ -69,13 +69,20 @@ score() {
         ${drawn[@]+"${drawn[@]}"} --preset "$2" --out "$1/scores.csv" "${@:3}"
 }
 
-# measure PRESET [FLAG ...]: all steps; PRESET and flags are of score_documents.py.
-measure() {
-    local start=()
-    case $model in # the start token behind which the first 32 tokens of a text cost least, see results/start_token
+# find_start: sets start, the flags that name the start token of $model: the one behind which the first 32 tokens of a text
+# cost least, see results/start_token.
+find_start() {
+    start=()
+    case $model in
         "$smollm2") start=(--bos "<|endoftext|>") ;;
         "$qwen_small" | "$qwen_large") start=(--bos "<|im_start|>") ;;
     esac
+}
+
+# measure PRESET [FLAG ...]: all steps; PRESET and flags are of score_documents.py.
+measure() {
+    local start
+    find_start
     prepare "$L_max"
     score "$out" "$1" ${start[@]+"${start[@]}"} "${@:2}"
     "$python" measure_mutual_info/count_ngrams.py --documents "$documents" --out "$out/counts.csv"

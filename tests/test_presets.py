@@ -20,7 +20,7 @@ INPUTS = {"corpus", "tokenizer", "source", "config", "streaming", "boundaries", 
 INPUTS |= {"min-book-words", "max-books", "max-documents-per-book", "shuffle-seed", "parts", "documents", "model"}
 INPUTS |= {"models", "L", "L-max", "n-documents", "d", "d-max", "seed", "bos", "family", "layers", "rank-layers"}
 INPUTS |= {"context", "pairs", "fit", "preset", "out", "store", "runs", "scores", "counts", "summary", "state"}
-INPUTS |= {"state-information", "unpaired", "start", "capacity", "run", "held-out-books"}
+INPUTS |= {"state-information", "unpaired", "start", "capacity", "run", "held-out-books", "books"}
 SHELLS = [*ROOT.glob("*/*.sh"), *ROOT.glob("*/calibration/*.sh")]
 SHELLS = [file for file in SHELLS if file.parent.name not in ("benchmarks", "plots") and file.name != "environment.sh"]
 PROGRAMS = sorted(
@@ -72,8 +72,8 @@ GAUSSIAN = ("steps", "warmup", "batch", "copies", "learning_rate")
     ("module", "preset", "L", "values"),
     [
         (train_books, "smoke", 256, (10, 1024, 2, 8e-3, 1)),
-        (train_books, "cpu", 512, (400, 4096, 100, 8e-3, 1)),
-        (train_books, "cpu", 2048, (400, 4096, 100, 8e-3, 1)),
+        (train_books, "cpu", 512, (400, 4096, 100, 8e-3, 2)),
+        (train_books, "cpu", 2048, (400, 4096, 100, 8e-3, 2)),
         (train_books, "gpu", 2048, (600, 16_384, 100, 8e-3, 1)),
         (train_books, "paper", 8192, (None, 16_384, 2000, 5e-5, 0)),
         (train, "cpu", 16, (500, 50, 64, 16, 8e-3)),

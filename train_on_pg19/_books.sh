@@ -10,15 +10,17 @@ held_out_2="paradise_lost botchan 1809_james_madison 1841_john_tyler 1845_james_
 vocabulary=2048 # tokens of the BPE that is trained on the other books
 
 # inputs FIGURE SMOKE CPU PAPER: of the preset, with its length of three; gpu takes that of cpu. Sets grid, a run for each
-# model and seed in lines "SEEDS | MODELS"; n_documents, held out, on which they are compared; pairs, whose gap is drawn.
+# model and seed in lines "SEEDS | MODELS"; choice, the held-out documents on which they are compared; pairs, whose gap is
+# drawn.
 inputs() {
     local small="gpt_neox-mini-small mamba2-mini-small" medium="gpt_neox-mini-medium mamba2-mini-medium"
     local large="gpt_neox-mini-large mamba2-mini-large"
     corpus=by_author tokenizer=bpe prepare_flags="--source books" workers=2 threads=1
-    pairs="${small/ /:} gpt_neox-mini-small:mamba2-mini-small-state1" out=results/$PRESET/$1 L=$3 n_documents=200
+    pairs="${small/ /:} gpt_neox-mini-small:mamba2-mini-small-state1" out=results/$PRESET/$1 L=$3
+    choice="--max-documents-per-book 20"
     case $PRESET in
         smoke)
-            L=$2 n_documents=16 grid="0 | $small" pairs=${small/ /:}
+            L=$2 choice="--max-documents-per-book 2" grid="0 | $small" pairs=${small/ /:}
             prepare_flags+=" --max-documents-per-book 20"
             ;;
         cpu)
@@ -30,7 +32,7 @@ inputs() {
             grid="0 1 2 | $small mamba2-mini-small-state1 $medium mamba2-mini-medium-state1 $large"
             ;;
         paper)
-            L=$4 n_documents=10000 workers=1 threads=16
+            L=$4 choice="--n-documents 10000" workers=1 threads=16
             grid="0 | gpt2 gpt2-medium gpt2-large mamba-130m mamba-370m mamba-790m"
             pairs="gpt2:mamba-130m gpt2-medium:mamba-370m gpt2-large:mamba-790m"
             corpus=emozilla/pg19 tokenizer=EleutherAI/gpt-neox-20b prepare_flags="--source pg19 --streaming"
@@ -54,17 +56,15 @@ by_author() {
     done
 }
 
-# split_sample: fetches the sample's books, splits them by author, trains the BPE; sets corpus, tokenizer and held_out.
+# split_sample: fetches the sample's books and splits them by author; sets corpus.
 split_sample() {
     local lists="held_out_${SPLIT:-1}" name
     if [ -z "${!lists:-}" ]; then echo "error: SPLIT=$SPLIT: choose 1 or 2" >&2 && exit 2; fi
     corpus=data/books_by_author
     if [ "${SPLIT:-1}" != 1 ]; then corpus+=_$SPLIT; fi
-    tokenizer=data/tokenizers/$(basename "$corpus")_bpe$vocabulary held_out="held_out/*"
     "$python" measure_mutual_info/fetch_sample.py --parts books more_books
     # shellcheck disable=SC2086  # names are words
     by_author "$corpus" ${!lists}
-    "$python" measure_mutual_info/train_bpe.py --corpus "$corpus/train" --vocab-size "$vocabulary" --out "$tokenizer"
 }
 
 # curves FIGURE [flags of train.py]: from the corpus to the pictures in $out, with what `inputs` has set. MODELS, SEEDS,
@@ -87,7 +87,11 @@ curves() {
         exit 2
     fi
     if [ -n "${CORPUS:-}" ]; then corpus=$CORPUS prepare_flags="" tokenizer=${tokenizer/#bpe/bytes}; fi
-    if [ "$corpus" = by_author ]; then split_sample; fi
+    if [ "$corpus" = by_author ]; then
+        split_sample
+        tokenizer=data/tokenizers/$(basename "$corpus")_bpe$vocabulary held_out="held_out/*"
+        "$python" measure_mutual_info/train_bpe.py --corpus "$corpus/train" --vocab-size "$vocabulary" --out "$tokenizer"
+    fi
     out=${OUT:-$out} tokenizer=${TOKENIZER:-$tokenizer}
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/} store=data/nll/${out#results/}
@@ -102,11 +106,22 @@ curves() {
     at_a_time "$workers" train <<< "$list"
     while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
     # shellcheck disable=SC2086
+    compare "$out" $choice
+    if [ -n "$held_out" ]; then # the sample: these eight books are like many of those trained on
+        # shellcheck disable=SC2086
+        compare "$out/addresses" $choice --books "held_out/1*"
+    fi
+}
+
+# compare OUT FLAGS: the models on the held-out documents that the flags name, into the folder OUT.
+compare() {
+    local out=$1
+    shift
+    # shellcheck disable=SC2086
     "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
-        --out "$out" --n-documents "$n_documents" ${pairs:+--pairs $pairs}
+        --out "$out" ${pairs:+--pairs $pairs} "$@"
     if [ "$PRESET" != paper ]; then
-        "$python" train_on_pg19/counting_floor.py --run "${folders[0]}" --documents "$documents" --out "$out" \
-            --n-documents "$n_documents"
+        "$python" train_on_pg19/counting_floor.py --run "${folders[0]}" --documents "$documents" --out "$out" "$@"
     fi
     "$python" plots/books.py --results "$out" --out "$out/$figure"
 }

@@ -8,9 +8,12 @@ it: what the output grows by is that document's loss. Every document follows the
 another one, as the models of train.py do not.
 
 Writes into --out, the folder of evaluate.py:
-    counting.csv  a row for each order: nats_per_byte and its standard error over books
-    margin.csv    a row for each model and seed of books.csv: margin_nats, by how much the best of these orders is worse
-                  than the model, in nats a byte, with its 95% interval over books
+    counting.csv        a row for each order: nats_per_byte and its standard error over books
+    counting_books.csv  a row for each book: nats_per_byte of the best order
+    margin.csv          a row for each model and seed of books.csv: margin_nats, by how much the best order is worse
+                        than the model, in nats a byte, with its 95% interval over books; n_books_better, the books on
+                        which the model is better
+Give --books, --max-documents-per-book, --n-documents and --seed as evaluate.py had them.
 
 Hardware: one CPU core, a second a megabyte and order; memory as --megabytes says. Unix only (it forks).
 """
@@ -37,13 +40,11 @@ from train_on_pg19.training import books
 BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns of books.csv; from the fourth on numbers
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(books.Choice):
     run: Path  # a folder of train.py: which books it held out, and how many tokens of a document it read
     documents: Path  # folder that prepare_dataset.py wrote, those that it was trained on
     out: Path  # the folder of evaluate.py
-    n_documents: int | None = None  # how many held-out documents, the same as those of evaluate.py; default: all
-    seed: int = 0  # of their draw
     orders: tuple[int, ...] = (4, 6, 8, 12, 16, 24)  # bytes of context at most
     megabytes: int = 1024  # memory for the counts; PPMd begins anew where they do not fit, and says nothing
 
@@ -52,6 +53,7 @@ class Settings:
             raise UserError(f"--orders {' '.join(map(str, self.orders))}: from 2 to 64 bytes")
         if not 1 <= self.megabytes < 4096:
             raise UserError(f"--megabytes {self.megabytes}: from 1 to 4,095")
+        super().validate()
 
 
 def growth(training: bytes, documents: list[bytes], order: int, megabytes: int) -> np.ndarray:
@@ -89,7 +91,7 @@ def main(cfg: Settings) -> None:
     training, evaluation = books.split(documents, record["held_out_books"], L)
     if not len(evaluation):
         raise UserError(f"{cfg.documents} has none of the books that {cfg.run} held out: give other --documents")
-    evaluation = books.drawn(evaluation, cfg.n_documents, cfg.seed)
+    evaluation = books.drawn(documents, evaluation, cfg)
     tokenizer = load_tokenizer(facts["tokenizer"])
     ids = documents.with_format("numpy", columns=["input_ids"])
 
@@ -105,7 +107,7 @@ def main(cfg: Settings) -> None:
     if set(evaluated["book"]) != set(names) or set(evaluated["unit"]) != {"byte"}:
         raise UserError(f"{cfg.out / 'books.csv'}: not in nats a byte of these books: evaluate the same documents")
     print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")
-    rows, sums = [], []
+    rows, sums, of_each = [], [], np.unique(names)
     for order in cfg.orders:
         nats = growth(learned, held, order, cfg.megabytes) * 8 * np.log(2)
         sums.append(curves.book_sums(nats[:, None], names))
@@ -113,16 +115,18 @@ def main(cfg: Settings) -> None:
         rows.append({"order": order, "nats_per_byte": mean.round(5), "stderr_nats_per_byte": error.round(5)})
         print(f"order {order}: {mean:.4g} ± {error:.2g} nats a byte")
     table = pd.DataFrame(rows).assign(L=L, n_documents=len(held), n_books=len(lengths), training_bytes=len(learned))
-    best = sums[int(table["nats_per_byte"].argmin())]
-    margins = []
+    best = int(table["nats_per_byte"].argmin())
+    rates, margins = sums[best][:, 0] / lengths, []
+    by_book = pd.DataFrame({"order": cfg.orders[best], "book": of_each, "nats_per_byte": rates.round(6)})
     for (model, seed), of in evaluated.groupby(["model", "seed"], sort=False):
-        of = of.set_index("book").loc[np.unique(names)]
-        model_sums = (of["nats_per_unit"] * of["units"]).to_numpy()[:, None]
-        found = curves.gap([best], [model_sums], lengths)
+        losses = of.set_index("book").loc[of_each, "nats_per_unit"].to_numpy()
+        found = curves.gap([sums[best]], [(losses * lengths)[:, None]], lengths)
         columns = {"margin_nats": found.gap, "stderr_nats": found.error, "lo95": found.lo95, "hi95": found.hi95}
-        margins.append({"model": model, "L": L, "seed": int(seed)} | {name: float(x[0]) for name, x in columns.items()})
+        about = {"model": model, "L": L, "seed": int(seed)} | {name: float(x[0]) for name, x in columns.items()}
+        margins.append(about | {"n_books_better": int((losses < rates).sum()), "n_books": len(rates)})
     about = {"source": facts["source"], "tokenizer": facts["tokenizer"]}
-    for name, made in (("counting", table), ("margin", pd.DataFrame(margins).round(5))):
+    tables = {"counting": table, "counting_books": by_book, "margin": pd.DataFrame(margins).round(5)}
+    for name, made in tables.items():
         write_csv(cfg.out / f"{name}.csv", made, cfg, [cfg.documents / "state.json"], started, **about)
 
 

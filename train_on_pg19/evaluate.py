@@ -67,25 +67,24 @@ from train_on_pg19.nll import curves, tables
 from train_on_pg19.training import books
 from train_on_pg19.training.loss import ROWS
 
-PIECE_TOKENS = 2**17  # of the documents whose NLL is stored at once: seconds of work
+PIECE_TOKENS = 2**17  # of the documents of a book whose NLL is stored at once, at most: seconds of work
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(books.Choice):
     models: tuple[str, ...]  # folders of train.py, hub ids, local folders or .gguf files
     documents: Path  # folder that prepare_dataset.py wrote, its documents of L tokens or more
     out: Path  # folder for the CSVs
     L: int | None = None  # tokens of a sequence; default: what the first folder of train.py was trained on
-    n_documents: int | None = None  # how many documents, drawn at random; default: all (paper: 10,000)
-    seed: int = 0  # of the draw of documents
     store: Path | None = None  # folder for the NLL of every token; default: nll in --out
     pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
     contexts: tuple[int, ...] = (8, 64, 512)
     """tokens, powers of two, of gains.csv; above a quarter of --L none is used. Each takes as long as two passes"""
     bos: str | None = None
     """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """of the weights; softmax and sums are float32 and float64"""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
+    """of the weights; softmax and sums are float32 and float64. auto: float32 for models of train.py, for others
+    bfloat16 on a processor (AVX512-BF16, AMX) or GPU that computes in it"""
     batch_tokens: int = 8192
     """tokens in one pass, at least one sequence: bounds memory, changes no number beyond rounding"""
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)
@@ -93,12 +92,13 @@ class Settings:
     def validate(self) -> None:
         if not self.models:
             raise UserError("--models: give at least one")
-        for name in ("L", "n_documents", "batch_tokens"):
+        for name in ("L", "batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         for context in self.contexts:
             if context < 1 or context & (context - 1):
                 raise UserError(f"--contexts {context}: a power of two")
+        super().validate()
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def choose_documents(cfg: Settings, candidates: Sequence[Candidate], documents: 
         raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
     if repeats := len(documents) - len(rows) - len(others):
         print(f"{repeats:,} documents of {cfg.documents} repeat another's first {L:,} tokens and are left out")
-    return books.drawn(rows, cfg.n_documents, cfg.seed)
+    return books.drawn(documents, rows, cfg)
 
 
 def start_of(cfg: Settings, candidate: Candidate, L: int, documents: Dataset, facts: dict[str, Any]) -> int:
@@ -217,6 +217,15 @@ def nll_with_last(model: PreTrainedModel, ids: torch.Tensor, start: int, context
     return torch.cat([nll_of(model, one, wanted)[:, context:].cpu() for one, wanted in parts]).view(len(ids), -1)
 
 
+def in_pieces(documents: Dataset, size: int) -> Iterator[tuple[range, np.ndarray]]:
+    """The documents in their order, at most `size` of one book at a time: their numbers and names."""
+    of_book, names = np.array(documents["book"]), np.array(documents["document"])
+    for part in np.split(np.arange(len(names)), np.flatnonzero(of_book[1:] != of_book[:-1]) + 1):
+        for first in range(part[0], part[-1] + 1, size):
+            rows = range(first, min(first + size, part[-1] + 1))
+            yield rows, names[rows]
+
+
 def measured(
     cfg: Settings,
     name: str,
@@ -228,7 +237,8 @@ def measured(
 ) -> Iterator[np.ndarray]:
     """The NLL of the documents in their order, (some, L) float32 at a time; what `pieces` lack is computed.
 
-    load: gives the model. digest: what the keys of the pieces begin with. context: see `nll_with_last`, 0 for all of
+    load: gives the model. digest: what the keys of the pieces begin with; they end with a hash of the documents' names,
+    so another choice of books finds what it has in common with this one. context: see `nll_with_last`, 0 for all of
     it; 0 nats stand where there is no such NLL. UserError: NLL not finite, a batch that does not fit.
     """
     L = sequences.L
@@ -236,9 +246,9 @@ def measured(
     skipped, width = (2 * context, L // context * context - 2 * context) if context else (0, L)
     what = f"{name}, last {context} tokens" if context else name
     with tqdm(total=len(sequences), unit="document", desc=what) as bar:
-        for first in range(0, len(sequences), size):
-            rows = range(first, min(first + size, len(sequences)))
-            key = f"{digest}-{f'last{context}-' * bool(context)}{first // size:06d}"
+        for rows, names in in_pieces(sequences.documents, size):
+            these = hashlib.sha256(json.dumps(names.tolist()).encode()).hexdigest()[:16]
+            key = f"{digest}-{f'last{context}-' * bool(context)}{these}"
             if not pieces.done(key):
                 model, parts = load(), []
                 try:
@@ -255,8 +265,8 @@ def measured(
                 nll = torch.cat(parts).numpy()
                 if not np.isfinite(nll).all():
                     raise UserError(f"{name}: its NLL is not finite: try --dtype float32, or train it again")
-                pieces.write(key, {"nll": nll})
-            found = pieces.read(key, {"nll": (len(rows), width)})["nll"]
+                pieces.write(key, {"nll": nll, "documents": names})
+            found = pieces.read(key, {"nll": (len(rows), width), "documents": (len(rows),)})["nll"]
             yield np.pad(found, ((0, 0), (skipped, L - skipped - width)))
             bar.update(rows.stop - bar.n)
 
@@ -281,6 +291,12 @@ def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray
     return tables.Text(L, names_of, documents, ends, curves.book_sums(rows, names))
 
 
+def dtype_of(cfg: Settings, candidate: Candidate) -> str:
+    if cfg.dtype != "auto":
+        return cfg.dtype
+    return "float32" if candidate.run else pretrained.find_dtype(pretrained.find_device(cfg.device))
+
+
 def parameters(config: PreTrainedConfig) -> int:
     with torch.device("meta"):  # an embedding that is the head's too counts once
         return AutoModelForCausalLM.from_config(config).num_parameters()
@@ -300,13 +316,14 @@ def evaluate(
     cfg: Settings, candidate: Candidate, sequences: books.Sequences, names: np.ndarray, pieces: Pieces
 ) -> tuple[dict[int | None, tables.Evaluated], str]:
     """The model at the end of each cosine by its steps, the last one with its gains, and the hash of its weights."""
+    dtype = dtype_of(cfg, candidate)
     found, contexts = {}, [c for c in cfg.contexts if 4 * c <= sequences.L]
     for steps, place in (*candidate.earlier.items(), (candidate.steps, candidate.place)):
         weights = pretrained.model_fingerprint(place)
-        made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, cfg.dtype]
+        made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, dtype]
         digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
-        load = lru_cache(1)(partial(pretrained.load_model, place, cfg.dtype, pretrained.find_device(cfg.device)))
+        load = lru_cache(1)(partial(pretrained.load_model, place, dtype, pretrained.find_device(cfg.device)))
         sums = {}
         for context in (0, *contexts) if steps == candidate.steps else (0,):  # all of it first: see nll_with_last
             parts = measured(cfg, candidate.name, load, sequences, pieces, digest, context)
@@ -329,8 +346,7 @@ def main(cfg: Settings) -> None:
     starts = [start_of(cfg, candidate, L, documents, facts) for candidate in candidates]
     chosen, names = documents.select(rows), books.book_of_each(documents)[rows]
     print(f"{len(rows):,} documents of {len(np.unique(names)):,} books, {L:,} tokens each")
-    of = {"documents": books.fingerprint(cfg.documents), "names": list(chosen["document"]), "L": L}
-    pieces = Pieces(cfg.store or cfg.out / "nll", of)
+    pieces = Pieces(cfg.store or cfg.out / "nll", {"documents": books.fingerprint(cfg.documents), "L": L})
     of_start = {
         start: books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
         for start in {0, *starts}
@@ -343,7 +359,7 @@ def main(cfg: Settings) -> None:
         models[candidate.name].append(one)
         weights.append(made_of)
         facts_of = {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
-        facts_of |= {"steps": candidate.steps, "dtype": cfg.dtype, "source": facts["source"]}
+        facts_of |= {"steps": candidate.steps, "dtype": dtype_of(cfg, candidate), "source": facts["source"]}
         done["nll"].append(tables.by_position(one, text))
         done["smooth"].append(tables.smooth(one, text))
         done["summary"].append(tables.summary(one, text, **facts_of))

@@ -77,15 +77,15 @@ class Settings(training.Settings):
 
 # What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
 SMALL = {"held_out": 0.2, "log_every": 50, "checkpoint_every": 100}
-# Of one H200 and of two cores: Muon at five times the rate, results/benchmarks/training_books.csv. The first cosine,
-# then one of twice its steps: what more tokens would change is measured (tokens.csv of evaluate.py).
-MUON = {"optimizer": "muon", "learning_rate": 8e-3, "precision": "bf16", "warmup": 100, "restarts": 1}
+# Of one H200 and of two cores: Muon at five times the rate, results/benchmarks/training_books.csv. After the first
+# cosine others of twice the steps each: what more tokens change is measured (tokens.csv of evaluate.py).
+MUON = {"optimizer": "muon", "learning_rate": 8e-3, "precision": "bf16", "warmup": 100}
 PRESETS = {
     "paper": {},
-    "gpu": SMALL | MUON | {"batch_tokens": 16_384, "steps": 600},
-    "cpu": SMALL | MUON | {"batch_tokens": 4096, "steps": 400},  # 4.9 million tokens in all
+    "gpu": SMALL | MUON | {"batch_tokens": 16_384, "steps": 600, "restarts": 1},
+    "cpu": SMALL | MUON | {"batch_tokens": 4096, "steps": 400, "restarts": 2},  # 11.5 million tokens in all
     "smoke": MUON
-    | {"batch_tokens": {128: 512, 256: 1024}, "steps": 10, "warmup": 2}
+    | {"batch_tokens": {128: 512, 256: 1024}, "steps": 10, "warmup": 2, "restarts": 1}
     | {"held_out": 0.34, "log_every": 5, "checkpoint_every": 10},
 }
 

@@ -60,6 +60,10 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     assert margin["margin_nats"] == pytest.approx((rates - loss).mean(), abs=2e-5)
     error = (rates - loss).std(ddof=1) / np.sqrt(2)
     assert margin["hi95"] - margin["margin_nats"] == pytest.approx(stats.t.ppf(0.975, 1) * error, abs=1e-4)
+    assert margin[["n_books_better", "n_books"]].tolist() == [(loss < rates).sum(), 2]
+    books = pd.read_csv(tmp_path / "out" / "counting_books.csv")
+    assert books[["order", "book"]].to_numpy().tolist() == [[4, "book 0"], [4, "book 1"]]
+    np.testing.assert_allclose(books["nats_per_byte"], rates, atol=1e-5)
     others = write_documents(tmp_path / "others", {"book 7": ids["book 0"], "book 8": ids["book 1"]}, 256)
     for changes, said in (
         (["--orders", 1], "--orders 1: from 2 to 64 bytes"),

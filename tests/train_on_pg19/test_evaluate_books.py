@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from pathlib import Path
 
@@ -115,13 +114,19 @@ def candidates(documents, runs, tmp_path_factory) -> Path:
 
 
 def names_of(out: Path) -> list[str]:
-    """The documents whose NLL is stored, in order."""
-    return json.loads((out / "nll" / "manifest.json").read_text())["identity"]["names"]
+    """The documents whose NLL is stored, sorted."""
+    return sorted({name for path in (out / "nll").glob("*.npz") for name in np.load(path)["documents"].tolist()})
 
 
-def stored(out: Path) -> list[np.ndarray]:
-    """The NLL of each model, (documents, L)."""
-    return [np.load(path)["nll"] for path in sorted((out / "nll").glob("*-000000.npz")) if "last" not in path.name]
+def stored(out: Path, context: str = "") -> dict[str, np.ndarray]:
+    """The NLL of each model, (documents, L), the documents sorted. context: e.g. "last8"."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in (out / "nll").glob("*.npz"):
+        digest, *of = path.stem.split("-")
+        if of[:-1] == [context] * bool(context):
+            piece = np.load(path)
+            found.setdefault(digest, {}).update(zip(piece["documents"].tolist(), piece["nll"], strict=True))
+    return {digest: np.stack([one[name] for name in sorted(one)]) for digest, one in found.items()}
 
 
 def held_out_ids(documents: Path, run: Path) -> tuple[torch.Tensor, np.ndarray]:
@@ -167,13 +172,11 @@ def test_the_other_tables(runs, candidates):
     """Against the stored NLL of each document."""
     ids = names_of(candidates)
     of = pd.factorize(np.array([name.split("#")[0] for name in ids]))[0]
-    nll = {path.stem: np.load(path)["nll"].astype(float) for path in (candidates / "nll").glob("*.npz")}
     information, tokens, gains = (
         pd.read_csv(candidates / f"{name}.csv") for name in ("information", "tokens", "gains")
     )
-    mamba = next(values for name, values in nll.items() if "last" not in name and is_of(candidates, values))
-    key = next(name for name, values in nll.items() if values is mamba)
-    with_last = nll[key.replace("-0", "-last8-0", 1)]
+    key, mamba = next((key, values) for key, values in stored(candidates).items() if is_of(candidates, values))
+    with_last = stored(candidates, "last8")[key]
     i = mamba[:, :16].sum(axis=1) - mamba[:, 16:].sum(axis=1)
     found = information.query("model == 'mamba2-mini-small' and ell_tokens == 16").iloc[0]
     assert found["mi_nats"] == pytest.approx(i.mean(), abs=1e-4)
@@ -257,7 +260,16 @@ def test_what_is_stored_is_not_computed_again(documents, runs, candidates, tmp_p
     assert again().returncode == 0
     assert (tmp_path / "nll.csv").read_bytes() == whole
     assert [path for path in sorted(pieces) if path.stat().st_mtime_ns != pieces[path]] == [damaged]
-    assert "store was made with other settings (names [" in one_line_error(again("--n-documents", 5))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*.npz")}
+    book = names_of(candidates)[-1].split("#")[0]
+    assert again("--books", book).returncode == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*.npz")}
+    assert pd.read_csv(tmp_path / "books.csv")["book"].tolist() == [book]
+    whole = stored(candidates).values()
+    expected = [values[-4:].mean(axis=0) for values in whole]
+    found = pd.read_csv(tmp_path / "nll.csv")["nll_nats"]
+    assert sum(np.allclose(found, one, atol=3e-5) for one in expected) == 1
+    assert "store was made with other settings (L 32 there, 31 here)" in one_line_error(again("--L", 31))
 
 
 def test_other_weights_are_computed(documents, runs, tmp_path):
@@ -271,7 +283,7 @@ def test_other_weights_are_computed(documents, runs, tmp_path):
         done = call(documents, tmp_path / "out", [run])
         assert len(stored(tmp_path / "out")) == min(number + 1, 2)
     assert "tiny: its NLL is not finite" in one_line_error(done)
-    one, other = stored(tmp_path / "out")
+    one, other = stored(tmp_path / "out").values()
     found = pd.read_csv(tmp_path / "out" / "nll.csv")["nll_nats"]
     assert sorted(np.allclose(found, nll.mean(axis=0), atol=2e-5) for nll in (one, other)) == [False, True]
 
@@ -279,7 +291,7 @@ def test_other_weights_are_computed(documents, runs, tmp_path):
 def test_a_model_of_others(documents, runs, tmp_path):
     """A folder without a tokenizer (ids of bytes, DNA and the like); --bos gives the id to begin with."""
     random_model().save_pretrained(tmp_path / "mine")
-    done = call(documents, tmp_path / "out", [tmp_path / "mine"], "--L", 16, "--bos", 61)
+    done = call(documents, tmp_path / "out", [tmp_path / "mine"], "--L", 16, "--bos", 61, "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     assert "40 documents of 10 books" in done.stdout
     table, _ = books.open_books(documents, 16)
@@ -290,6 +302,8 @@ def test_a_model_of_others(documents, runs, tmp_path):
     done = call(documents, tmp_path / "both", [runs[0], tmp_path / "mine"], "--bos", 61)
     assert done.returncode == 0, done.stderr
     assert (pd.read_csv(tmp_path / "both" / "nll.csv")["n_documents"] == 12).all()
+    found = pd.read_csv(tmp_path / "both" / "summary.csv").set_index("model")["dtype"].to_dict()
+    assert found == {"tiny": "float32", "mine": pretrained.find_dtype("cpu")}
 
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
@@ -302,10 +316,10 @@ def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypa
     flags = ["--documents", tmp_path / "documents", "--model", SMOLLM2, "--L-max", 64, "--ratios", 2]
     done = call_script("measure_mutual_info/score_documents.py", *flags, "--out", tmp_path / "scores.csv")
     assert done.returncode == 0, done.stderr
-    done = call(tmp_path / "documents", tmp_path / "out", [SMOLLM2], "--L", 64)
+    done = call(tmp_path / "documents", tmp_path / "out", [SMOLLM2], "--L", 64, "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     scores = pd.read_csv(tmp_path / "scores.csv")
-    (nll,) = stored(tmp_path / "out")
+    (nll,) = stored(tmp_path / "out").values()
     names = names_of(tmp_path / "out")
     assert len(scores) == 4 * 5
     for row in scores.itertuples():

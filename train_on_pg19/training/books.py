@@ -23,10 +23,12 @@ import fnmatch
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 
@@ -61,6 +63,14 @@ def book_of_each(documents: Dataset) -> np.ndarray:
     return documents.data.column("book").to_numpy()
 
 
+def matching(names: Sequence[str], option: str, patterns: Sequence[str]) -> list[str]:
+    """The names that match a pattern. UserError: one matches none."""
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"{option} {pattern}: none of {len(names):,} books, the first of which is {names[0]}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 def held_out_books(documents: Dataset, share: float, seed: int, patterns: Sequence[str] = ()) -> list[str]:
     """Names of the books that no model is trained on, sorted: those that a pattern matches, else `share` of them.
 
@@ -68,13 +78,8 @@ def held_out_books(documents: Dataset, share: float, seed: int, patterns: Sequen
     documents. UserError: that leaves no book for one of the two parts, or a pattern matches no book.
     """
     names = sorted(set(book_of_each(documents)))
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise UserError(
-                f"--held-out-books {pattern}: none of {len(names):,} books, the first of which is {names[0]}"
-            )
     if patterns:
-        chosen = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        chosen = matching(names, "--held-out-books", patterns)
     else:
         order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
         chosen = sorted(order[: round(share * len(names))])
@@ -110,11 +115,31 @@ def split(documents: Dataset, held_out: Sequence[str], L: int) -> tuple[np.ndarr
     return training, evaluation
 
 
-def drawn(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:
-    """n of these numbers of documents, drawn at random, ascending; all of them if there are no more, or n is None."""
-    if n is None or n >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Settings of the programs that evaluate: which of the held-out documents."""
+
+    books: tuple[str, ...] = ()  # names of books, or patterns of them ("held_out/1*"); default: all that are held out
+    max_documents_per_book: int = 0  # drawn at random; 0: all of them
+    n_documents: int | None = None  # how many of those, drawn at random; default: all (paper: 10,000)
+    seed: int = 0  # of the draws
+
+    def validate(self) -> None:
+        for name, least in (("max_documents_per_book", 0), ("n_documents", 1)):
+            if (getattr(self, name) or least) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}")
+
+
+def drawn(documents: Dataset, rows: np.ndarray, choice: Choice) -> np.ndarray:
+    """Those of these numbers of documents that are chosen, ascending. UserError: a pattern matches no book."""
+    names = book_of_each(documents)[rows]
+    if choice.books:
+        rows = rows[np.isin(names, matching(sorted(set(names)), "--books", choice.books))]
+    rows = np.random.default_rng(choice.seed).permutation(rows)
+    if choice.max_documents_per_book:
+        number = pd.Series(rows).groupby(book_of_each(documents)[rows]).cumcount().to_numpy()
+        rows = rows[number < choice.max_documents_per_book]
+    return np.sort(rows[: choice.n_documents])
 
 
 class Sequences(torch.utils.data.Dataset):

@@ -10,7 +10,16 @@ import torch
 from conftest import call_script, prose, write_documents
 
 from common.cli import UserError
-from train_on_pg19.training.books import Sequences, book_of_each, fingerprint, held_out_books, open_books, split
+from train_on_pg19.training.books import (
+    Choice,
+    Sequences,
+    book_of_each,
+    drawn,
+    fingerprint,
+    held_out_books,
+    open_books,
+    split,
+)
 
 L = 16
 
@@ -102,6 +111,27 @@ def test_a_split_without_a_book_in_one_part_is_refused(tmp_path, share):
     documents, _ = open_books(library(tmp_path / "books", documents=1), L)
     with pytest.raises(UserError, match=rf"--held-out {share} of 20 books holds out {20 * share:.0f}"):
         held_out_books(documents, share, 0)
+
+
+def test_the_documents_that_are_drawn(tmp_path):
+    documents, _ = open_books(library(tmp_path / "books"), L)
+    rows = np.arange(7, 60)
+
+    def of(**choice) -> np.ndarray:
+        found = drawn(documents, rows, Choice(**choice))
+        assert set(found.tolist()) <= set(rows.tolist())
+        assert (np.diff(found) > 0).all()
+        return found
+
+    names = book_of_each(documents)
+    assert of().tolist() == rows.tolist()
+    assert set(names[of(books=("book 1*", "book 7"))]) == {"book 7", *(f"book {i}" for i in range(10, 20))}
+    assert np.unique(names[of(max_documents_per_book=2)], return_counts=True)[1].tolist() == [2] * 18
+    assert len(of(n_documents=5)) == len(of(n_documents=5, max_documents_per_book=1)) == 5
+    assert len({tuple(of(max_documents_per_book=2, seed=seed)) for seed in range(5)}) == 5
+    assert of(n_documents=5).tolist() == of(n_documents=5).tolist()
+    with pytest.raises(UserError, match="--books book 0: none of 18 books, the first of which is book 10"):
+        of(books=("book 0",))
 
 
 def test_documents_shorter_than_the_length_are_refused(tmp_path):

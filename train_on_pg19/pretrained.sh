@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Fig. 4 with pretrained models, which have read far more text: loss and what context gains on the books that fig4.sh holds
+# out, in tokens of their own. The picture also has the models of fig4.sh, which comes first.
+#   PRESET=smoke  SmolLM2-135M, two documents of 256 tokens of ten books                         2 cores, 2 minutes
+#   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B, a document of 4,096 tokens     2 cores, 40 minutes
+#                 of ten books (the committed results; default)
+# Your own: MODELS="HuggingFaceTB/SmolLM2-360M Qwen/Qwen3-0.6B-Base" OUT=results/mine bash train_on_pg19/pretrained.sh [flags
+# of evaluate.py]. A killed run goes on by the same command.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. measure_mutual_info/_bipartite.sh
+. train_on_pg19/_books.sh
+begin MODELS OUT
+
+inputs fig4 256 2048 8192
+models=$smollm2 top=${OUT:-$out/pretrained}
+store=data/nll/${top#results/}
+case $PRESET in
+    smoke) L=256 n=2 ;;
+    cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;
+    *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
+esac
+if [ -n "${MODELS:-}" ]; then
+    models=$MODELS top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS of your own the results go there"}
+    store=$top/nll
+fi
+split_sample
+corpus=$corpus/held_out folders=()
+for model in $models; do
+    documents=data/documents/held_out_${L}_$(short "$model") folder=$top/$(short "$model")
+    find_start
+    prepare "$L"
+    "$python" train_on_pg19/evaluate.py --models "$model" --documents "$documents" --L "$L" --out "$folder" \
+        --store "$store/$(short "$model")" --max-documents-per-book "$n" \
+        ${start[@]+"${start[@]}"} "$@"
+    folders+=("$folder")
+done
+"$python" plots/books.py --results "$out" --pretrained "${folders[@]}" --out "$top/pretrained"
