@@ -32,7 +32,10 @@ draw gaussian_models figG8/figG8 results/fig3 --figure G.8
 draw gaussian_models fig3/fig3 results/fig3 --figure 3
 for figure in utilisation training frontier; do draw gaussian_models "fig3/$figure" results/fig3 --figure "$figure"; done
 draw gaussian_models fig3/few_copies/frontier results/fig3/few_copies --figure frontier
-draw books fig4/fig4 results/fig4
-draw books figG9/figG9 results/figG9
+for figure in fig4 figG9; do
+  draw books "$figure/$figure" "results/$figure"
+  draw books "$figure/addresses/$figure" "results/$figure/addresses"
+done
+draw books fig4/pretrained/pretrained results/fig4 --pretrained results/fig4/pretrained/*/
 draw condition condition/condition results/condition
 "$python" plots/drawings.py

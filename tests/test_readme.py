@@ -191,14 +191,17 @@ def quoted_gaps() -> list[tuple[str, str]]:
         return interval(row, name, *ends).replace("-", "−")
 
     short = results("figG9/summary.csv").set_index("model")["nats_per_unit"]
-    tokens = results("fig4/tokens.csv").groupby("model").last()
-    margin = results("fig4/margin.csv").set_index("model")
     for model, of in results("fig4/summary.csv").set_index("model").iterrows():
-        cells = [model, f"{of['parameters'] / 1e6:.1f}", f"{of['nats_per_unit']:.2f}"]
-        cells += [f"{short[model]:.2f}" if model in short else "–", said(margin.loc[model], "margin_nats")]
-        cells.append(said(tokens.loc[model], "fell_nats", "fell_lo95", "fell_hi95"))
-        quotes.append((page, f"| {' | '.join(cells)} |"))
-    for name in ("fig4", "figG9"):
+        cells = [model, f"{of['parameters'] / 1e6:.1f}"]
+        for folder in ("fig4", "fig4/addresses"):
+            loss, margin, tokens = (
+                results(f"{folder}/{name}.csv").groupby("model").last().loc[model]
+                for name in ("summary", "margin", "tokens")
+            )
+            cells += [f"{loss['nats_per_unit']:.2f}", said(margin, "margin_nats")]
+            cells.append(said(tokens, "fell_nats", "fell_lo95", "fell_hi95"))
+        quotes.append((page, f"| {' | '.join(cells)} | {f'{short[model]:.2f}' if model in short else '–'} |"))
+    for name in ("fig4", "fig4/addresses", "figG9", "figG9/addresses"):
         for (a, b, L), rows in results(f"{name}/gap.csv").groupby(["model_a", "model_b", "L"], sort=False):
             at = [rows[rows["last"] >= position].iloc[0] for position in (4, 16, 128, 512, 2048) if position <= L]
             cells = [a, b, f"{L:,}", *(interval(row, "gap_nats", digits=3) for row in at), *["–"] * (5 - len(at))]

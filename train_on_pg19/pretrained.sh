@@ -14,7 +14,8 @@ begin MODELS OUT
 
 inputs fig4 256 2048 8192
 models=$smollm2 top=${OUT:-$out/pretrained}
-store=data/nll/${top#results/}
+store=${top#results/}
+store=data/nll/${store//\//_}
 case $PRESET in
     smoke) L=256 n=2 ;;
     cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;
