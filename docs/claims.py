@@ -292,7 +292,8 @@ def one_curve(collapse):
     return f"explains {shown[0]}", decided(all(better.values())), reason + "which bounds linear states only"
 
 
-SETTLED = 0.02  # of the loss: models of books of which thrice the tokens take less have learnt what they can
+REACH = 64  # tokens: what gains beyond so many, remembers
+SETTLED = 0.02  # of the loss: models of books of which the last restart takes less have learnt what they can
 
 
 def gap_at(gap: pd.DataFrame, size: str, end: int = -1) -> Number:
@@ -308,7 +309,10 @@ def still_learning(tokens: pd.DataFrame) -> str:
     share = last["fell_nats"] / last["nats_per_unit"]
     if share.max() < SETTLED:
         return ""
-    said = f"after {last['tokens'].iloc[0] / 1e6:.1f} million tokens the losses still fall: three times the tokens"
+    times = last["tokens"].iloc[0] / tokens["tokens"].sort_values().unique()[-2]
+    said = (
+        f"after {last['tokens'].iloc[0] / 1e6:.1f} million tokens the losses still fall: {times:.1f} times the tokens"
+    )
     return f"{said} lowered them by {last['fell_nats'].min():.2f} to {last['fell_nats'].max():.2f} nats a byte"
 
 
@@ -344,17 +348,22 @@ def gap_closes(gap, summary, tokens):
     return ours, decided(closes), "more tokens change little"
 
 
-@claim("4, G.9", "fig4/fig4", "fig4/gains", "fig4/tokens")
-def flattens(gains, tokens):
+@claim("4, G.9", "fig4/fig4", "fig4/gains", "fig4/gain_gaps", "fig4/tokens")
+def flattens(gains, gain_gaps, tokens):
     """Mamba's curve flattens"""
     said, ends = [], {}
-    for name, rows in gains[gains["context"] == gains["context"].min()].groupby("model", sort=False):
+    for name, rows in gains[gains["context"] == REACH].groupby("model", sort=False):
         grows = rows[rows["growth_lo95"] > 0]["last"]
-        ends[name] = grows.max() if len(grows) else rows["first"].iloc[0] - 1
+        ends[name] = grows.max() if len(grows) else rows["last"].iloc[0]
         said.append(f"{ends[name]:,.0f} ({name})")
-    ours = f"the gain over the last {gains['context'].min()} tokens grows significantly up to position " + ", ".join(
-        said
+    last = gain_gaps[gain_gaps["context"] == REACH].groupby("model_b").last()
+    more = {
+        size: Number(*last.loc[f"mamba2-mini-{size}", ["gap_nats", "lo95", "hi95"]]) for size in ("small", "medium")
+    }
+    ours = (
+        f"the gain over the last {REACH} tokens grows significantly up to position {', '.join(said)}; at the end the "
     )
+    ours += f"transformer gains {more['small']:4} nats a byte more than Mamba2 (small), {more['medium']:4} (medium)"
     if reason := still_learning(tokens):
         return ours, UNDECIDED, reason
     pairs = [(ends[f"mamba2-mini-{size}"], ends[f"gpt_neox-mini-{size}"]) for size in ("small", "medium")]

@@ -37,7 +37,7 @@ COUNTING = ["order", "nats_per_byte"]
 REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 FIRST = 16  # units of text where the left panel begins: over the first ones all models are as bad
-CONTEXT = 8  # tokens: the right panel has the gain over so many, or the most below that
+CONTEXT = 64  # tokens: the right panel has the gain over so many, or the most below that
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fig. 4: loss of models trained on books, position by position, at the longer of two lengths (Fig. G.9: figG9.sh).
 #   PRESET=smoke  L = 256 tokens, two small models, one seed                                          2 cores, 2 minutes
-#   PRESET=cpu    L = 2048 tokens of a BPE, 38 texts, a transformer and Mamba2 in two sizes           2 cores, 2 hours
+#   PRESET=cpu    L = 2048 tokens of a BPE, 38 texts, a transformer and Mamba2 in two sizes           2 cores, 3 hours
 #                 (the committed results; default)
 #   PRESET=gpu    the same with a larger size, three seeds and four times the tokens a step           one GPU
 #   PRESET=paper  L = 8192 tokens of GPT-NeoX, PG19, the six models of Table F.2 one after the other  weeks of one GPU
