@@ -310,10 +310,8 @@ def still_learning(tokens: pd.DataFrame) -> str:
     if share.max() < SETTLED:
         return ""
     times = last["tokens"].iloc[0] / tokens["tokens"].sort_values().unique()[-2]
-    said = (
-        f"after {last['tokens'].iloc[0] / 1e6:.1f} million tokens the losses still fall: {times:.1f} times the tokens"
-    )
-    return f"{said} lowered them by {last['fell_nats'].min():.2f} to {last['fell_nats'].max():.2f} nats a byte"
+    said = f"after {last['tokens'].iloc[0] / 1e6:.1f} million tokens the losses still fall: {times:.1f} times the"
+    return f"{said} tokens lowered them by {last['fell_nats'].min():.2f} to {last['fell_nats'].max():.2f} nats a byte"
 
 
 def million(summary: pd.DataFrame, size: str) -> str:
@@ -357,13 +355,10 @@ def flattens(gains, gain_gaps, tokens):
         ends[name] = grows.max() if len(grows) else rows["last"].iloc[0]
         said.append(f"{ends[name]:,.0f} ({name})")
     last = gain_gaps[gain_gaps["context"] == REACH].groupby("model_b").last()
-    more = {
-        size: Number(*last.loc[f"mamba2-mini-{size}", ["gap_nats", "lo95", "hi95"]]) for size in ("small", "medium")
-    }
-    ours = (
-        f"the gain over the last {REACH} tokens grows significantly up to position {', '.join(said)}; at the end the "
-    )
-    ours += f"transformer gains {more['small']:4} nats a byte more than Mamba2 (small), {more['medium']:4} (medium)"
+    last = last.loc[["mamba2-mini-small", "mamba2-mini-medium"], ["gap_nats", "lo95", "hi95"]]
+    small, medium = (Number(*row) for row in last.to_numpy())
+    ours = f"the gain over the last {REACH} tokens grows significantly up to position {', '.join(said)}; at the end "
+    ours += f"GPT-NeoX gains {small:4} nats a byte more than Mamba2 (small), {medium:4} (medium)"
     if reason := still_learning(tokens):
         return ours, UNDECIDED, reason
     pairs = [(ends[f"mamba2-mini-{size}"], ends[f"gpt_neox-mini-{size}"]) for size in ("small", "medium")]
