@@ -126,13 +126,15 @@ def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
 
 
 def draw_gains(ax: Axes, gains: pd.DataFrame, models: dict[str, tuple[str, str, str]]) -> None:
-    for number, (name, (color, dash, _)) in enumerate(models.items()):
+    shift = {name: 1.03 ** (number - len(models) / 2) for number, name in enumerate(models)}  # beside each other
+    at_all = gains["position_units"] * gains["model"].map(shift)
+    for name, (color, dash, _) in models.items():
         rows = gains[gains["model"] == name]
-        at = rows["position_units"] * 1.03 ** (number - len(models) / 2)  # beside each other
+        at = at_all[gains["model"] == name]
         bars = [rows["gain_nats"] - rows["lo95"], rows["hi95"] - rows["gain_nats"]]
         ax.errorbar(at, rows["gain_nats"], bars, color=color, linestyle=dash, marker=".", elinewidth=0.8)
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    log_axis(ax.xaxis, gains["position_units"], "position", base=2)
+    log_axis(ax.xaxis, at_all, "position", base=2)
 
 
 def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = ()) -> Figure:

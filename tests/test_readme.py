@@ -90,7 +90,7 @@ def test_the_table_of_figures_names_every_command():
     section = text_of(FRONT).split("## Figures")[1].split("\n## ")[0]
     named = set(re.findall(r"`bash ([\w./]+\.sh)`", section))
     figures = [*ROOT.glob("*/fig*.sh"), *ROOT.glob("*/condition.sh"), *ROOT.glob("*/start_token.sh")]
-    figures += [*ROOT.glob("*/*/calibration.sh"), ROOT / "plots/make_all.sh"]
+    figures += [*ROOT.glob("*/*/calibration.sh"), ROOT / "plots/make_all.sh", ROOT / "train_on_pg19/pretrained.sh"]
     assert {str(file.relative_to(ROOT)) for file in figures} == named
 
 
@@ -155,7 +155,7 @@ def quoted_series() -> list[tuple[str, str]]:
         low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
         assert (row["hi95"] < 0) if way == "rises" else (row["lo95"] > 0)
         quotes.append((page, f"{way} by {abs(row['value']):.2f} [{low:.2f}, {high:.2f}] (`{estimator}`)"))
-    for model in ("SmolLM2-135M", "gemma-3-270m", "Qwen2.5-Coder-0.5B"):
+    for model in ("SmolLM2-135M", "gemma-3-270m"):
         table, change = results(f"start_token/{model}/models.csv"), results(f"start_token/{model}/trend.csv")
         loss = table[table["quantity"] == "start_nats_per_token"].set_index("start_token")["value"].sort_values()
         (best, first), (other, second) = loss.items()
@@ -206,6 +206,12 @@ def quoted_gaps() -> list[tuple[str, str]]:
             at = [rows[rows["last"] >= position].iloc[0] for position in (4, 16, 128, 512, 2048) if position <= L]
             cells = [a, b, f"{L:,}", *(interval(row, "gap_nats", digits=3) for row in at), *["–"] * (5 - len(at))]
             quotes.append((page, f"| {' | '.join(cells)} |".replace("-0", "−0")))
+    for model in ("SmolLM2-135M", "gemma-3-270m"):
+        of, gains = (results(f"fig4/pretrained/{model}/{name}.csv") for name in ("summary", "gains"))
+        at = gains.set_index(["context", "last"]).loc[[(64, 256), (64, 1024), (64, 4096), (512, 4096)]]
+        cells = [model, f"{of['parameters'][0] / 1e6:.0f}", f"{of['nats_per_unit'][0]:.2f}"]
+        cells += [interval(row, "gain_nats", digits=3).replace("-", "−") for _, row in at.iterrows()]
+        quotes.append((page, f"| {' | '.join(cells)} |"))
     more = results("fig4/gain_gaps.csv").query("context == 64 and last == 2048").set_index("model_b")
     for model, after in (
         ("medium", " more than Mamba2 of its size"),
@@ -214,6 +220,9 @@ def quoted_gaps() -> list[tuple[str, str]]:
     ):
         said = interval(more.loc[f"mamba2-mini-{model}"], "gap_nats", digits=4).replace("-", "−")
         quotes.append((page, said + after))
+    late = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
+    for kind, text in (("gpt_neox", "{:.4f} and {:.4f} nats a byte over"), ("mamba2", "{:.4f} and {:.4f} (Mamba2)")):
+        quotes.append((page, text.format(*(late[f"{kind}-mini-{size}"] for size in ("small", "medium")))))
     counting = results("fig4/counting.csv").sort_values("nats_per_byte").iloc[0]
     quotes.append(
         (page, f"up to {counting['order']:g} bytes of context has {counting['nats_per_byte']:.2f} nats a byte")

@@ -131,13 +131,17 @@ class Choice:
 
 
 def drawn(documents: Dataset, rows: np.ndarray, choice: Choice) -> np.ndarray:
-    """Those of these numbers of documents that are chosen, ascending. UserError: a pattern matches no book."""
+    """Those of these numbers of documents that are chosen, ascending. UserError: a pattern matches no book.
+
+    The documents of a book do not depend on --books, so the NLL that is stored of them serves every choice of books.
+    """
+    rows = np.random.default_rng(choice.seed).permutation(rows)
     names = book_of_each(documents)[rows]
     if choice.books:
-        rows = rows[np.isin(names, matching(sorted(set(names)), "--books", choice.books))]
-    rows = np.random.default_rng(choice.seed).permutation(rows)
+        kept = np.isin(names, matching(sorted(set(names)), "--books", choice.books))
+        rows, names = rows[kept], names[kept]
     if choice.max_documents_per_book:
-        number = pd.Series(rows).groupby(book_of_each(documents)[rows]).cumcount().to_numpy()
+        number = pd.Series(rows).groupby(names).cumcount().to_numpy()
         rows = rows[number < choice.max_documents_per_book]
     return np.sort(rows[: choice.n_documents])
 

@@ -127,6 +127,8 @@ def test_the_documents_that_are_drawn(tmp_path):
     assert of().tolist() == rows.tolist()
     assert set(names[of(books=("book 1*", "book 7"))]) == {"book 7", *(f"book {i}" for i in range(10, 20))}
     assert np.unique(names[of(max_documents_per_book=2)], return_counts=True)[1].tolist() == [2] * 18
+    some = of(max_documents_per_book=2)
+    assert of(max_documents_per_book=2, books=("book 7",)).tolist() == some[names[some] == "book 7"].tolist()
     assert len(of(n_documents=5)) == len(of(n_documents=5, max_documents_per_book=1)) == 5
     assert len({tuple(of(max_documents_per_book=2, seed=seed)) for seed in range(5)}) == 5
     assert of(n_documents=5).tolist() == of(n_documents=5).tolist()
