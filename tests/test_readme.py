@@ -220,6 +220,8 @@ def quoted_gaps() -> list[tuple[str, str]]:
     ):
         said = interval(more.loc[f"mamba2-mini-{model}"], "gap_nats", digits=4).replace("-", "−")
         quotes.append((page, said + after))
+    short_pair = results("figG9/gain_gaps.csv").query("context == 64").iloc[-1]
+    quotes.append((page, interval(short_pair, "gap_nats", digits=4) + " more at positions 257 to 512"))
     late = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
     for kind, text in (("gpt_neox", "{:.4f} and {:.4f} nats a byte over"), ("mamba2", "{:.4f} and {:.4f} (Mamba2)")):
         quotes.append((page, text.format(*(late[f"{kind}-mini-{size}"] for size in ("small", "medium")))))
