@@ -92,11 +92,18 @@ def begin(folder: Path, wanted: dict[str, Any], record: str = MANIFEST, **facts:
     replace_text(folder / record, json.dumps({"identity": wanted} | facts, indent=2, ensure_ascii=False) + "\n")
 
 
-def finished(result: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the CSV `result` is there, by the `identity` in its record. UserError: it is of other settings."""
+def finished(result: Path, wanted: dict[str, Any], *pieces: Pieces) -> bool:
+    """Whether the CSV `result` is there, by the `identity` in its record; then it says so.
+
+    pieces: those of the run. One that was killed right after its last step leaves them, and they are removed here.
+    UserError: the result is of other settings.
+    """
     if not result.exists():
         return False
     refuse_other(read_identity(result.with_suffix(".json"), "identity"), wanted, result)
+    for one in pieces:
+        one.remove()
+    print(f"{result} is complete already, with these settings")
     return True
 
 

@@ -277,9 +277,7 @@ def main(cfg: Settings) -> None:
     bos, start_text, revision = check_model(cfg, sample)
     wanted = scoring_identity(cfg, sample, bos, revision)
     store = Pieces(cfg.out.with_name(cfg.out.name + ".parts"), wanted)
-    if finished(cfg.out, wanted):
-        store.remove()  # left behind by a run that was killed right after its last step
-        print(f"{cfg.out} is complete already, with these settings")
+    if finished(cfg.out, wanted, store):
         return
     within = int((sample.books == sample.books[sample.x_donor]).sum())
     print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")

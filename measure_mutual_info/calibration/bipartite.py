@@ -311,10 +311,9 @@ def main(cfg: Settings) -> None:
     todo = []
     for process in cfg.sources:  # all that are in other settings are refused before anything is done
         result, wanted = cfg.out / process.name / "coverage.csv", identity(cfg, process=process.name, **asdict(process))
-        if finished(result, wanted):
-            print(f"{cfg.out / process.name} is complete already, with these settings")
-        else:
-            todo.append((process, Pieces(result.with_name("coverage.csv.parts"), wanted)))
+        pieces = Pieces(result.with_name("coverage.csv.parts"), wanted)
+        if not finished(result, wanted, pieces):
+            todo.append((process, pieces))
     for process, pieces in todo:
         calibrate(cfg, process, pieces)
         print(f"{process.name}, fits over L = {cfg.window[0]} to {cfg.window[-1]}, in {cfg.out / process.name}")

@@ -161,10 +161,9 @@ def main(cfg: Settings) -> None:
     started, out = time.time(), cfg.out / "clustered.csv"
     cfg.validate()
     wanted = identity(cfg, processes={process.name: asdict(process) for process in PROCESSES})
-    if finished(out, wanted):
-        print(f"{out} is complete already, with these settings")
-        return
     pieces = [Pieces(out.with_name(f"clustered.csv.{process.name}.parts"), wanted) for process in PROCESSES]
+    if finished(out, wanted, *pieces):
+        return
     tables = [of_process(cfg, *one) for one in zip(PROCESSES, pieces, strict=True)]
     table = pd.concat(tables, ignore_index=True)[COLUMNS]
     whole = {name: table[name].astype("Int64") for name in ("L_tokens", "L_fit_min")}

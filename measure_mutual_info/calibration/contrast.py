@@ -187,10 +187,9 @@ def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
 def of_processes(cfg: Settings) -> None:
     started, out, sources = time.time(), cfg.out / "contrast.csv", cfg.calibration.sources
     wanted = identity(cfg, processes={process.name: asdict(process) for process in sources})
-    if finished(out, wanted):
-        print(f"{out} is complete already, with these settings")
-        return
     pieces = [Pieces(out.with_name(f"contrast.csv.{process.name}.parts"), wanted) for process in sources]
+    if finished(out, wanted, *pieces):
+        return
     tables = [of_process(cfg, *one) for one in zip(sources, pieces, strict=True)]
     table = rounded(pd.concat(tables, ignore_index=True)[COLUMNS])
     write_csv(out, table, cfg, started=started, identity=wanted, window_L_tokens=cfg.calibration.window)
@@ -206,10 +205,9 @@ def of_text(cfg: Settings) -> None:
     samples = [replace(sample, x_donor=donor) for donor in x_donors(sample.books, max(cfg.donors), cfg.seed)]
     identities = [score_documents.scoring_identity(scoring, one, bos, revision) for one in samples]
     wanted = identity(cfg) | identities[0]
-    if finished(out, wanted):
-        print(f"{out} is complete already, with these settings")
-        return
     stores = [Pieces(out.with_name(f"{out.name}.{k}.parts"), one) for k, one in enumerate(identities)]
+    if finished(out, wanted, *stores):
+        return
     backend = score_documents.load_backend(scoring, sample, bos)
     for one, store in zip(samples, stores, strict=True):
         score_documents.score_groups(scoring, one, backend, store)

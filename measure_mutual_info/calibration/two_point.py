@@ -162,10 +162,9 @@ def main(cfg: Settings) -> None:
     started, out = time.time(), cfg.out / "two_point.csv"
     cfg.validate()
     wanted = identity(cfg)
-    if finished(out, wanted):
-        print(f"{out} is complete already, with these settings")
-        return
     pieces, tables = Pieces(out.with_name("two_point.csv.parts"), wanted), []
+    if finished(out, wanted, pieces):
+        return
     for name in cfg.processes:
         work = blocks(name, cfg.books, cfg.replications)
         parts = replicated(work, partial(replicate, cfg), ARRAYS, pieces, cfg.workers, name)

@@ -93,6 +93,9 @@ def test_a_finished_result_is_of_its_settings(tmp_path):
     with pytest.raises(UserError, match="something else, or damaged"):
         finished(result, {"L": 4})
     result.with_suffix(".json").write_text('{"identity": {"L": 4}}')
-    assert finished(result, {"L": 4})
+    left = Pieces(tmp_path / "left.parts", {"L": 4})
+    left.write(0, {"nll": np.zeros(3)})
+    assert finished(result, {"L": 4}, left, Pieces(tmp_path / "none.parts", {"L": 4}))
+    assert not left.folder.exists()
     with pytest.raises(UserError, match=r"x.csv was made with other settings \(L 4 there, 8 here\)"):
         finished(result, {"L": 8})
