@@ -239,8 +239,8 @@ def plain(value: float, _: object = None) -> str:
 def log_axis(axis: Axis, values: object, where: str, base: int = 10) -> None:
     """A logarithmic axis around those values that are above 0, with plain numbers at powers of the base.
 
-    Where few powers of ten are within: at 1, 2 and 5 times these too, or else in even steps. UserError: no value above
-    0; `where` says of what.
+    base: 10 or 2. Where few powers are within, at 2 and 5 times those of ten, and at 1.5 times those of two.
+    UserError: no value above 0; `where` says of what.
     """
     values = np.asarray(values, dtype=float)
     if not (values > 0).any():
@@ -250,7 +250,8 @@ def log_axis(axis: Axis, values: object, where: str, base: int = 10) -> None:
     bottom = low / span ** (0.1 if name == "y" else 0.04)  # there is room for the markers of draw_points
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (bottom, high * span**0.04)})
     few = span < (1000 if name == "y" else 30)  # labels side by side need more room
-    axis.set_major_locator(LogLocator(base, (1, 2, 5) if base == 10 and few else (1,)))
+    between = {10: (2, 5) if few else (), 2: (1.5,) if span < 4 else ()}
+    axis.set_major_locator(LogLocator(base, (1, *between[base])))
     axis.set_minor_locator(LogLocator(base, numticks=99))
     axis.set_major_formatter(plain)
     axis.set_minor_formatter(NullFormatter())
