@@ -312,6 +312,16 @@ def quoted_contrast() -> list[tuple[str, str]]:
     quotes.append(
         ("docs/estimators.md", f"{begins[8]:.1f} times I at L = 16, where `direct` gives {begins[0]:.1f} times")
     )
+    text = results("calibration/contrast_text.csv").set_index(["L_tokens", "donors"])
+    at, before = text.loc[256], text.loc[64]
+    nats = [f"{row.mi_nats:.1f} ± {row.stderr_by_book_nats:.1f}" for row in at.itertuples()]
+    said = f"one donor gives {nats[1]} nats, four {nats[2]} and eight {nats[3]}; `direct` gives {nats[0]}"
+    costs, errors = at["context_mismatch_nats"].abs(), at["context_mismatch_stderr_by_book_nats"]
+    growth = at["mi_nats"] / before["mi_nats"]
+    quotes += [("docs/estimators.md", said)]
+    quotes += [("docs/estimators.md", f"costs {costs[1]:.1f} ± {errors[1]:.1f} nats")]
+    quotes += [("docs/estimators.md", f"over eight gains {costs[8]:.1f} ± {errors[8]:.1f}")]
+    quotes += [("docs/estimators.md", f"{growth[8]:.2f} with eight donors and of {growth[1]:.2f} with one")]
     return quotes
 
 
