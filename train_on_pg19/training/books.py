@@ -126,8 +126,9 @@ class Choice:
 
     def validate(self) -> None:
         for name, least in (("max_documents_per_book", 0), ("n_documents", 1)):
-            if (getattr(self, name) or least) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")
 
 
 def drawn(documents: Dataset, rows: np.ndarray, choice: Choice) -> np.ndarray:
