@@ -74,3 +74,19 @@ def test_rule_for_models_of_books(early, late, fell, verdict):
     summary = pd.DataFrame({"model": ["gpt_neox-mini-small", "gpt_neox-mini-medium"], "parameters": [1e6, 4e6]})
     tokens = pd.DataFrame({"model": ["a", "a"], "seed": 0, "tokens": [1e6, 3e6], "nats_per_unit": 1.0})
     assert claims.who_leads(gap, summary, tokens.assign(fell_nats=[math.nan, fell]))[1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("grows", "paired", "verdict"),
+    [(True, 0.1, claims.REPRODUCED), (False, 0.1, claims.UNDECIDED), (True, 0.01, claims.UNDECIDED)],
+)
+def test_rule_for_the_curve_that_flattens(grows, paired, verdict):
+    """Reproduced only where the transformer's gain grows for longer, and is larger on the same tokens."""
+    names = [f"{kind}-mini-{size}" for kind in ("gpt_neox", "mamba2") for size in ("small", "medium")]
+    rows = [(name, last, last > 64 and grows and "neox" in name) for name in names for last in (64, 128)]
+    gains = pd.DataFrame(rows, columns=["model", "last", "growing"]).assign(context=claims.REACH)
+    gains["growth_lo95"] = gains["growing"].map({True: 0.1, False: -0.1})
+    gap = pd.DataFrame({"model_b": names[2:], "context": claims.REACH, "gap_nats": paired})
+    gap = gap.assign(lo95=paired - 0.05, hi95=paired + 0.05)
+    tokens = pd.DataFrame({"model": ["a", "a"], "seed": 0, "tokens": [1e6, 3e6], "nats_per_unit": 1.0})
+    assert claims.flattens(gains, gap, tokens.assign(fell_nats=[math.nan, 0.001]))[1] == verdict
