@@ -25,7 +25,9 @@ such a folder of all books. Writes into --out:
     information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
                      of the next
     tokens.csv       a row for each run of train.py and end of a cosine: the loss against the tokens it was trained on;
-                     fell_nats, by how much it fell since the end before
+                     fell_nats, by how much it fell since the end before; late_gain_nats, what all of the context gains
+                     over the last --reach tokens in the last doubling of the position
+    token_gaps.csv   the same for each pair: gap_nats and gain_gap_nats in the last doubling
 All but nll_nats and mi_nats is in nats a byte of text, or a token where the documents have no text (column `unit`),
 with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
 again, so a killed run continues where it stopped.
@@ -80,6 +82,8 @@ class Settings(books.Choice):
     pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
     contexts: tuple[int, ...] = (8, 64, 512)
     """tokens, powers of two, of gains.csv; above a quarter of --L none is used. Each takes as long as two passes"""
+    reach: int = 64
+    """tokens: of --contexts this one, or the greatest below it, is measured at the end of every cosine, too"""
     bos: str | None = None
     """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
@@ -313,11 +317,19 @@ def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def evaluate(
-    cfg: Settings, candidate: Candidate, sequences: books.Sequences, names: np.ndarray, pieces: Pieces
-) -> tuple[dict[int | None, tables.Evaluated], str]:
-    """The model at the end of each cosine by its steps, the last one with its gains, and the hash of its weights."""
-    dtype = dtype_of(cfg, candidate)
-    found, contexts = {}, [c for c in cfg.contexts if 4 * c <= sequences.L]
+    cfg: Settings,
+    candidate: Candidate,
+    sequences: books.Sequences,
+    names: np.ndarray,
+    pieces: Pieces,
+    contexts: list[int],
+    reach: int | None,
+) -> tuple[dict[int, tables.Evaluated], str]:
+    """The model at the end of each cosine by its tokens of training, and the hash of the last one's weights.
+
+    The last one has the NLL with each of the contexts, those before with `reach`, if it is not None.
+    """
+    dtype, found = dtype_of(cfg, candidate), {}
     for steps, place in (*candidate.earlier.items(), (candidate.steps, candidate.place)):
         weights = pretrained.model_fingerprint(place)
         made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, dtype]
@@ -325,10 +337,12 @@ def evaluate(
 
         load = lru_cache(1)(partial(pretrained.load_model, place, dtype, pretrained.find_device(cfg.device)))
         sums = {}
-        for context in (0, *contexts) if steps == candidate.steps else (0,):  # all of it first: see nll_with_last
+        wanted = contexts if steps == candidate.steps else [reach] * bool(reach)
+        for context in (0, *wanted):  # all of it first: see nll_with_last
             parts = measured(cfg, candidate.name, load, sequences, pieces, digest, context)
             sums[context] = curves.book_sums(itertools.chain.from_iterable(parts), names)
-        found[steps] = tables.Evaluated(candidate.name, candidate.seed, sums.pop(0), sums)
+        tokens = (steps or 0) * candidate.settings.get("batch_tokens", 0)
+        found[tokens] = tables.Evaluated(candidate.name, candidate.seed, sums.pop(0), sums)
     return found, weights
 
 
@@ -352,11 +366,14 @@ def main(cfg: Settings) -> None:
         for start in {0, *starts}
     }
     text = text_of(of_start[0], facts, names)
-    done, models, weights = defaultdict(list), defaultdict(list), []
+    contexts = [c for c in cfg.contexts if 4 * c <= L]
+    reach = max((c for c in contexts if c <= cfg.reach), default=None)
+    done, models, ends, weights = defaultdict(list), defaultdict(list), defaultdict(list), []
     for candidate, start in zip(candidates, starts, strict=True):
-        found, made_of = evaluate(cfg, candidate, of_start[start], names, pieces)
-        one = found[candidate.steps]
+        found, made_of = evaluate(cfg, candidate, of_start[start], names, pieces, contexts, reach)
+        one = found[max(found)]
         models[candidate.name].append(one)
+        ends[candidate.name].append(found)
         weights.append(made_of)
         facts_of = {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
         facts_of |= {"steps": candidate.steps, "dtype": dtype_of(cfg, candidate), "source": facts["source"]}
@@ -366,15 +383,18 @@ def main(cfg: Settings) -> None:
         done["books"].append(tables.by_book(one, text))
         done["information"].append(tables.information(one, text))
         if candidate.run:
-            done["tokens"].append(tables.tokens(found, candidate.settings["batch_tokens"], text))
+            done["tokens"].append(tables.tokens(found, reach, text))
         mean, error = done["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
         print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats a token")
     for model in models.values():
-        if model[0].with_last:
+        if contexts:
             done["gains"].append(tables.gains(model, text))
     for a, b in pairs:
-        if models[a][0].with_last:
+        if contexts:
             done["gain_gaps"].append(tables.gain_gaps(models[a], models[b], text))
+        if all(candidate.run for candidate in candidates if candidate.name in (a, b)):
+            if len(table := tables.token_gaps(ends[a], ends[b], reach, text)):
+                done["token_gaps"].append(table)
         gap, crossing = tables.gap(models[a], models[b], text)
         done["gap"].append(gap)
         done["crossover"].append(crossing)

@@ -165,16 +165,42 @@ def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> pd.DataFram
     return pd.concat(parts)
 
 
-def tokens(ends: dict[int, Evaluated], tokens_a_step: int, text: Text) -> pd.DataFrame:
-    """Rows of tokens.csv for one run. ends: the model at the end of each cosine, by steps, ascending. fell: by how much
-    the loss fell since the end before, on the same documents."""
-    whole, rows, before = np.array([[1, text.L]]), [], None
-    for steps, one in ends.items():
-        row = {"model": one.name, "L": text.L, "seed": one.seed, "steps": steps, "tokens": steps * tokens_a_step}
-        row |= loss(one, text, whole)
+def tokens(ends: dict[int, Evaluated], context: int | None, text: Text) -> pd.DataFrame:
+    """Rows of tokens.csv for one run. ends: the model at the end of each cosine, by tokens of training, ascending.
+
+    fell: by how much the loss fell since the end before, on the same documents. late_gain: what all of the context
+    gains over its last `context` tokens in the last doubling; None: not measured.
+    """
+    whole, late, rows, before = np.array([[1, text.L]]), curves.doublings(text.L, 1)[-1:], [], None
+    none = [np.zeros((len(text.documents), 1))]
+    for count, one in ends.items():
+        row = {"model": one.name, "L": text.L, "seed": one.seed, "tokens": count} | loss(one, text, whole)
         if before is not None:
             sums = [[sums_in(which.nll, whole)] for which in (before, one)]
             row |= interval(curves.gap(*sums, text.within(whole)), "fell")
+        if context:
+            found = curves.gap([gained(one, context, late)], none, text.within(late))
+            row |= {"context": context} | interval(found, "late_gain")
         rows.append(pd.DataFrame(row))
         before = one
+    return pd.concat(rows)
+
+
+def token_gaps(
+    a: list[dict[int, Evaluated]], b: list[dict[int, Evaluated]], context: int | None, text: Text
+) -> pd.DataFrame:
+    """Rows of token_gaps.csv: two models after as many tokens of training, in the last doubling of the position.
+
+    a, b: a model by seed, each as `ends` of `tokens`. No rows where they have no number of tokens in common.
+    """
+    late, rows = curves.doublings(text.L, 1)[-1:], [pd.DataFrame()]
+    for count in sorted(set.intersection(*(set(ends) for ends in (*a, *b)))):
+        pair = [[ends[count] for ends in model] for model in (a, b)]
+        sums = [[sums_in(one.nll, late) for one in model] for model in pair]
+        row = of_pair(*pair, text) | {"tokens": count} | text.where(late)
+        row |= interval(curves.gap(*sums, text.within(late)), "gap")
+        if context:
+            sums = [[gained(one, context, late) for one in model] for model in pair]
+            row |= {"context": context} | interval(curves.gap(*sums, text.within(late)), "gain_gap")
+        rows.append(pd.DataFrame(row))
     return pd.concat(rows)
