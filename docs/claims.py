@@ -1,9 +1,10 @@
-"""The claims of the paper, our number beside each, and a verdict: committed CSVs → claims.csv and a table in README.md.
+"""The claims of the paper, our number beside each, and a verdict: committed CSVs → claims.csv and tables of two pages.
 
     python docs/claims.py
 
 Each claim is a function below, whose rule derives the verdict from the CSVs in results/ that the figures are drawn
-from. Writes claims.csv, a row a claim, and the same as a Markdown table between two marker comments of the page:
+from. Writes claims.csv, a row a claim, and Markdown tables between two marker comments of a page: all but the reasons
+into README.md, the reasons into docs/claims.md. Columns:
     claim, paper     what the paper says, and its number
     ours             our number from the committed results, with its 95% interval where there is one
     verdict, reason  `reproduced`, `contradicted` or `not decided here`, and why
@@ -38,7 +39,8 @@ RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []
 @dataclass(frozen=True)
 class Settings:
     out: Path = ROOT / "results/claims.csv"  # table to write; its .json lies beside it
-    page: Path = ROOT / "README.md"  # page that has the two marker comments
+    page: Path = ROOT / "README.md"  # both pages have the two marker comments
+    reasons: Path = ROOT / "docs/claims.md"
 
 
 def claim(figure: str, picture: str, *sources: str, paper: str = "–") -> Callable:
@@ -303,15 +305,16 @@ def gap_at(gap: pd.DataFrame, size: str, end: int = -1) -> Number:
     return Number(*row[["gap_nats", "lo95", "hi95"]])
 
 
-def still_learning(tokens: pd.DataFrame) -> str:
-    """What to say where more tokens would change much; empty where they would not."""
+def if_settled(verdict: str, tokens: pd.DataFrame) -> tuple[str, str]:
+    """The verdict, or that it is not decided where more tokens of training would change much, and which of both."""
     last = tokens.groupby(["model", "seed"]).tail(1)
     share = last["fell_nats"] / last["nats_per_unit"]
     if share.max() < SETTLED:
-        return ""
+        return verdict, "more tokens change little"
     times = last["tokens"].iloc[0] / tokens["tokens"].sort_values().unique()[-2]
-    said = f"after {last['tokens'].iloc[0] / 1e6:.1f} million tokens the losses still fall: {times:.1f} times the"
-    return f"{said} tokens lowered them by {last['fell_nats'].min():.2f} to {last['fell_nats'].max():.2f} nats a byte"
+    said = f"after {last['tokens'].iloc[0] / 1e6:.1f} million tokens the losses still fall: {times:.1f} times the "
+    said += f"tokens lowered them by {last['fell_nats'].min():.2f} to {last['fell_nats'].max():.2f} nats a byte"
+    return UNDECIDED, said
 
 
 def million(summary: pd.DataFrame, size: str) -> str:
@@ -325,14 +328,13 @@ def who_leads(gap, summary, tokens):
     early, late = ([gap_at(gap, size, end) for size in sizes] for end in (16, -1))
     as_said = all(x.lo > 0 for x in early) and all(x.hi < 0 for x in late)
     otherwise = any(x.hi < 0 for x in early) or any(x.lo > 0 for x in late)
-    cells = [
-        f"{a:3} at 16 tokens and {b:3} at 2,048 ({million(summary, size)})"
-        for a, b, size in zip(early, late, sizes, strict=True)
-    ]
-    ours = f"GPT-NeoX less Mamba2, nats a byte: {'; '.join(cells)}"
-    if reason := still_learning(tokens):
-        return ours, UNDECIDED, reason
-    return ours, decided(as_said, CONTRADICTED if otherwise else UNDECIDED), "more tokens change little"
+    at_16, at_end = (
+        ", ".join(f"{gap:3} ({million(summary, size)})" for gap, size in zip(gaps, sizes, strict=True))
+        for gaps in (early, late)
+    )
+    verdict, reason = if_settled(decided(as_said, CONTRADICTED if otherwise else UNDECIDED), tokens)
+    ours = f"loss of GPT-NeoX less that of Mamba2 at 2,048 tokens: {at_end}"
+    return ours, verdict, f"at 16 tokens {at_16}; nats a byte; {reason}"
 
 
 @claim("4, G.9", "fig4/fig4", "fig4/gap", "fig4/summary", "fig4/tokens")
@@ -340,10 +342,8 @@ def gap_closes(gap, summary, tokens):
     """The gap closes as models grow"""
     small, medium = (gap_at(gap, size) for size in ("small", "medium"))
     ours = f"at 2,048 tokens from {small:3} ({million(summary, 'small')}) to {medium:3} ({million(summary, 'medium')})"
-    if reason := still_learning(tokens):
-        return ours, UNDECIDED, reason
     closes = small.hi < 0 and abs(medium.value) < abs(small.value) and not small.overlaps(medium)
-    return ours, decided(closes), "more tokens change little"
+    return ours, *if_settled(decided(closes), tokens)
 
 
 @claim("4, G.9", "fig4/fig4", "fig4/gains", "fig4/gain_gaps", "fig4/tokens")
@@ -357,13 +357,11 @@ def flattens(gains, gain_gaps, tokens):
     last = gain_gaps[gain_gaps["context"] == REACH].groupby("model_b").last()
     last = last.loc[["mamba2-mini-small", "mamba2-mini-medium"], ["gap_nats", "lo95", "hi95"]]
     small, medium = (Number(*row) for row in last.to_numpy())
-    ours = f"the gain over the last {REACH} tokens grows significantly up to position {', '.join(said)}; at the end "
-    ours += f"GPT-NeoX gains {small:4} nats a byte more than Mamba2 (small), {medium:4} (medium)"
-    if reason := still_learning(tokens):
-        return ours, UNDECIDED, reason
+    ours = f"from beyond {REACH} tokens GPT-NeoX gains {small:4} (small) and {medium:4} nats a byte (medium) more"
     pairs = [(ends[f"mamba2-mini-{size}"], ends[f"gpt_neox-mini-{size}"]) for size in ("small", "medium")]
     flatter = all(mamba < neox for mamba, neox in pairs) and min(small.lo, medium.lo) > 0
-    return ours, decided(flatter), "more tokens change little"
+    verdict, reason = if_settled(decided(flatter), tokens)
+    return ours, verdict, f"the gain grows significantly up to position {', '.join(said)}; {reason}"
 
 
 @claim("Sec. 5", "condition/condition", "condition/condition")
@@ -398,8 +396,8 @@ def claims() -> pd.DataFrame:
     return pd.DataFrame(sorted(rows, key=lambda row: order(row[3])), columns=COLUMNS)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """What stands between the marker comments: a sentence of counts, and the table."""
+def front(table: pd.DataFrame) -> str:
+    """A sentence of counts, and a table of what we measured."""
     counts = table["verdict"].value_counts()
     lines = [
         f"Of {len(table)} claims, {counts[REPRODUCED]} are reproduced, {counts[CONTRADICTED]} contradicted, and "
@@ -410,8 +408,16 @@ def markdown(table: pd.DataFrame) -> str:
         "|---|---|---|---|---|",
     ]
     for one in table.itertuples():
-        verdict = f"**{one.verdict}**" + (f": {one.reason}" if one.reason else "")
-        lines.append(f"| {one.claim} | {one.paper} | {one.ours} | {verdict} | [{one.figure}]({one.picture}) |")
+        lines.append(f"| {one.claim} | {one.paper} | {one.ours} | {one.verdict} | [{one.figure}]({one.picture}) |")
+    return "\n".join(lines)
+
+
+def reasons(table: pd.DataFrame) -> str:
+    """A table of the reasons, and of the CSVs that decide."""
+    lines = ["| claim of the paper | verdict | why | decided by, in `results/` |", "|---|---|---|---|"]
+    for one in table.itertuples():
+        sources = ", ".join(f"[`{name}`](../results/{name})" for name in one.source.split())
+        lines.append(f"| {one.claim} | {one.verdict} | {one.reason} | {sources} |")
     return "\n".join(lines)
 
 
@@ -426,11 +432,15 @@ def on_page(text: str, table: str, page: Path) -> str:
 def main(cfg: Settings) -> None:
     started = time.time()
     table = claims()
-    page = on_page(cfg.page.read_text(encoding="utf-8"), markdown(table), cfg.page)
+    pages = {
+        page: on_page(page.read_text(encoding="utf-8"), text, page)
+        for page, text in ((cfg.page, front(table)), (cfg.reasons, reasons(table)))
+    }
     sources = sorted({ROOT / "results" / name for names in table["source"] for name in names.split()})
     write_csv(cfg.out, table, cfg, sources, started)
-    replace_text(cfg.page, page)
-    print(f"{len(table)} claims: wrote {cfg.out} and the table of {cfg.page}")
+    for page, text in pages.items():
+        replace_text(page, text)
+    print(f"{len(table)} claims: wrote {cfg.out} and the tables of {cfg.page} and {cfg.reasons}")
 
 
 if __name__ == "__main__":

@@ -373,7 +373,6 @@ def main(cfg: Settings) -> None:
         found, made_of = evaluate(cfg, candidate, of_start[start], names, pieces, contexts, reach)
         one = found[max(found)]
         models[candidate.name].append(one)
-        ends[candidate.name].append(found)
         weights.append(made_of)
         facts_of = {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
         facts_of |= {"steps": candidate.steps, "dtype": dtype_of(cfg, candidate), "source": facts["source"]}
@@ -383,6 +382,7 @@ def main(cfg: Settings) -> None:
         done["books"].append(tables.by_book(one, text))
         done["information"].append(tables.information(one, text))
         if candidate.run:
+            ends[candidate.name].append(found)
             done["tokens"].append(tables.tokens(found, reach, text))
         mean, error = done["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
         print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats a token")
@@ -392,9 +392,8 @@ def main(cfg: Settings) -> None:
     for a, b in pairs:
         if contexts:
             done["gain_gaps"].append(tables.gain_gaps(models[a], models[b], text))
-        if all(candidate.run for candidate in candidates if candidate.name in (a, b)):
-            if len(table := tables.token_gaps(ends[a], ends[b], reach, text)):
-                done["token_gaps"].append(table)
+        if ends[a] and ends[b] and len(table := tables.token_gaps(ends[a], ends[b], reach, text)):
+            done["token_gaps"].append(table)
         gap, crossing = tables.gap(models[a], models[b], text)
         done["gap"].append(gap)
         done["crossover"].append(crossing)
