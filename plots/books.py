@@ -1,6 +1,7 @@
 """Fig. 4 and G.9: loss of models on books against the position, the gap between two models, and what context gains.
 
     python plots/books.py --results results/fig4 --out results/fig4/fig4
+    python plots/books.py --results results/fig4 --out results/fig4/training --figure training
     python plots/books.py --results results/fig4 --pretrained results/fig4/pretrained/* --out results/fig4/fig4
 
 Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (evaluate.py), and counting.csv (counting_floor.py)
@@ -9,6 +10,10 @@ where there is one. Writes OUT.png and OUT.pdf, means over seeds:
   middle  a line a pair with its 95% interval, above 0 where the second model is better, and a dot where one overtakes
   right   what all of the context gains over the last tokens of it, in each doubling of the position, 95% intervals
 --pretrained: folders of evaluate.py with models that read the same books in tokens of their own; left and right.
+--figure training: against the tokens of training, from summary.csv, tokens.csv, token_gaps.csv and counting.csv:
+  left    the loss over all positions
+  middle  the gap in loss of each pair, and right the gap in what all of the context gains over the last tokens of it,
+          both in the last half of the positions
 
 Hardware: one CPU core, three seconds. Expect lines that fall quickly over the first positions and slowly later.
 """
@@ -18,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import style
@@ -34,6 +40,9 @@ GAP = ["model_a", "model_b", "L", "position_units", "gap_nats", "lo95", "hi95"]
 CROSSOVER = ["model_a", "model_b", "overtakes_at"]
 GAINS = ["model", "context", "position_units", "gain_nats", "lo95", "hi95"]
 COUNTING = ["order", "nats_per_byte"]
+TOKENS = ["model", "L", "seed", "tokens", "nats_per_unit", "unit"]
+TOKEN_GAPS = ["model_a", "model_b", "tokens", "last", "gap_nats", "lo95", "hi95"]
+GAIN_GAPS = ["context", "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]  # NaN at positions that are too early
 REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 FIRST = 16  # units of text where the left panel begins: over the first ones all models are as bad
@@ -42,6 +51,7 @@ CONTEXT = 64  # tokens: the right panel has the gain over so many, or the most b
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
+    figure: Literal["4", "training"] = "4"
     pretrained: tuple[Path, ...] = ()  # folders of evaluate.py, of models that read the same books
 
 
@@ -80,10 +90,13 @@ def read_curves(folder: Path) -> Curves:
     names, lengths = set(summary["model"]), {*smooth["L"], *summary["L"], *gap["L"]}
     if not {*gap["model_a"], *gap["model_b"]} <= names or len(lengths) > 1:
         raise UserError(f"{folder}: its CSVs are of different models or lengths L: {REMEDY}")
-    counting = pd.DataFrame(columns=COUNTING)
-    if (folder / "counting.csv").exists():
-        counting = read_table(folder / "counting.csv", COUNTING, "make it with train_on_pg19/counting_floor.py")
-    return Curves(smooth, summary, gap, crossover, gains, counting)
+    return Curves(smooth, summary, gap, crossover, gains, read_counting(folder))
+
+
+def read_counting(folder: Path) -> pd.DataFrame:
+    if not (folder / "counting.csv").exists():
+        return pd.DataFrame(columns=COUNTING)
+    return read_table(folder / "counting.csv", COUNTING, "make it with train_on_pg19/counting_floor.py")
 
 
 def looks(summary: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
@@ -103,12 +116,16 @@ def draw_loss(ax: Axes, curves: Curves, models: dict[str, tuple[str, str, str]])
     for name, (color, dash, label) in models.items():
         mean = shown[shown["model"] == name].groupby("position_units")["nats_per_unit"].mean()
         (legend[label],) = ax.plot(mean.index, mean, color=color, linestyle=dash)
-    if len(curves.counting):
-        best = curves.counting.loc[curves.counting["nats_per_byte"].idxmin()]
-        label = f"counting (PPM, {best['order']:g} bytes)"
-        legend[label] = ax.axhline(best["nats_per_byte"], color=GREY, linestyle=":", linewidth=1.2)
     log_axis(ax.xaxis, shown["position_units"], "position", base=2)
-    return legend
+    return legend | draw_counting(ax, curves.counting)
+
+
+def draw_counting(ax: Axes, counting: pd.DataFrame) -> dict[str, Artist]:
+    if counting.empty:
+        return {}
+    best = counting.loc[counting["nats_per_byte"].idxmin()]
+    line = ax.axhline(best["nats_per_byte"], color=GREY, linestyle=":", linewidth=1.2)
+    return {f"counting (PPM, {best['order']:g} bytes)": line}
 
 
 def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
@@ -158,7 +175,39 @@ def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.D
     return fig
 
 
+def draw_training(folder: Path) -> Figure:
+    """UserError: a bad CSV."""
+    summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
+    tokens = read_table(folder / "tokens.csv", TOKENS, REMEDY, key=TOKENS[:4])
+    gaps = read_table(folder / "token_gaps.csv", TOKEN_GAPS + GAIN_GAPS, REMEDY, ["lo95", "hi95", *GAIN_GAPS])
+    gaps, unit, models = gaps[gaps["last"] == gaps["last"].max()].copy(), tokens["unit"].iloc[0], looks(summary)
+    said = [f"Loss (nats a {unit})", f"Gap in loss, last half\n(nats a {unit})"]
+    said += [f"Gap in gain over the last {gaps['context'].max():g}\ntokens, last half (nats a {unit})"]
+    of = summary.iloc[0]
+    title = f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books"
+    fig, (left, *others), _ = new_figure([title, "", ""], said, "Tokens of training")
+    legend = {}
+    for name, (color, dash, label) in models.items():
+        mean = tokens[tokens["model"] == name].groupby("tokens")["nats_per_unit"].mean()
+        (legend[label],) = left.plot(mean.index, mean, color=color, linestyle=dash, marker=".")
+    log_axis(left.xaxis, tokens["tokens"], "tokens")
+    put_legend(left, legend | draw_counting(left, read_counting(folder)))
+    gaps["at"] = gaps["tokens"] * 1.05 ** gaps.groupby(["model_a", "model_b"], sort=False).ngroup()  # beside each other
+    for ax, (value, low, high) in zip(others, (TOKEN_GAPS[-3:], GAIN_GAPS[1:]), strict=True):
+        pairs = {}
+        for color, ((a, b), rows) in zip(cycle(COLORS), gaps.groupby(["model_a", "model_b"], sort=False)):
+            bars = [rows[value] - rows[low], rows[high] - rows[value]]
+            pairs[f"{a} less {b}"] = ax.errorbar(rows["at"], rows[value], bars, color=color, marker=".", elinewidth=0.8)
+        ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+        log_axis(ax.xaxis, gaps["at"], "tokens")
+    put_legend(others[0], pairs)
+    return fig
+
+
 def main(cfg: Settings) -> None:
+    if cfg.figure == "training":
+        save(draw_training(cfg.results), cfg.out)
+        return
     save(draw(read_curves(cfg.results), [read_models(folder) for folder in cfg.pretrained]), cfg.out)
 
 

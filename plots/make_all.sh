@@ -33,8 +33,10 @@ draw gaussian_models fig3/fig3 results/fig3 --figure 3
 for figure in utilisation training frontier; do draw gaussian_models "fig3/$figure" results/fig3 --figure "$figure"; done
 draw gaussian_models fig3/few_copies/frontier results/fig3/few_copies --figure frontier
 for figure in fig4 figG9; do
-  draw books "$figure/$figure" "results/$figure"
-  draw books "$figure/addresses/$figure" "results/$figure/addresses"
+  for folder in "$figure" "$figure/addresses"; do
+    draw books "$folder/$figure" "results/$folder"
+    draw books "$folder/training" "results/$folder" --figure training
+  done
 done
 draw books fig4/pretrained/pretrained results/fig4 --pretrained results/fig4/pretrained/*/
 draw condition condition/condition results/condition

@@ -57,38 +57,63 @@ def test_only_the_table_of_a_page_with_markers_changes():
         claims.on_page(f"{claims.BEGIN}\n{claims.BEGIN}\n{claims.END}", "table", PAGE)
 
 
+def token_gaps(**gaps: tuple[float, float]) -> pd.DataFrame:
+    """By size: the gap in the doublings that end at 16 and 64 tokens, after 1 and 3 million tokens, ± 0.05."""
+    rows = [
+        (f"mamba2-mini-{size}", 64, tokens, last, gap)
+        for size, each in gaps.items()
+        for tokens in (1e6, 3e6)
+        for last, gap in zip((16, 64), each, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["model_b", "L", "tokens", "last", "gap_nats"])
+    table = table.assign(lo95=table["gap_nats"] - 0.05, hi95=table["gap_nats"] + 0.05)
+    names = dict(zip(claims.LOSS, claims.GAIN, strict=True))
+    return table.join(table[claims.LOSS].rename(columns=names))
+
+
+def tokens(fell: float) -> pd.DataFrame:
+    both = {"model": ["a", "a"], "seed": 0, "tokens": [1e6, 3e6], "nats_per_unit": 1.0, "fell_nats": [math.nan, fell]}
+    return pd.DataFrame(both)
+
+
 @pytest.mark.parametrize(
     ("early", "late", "fell", "verdict"),
     [
         (0.1, -0.1, 0.001, claims.REPRODUCED),
+        (0.1, -0.1, 0.1, claims.REPRODUCED),
         (0.1, 0.1, 0.001, claims.CONTRADICTED),
         (-0.1, -0.1, 0.001, claims.CONTRADICTED),
         (0.1, 0.0, 0.001, claims.UNDECIDED),
-        (0.1, -0.1, 0.1, claims.UNDECIDED),  # still learning
+        (0.1, 0.1, 0.1, claims.UNDECIDED),  # still learning, so the transformer may yet lead
     ],
 )
-def test_rule_for_models_of_books(early, late, fell, verdict):
-    rows = [
-        (f"mamba2-mini-{size}", last, gap) for size in ("small", "medium") for last, gap in ((16, early), (64, late))
-    ]
-    gap = pd.DataFrame(rows, columns=["model_b", "last", "gap_nats"])
-    gap = gap.assign(lo95=gap["gap_nats"] - 0.05, hi95=gap["gap_nats"] + 0.05)
-    summary = pd.DataFrame({"model": ["gpt_neox-mini-small", "gpt_neox-mini-medium"], "parameters": [1e6, 4e6]})
-    tokens = pd.DataFrame({"model": ["a", "a"], "seed": 0, "tokens": [1e6, 3e6], "nats_per_unit": 1.0})
-    assert claims.who_leads(gap, summary, tokens.assign(fell_nats=[math.nan, fell]))[1] == verdict
+def test_rule_for_who_leads(early, late, fell, verdict):
+    gaps = token_gaps(small=(early, late), medium=(early, late))
+    assert claims.who_leads(gaps, tokens(fell))[1] == verdict
+    gaps.loc[(gaps["tokens"] == 1e6) & (gaps["last"] == 64), claims.LOSS] = [0.0, -0.05, 0.05]
+    assert claims.who_leads(gaps, tokens(fell))[1] in (claims.UNDECIDED, claims.CONTRADICTED)  # not after fewer tokens
+    assert early < 0 or claims.who_leads(gaps, tokens(fell))[1] == claims.UNDECIDED
 
 
 @pytest.mark.parametrize(
-    ("grows", "paired", "verdict"),
+    ("small", "medium", "verdict"),
+    [(-0.2, -0.06, claims.REPRODUCED), (-0.2, -0.16, claims.UNDECIDED), (0.2, 0.0, claims.UNDECIDED)],
+)
+def test_rule_for_the_gap_that_closes(small, medium, verdict):
+    assert claims.gap_closes(token_gaps(small=(0, small), medium=(0, medium)), tokens(0.1))[1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("grows", "more", "verdict"),
     [(True, 0.1, claims.REPRODUCED), (False, 0.1, claims.UNDECIDED), (True, 0.01, claims.UNDECIDED)],
 )
-def test_rule_for_the_curve_that_flattens(grows, paired, verdict):
-    """Reproduced only where the transformer's gain grows for longer, and is larger on the same tokens."""
+def test_rule_for_the_curve_that_flattens(grows, more, verdict):
+    """Reproduced only where the transformer's gain grows for longer, and is larger after both numbers of tokens."""
     names = [f"{kind}-mini-{size}" for kind in ("gpt_neox", "mamba2") for size in ("small", "medium")]
     rows = [(name, last, last > 64 and grows and "neox" in name) for name in names for last in (64, 128)]
     gains = pd.DataFrame(rows, columns=["model", "last", "growing"]).assign(context=claims.REACH)
     gains["growth_lo95"] = gains["growing"].map({True: 0.1, False: -0.1})
-    gap = pd.DataFrame({"model_b": names[2:], "context": claims.REACH, "gap_nats": paired})
-    gap = gap.assign(lo95=paired - 0.05, hi95=paired + 0.05)
-    tokens = pd.DataFrame({"model": ["a", "a"], "seed": 0, "tokens": [1e6, 3e6], "nats_per_unit": 1.0})
-    assert claims.flattens(gains, gap, tokens.assign(fell_nats=[math.nan, 0.001]))[1] == verdict
+    gaps = token_gaps(small=(0, more), medium=(0, more))
+    assert claims.flattens(gains, gaps, tokens(0.1))[1] == verdict
+    gaps.loc[gaps["tokens"] == 1e6, claims.GAIN] = [0.0, -0.05, 0.05]
+    assert claims.flattens(gains, gaps, tokens(0.1))[1] == claims.UNDECIDED

@@ -124,6 +124,7 @@ compare() {
         "$python" train_on_pg19/counting_floor.py --run "${folders[0]}" --documents "$documents" --out "$out" "$@"
     fi
     "$python" plots/books.py --results "$out" --out "$out/$figure"
+    "$python" plots/books.py --results "$out" --out "$out/training" --figure training
 }
 
 # jobs: a line for each run, "MODEL SEED", of lines "SEEDS | MODELS".

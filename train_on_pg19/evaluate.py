@@ -27,7 +27,8 @@ such a folder of all books. Writes into --out:
     tokens.csv       a row for each run of train.py and end of a cosine: the loss against the tokens it was trained on;
                      fell_nats, by how much it fell since the end before; late_gain_nats, what all of the context gains
                      over the last --reach tokens in the last doubling of the position
-    token_gaps.csv   the same for each pair: gap_nats and gain_gap_nats in the last doubling
+    token_gaps.csv   the same for each pair and doubling of the position: gap_nats, and gain_gap_nats, by how much more
+                     model_a gains over the last --reach tokens
 All but nll_nats and mi_nats is in nats a byte of text, or a token where the documents have no text (column `unit`),
 with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
 again, so a killed run continues where it stopped.

@@ -329,6 +329,23 @@ def test_figg9(tmp_path):
         assert np.sort(container.lines[0].get_ydata()) == pytest.approx(expected)
 
 
+def test_training_on_books():
+    """Points of tokens.csv and token_gaps.csv, and the line of counting."""
+    fig = books.draw_training(RESULTS / "fig4")
+    assert_texts_fit(fig)
+    left, *others = fig.axes
+    tokens, gaps = table("fig4/tokens"), table("fig4/token_gaps", "last == 2048")
+    drawn = {label.split(":")[0]: line for label, line in zip(labels(left), left.lines, strict=True)}
+    for name, rows in tokens.groupby("model"):
+        assert drawn[name].get_xdata() == pytest.approx(rows["tokens"])
+        assert drawn[name].get_ydata() == pytest.approx(rows["nats_per_unit"])
+    assert len(drawn) == tokens["model"].nunique() + 1
+    for ax, column in zip(others, ("gap_nats", "gain_gap_nats"), strict=True):
+        for label, container in zip(labels(others[0]), ax.containers, strict=True):
+            rows = gaps[gaps["model_a"] + " less " + gaps["model_b"] == label]
+            assert container.lines[0].get_ydata() == pytest.approx(rows[column])
+
+
 def test_figc6():
     folders = [RESULTS / "figC6/subvolume", RESULTS / "figC6/logarithmic"]
     fig = families.draw([families.read_exact(folder) for folder in folders])

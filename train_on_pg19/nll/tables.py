@@ -189,18 +189,20 @@ def tokens(ends: dict[int, Evaluated], context: int | None, text: Text) -> pd.Da
 def token_gaps(
     a: list[dict[int, Evaluated]], b: list[dict[int, Evaluated]], context: int | None, text: Text
 ) -> pd.DataFrame:
-    """Rows of token_gaps.csv: two models after as many tokens of training, in the last doubling of the position.
+    """Rows of token_gaps.csv: two models after as many tokens of training, in each doubling of the position.
 
-    a, b: a model by seed, each as `ends` of `tokens`. No rows where they have no number of tokens in common.
+    a, b: a model by seed, each as `ends` of `tokens`. No rows where they have no number of tokens in common. gain_gap
+    is by how much more a gains from all of the context than from the last `context` tokens.
     """
-    late, rows = curves.doublings(text.L, 1)[-1:], [pd.DataFrame()]
+    of, rows = curves.doublings(text.L, 1), [pd.DataFrame()]
+    units, far = text.within(of), of[:, 0] > 2 * (context or text.L)
     for count in sorted(set.intersection(*(set(ends) for ends in (*a, *b)))):
         pair = [[ends[count] for ends in model] for model in (a, b)]
-        sums = [[sums_in(one.nll, late) for one in model] for model in pair]
-        row = of_pair(*pair, text) | {"tokens": count} | text.where(late)
-        row |= interval(curves.gap(*sums, text.within(late)), "gap")
+        found = curves.gap(*([sums_in(one.nll, of) for one in model] for model in pair), units)
+        table = pd.DataFrame(of_pair(*pair, text) | {"tokens": count} | text.where(of) | interval(found, "gap"))
         if context:
-            sums = [[gained(one, context, late) for one in model] for model in pair]
-            row |= {"context": context} | interval(curves.gap(*sums, text.within(late)), "gain_gap")
-        rows.append(pd.DataFrame(row))
+            found = curves.gap(*([gained(one, context, of[far]) for one in model] for model in pair), units[:, far])
+            columns = {"context": context} | interval(found, "gain_gap")
+            table = table.join(pd.DataFrame(columns, index=table.index[far]))
+        rows.append(table)
     return pd.concat(rows)

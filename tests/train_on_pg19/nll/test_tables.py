@@ -24,8 +24,10 @@ def test_two_models_after_as_many_tokens():
         for of in (a, b)
         for n, one in of.items()
     }
-    found = tables.token_gaps([a], [b], 4, text)
-    assert found[["tokens", "first", "last", "context"]].to_numpy().tolist() == [[30, 9, 16, 4], [70, 9, 16, 4]]
+    table = tables.token_gaps([a], [b], 4, text)
+    assert table[["tokens", "last"]].to_numpy().tolist() == [[n, last] for n in (30, 70) for last in (2, 4, 8, 16)]
+    assert table["gain_gap_nats"].notna().tolist() == 2 * [False, False, False, True]
+    found = table[table["last"] == 16]
     assert found["gap_nats"].tolist() == pytest.approx([late["a", n] - late["b", n] for n in (30, 70)], abs=1e-6)
     expected = [gains["a", n] - gains["b", n] for n in (30, 70)]
     assert found["gain_gap_nats"].tolist() == pytest.approx(expected, abs=1e-6)
