@@ -194,10 +194,10 @@ def quoted_gaps() -> list[tuple[str, str]]:
     for model, of in results("fig4/summary.csv").set_index("model").iterrows():
         cells = [model, f"{of['parameters'] / 1e6:.1f}"]
         for folder in ("fig4", "fig4/addresses"):
-            loss, margin, tokens = (
-                results(f"{folder}/{name}.csv").groupby("model").last().loc[model]
-                for name in ("summary", "margin", "tokens")
+            loss, margin = (
+                results(f"{folder}/{name}.csv").set_index("model").loc[model] for name in ("summary", "margin")
             )
+            tokens = results(f"{folder}/tokens.csv").set_index(["model", "tokens"]).loc[model, 4096 * loss["steps"]]
             cells += [f"{loss['nats_per_unit']:.2f}", said(margin, "margin_nats")]
             cells.append(said(tokens, "fell_nats", "fell_lo95", "fell_hi95"))
         quotes.append((page, f"| {' | '.join(cells)} | {f'{short[model]:.2f}' if model in short else '–'} |"))
@@ -220,6 +220,22 @@ def quoted_gaps() -> list[tuple[str, str]]:
     ):
         said = interval(more.loc[f"mamba2-mini-{model}"], "gap_nats", digits=4).replace("-", "−")
         quotes.append((page, said + after))
+    for folder, last, text in (
+        ("fig4", 16, "leads by {} at positions 9 to 16"),
+        ("fig4/addresses", 64, "lead is {} at positions 33 to 64"),
+        ("fig4/addresses", 256, "{} at 129 to 256"),
+        ("fig4/addresses", 2048, "{} in the last half; on all ten books"),
+    ):
+        pair = results(f"{folder}/token_gaps.csv").query("model_b == 'mamba2-mini-small'")
+        row = pair[pair["last"] == last].iloc[-1]
+        quotes.append((page, text.format(interval(row, "gap_nats", digits=3))))
+    pair = results("fig4/token_gaps.csv").query("model_b == 'mamba2-mini-small' and last == 2048").tail(3)
+    gaps = [interval(row, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4) for _, row in pair.iterrows()]
+    quotes.append((page, f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} nats a byte more".replace("-", "−")))
+    own = results("fig4/tokens.csv").groupby("model")["late_gain_nats"]
+    own = [own.get_group(f"{kind}-mini-small").iloc[-2:] for kind in ("mamba2", "gpt_neox")]
+    text = "stays at {:.4f} and {:.4f}, and that of the transformer rises from {:.4f} to {:.4f}"
+    quotes.append((page, text.format(*own[0], *own[1])))
     short_pair = results("figG9/gain_gaps.csv").query("context == 64").iloc[-1]
     quotes.append((page, interval(short_pair, "gap_nats", digits=4) + " more at positions 257 to 512"))
     late = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")["gain_nats"]

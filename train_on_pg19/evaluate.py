@@ -6,7 +6,8 @@ r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + 
         --out results/mine                                      # any causal model of the hub, folder or GGUF file
 
 All models of one call get the same documents: of the books that were held out from folders of train.py, or without
-such a folder of all books. Writes into --out:
+such a folder of all books. Runs of train.py are compared after as many tokens of training, at the end of the last
+cosine that all of them have come to. Writes into --out:
     nll.csv          a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
     smooth.csv       the same over windows of positions first … last, a quarter of a doubling wide, also in nats a byte
                      (nats_per_unit), and after how many bytes of a document the window lies (position_units)
@@ -45,7 +46,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -114,9 +115,14 @@ class Candidate:
     seed: int
     place: str  # what from_pretrained takes
     config: PreTrainedConfig
-    steps: int | None  # of training; None: not of train.py
-    run: dict[str, Any] | None  # run.json, of a folder of train.py
-    earlier: dict[int, str] = field(default_factory=dict)  # by steps: the places of the same run at the end of cosines
+    run: dict[str, Any] | None = None  # run.json, of a folder of train.py
+    tokens: int = 0  # of training; 0: not of train.py
+    places: dict[int, str] = field(default_factory=dict)  # at the end of each cosine, by tokens of training
+
+    @property
+    def steps(self) -> int | None:
+        """Of training."""
+        return self.tokens // self.settings["batch_tokens"] if self.run else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -129,19 +135,34 @@ def find_model(model: str) -> Candidate:
     folder = Path(model)
     if not (folder / train.RUN).is_file():
         name = printable(folder.name) if folder.exists() else model
-        return Candidate(name, 0, model, pretrained.load_config(model), None, None)
+        return Candidate(name, 0, model, pretrained.load_config(model))
     record = train.read_run(folder)
-    saved = {step: str(path) for step, path in train.checkpoints(folder).items()}
+    settings, saved = record["identity"]["settings"], train.checkpoints(folder)
     if not saved:
         raise UserError(f"{folder} has no checkpoint yet: let train.py come to its first one")
-    step, checkpoint = saved.popitem()
-    settings = record["identity"]["settings"]
-    ends = training.cosine_ends(record["steps"], 30)
+    step, ends = max(saved), training.cosine_ends(record["steps"], 30)
+    kept = [one for one in saved if one in ends]
     if step not in ends:
         later = next(end for end in ends if end > step)
-        print(f"{folder} stands at step {step:,}, amid a cosine that ends at {later:,}: evaluated as it is")
-    config = pretrained.load_config(checkpoint)
-    return Candidate(settings["model"], settings["seed"], checkpoint, config, step, record, saved)
+        how = "taken at the end of the one before" if kept else "evaluated as it is"
+        print(f"{folder} stands at step {step:,}, amid a cosine that ends at {later:,}: {how}")
+    places = {one * settings["batch_tokens"]: str(saved[one]) for one in kept or [step]}
+    config = pretrained.load_config(str(saved[step]))
+    return Candidate(settings["model"], settings["seed"], "", config, record, 0, places)
+
+
+def after_as_many_tokens(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Runs of train.py as they are after the last number of tokens that all of them have in `places`, or each after its
+    own last one where there is none."""
+    runs = [set(candidate.places) for candidate in candidates if candidate.run]
+    shared = set.intersection(*runs) if runs else set()
+    found = []
+    for one in candidates:
+        tokens = max(shared or one.places, default=0)
+        if one.run and tokens < max(one.places):
+            print(f"{one.name}, seed {one.seed}: has gone on, and is compared after {tokens:,} tokens, as others are")
+        found.append(replace(one, tokens=tokens, place=one.places[tokens]) if one.run else one)
+    return found
 
 
 def same_training(candidates: Sequence[Candidate]) -> None:
@@ -326,31 +347,31 @@ def evaluate(
     contexts: list[int],
     reach: int | None,
 ) -> tuple[dict[int, tables.Evaluated], str]:
-    """The model at the end of each cosine by its tokens of training, and the hash of the last one's weights.
+    """The model in each of its places by its tokens of training, and the hash of the weights after `candidate.tokens`.
 
-    The last one has the NLL with each of the contexts, those before with `reach`, if it is not None.
+    These have the NLL with each of the contexts, the others with `reach`, if it is not None.
     """
-    dtype, found = dtype_of(cfg, candidate), {}
-    for steps, place in (*candidate.earlier.items(), (candidate.steps, candidate.place)):
+    dtype, found, chosen = dtype_of(cfg, candidate), {}, ""
+    for tokens, place in (candidate.places or {0: candidate.place}).items():
         weights = pretrained.model_fingerprint(place)
         made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, dtype]
         digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
         load = lru_cache(1)(partial(pretrained.load_model, place, dtype, pretrained.find_device(cfg.device)))
         sums = {}
-        wanted = contexts if steps == candidate.steps else [reach] * bool(reach)
+        wanted = contexts if tokens == candidate.tokens else [reach] * bool(reach)
         for context in (0, *wanted):  # all of it first: see nll_with_last
             parts = measured(cfg, candidate.name, load, sequences, pieces, digest, context)
             sums[context] = curves.book_sums(itertools.chain.from_iterable(parts), names)
-        tokens = (steps or 0) * candidate.settings.get("batch_tokens", 0)
         found[tokens] = tables.Evaluated(candidate.name, candidate.seed, sums.pop(0), sums)
-    return found, weights
+        chosen = weights if tokens == candidate.tokens else chosen
+    return found, chosen
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    candidates = [find_model(model) for model in cfg.models]
+    candidates = after_as_many_tokens([find_model(model) for model in cfg.models])
     same_training(candidates)
     pairs = wanted_pairs(cfg, [candidate.name for candidate in candidates])
     L = cfg.L or next((candidate.settings["L"] for candidate in candidates if candidate.run), None)
@@ -372,7 +393,7 @@ def main(cfg: Settings) -> None:
     done, models, ends, weights = defaultdict(list), defaultdict(list), defaultdict(list), []
     for candidate, start in zip(candidates, starts, strict=True):
         found, made_of = evaluate(cfg, candidate, of_start[start], names, pieces, contexts, reach)
-        one = found[max(found)]
+        one = found[candidate.tokens]
         models[candidate.name].append(one)
         weights.append(made_of)
         facts_of = {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}

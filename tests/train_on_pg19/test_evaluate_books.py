@@ -356,3 +356,21 @@ def test_bad_input(documents, runs, tmp_path):
         error = one_line_error(call(folder, tmp_path / "out", [tmp_path / model for model in models], *flags))
         assert said in error
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_are_compared_after_as_many_tokens(documents, tmp_path):
+    """One has two cosines; the other stands amid its second one."""
+    flags = ["--steps", 4, "--checkpoint-every", 2, "--restarts", 1]
+    long = train_one(documents, tmp_path / "long", *flags)
+    short = train_one(documents, tmp_path / "short", *flags, "--model", "mamba2-mini-small")
+    (short / "checkpoint-12").rename(short / "checkpoint-8")
+    done = call(documents, tmp_path / "out", [long, short])
+    assert "short stands at step 8, amid a cosine that ends at 12: taken at the end of the one before" in done.stdout
+    assert "tiny, seed 0: has gone on, and is compared after 512 tokens, as others are" in done.stdout
+    assert pd.read_csv(tmp_path / "out/summary.csv")["steps"].tolist() == [4, 4]
+    tokens = pd.read_csv(tmp_path / "out/tokens.csv")[["model", "tokens"]]
+    assert tokens.to_numpy().tolist() == [["tiny", 512], ["tiny", 1536], ["mamba2-mini-small", 512]]
+    nll = pd.read_csv(tmp_path / "out/nll.csv")
+    saved = AutoModelForCausalLM.from_pretrained(long / "checkpoint-4")
+    expected = plain_nll(saved, held_out_ids(documents, long)[0], IDS).mean(axis=0)
+    np.testing.assert_allclose(nll[nll["model"] == "tiny"]["nll_nats"], expected, atol=2e-5)
