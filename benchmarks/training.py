@@ -4,7 +4,7 @@
     python benchmarks/training.py --part optimizers          # one CPU core: 40 minutes
     python benchmarks/training.py --part rates               # one CPU core: 7 minutes
     python benchmarks/training.py --part books --documents data/documents/results_figG9_512  # one CPU core: 20 minutes
-    python benchmarks/training.py --part speed --documents data/documents/results_fig4_2048  # one CPU core: 5 minutes
+    python benchmarks/training.py --part speed --documents data/documents/results_fig4_2048  # one CPU core: 20 minutes
 
 Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 means ours is better.
   loop         milliseconds of a step, one thread: both checkouts train by their command lines in turn, --rounds times;
@@ -19,7 +19,7 @@ Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 me
   speed        another table: tokens a second of each model of books at each of --lengths, the fastest of --rounds rows
                of 10 steps, one thread, bfloat16 products; operations a second by common.flops, and their share of what
                the same core reaches in a product of two 2,048 × 2,048 matrices in bfloat16, the best of ten before and
-               after
+               after; then tokens a second with --compile, right after the run without
 
 Expect: the loops to take the same time, Muon half of AdamW's steps with GPT2.
 """
@@ -180,10 +180,14 @@ def speed_rows(cfg: Settings) -> pd.DataFrame:
             peak = _peak_here()
             log = _run_here(books, [*flags, "--log-every", 10, "--device", "cpu"])
             peak, speed = max(peak, _peak_here()), log["tokens_per_second"].max()
+            torch.compiler.reset()  # it gives up after a few models
+            compiled = _run_here(books, [*flags, "--log-every", 10, "--device", "cpu", "--compile"])
+            compiled = compiled["tokens_per_second"].max()
             model = build(name, VOCABULARY, L, None)
             used = flops_a_token(model, L) * speed
             row_of = {"model": name, "L": L, "parameters": model.num_parameters(), "tokens_per_second": round(speed)}
-            rows.append(row_of | {"gflops": used / 1e9, "peak_gflops": peak / 1e9, "share": round(used / peak, 3)})
+            row_of |= {"gflops": used / 1e9, "peak_gflops": peak / 1e9, "share": round(used / peak, 3)}
+            rows.append(row_of | {"compiled_tokens_per_second": round(compiled), "ratio": round(compiled / speed, 3)})
     return pd.DataFrame(rows)
 
 

@@ -194,5 +194,5 @@ def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
         config.max_position_embeddings = L
     if kind == "mamba2":
         # No number depends on the chunk, only the time and memory of the scan; the kernels want a power of two from 16.
-        config.chunk_size = 64 if L >= 64 else 16
+        config.chunk_size = 32 if L >= 32 else 16
     return config

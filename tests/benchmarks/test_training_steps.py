@@ -93,11 +93,15 @@ def test_books(tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "made.csv")
     assert table[["L", "learning_rate", "steps"]].to_numpy().tolist() == [[64, 1e-4, 30], [64, 1e-2, 30]]
     assert table["nll_nats"][1] < table["nll_nats"][0]
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compiled.append(model))  # it takes half a minute
     done = call_script(SCRIPT, "--part", "speed", *flags)
     assert done.returncode == 0, done.stderr
+    assert len(compiled) == 1
     row = pd.read_csv(tmp_path / "made.csv").iloc[0]
     weights = row["gflops"] * 1e9 / row["tokens_per_second"]
     assert weights == pytest.approx(flops_a_token(build("tiny", training.VOCABULARY, 64, None), 64), rel=0.01)
+    assert row["ratio"] == pytest.approx(row["compiled_tokens_per_second"] / row["tokens_per_second"], abs=2e-3)
     assert row["share"] == pytest.approx(row["gflops"] / row["peak_gflops"], abs=1e-3)
 
 

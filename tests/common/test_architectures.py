@@ -88,7 +88,7 @@ def test_names_are_told_apart():
 
 
 def test_the_chunk_of_mamba2_goes_by_the_length():
-    assert [configuration("mamba2-mini-256", L).chunk_size for L in (16, 63, 64, 1024)] == [16, 16, 64, 64]
+    assert [configuration("mamba2-mini-256", L).chunk_size for L in (16, 31, 32, 1024)] == [16, 16, 32, 32]
 
 
 def test_what_cannot_be_built_is_refused(monkeypatch):
