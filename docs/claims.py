@@ -316,7 +316,8 @@ def falling(tokens: pd.DataFrame) -> tuple[bool, str]:
     """Whether more tokens of training would change much, and what they changed."""
     last = tokens.groupby(["model", "seed"]).tail(1)
     percent = 100 * last["fell_nats"] / last["nats_per_unit"]
-    said = f"the last cosine, half of the training, lowered the losses by {percent.min():.1f} to {percent.max():.1f}%"
+    said = f"the last cosine, over half of the training, lowered the losses by {percent.min():.1f} to "
+    said += f"{percent.max():.1f}%"
     return percent.max() >= 100 * SETTLED, said
 
 
@@ -328,9 +329,9 @@ def who_leads(token_gaps, tokens):
     as_said = all(gap.lo > 0 for gap in all_early) and all(gap.hi < 0 for gap in all_late)
     otherwise = any(all(gap.hi < 0 for gap in early[size]) or all(gap.lo > 0 for gap in late[size]) for size in SIZES)
     falls, said = falling(tokens)
-    ours = f"loss of GPT-NeoX less that of Mamba2, last half: {by_size(late)}"
+    ours = f"loss of GPT-NeoX less that of Mamba2, last half: {by_size(late)} nats a byte"
     verdict = decided(as_said, CONTRADICTED if otherwise and not falls else UNDECIDED)
-    return ours, verdict, f"at positions 9 to 16 {by_size(early)}; nats a byte; {said}"
+    return ours, verdict, f"at positions 9 to 16: {by_size(early)} nats a byte; {said}"
 
 
 @claim("4, G.9", "fig4/fig4", "fig4/token_gaps", "fig4/tokens")

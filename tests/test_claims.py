@@ -22,6 +22,8 @@ def test_the_page_and_the_csv_hold_what_the_results_give():
     table = pd.read_csv(ROOT / "results/claims.csv", dtype=str, keep_default_na=False)
     assert table.to_dict("records") == found.to_dict("records"), "run python docs/claims.py"
     assert all((ROOT / picture).is_file() for picture in found["picture"])
+    size = pd.read_csv(ROOT / "results/fig4/summary.csv").set_index("model")["parameters"]
+    assert claims.SIZES == {of: f"{size[f'gpt_neox-mini-{of}'] / 1e6:.2g}M" for of in claims.SIZES}
     # Known from the committed results without the program: the exact family and the law that does not fit.
     by_claim = found.set_index("claim")
     exact = by_claim.loc["I(L/2; L) of the Gaussian sub-volume family grows as L^β"]
