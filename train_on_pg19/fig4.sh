@@ -7,14 +7,15 @@
 #   PRESET=paper  L = 8192 tokens of GPT-NeoX, PG19, the six models of Table F.2 one after the other  weeks of one GPU
 # Models, seeds and held-out books of each preset stand in _books.sh, with L = 256, 2048, 8192 of the last line.
 # Steps, batch and learning rate of each preset stand at the top of train.py (PRESETS).
-# SPLIT=2: the same with other books held out, into results/fig4_split2.
+# SPLIT=2: the same with other books held out, into results/fig4_split2. COMPILE=1: trains by torch.compile, which takes
+# a C++ compiler and saves time on a CPU (docs/benchmarks.md); the numbers change by rounding alone.
 # Your own: MODELS="gpt2 mamba-130m" SEEDS="0 1" CORPUS=… TOKENIZER=… OUT=results/mine bash train_on_pg19/fig4.sh [flags
 # of train.py], and PREPARE_FLAGS for prepare_dataset.py. WORKERS=4: four runs at a time. To spread one run over several
 # GPUs start train.py by torchrun, see there. A killed run goes on by the same command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_on_pg19/_books.sh
-begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT OUT
+begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT COMPILE OUT
 
 inputs fig4 256 2048 8192
 curves fig4 "$@"
