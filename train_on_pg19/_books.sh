@@ -140,6 +140,6 @@ jobs() {
 train() { # MODEL SEED
     # shellcheck disable=SC2086
     logged "$1, L = $L, seed $2" "$runs/$1_$2" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
-        --documents "$documents" --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} ${COMPILE:+--compile} $flags
+        --documents "$documents" --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} $flags
 }
 export -f train

@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
 # Fig. 4: loss of models trained on books, position by position, at the longer of two lengths (Fig. G.9: figG9.sh).
 #   PRESET=smoke  L = 256 tokens, two small models, one seed                                          2 cores, 2 minutes
-#   PRESET=cpu    L = 2048 tokens of a BPE, 38 texts, a transformer and Mamba2 in two sizes           2 cores, 3 hours
+#   PRESET=cpu    L = 2048 tokens of a BPE, 38 texts, a transformer and Mamba2 in two sizes           2 cores, 5 hours
 #                 (the committed results; default)
 #   PRESET=gpu    the same with a larger size, three seeds and four times the tokens a step           one GPU
 #   PRESET=paper  L = 8192 tokens of GPT-NeoX, PG19, the six models of Table F.2 one after the other  weeks of one GPU
 # Models, seeds and held-out books of each preset stand in _books.sh, with L = 256, 2048, 8192 of the last line.
 # Steps, batch and learning rate of each preset stand at the top of train.py (PRESETS).
-# SPLIT=2: the same with other books held out, into results/fig4_split2. COMPILE=1: trains by torch.compile, which takes
-# a C++ compiler and saves time on a CPU (docs/benchmarks.md); the numbers change by rounding alone.
+# SPLIT=2: the same with other books held out, into results/fig4_split2.
 # Your own: MODELS="gpt2 mamba-130m" SEEDS="0 1" CORPUS=… TOKENIZER=… OUT=results/mine bash train_on_pg19/fig4.sh [flags
 # of train.py], and PREPARE_FLAGS for prepare_dataset.py. WORKERS=4: four runs at a time. To spread one run over several
 # GPUs start train.py by torchrun, see there. A killed run goes on by the same command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_on_pg19/_books.sh
-begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT COMPILE OUT
+begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT OUT
 
 inputs fig4 256 2048 8192
 curves fig4 "$@"
