@@ -224,14 +224,21 @@ def quoted_gaps() -> list[tuple[str, str]]:
         ("fig4", 16, "leads by {} at positions 9 to 16"),
         ("fig4/addresses", 64, "lead is {} at positions 33 to 64"),
         ("fig4/addresses", 256, "{} at 129 to 256"),
-        ("fig4/addresses", 2048, "{} in the last half; on all ten books"),
+        ("fig4/addresses", 2048, "{} in the last half, and so is that"),
     ):
         pair = results(f"{folder}/token_gaps.csv").query("model_b == 'mamba2-mini-small'")
         row = pair[pair["last"] == last].iloc[-1]
         quotes.append((page, text.format(interval(row, "gap_nats", digits=3))))
-    pair = results("fig4/token_gaps.csv").query("model_b == 'mamba2-mini-small' and last == 2048").tail(3)
-    gaps = [interval(row, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4) for _, row in pair.iterrows()]
-    quotes.append((page, f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} nats a byte more".replace("-", "−")))
+    for size in ("small", "medium"):
+        pair = results("fig4/token_gaps.csv").query(f"model_b == 'mamba2-mini-{size}' and last == 2048").tail(3)
+        gaps = [
+            interval(row, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4) for _, row in pair.iterrows()
+        ]
+        quotes.append((page, f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} nats a byte more".replace("-", "−")))
+        late = interval(pair.iloc[-1], "gap_nats", digits=3).replace("-", "−")
+        quotes.append((page, {"small": f"hold 0: {late} and ", "medium": f" and {late}."}[size]))
+    larger = results("fig4/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
+    quotes.append((page, f"that of the larger one, {interval(larger, 'gap_nats', digits=3)}"))
     own = results("fig4/tokens.csv").groupby("model")["late_gain_nats"]
     own = [own.get_group(f"{kind}-mini-small").iloc[-2:] for kind in ("mamba2", "gpt_neox")]
     text = "stays at {:.4f} and {:.4f}, and that of the transformer rises from {:.4f} to {:.4f}"
