@@ -19,8 +19,9 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                                  of that of `independent`
                  frontier_lo_nats, frontier_hi_nats   the mean D_i of the best linear state of that many elements lies
                                  between these (--capacity); empty where the state grows or the L is not there
-with standard errors over draws, of the runs of this call, all of one family and number of copies. A killed run goes on:
-what was computed from a checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position.
+with standard errors over draws, of the runs of this call, all of one family and number of copies. --add keeps the other
+runs that the CSVs hold already, and does not need their checkpoints. A killed run goes on: what was computed from a
+checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position.
 
 A CPU is enough for small models; those of the paper need a GPU. Expect at L = 256 a mean D_i of 16 nats for
 `independent` (64 copies of 0.25 nats), and of 0 for an exact model.
@@ -29,9 +30,11 @@ A CPU is enough for small models; those of the paper need a GPU. Expect at L = 2
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ from tqdm import tqdm
 from common import training
 from common.cli import UserError, run
 from common.history_state import history_state
-from common.record import ROOT, file_hash, write_csv
+from common.record import ROOT, file_hash, read_csv, write_csv
 from common.resume import Pieces
 from gaussian_synthetic import train
 from gaussian_synthetic.capacity import read_capacity
@@ -58,7 +61,8 @@ TABLES = {
     "summary": [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"],
 }
 TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
-TABLES["summary"] += ["family", "k", "n", "copies", "draws", "draw_seed", "checkpoint"]
+COMMON = ["family", "k", "n", "copies", "draws", "draw_seed"]  # of all runs of a table
+TABLES["summary"] += [*COMMON, "checkpoint"]
 TABLES["summary"] += ["last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"]
 CONVERGED = 0.1  # of the KL that the same run had before a restart
 NEGLIGIBLE = 0.002  # of the KL of `independent`
@@ -69,6 +73,7 @@ NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 class Settings:
     runs: tuple[Path, ...]  # folders that train.py wrote
     out: Path  # folder for the CSVs
+    add: bool = False  # keep the rows of other runs that the CSVs in --out hold
     draws: int = 256  # not in the paper: sequences of L tokens
     batch: int = 8  # sequences at a time: bounds memory, changes nothing else
     capacity: Path = ROOT / "results/capacity/capacity.csv"  # of capacity.py
@@ -220,6 +225,23 @@ def independent_row(log_std: np.ndarray, copies: int) -> dict[str, Any]:
     return summary_row(past, np.full_like(past, copies * NOISE), log_std, copies)
 
 
+def with_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows of the runs of `table`, and those of all other runs that the CSV at `path` holds, unchanged; as text.
+
+    UserError: no such CSV, or one of other draws, another family or number of copies.
+    """
+    old = read_csv(path, list(table.columns), "evaluate all runs without --add")
+    new = pd.read_csv(StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
+    old_runs, new_runs = (pd.MultiIndex.from_frame(of[KEY]) for of in (old, new))
+    both = pd.concat([old[~old_runs.isin(new_runs)], new])
+    if COMMON[0] in both:
+        different = both.loc[both["checkpoint"] != "", COMMON].drop_duplicates()
+        if len(different) > 1:
+            before, now = (row.to_dict() for _, row in different.iloc[[0, -1]].iterrows())
+            raise UserError(f"--add: {path} is of {before}, these runs are of {now}: give another --out")
+    return both
+
+
 def _digits(values: np.ndarray, digits: int) -> np.ndarray:
     """Rounded to significant digits, so that a CSV of many positions stays small."""
     return np.array([float(f"{value:.{digits}g}") for value in values])
@@ -288,12 +310,19 @@ def main(cfg: Settings) -> None:
             f"utilisation {row['utilisation']:.3f} ± {row['utilisation_stderr']:.2g} of {row['mi_nats']:.4g} nats"
         )
     tables["summary"].append(pd.DataFrame(independent.values()))
+    written: dict[str, pd.DataFrame] = {}
     for name, columns in TABLES.items():
         table = pd.concat(tables[name])[columns]
         if name == "summary":
             table = table.assign(**{column: _digits(table[column], 7) for column in table.select_dtypes(float)})
-        table = table.sort_values([*KEY, *table.columns.intersection(["position", "step"])])
-        write_csv(cfg.out / f"{name}.csv", table, cfg, started=started, device=str(device))
+        written[name] = with_others(table, cfg.out / f"{name}.csv") if cfg.add else table
+    for name, table in written.items():
+        path, facts = cfg.out / f"{name}.csv", {"device": str(device)}
+        if cfg.add:
+            facts["added_to"] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        order = [*KEY, *table.columns.intersection(["position", "step"])]
+        table = table.sort_values(order, key=lambda of: of if of.name == "model" else pd.to_numeric(of))
+        write_csv(path, table, cfg, started=started, **facts)
     print(f"{', '.join(f'{name}.csv' for name in TABLES)} are in {cfg.out}")
 
 

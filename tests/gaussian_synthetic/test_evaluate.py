@@ -203,6 +203,21 @@ def test_what_is_there_is_not_computed_again(runs, tmp_path):
     assert new["mean_kl_nats"][1] != alone[1]["mean_kl_nats"][1]
 
 
+def test_runs_are_added_to_those_of_the_csvs(runs, tmp_path):
+    """As if all had been evaluated at once, without the others' checkpoints; not to those of another law."""
+    call(runs, tmp_path / "at_once")
+    wanted = {name: (tmp_path / "at_once" / f"{name}.csv").read_text() for name in evaluate.TABLES}
+    call(runs[:2], tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/kl.parts")
+    for _ in range(2):  # the second time in the place of itself
+        assert call(runs[2:], tmp_path / "out", "--add").returncode == 0
+        assert {name: (tmp_path / "out" / f"{name}.csv").read_text() for name in evaluate.TABLES} == wanted
+    said = one_line_error(call([train_one(tmp_path / "more", "--copies", 2)], tmp_path / "out", "--add"))
+    assert all(part in said for part in ("'copies': '3'", "'copies': '2'", "give another --out"))
+    assert {name: (tmp_path / "out" / f"{name}.csv").read_text() for name in evaluate.TABLES} == wanted
+    assert "evaluate all runs without --add" in one_line_error(call(runs, tmp_path / "new", "--add"))
+
+
 def test_bad_input(runs, tmp_path, monkeypatch):
     nan, damaged, wider = (shutil.copytree(runs[0], tmp_path / name) for name in ("nan", "damaged", "wider"))
     saved = torch.load(nan / "checkpoint.pt", weights_only=True)
