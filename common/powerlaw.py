@@ -225,9 +225,9 @@ def longest_accepted(windows: pd.DataFrame) -> pd.Series | None:
 def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
     """Covariance of the mean over documents, its correlations shrunk, and by how much (0 = not at all, 1 = to none).
 
-    samples: (n, p), a row a document, n >= 2. Returns ((p, p), λ). The variances stay; the correlations are multiplied
-    by 1 − λ, λ = Σ_{i≠j} Var(r_ij) / Σ_{i≠j} r_ij² cut to [0, 1] (Schäfer and Strimmer, Stat. Appl. Genet. Mol. Biol.
-    4 (2005) 32, target D), so that the matrix has an inverse where documents are few. λ falls as 1/n.
+    samples: (n, p), a row per document, n >= 2. Returns ((p, p), λ). The variances stay; the correlations are
+    multiplied by 1 − λ, λ = Σ_{i≠j} Var(r_ij) / Σ_{i≠j} r_ij² cut to [0, 1] (Schäfer and Strimmer, Stat. Appl. Genet.
+    Mol. Biol. 4 (2005) 32, target D), so that the matrix has an inverse where documents are few. λ falls as 1/n.
     """
     samples = np.asarray(samples, dtype=float)
     n, p = samples.shape

@@ -141,8 +141,8 @@ def check_attention(name: str, model: PreTrainedModel, tokens: int = 64) -> None
         model.set_attn_implementation(chosen)
     if off > most:  # not where it is NaN, which is no sign of either
         raise UserError(
-            f'{name}: its attention implementations "{chosen}" and "eager" differ by {off:.2g} nats a token: find out '
-            "which is right, and add the setting that tells to ATTENTION in common/pretrained.py"
+            f'{name}: its attention implementations "{chosen}" and "eager" differ by {off:.2g} nats per token: find '
+            "out which is right, and add the setting that tells to ATTENTION in common/pretrained.py"
         )
 
 

@@ -1,6 +1,6 @@
 """Results on disk: a tidy CSV, and beside it a JSON file that says how it was made.
 
-`x.csv` holds one row an observation. `x.json` holds the command, the settings, the commit, the versions, the machine,
+`x.csv` holds one row per observation. `x.json` holds the command, the settings, the commit, the versions, the machine,
 the SHA-256 of every input file and the seconds it took. Both are written under a temporary name and moved into place,
 the CSV last, so that a reader never meets half a file, nor a new CSV without its record.
 """

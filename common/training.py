@@ -64,7 +64,7 @@ class Settings:
     stop_below: float = field(default=0.0, metadata=RESUME_OK)
     """with restarts: none follows two in a row that each lowered the loss by less than this share of it"""
     negligible: float = field(default=0.0, metadata=RESUME_OK)
-    """with restarts: nor does one where the loss is below this, in nats a token"""
+    """with restarts: nor does one where the loss is below this, in nats per token"""
     weight_decay: float = 0.01  # of AdamW; Muon has its own
     clip: float | None = None  # not in the paper: largest norm of the gradient
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -106,14 +106,14 @@ class Task:
     model: nn.Module  # with the configuration of transformers as `config`
     backbone: PreTrainedModel  # the part of it whose matrices Muon takes
     steps: int  # of the first cosine, and all where there are no restarts
-    batch: int  # sequences a step, over all processes and micro-batches
+    batch: int  # sequences per step, over all processes and micro-batches
     L: int  # tokens of a sequence
     draw: Callable[[int], Sequence[torch.Tensor]]
     """the batch of a step, first dimension `batch`, on the device of this process"""
     loss: Callable[[nn.Module, Sequence[torch.Tensor]], torch.Tensor]
     """of the model (as the processes share it) and a part of the batch: the mean loss, a scalar"""
     column: str  # name of the loss in log.csv
-    scale: float = 1.0  # times the loss is what stands there, nats a token
+    scale: float = 1.0  # times the loss is what stands there, nats per token
     rate_of_next: bool = False  # whether a row has the learning rate of the step to come, rather than of its last step
     undecayed: Collection[str] = ()  # names of the parameters without weight decay
     identity: dict[str, Any] = field(default_factory=dict)  # beside settings and configuration
@@ -238,7 +238,7 @@ class Run:
         parts = accelerator.num_processes * cfg.accumulate
         if task.batch % parts:
             raise UserError(
-                f"{task.batch} sequences a step in {parts} micro-batches ({accelerator.num_processes} processes × "
+                f"{task.batch} sequences per step in {parts} micro-batches ({accelerator.num_processes} processes × "
                 f"--accumulate {cfg.accumulate}): give a step a multiple of {parts} sequences"
             )
         if cfg.warmup >= task.steps:
@@ -343,7 +343,7 @@ def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
     try:
         run = Run(cfg, task, accelerator)
         size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
-        work = f"{task.batch * task.L:,} tokens a step, {run.ends[-1] - run.step:,} of {run.ends[-1]:,} steps to do"
+        work = f"{task.batch * task.L:,} tokens per step, {run.ends[-1] - run.step:,} of {run.ends[-1]:,} steps to do"
         what = f"{cfg.model}: {size:.3g} million parameters, {work}, {accelerator.num_processes} × {accelerator.device}"
         accelerator.print(what, *task.notes, sep="\n", flush=True)
         _steps(run)
@@ -353,7 +353,7 @@ def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
             f"{accelerator.device} beside {cfg.model}: give --accumulate {2 * cfg.accumulate} or more, "
             "--gradient-checkpointing, or in another --out --precision bf16 or a smaller --model"
         ) from error
-    accelerator.print(f"{run.rows[-1][2]:.4g} nats a token in the last row of {cfg.out / 'log.csv'}")
+    accelerator.print(f"{run.rows[-1][2]:.4g} nats per token in the last row of {cfg.out / 'log.csv'}")
 
 
 def _steps(run: Run) -> None:
@@ -377,7 +377,7 @@ def _steps(run: Run) -> None:
             run.rows.append((run.step, run.step * tokens, value, rate, round(speed, 1)))
             share = amount * speed / peak_flops(cfg.precision, place.device) / place.num_processes
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""
-            bar.set_postfix_str(f"{value:.4g} nats a token, {speed:,.0f} tokens/s{used}")
+            bar.set_postfix_str(f"{value:.4g} nats per token, {speed:,.0f} tokens/s{used}")
             if run.step % cfg.checkpoint_every == 0 or run.step in run.ends:
                 run.save()
             row_began = time.perf_counter()

@@ -4,7 +4,7 @@
     python gaussian_synthetic/capacity.py --L 1024 4096 --cuts middle --out results/mine
 
 A model that keeps d linear functions of the past for each of its independent copies cannot predict better than these
-numbers, whatever it is trained for. Three of them, for each L and d, in nats a copy:
+numbers, whatever it is trained for. Three of them, for each L and d, in nats per copy:
     middle     what any d linear functions of X lose about Y at the cut L/2: −½ Σ_{i>d} ln(1 − ρ_i²), with ρ the
                canonical correlations of X and Y in descending order
     lower      a state has to serve every cut: the sequence is cut into segments, and on segment [a, b) the state at a
@@ -18,9 +18,9 @@ more. Copies are independent and `middle` is convex in d, so a state of S elemen
 Writes into --out:
     spectrum.csv   family, k, n, L, i, rho, information_nats: the canonical correlations at the middle cut
     capacity.csv   family, k, n, L, d, rank, mi_nats, and of middle, lower and attained the columns <name>_nats, a
-                   copy's sum over positions, and <name>_kl_nats, the KL a token of --copies copies
+                   copy's sum over positions, and <name>_kl_nats, the KL per token of --copies copies
 A killed run goes on from `<out>/capacity.parts`. One CPU core: half a minute to L = 64, 15 minutes to 256.
-Expect: rank 5, 16, 49 at L = 16, 64, 256; half of I(L/2; L) is lost at about 0.63 nats an element.
+Expect: rank 5, 16, 49 at L = 16, 64, 256; half of I(L/2; L) is lost at about 0.63 nats per element.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Settings:
     family: Literal["subvolume", "logarithmic"] = "subvolume"  # App. C: three of the four columns copied, or one
     k: int | None = None  # copied columns in the family's place
     n: int = families.PAPER_N  # branching, values of a row
-    copies: int = 64  # independent sequences side by side in one token, for the KL a token
+    copies: int = 64  # independent sequences side by side in one token, for the KL per token
     cuts: Literal["all", "middle"] = "all"  # middle: no lower and attained, which take O(L³) time for each d
     iterations: int = 300  # of L-BFGS, at most, from the greedy filter
     processes: int = field(default=1, metadata=RESUME_OK)  # each works on one L and d at a time
@@ -148,7 +148,7 @@ def filter_variances(sigma: torch.Tensor, maps: torch.Tensor | None, d: int) -> 
 
 
 def best_filter(sigma: np.ndarray, log_std: np.ndarray, d: int, iterations: int) -> tuple[float, np.ndarray]:
-    """Σ_t ½ ln(v_t/p_t) in nats a copy of the best filter found, and its maps. log_std: (L,) ½ ln p_t."""
+    """Σ_t ½ ln(v_t/p_t) in nats per copy of the best filter found, and its maps. log_std: (L,) ½ ln p_t."""
     cov, floor = torch.from_numpy(sigma), float(log_std.sum())
 
     def loss(maps: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -245,7 +245,7 @@ def main(cfg: Settings) -> None:
     write_csv(cfg.out / "capacity.csv", capacity, cfg, started=started)
     pieces.remove()
     for L, rows in capacity.groupby("L"):
-        print(f"L = {L}: rank {rows['rank'].iloc[0]}, I(L/2; L) = {rows['mi_nats'].iloc[0]:.4g} nats a copy")
+        print(f"L = {L}: rank {rows['rank'].iloc[0]}, I(L/2; L) = {rows['mi_nats'].iloc[0]:.4g} nats per copy")
     print(f"spectrum.csv and capacity.csv are in {cfg.out}")
 
 

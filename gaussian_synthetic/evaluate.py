@@ -9,7 +9,7 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                  entropy_nats    exact entropy of W_i given W_<i
                  share_of_past   1 − D_i / I(W_i; W_<i), the share of what the past tells that the model uses
     training.csv step, kl_nats: the rows of log.csv, a token's KL while training; steps: of the first cosine (train.py)
-    summary.csv  a row a run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
+    summary.csv  a row per run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
                  state_size      elements of the history state of L/2 tokens
                  mi_nats         exact I(L/2; L) of the token sequence
                  mean_kl_nats    mean of D_i over all positions
@@ -21,7 +21,7 @@ Reads checkpoint.pt of each run (train.py). All models of one L meet the same dr
                                  between these (--capacity); empty where the state grows or the L is not there
 with standard errors over draws, of the runs of this call, all of one family and number of copies. --add keeps the other
 runs that the CSVs hold already, and does not need their checkpoints. A killed run goes on: what was computed from a
-checkpoint is kept in <out>/kl.parts, 16 bytes a draw and position.
+checkpoint is kept in <out>/kl.parts, 16 bytes per draw and position.
 
 A CPU is enough for small models; those of the paper need a GPU. Expect at L = 256 a mean D_i of 16 nats for
 `independent` (64 copies of 0.25 nats), and of 0 for an exact model.
@@ -115,7 +115,7 @@ class Run:
         return {"family": family, "k": families.NAMED[family] if k is None else k, "n": n, "copies": copies}
 
     def convergence(self, independent_kl: float) -> dict[str, Any]:
-        """last_gain, not a number before the first restart, and converged. independent_kl: nats a token."""
+        """last_gain, not a number before the first restart, and converged. independent_kl: nats per token."""
         losses = dict(zip(self.log["step"], self.log["kl_nats"], strict=True))
         ends = training.ends_of_cosines(losses, self.settings["steps"])
         gain = (ends[-2] - ends[-1]) / ends[-2] if len(ends) > 1 else math.nan
@@ -123,7 +123,7 @@ class Run:
         return {"last_gain": gain, "converged": done}
 
     def frontier(self, capacity: pd.DataFrame, state: int) -> tuple[float, float]:
-        """Bounds of the KL a token of the best linear state of `state` elements; not numbers where L is not there.
+        """Bounds of the KL per token of the best linear state of `state` elements; not numbers where L is not there.
 
         The loss is convex in the elements of a copy; where they do not divide, some copies have one more.
         """
@@ -159,7 +159,7 @@ def check_runs(runs: list[Run]) -> None:
 def measure(
     model: torch.nn.Module, conditionals: families.Conditionals, copies: int, draws: int, batch: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """D and −log q of every draw and position, (draws, L) float64 each, nats a token (sums over copies).
+    """D and −log q of every draw and position, (draws, L) float64 each, nats per token (sums over copies).
 
     Each draw has random numbers of its own, so that neither `batch` nor the number of draws changes it.
     """
@@ -180,7 +180,7 @@ def measure(
 
 
 def utilisation(kl: np.ndarray, mi_nats: float) -> tuple[float, float]:
-    """U = 1 − Σ_{i>L/2} D_i / I(L/2; L) and its standard error over draws. kl: (draws, L), nats a token.
+    """U = 1 − Σ_{i>L/2} D_i / I(L/2; L) and its standard error over draws. kl: (draws, L), nats per token.
 
     Σ_{i>L/2} D_i is what q(Y|X) costs above p(Y|X), so U · I = E log q(Y|X) − E log p(Y): the nats about the second
     half Y that the model draws from the first half X, less whatever else it gets wrong in Y. 1: exact. 0: no better
@@ -306,7 +306,7 @@ def main(cfg: Settings) -> None:
         tables["training"].append(this.log.assign(**logged, **this.key))
         tables["summary"].append(pd.DataFrame([row]))
         print(
-            f"{this.folder}: mean KL {row['mean_kl_nats']:.4g} ± {row['mean_kl_stderr_nats']:.2g} nats a token, "
+            f"{this.folder}: mean KL {row['mean_kl_nats']:.4g} ± {row['mean_kl_stderr_nats']:.2g} nats per token, "
             f"utilisation {row['utilisation']:.3f} ± {row['utilisation_stderr']:.2g} of {row['mi_nats']:.4g} nats"
         )
     tables["summary"].append(pd.DataFrame(independent.values()))

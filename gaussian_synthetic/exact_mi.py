@@ -13,7 +13,7 @@ count from 1. Writes into --out, each CSV with the columns family and copies:
                      others; and between neighbouring lengths `local_power` (beta)
 
 Hardware: one CPU core, 5 seconds for 10 layers (L = 1,048,576; 0.5 GB) and the ranks to L = 1024. Expect
-beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats a layer for logarithmic (paper: 0.79, and a logarithm).
+beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats per layer for logarithmic (paper: 0.79, and a logarithm).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python gaussian_synthetic/train.py --model gpt2 --L 256 --family subvolume --seed 0 --out runs/gpt2_256_0
     python gaussian_synthetic/train.py --model gpt2-mini --L 64 --preset cpu --out runs/mini      # PRESETS, see below
-    torchrun --nproc-per-node 4 gaussian_synthetic/train.py …    # one process a GPU, the same steps and draws
+    torchrun --nproc-per-node 4 gaussian_synthetic/train.py …    # one process per GPU, the same steps and draws
 
 Every step draws fresh sequences, and the loss is the exact conditional KL (Eq. F.37): no data set, no noise of the next
 token. The loop, and what it writes into --out, are in common/training.py; kl_nats of log.csv is a token's: the sum over
@@ -39,7 +39,7 @@ class Settings(training.Settings):
     n: int = families.PAPER_N  # not in the paper: branching, values of a row
     copies: int = 64  # independent sequences side by side in one token (App. F.I)
     steps: int = 500_000  # optimizer steps
-    batch: int = 4  # sequences of L tokens a step, over all processes and micro-batches
+    batch: int = 4  # sequences of L tokens per step, over all processes and micro-batches
     start: Path | None = field(default=None, metadata=RESUME_OK)
     """not in the paper: a run of the same model and copies at a shorter L, whose weights this one begins with"""
 
@@ -50,14 +50,14 @@ class Settings(training.Settings):
 
 
 def sequences(tokens: int) -> dict[int, int]:
-    """--batch for so many tokens a step, by L; at least one sequence."""
+    """--batch for so many tokens per step, by L; at least one sequence."""
     return {4**layers: max(1, tokens // 4**layers) for layers in range(1, 9)}
 
 
 # What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
-# Few tokens a step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the same
-# reason. After the first `steps` come twice as many, and twice as many again, until two such restarts change the KL by
-# less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
+# Few tokens per step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the
+# same reason. After the first `steps` come twice as many, and twice as many again, until two such restarts change the
+# KL by less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
 LONG = {"restarts": {16: 6, 64: 7, 256: 3}, "stop_below": 0.1, "negligible": 0.005}
 MUON = {"optimizer": "muon", "clip": 1.0, "precision": "bf16", "log_every": 50, "checkpoint_every": 500}
 MUON |= {"learning_rate": 8e-3}  # results/benchmarks/training_rates.csv

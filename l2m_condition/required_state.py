@@ -6,15 +6,15 @@ r"""Which history states are large enough for a law of I(L/2; L) (Sec. 5: Theore
 The law I(L/2; L) = A · L^β, in nats, is one of the paper's two, or of fit.csv (estimate_bipartite.py) with its
 interval. It is compared with what the state after L/2 tokens can hold,
     I(L/2; L) <= C · dim(z_{L/2}) + ln M        (Theorem 5.2; M is the size of the vocabulary)
-which README.md of this folder derives. C, in nats an element, is an assumption that every row names (`capacity`):
+which README.md of this folder derives. C, in nats per element, is an assumption that every row names (`capacity`):
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     1 nat        --nats-per-element
     linear       --capacity, what the smallest linear state of a Gaussian family holds that loses nothing
 Writes into the folder --out:
-    condition.csv  a row a model, law and capacity: verdict, by the exponents alone; satisfies_wanted, whether the state
-                   holds what --wanted tokens ask for; max_context_tokens, up to which it holds enough: inf where it
-                   grows as the law does, empty where it fails at every row of state.csv
-    required.csv   a row a law, L and capacity: I(L/2; L), and the smallest state, required_elements
+    condition.csv  a row per model, law and capacity: verdict, by the exponents alone; satisfies_wanted, whether the
+                   state holds what --wanted tokens ask for; max_context_tokens, up to which it holds enough: inf
+                   where it grows as the law does, empty where it fails at every row of state.csv
+    required.csv   a row per law, L and capacity: I(L/2; L), and the smallest state, required_elements
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
 """

@@ -14,7 +14,7 @@ Writes --out:
     growth_exponent             g of elements ~ context^g
 common/history_state_layers.py says what is counted for each kind.
 
-Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements a token, and 131,072 bytes.
+Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements per token, and 131,072 bytes.
 """
 
 from __future__ import annotations

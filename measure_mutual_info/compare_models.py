@@ -12,8 +12,8 @@ L = 2 ell. Writes into the folder --out:
                 and of the tokens L/2 + 1 … L of the longest L, given all before (no estimator):
                 loss_nats_per_byte, loss_nats_per_token, bytes_per_token; and start_nats_per_token, of the first L/2
                 tokens behind the start token
-    trend.csv   difference: each of these of model_b less model_a, for each pair, model_b of the lower loss a byte;
-                slope: of the line through beta, and beta_long, against loss_nats_per_byte, a point a model (three at
+    trend.csv   difference: each of these of model_b less model_a, for each pair, model_b of the lower loss per byte;
+                slope: of the line through beta, and beta_long, against loss_nats_per_byte, a point per model (three at
                 least). Below 0: the exponent grows as the loss falls
 
 All intervals come from one resampling of books: a replication draws the same books for all models, takes all documents
@@ -69,7 +69,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Model:
-    """The scores of a model with L = 2 ell, a row a document in each table."""
+    """The scores of a model with L = 2 ell, a row per document in each table."""
 
     path: Path
     source: str
@@ -254,7 +254,7 @@ def main(cfg: Settings) -> None:
     for name, table in (("models", rows), ("trend", trend)):
         write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.scores, started)
     print(f"{source}, {books} books; 95% intervals by book; wrote models.csv and trend.csv in {cfg.out}")
-    shown = pd.concat([rows, trend[trend["kind"] == "slope"].assign(model="slope against the loss a byte")])
+    shown = pd.concat([rows, trend[trend["kind"] == "slope"].assign(model="slope against the loss per byte")])
     for row in shown[shown["quantity"].isin([*EXPONENTS, LOSS[1]])].fillna({"start_token": ""}).itertuples():
         what = " ".join(filter(None, (row.start_token, row.estimator, row.quantity)))
         print(f"{row.model}: {what} {row.value:.3f} [{row.lo95:.3f}, {row.hi95:.3f}]")

@@ -116,7 +116,7 @@ def check_fit(measure: Measure, stream: DocumentStream) -> None:
 
 def keys_in_memory(cfg: Settings, stream: DocumentStream) -> int:
     """How many keys a process may hold. UserError: --memory-gb leaves room for fewer than LEAST_KEYS."""
-    # A batch of documents may be there twice (the one in work and the next one), of 8 bytes a token at most. No more
+    # A batch of documents may be there twice (the one in work and the next one), of 8 bytes per token at most. No more
     # than √(2N) different numbers add up to N: so many rows have counts of counts, and two tables of them are added.
     tables = 2 * 8 * MAX_BLOCKS * math.sqrt(2 * stream.tokens)
     fixed = BASE_BYTES + 2 * 8 * stream.batch_tokens + 40 * len(stream.unit) + tables

@@ -6,7 +6,7 @@ r"""Bipartite mutual information I(ell; L) and its exponent β from the scores o
 Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv and counts_by_book.csv
 (count_ngrams.py). Writes into the folder --out, for each estimator and L/ell:
     bipartite.csv   I and its standard errors at each ell, L; for direct_corrected also what the correction adds
-    books.csv       of each book: I by each estimator, and the loss, in nats a byte, of the continuations
+    books.csv       of each book: I by each estimator, and the loss, in nats per byte, of the continuations
     fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
                     `selected`: the law of the least AIC
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope

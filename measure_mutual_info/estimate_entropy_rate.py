@@ -4,7 +4,7 @@ r"""How the entropy of a token falls with its position: h(n) = −E log q(w_n|BO
 
 Not in the paper. Reads scores.csv (score_documents.py): log q(Y|X) at L = 2 ell is the sum over the tokens ell + 1 …
 2 ell, so the scores hold h(n) block by block. Writes into the folder --out:
-    entropy_rate.csv      nats a token of each block, with standard errors that take documents as independent, or books
+    entropy_rate.csv      nats per token of each block, with standard errors over documents, or over books
     entropy_rate_fit.csv  h(n) = h + A n^−gamma, with the intervals of fit.csv (estimate_bipartite.py); beta = 1 − gamma
 
 If h(n) falls like that, I(ell; 2 ell) = 2 H(ell) − H(2 ell) grows as ell^(1−gamma) (Cagnetta, Raventós, Ganguli and
@@ -63,7 +63,7 @@ def middle(blocks: pd.MultiIndex) -> np.ndarray:
 def fit_decay(n: np.ndarray, rates: np.ndarray) -> Fit:
     """h(n) = h + A n^−gamma by generalised least squares, with beta = 1 − gamma. NoFitError.
 
-    n: (p,) tokens; rates: (documents or books, p) nats a token.
+    n: (p,) tokens; rates: (documents or books, p) nats per token.
     """
     fit = fit_terms("power_plus_constant", n, rates)
     slope, low, high = fit.parameters["beta"]

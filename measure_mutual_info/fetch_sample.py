@@ -1,4 +1,4 @@
-"""Fetch the sample: a small language model, four books (1667 to 1919), and some Wikipedia articles.
+"""Fetch the sample: a small language model, four books from before 1920, and some Wikipedia articles.
 
     python measure_mutual_info/fetch_sample.py
     python measure_mutual_info/fetch_sample.py --parts more_books more_models
@@ -144,7 +144,7 @@ def wikipedia(_: list[str], read: Read) -> Files:
 
 
 def bible(_: list[str], read: Read) -> Files:
-    """{"Genesis 1:1": verse, …} to text: a book's name above it, and a line a verse.
+    """{"Genesis 1:1": verse, …} to text: a book's name above it, and a line per verse.
 
     An empty line stands before a chapter, and before a verse that begins a paragraph ("# "). Numbers of chapters and
     verses, and the brackets around words printed in italics, are dropped.

@@ -67,7 +67,7 @@ class Settings(CorpusSettings):
     shuffle_seed: int | None = None  # not in the paper: tokens of each document in random order, which tell nothing
     max_documents_per_book: int = 0  # 0: all of them
     shard_megabytes: float = field(default=8.0, metadata=RESUME_OK)  # not in the paper: text a process holds at a time
-    processes: int = field(default=0, metadata=RESUME_OK)  # 0: one a core
+    processes: int = field(default=0, metadata=RESUME_OK)  # 0: one per core
 
     def validate(self) -> None:
         for name, least in (("min_tokens", 1), ("max_documents_per_book", 0)):
@@ -141,7 +141,7 @@ def count_unknown(ids: pa.ChunkedArray, tokenizer: Tokenizer, cfg: Settings) -> 
 def cut_shards(
     cfg: Settings, corpus: Corpus, tokenizer: Tokenizer, parts: Path, wanted: dict, counts: Counter[str]
 ) -> list[Path]:
-    """Cut the corpus into the folder `parts`, a file a shard, but for those that are there. counts: see `books`."""
+    """Cut the corpus into the folder `parts`, a file per shard, but for those that are there. counts: see `books`."""
     resumed, paths = begun(parts, wanted, RECORD), []
     with tqdm(desc="documents", unit="book", total=corpus.total) as bar:
 

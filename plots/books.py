@@ -6,8 +6,8 @@
 
 Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (evaluate.py), and counting.csv (counting_floor.py)
 where there is one. Writes OUT.png and OUT.pdf, means over seeds:
-  left    a line a model, and the loss of counting as a dotted line
-  middle  a line a pair with its 95% interval, above 0 where the second model is better, and a dot where one overtakes
+  left    a line per model, and the loss of counting as a dotted line
+  middle  a line per pair with its 95% interval, above 0 where the second model is better, and a dot where one overtakes
   right   what all of the context gains over the last tokens of it, in each doubling of the position, 95% intervals
 --pretrained: folders of evaluate.py with models that read the same books in tokens of their own; left and right.
 --figure training: against the tokens of training, from summary.csv, tokens.csv, token_gaps.csv and counting.csv:

@@ -3,9 +3,9 @@
     python plots/calibration.py --results results/calibration --out results/calibration/calibration
 
 Reads coverage.csv, and from coverage.json beside it L/ell, of each process, in folders of their own.
-Writes OUT.png and OUT.pdf, a panel a process: exact I(L/2; L) as a line, mean estimates of direct, vCLUB and (where it
-is there) block entropy, and direct with misspecified predictors. Expect direct and block entropy on the line, and vCLUB
-far above it. One CPU core, two seconds.
+Writes OUT.png and OUT.pdf, a panel per process: exact I(L/2; L) as a line, mean estimates of direct, vCLUB and (where
+it is there) block entropy, and direct with misspecified predictors. Expect direct and block entropy on the line,
+and vCLUB far above it. One CPU core, two seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_processes(folder: Path) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel a process: the exact curve, mean estimates; table: of `read_processes`."""
+    """A panel per process: the exact curve, mean estimates; table: of `read_processes`."""
     there = set(table["estimator"])
     shown = [name for name in ("direct", "vclub", "block_entropy") if name in there]
     series = {("exact", name): (LABELS[name], STYLES[name]) for name in shown}

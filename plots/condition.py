@@ -3,9 +3,9 @@
     python plots/condition.py --results results/condition --out results/condition/condition
 
 Not a figure of the paper. Reads state.csv (l2m_condition/state_size.py), condition.csv and required.csv
-(required_state.py) from the folder. Writes OUT.png and OUT.pdf: elements of the state after L/2 tokens, a line a model,
-in a colour for each kind of growth, whose models with the least and the largest state are named; and
-how many elements the laws of I(L/2; L) ask for, at one nat an element and at the other constants of required.csv.
+(required_state.py) from the folder. Writes OUT.png and OUT.pdf: elements of the state after L/2 tokens, a line per
+model, in a colour for each kind of growth, whose models with the least and the largest state are named; and
+how many elements the laws of I(L/2; L) ask for, at one nat per element and at the other constants of required.csv.
 
 Hardware: one CPU core, two seconds. Expect lines of slope 1 and flat ones; the laws, of slope 0.7, cross the flat ones.
 """
@@ -36,7 +36,7 @@ PAPER, MEASURED = "0.15", "#A87400"
 
 
 def read_states(folder: Path) -> pd.DataFrame:
-    """model, group, L, elements: a row a model and L. UserError: a column is missing."""
+    """model, group, L, elements: a row per model and L. UserError: a column is missing."""
     states = read_table(folder / "state.csv", STATE, REMEDY)
     groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY).drop_duplicates()
     states = states[states["layer_kind"] == "total"].merge(groups, on="model")
@@ -64,7 +64,7 @@ def draw_laws(ax: Axes, required: pd.DataFrame) -> dict[str, Artist]:
 
 
 def draw_states(ax: Axes, states: pd.DataFrame) -> dict[str, Artist]:
-    """A line a model; returns the legend, an entry a group."""
+    """A line per model; returns the legend, an entry per group."""
     legend = {}
     for group, (color, dash) in GROUPS.items():
         mine = states[states["group"] == group]

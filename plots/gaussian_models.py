@@ -6,7 +6,7 @@ Reads summary.csv (evaluate.py) from the folder, kl.csv for G.7 and G.8, and tra
 and OUT.pdf:
     3            average KL against L of models whose state grows with L (a) and of those of fixed state (b), and of the
                  latter against I(L/2; L) / dim(z) (c), and less that of the best linear state (d)
-    G.7          KL position by position, a panel a length
+    G.7          KL position by position, a panel per length
     G.8          NLL position by position, and the exact entropy below which no model comes
     utilisation  not in the paper: share of I(L/2; L) that a model makes use of, against L
     training     not in the paper: KL against the steps of training
@@ -26,8 +26,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import style
+from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from style import COLORS, GREY, L_AXIS, draw_points, log_axis, new_figure, put_legend, read_table, save
@@ -76,9 +78,17 @@ class Models:
         return self.summary.loc[self.summary["model"] == name, "state_size"].nunique() == 1
 
     def look(self, name: str, color: str = "", filled: bool = True) -> dict[str, object]:
-        """Of points; color: that of the model, unless given."""
-        i = self.names.index(name)
-        return style.look(color or COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], filled=filled)
+        """Of points: a marker per kind (mamba2-… or gru-…), a color per model, from light to dark by the size of the
+        state where it is fixed. color: in place of the model's.
+        """
+        kinds = list(dict.fromkeys(of.split("-")[0] for of in self.names))
+        fixed = [of for of in self.names if self.constant(of)]
+        if name in fixed:
+            own = colormaps["viridis_r"](np.linspace(0.05, 1, len(fixed))[fixed.index(name)])
+        else:
+            own = COLORS[self.names.index(name) % len(COLORS)]
+        marker = MARKERS[kinds.index(name.split("-")[0]) % len(MARKERS)]
+        return style.look(color or to_hex(own), marker, filled=filled)
 
     def line(self, name: str) -> dict[str, object]:
         """For ax.plot without markers: solid where the state is of fixed size."""
@@ -117,7 +127,7 @@ def _of_line(look: dict[str, object]) -> dict[str, object]:
 
 
 def draw_over_lengths(ax: Axes, models: Models, names: Sequence[str], column: str) -> dict[str, Artist]:
-    """A column of summary.csv against L, a line a model. Returns the legend."""
+    """A column of summary.csv against L, a line per model. Returns the legend."""
     legend = {}
     for name in names:
         rows = models.summary[models.summary["model"] == name]
@@ -138,8 +148,8 @@ def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
         "c  against I/dim(z)",
         "d  above the best linear state",
     ]
-    x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats an element)", "Elements of the state, dim(z)"]
-    fig, axes, _ = new_figure(titles, "Average KL (nats a token)", x_labels, columns=2)
+    x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats per element)", "Elements of the state, dim(z)"]
+    fig, axes, _ = new_figure(titles, "Average KL (nats per token)", x_labels, columns=2)
     fixed = [name for name in models.names if models.constant(name)]
     summary, path = models.summary, models.folder / "summary.csv"
     legend, colors = {}, dict(zip(models.lengths, COLORS, strict=False))
@@ -189,12 +199,12 @@ def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
 
 
 def draw_frontier(models: Models, frontier: pd.DataFrame) -> Figure:
-    """KL against the elements of a copy, a panel a length, above what the best linear state can reach."""
+    """KL against the elements of a copy, a panel per length, above what the best linear state can reach."""
     fixed = [name for name in models.names if models.constant(name)]
     table = models.summary[models.summary["model"].isin(fixed)].copy()
     table["d"] = table["state_size"] / models.copies
     titles = [f"L = {L}" for L in models.lengths]
-    fig, axes, _ = new_figure(titles, "Average KL (nats a token)", "dim(z) / copies (elements)")
+    fig, axes, _ = new_figure(titles, "Average KL (nats per token)", "dim(z) / copies (elements)")
     legend = {}
     for ax, L in zip(axes, models.lengths, strict=True):
         curve = frontier[(frontier["L"] == L) & (frontier["d"] > 0) & (frontier["attained_nats"] > 0)]
@@ -223,9 +233,9 @@ def draw_utilisation(models: Models) -> Figure:
 
 
 def draw_lines(models: Models, table: pd.DataFrame, lengths: Sequence[int], by: str, column: str) -> Figure:
-    """A panel a length: means of a column against `by`, a line a model. `by`: position, or step of training."""
+    """A panel per length: means of a column against `by`, a line per model. `by`: position, or step of training."""
     x_label, base = {"position": ("Position (tokens)", 2), "step": ("Optimizer steps", 10)}[by]
-    y_label = f"{column.removesuffix('_nats').upper()} (nats a token)"
+    y_label = f"{column.removesuffix('_nats').upper()} (nats per token)"
     fig, axes, _ = new_figure([f"L = {L:g}" for L in lengths], y_label, x_label)
     legend = {}
     for ax, L in zip(axes, lengths, strict=True):

@@ -6,10 +6,10 @@
         results/figB1/wikipedia/models.csv --out results/figB1/exponent
 
 Reads models.csv (compare_models.py) of each corpus, and for B.1 bipartite.csv and sweep.csv (estimate_bipartite.py)
-from the folder of each model. Writes OUT.png and OUT.pdf, a column a corpus:
-    B.1       the direct estimate of I(L/2; L) ± 1 standard error by book against L in bytes, a line a model, and under
-              it the local slopes
-    exponent  not in the paper: β over all L, and under it over long L, against the loss a byte; thin lines join the
+from the folder of each model. Writes OUT.png and OUT.pdf, a column per corpus:
+    B.1       the direct estimate of I(L/2; L) ± 1 standard error by book against L in bytes, a line per model, and
+              under it the local slopes
+    exponent  not in the paper: β over all L, and under it over long L, against the loss per byte; thin lines join the
               models in the order of their loss
 Intervals are at 95%. L in bytes is L in tokens times the bytes of a token in models.csv.
 
@@ -38,16 +38,16 @@ BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats"
 LOOKS = (*style.LOOKS, *(style.look(color, marker) for color, marker in zip(style.COLORS[4:], "XvP", strict=True)))
 ESTIMATOR = "direct"  # of Fig. B.1
 REMEDY = "make it with measure_mutual_info/{}.py, see figB1.sh"
-X_LABEL = "Loss (nats a byte), better models on the left"
+X_LABEL = "Loss (nats per byte), better models on the left"
 PAPER = "paper, PG19, Llama 3.1 405B: {} {}"
 NOT_OF_THE_NAME = r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$"  # quantisation and kind of file
 
 
 @dataclass(frozen=True)
 class Settings:
-    compared: tuple[Path, ...]  # models.csv of compare_models.py, one a corpus
+    compared: tuple[Path, ...]  # models.csv of compare_models.py, one per corpus
     out: Path  # where to write, without the suffix
-    results: tuple[Path, ...] = ()  # for B.1: folders with bipartite.csv and sweep.csv, one a corpus and model
+    results: tuple[Path, ...] = ()  # for B.1: folders with bipartite.csv and sweep.csv, one per corpus and model
     figure: Literal["B.1", "exponent"] = "B.1"
 
 
@@ -133,7 +133,7 @@ def draw_lines(compared: pd.DataFrame, results: dict[tuple[str, str], tuple[pd.D
 
 
 def draw_exponents(compared: pd.DataFrame) -> Figure:
-    """A row of panels of β over all L, and one over long L: a marker a model, a colour an estimator."""
+    """A row of panels of β over all L, and one over long L: a marker per model, a colour per estimator."""
     corpora, models = [rows for _, rows in compared.groupby("source", sort=False)], compared["model"].unique()
     looks, names, legend = dict(zip(models, cycle(LOOKS))), short_names(models), {}
     panels = [(rows, rows[rows["quantity"] == quantity]) for quantity in ("beta", "beta_long") for rows in corpora]

@@ -5,9 +5,9 @@
 
 Reads two_point.csv, fit.csv and sweep.csv (estimate_two_point.py) from each folder. Writes OUT.png and OUT.pdf:
     2c   Grassberger's Î(d) less the plateau C, under it the local slopes, and the paper's line
-    B.4  the same for several corpora, a panel a folder
-    B.5  Î(d) with and without the plateau, a panel a folder
-    ranges  not in the paper: α against the distance at which the fit ends, of ranges.csv, a panel a folder
+    B.4  the same for several corpora, a panel per folder
+    B.5  Î(d) with and without the plateau, a panel per folder
+    ranges  not in the paper: α against the distance at which the fit ends, of ranges.csv, a panel per folder
 The power law that C is of is drawn where it is accepted (p >= 0.05). See docs/figures.md.
 
 Hardware: one CPU core, two seconds. Expect straight lines in log-log, and flat slopes, for a power law.

@@ -8,8 +8,8 @@ so does one that changes nothing (a default that is always given, a progress bar
     python tests/mutation.py                # an hour on two cores → results/mutation/
     python tests/mutation.py --modules common/powerlaw.py --sample 1000
 
-Writes `mutation.csv` (a row a module: mutants, sampled, killed, score, its 95% interval; the share of the module's
-statements that its tests run) and `survivors.csv` (a row a survivor: the line before and after).
+Writes `mutation.csv` (a row per module: mutants, sampled, killed, score, its 95% interval; the share of the module's
+statements that its tests run) and `survivors.csv` (a row per survivor: the line before and after).
 """
 
 from __future__ import annotations

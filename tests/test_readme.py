@@ -168,7 +168,7 @@ def quoted_series() -> list[tuple[str, str]]:
 
 
 def quoted_models() -> list[tuple[str, str]]:
-    """Rows of the table of Fig. 3: elements a copy, KL a token at each L (a star: a seed has not converged), and U."""
+    """Rows of the table of Fig. 3: elements per copy, KL per token at each L (star: not all seeds converged), and U."""
     runs = results("fig3/summary.csv").query("model != 'independent'")
     cells = runs.groupby(["model", "L"])[["mean_kl_nats", "utilisation", "state_size"]].mean()
     cells["star"] = runs.groupby(["model", "L"])["converged"].all().map({True: "", False: "*"})
@@ -234,9 +234,9 @@ def quoted_gaps() -> list[tuple[str, str]]:
         gaps = [
             interval(row, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4) for _, row in pair.iterrows()
         ]
-        quotes.append((page, f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} nats a byte more".replace("-", "−")))
+        quotes.append((page, f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} nats per byte more".replace("-", "−")))
         late = interval(pair.iloc[-1], "gap_nats", digits=3).replace("-", "−")
-        quotes.append((page, {"small": f"hold 0: {late} and ", "medium": f" and {late}."}[size]))
+        quotes.append((page, {"small": f"include 0: {late} and ", "medium": f" and {late}."}[size]))
     larger = results("fig4/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
     quotes.append((page, f"that of the larger one, {interval(larger, 'gap_nats', digits=3)}"))
     own = results("fig4/tokens.csv").groupby("model")["late_gain_nats"]
@@ -246,11 +246,11 @@ def quoted_gaps() -> list[tuple[str, str]]:
     short_pair = results("figG9/gain_gaps.csv").query("context == 64").iloc[-1]
     quotes.append((page, interval(short_pair, "gap_nats", digits=4) + " more at positions 257 to 512"))
     late = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
-    for kind, text in (("gpt_neox", "{:.4f} and {:.4f} nats a byte over"), ("mamba2", "{:.4f} and {:.4f} (Mamba2)")):
+    for kind, text in (("gpt_neox", "{:.4f} and {:.4f} nats per byte over"), ("mamba2", "{:.4f} and {:.4f} (Mamba2)")):
         quotes.append((page, text.format(*(late[f"{kind}-mini-{size}"] for size in ("small", "medium")))))
     counting = results("fig4/counting.csv").sort_values("nats_per_byte").iloc[0]
     quotes.append(
-        (page, f"up to {counting['order']:g} bytes of context has {counting['nats_per_byte']:.2f} nats a byte")
+        (page, f"up to {counting['order']:g} bytes of context has {counting['nats_per_byte']:.2f} nats per byte")
     )
     return quotes
 

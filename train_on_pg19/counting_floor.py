@@ -1,4 +1,4 @@
-r"""What counting makes of the held-out books: the loss of a PPM model in nats a byte, a floor for Figs. 4 and G.9.
+r"""What counting makes of the held-out books: the loss of a PPM model in nats per byte, a floor for Figs. 4 and G.9.
 
     python train_on_pg19/counting_floor.py --run runs/gpt2_4096 --documents data/documents/pg19_4096 --out results/fig4
 
@@ -11,7 +11,7 @@ Writes into --out, the folder of evaluate.py:
     counting.csv        a row for each order: nats_per_byte and its standard error over books
     counting_books.csv  a row for each book: nats_per_byte of the best order
     margin.csv          a row for each model and seed of books.csv: margin_nats, by how much the best order is worse
-                        than the model, in nats a byte, with its 95% interval over books; n_books_better, the books on
+                        than the model, in nats per byte, with its 95% interval over books; n_books_better, the books on
                         which the model is better
 Give --books, --max-documents-per-book, --n-documents and --seed as evaluate.py had them.
 
@@ -105,7 +105,7 @@ def main(cfg: Settings) -> None:
     for column in BOOKS[3:]:
         evaluated[column] = numbers(evaluated[column], cfg.out / "books.csv", "make it with train_on_pg19/evaluate.py")
     if set(evaluated["book"]) != set(names) or set(evaluated["unit"]) != {"byte"}:
-        raise UserError(f"{cfg.out / 'books.csv'}: not in nats a byte of these books: evaluate the same documents")
+        raise UserError(f"{cfg.out / 'books.csv'}: not in nats per byte of these books: evaluate the same documents")
     print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")
     rows, sums, of_each = [], [], np.unique(names)
     for order in cfg.orders:
@@ -113,7 +113,7 @@ def main(cfg: Settings) -> None:
         sums.append(curves.book_sums(nats[:, None], names))
         mean, error = curves.mean_by_book(sums[-1][:, 0], lengths)
         rows.append({"order": order, "nats_per_byte": mean.round(5), "stderr_nats_per_byte": error.round(5)})
-        print(f"order {order}: {mean:.4g} ± {error:.2g} nats a byte")
+        print(f"order {order}: {mean:.4g} ± {error:.2g} nats per byte")
     table = pd.DataFrame(rows).assign(L=L, n_documents=len(held), n_books=len(lengths), training_bytes=len(learned))
     best = int(table["nats_per_byte"].argmin())
     rates, margins = sums[best][:, 0] / lengths, []

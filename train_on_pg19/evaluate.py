@@ -9,8 +9,8 @@ All models of one call get the same documents: of the books that were held out f
 such a folder of all books. Runs of train.py are compared after as many tokens of training, at the end of the last
 cosine that all of them have come to. Writes into --out:
     nll.csv          a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
-    smooth.csv       the same over windows of positions first … last, a quarter of a doubling wide, also in nats a byte
-                     (nats_per_unit), and after how many bytes of a document the window lies (position_units)
+    smooth.csv       the same over windows of positions first … last, a quarter of a doubling wide, also in nats per
+                     byte (nats_per_unit), and after how many bytes of a document the window lies (position_units)
     summary.csv      a row for each model and seed: the mean over all positions; kind, the type of model; its parameters
     books.csv        the same for each book
     gap.csv          a row for each pair and window: gap_nats = loss of model_a − loss of model_b on the same documents,
@@ -30,7 +30,7 @@ cosine that all of them have come to. Writes into --out:
                      over the last --reach tokens in the last doubling of the position
     token_gaps.csv   the same for each pair and doubling of the position: gap_nats, and gain_gap_nats, by how much more
                      model_a gains over the last --reach tokens
-All but nll_nats and mi_nats is in nats a byte of text, or a token where the documents have no text (column `unit`),
+All but nll_nats and mi_nats is in nats per byte of text, or per token where the documents have no text (column `unit`),
 with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
 again, so a killed run continues where it stopped.
 
@@ -310,7 +310,7 @@ def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray
     try:
         tokenizer = load_tokenizer(facts["tokenizer"])
     except UserError as error:
-        print(f"no nats a byte: {error}")
+        print(f"no nats per byte: {error}")
         return tables.Text(L, names_of, documents)
     ids = (sequences[row]["targets"].tolist() for row in range(len(sequences)))
     rows = (np.array([len(tokenizer.text(one[:end]).encode("utf-8", "replace")) for end in ends]) for one in ids)
@@ -407,7 +407,7 @@ def main(cfg: Settings) -> None:
             ends[candidate.name].append(found)
             done["tokens"].append(tables.tokens(found, reach, text))
         mean, error = done["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
-        print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats a token")
+        print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats per token")
     for model in models.values():
         if contexts:
             done["gains"].append(tables.gains(model, text))

@@ -3,7 +3,7 @@
 #   PRESET=smoke  L = 256 tokens, two small models, one seed                                          2 cores, 2 minutes
 #   PRESET=cpu    L = 2048 tokens of a BPE, 38 texts, a transformer and Mamba2 in two sizes           2 cores, 5 hours
 #                 (the committed results; default)
-#   PRESET=gpu    the same with a larger size, three seeds and four times the tokens a step           one GPU
+#   PRESET=gpu    the same with a larger size, three seeds and four times the tokens per step         one GPU
 #   PRESET=paper  L = 8192 tokens of GPT-NeoX, PG19, the six models of Table F.2 one after the other  weeks of one GPU
 # Models, seeds and held-out books of each preset stand in _books.sh, with L = 256, 2048, 8192 of the last line.
 # Steps, batch and learning rate of each preset stand at the top of train.py (PRESETS).

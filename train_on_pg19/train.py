@@ -3,7 +3,7 @@ r"""Train a model on books from scratch (Fig. 4, G.9; App. F.II, F.III).
     python measure_mutual_info/prepare_dataset.py --corpus emozilla/pg19 --streaming --min-tokens 4916 \\
         --tokenizer EleutherAI/gpt-neox-20b --out data/documents/pg19_4096
     python train_on_pg19/train.py --model gpt2 --L 4096 --documents data/documents/pg19_4096 --out runs/gpt2_4096
-    torchrun --nproc-per-node 4 train_on_pg19/train.py …         # one process a GPU, the same steps; --fsdp to shard
+    torchrun --nproc-per-node 4 train_on_pg19/train.py …         # one process per GPU, the same steps; --fsdp to shard
     accelerate launch train_on_pg19/train.py …                   # the same, as `accelerate config` has it
 
 A fraction of the books is held out whole for evaluation. The loop, and what it writes into --out, are in
@@ -11,7 +11,7 @@ common/training.py; nll_nats of log.csv is a token's: the mean over the steps si
     run.json        also the tokenizer and the names of the held-out books
     checkpoint-N    the model after N steps as transformers saves it: the last one, and those at the end of a cosine
 
-The paper: 5 epochs of 16,384 tokens a step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the
+The paper: 5 epochs of 16,384 tokens per step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the
 vocabulary, 10.8 for GPT-NeoX's, and to fall quickly at first, as a model learns which tokens are frequent.
 """
 
@@ -49,7 +49,7 @@ class Settings(training.Settings):
     L: int = 4096  # tokens of a sequence (paper: 4,096 and 8,192)
     epochs: float = 5.0  # times that every sequence is seen, but for the last ones that fill no whole step
     steps: int | None = None  # not in the paper: in place of --epochs, so that two lengths get the same tokens
-    batch_tokens: int = 16_384  # tokens a step, over all processes and micro-batches; a multiple of L
+    batch_tokens: int = 16_384  # tokens per step, over all processes and micro-batches; a multiple of L
     held_out: float = 0.03
     """not in the paper: share of the books left for evaluation (its 10,000 samples are about so much of PG19)"""
     split_seed: int = 0  # of the choice of the held-out books, the same for every seed

@@ -79,7 +79,7 @@ def family(
 ) -> Family:
     """The family of `layers` layers. UserError as Family, or a wrong number of n or k.
 
-    n: one number, or one a layer. k: one number, or one for each layer above the first. Bottom layer first. coupling:
+    n: one number, or one per layer. k: one number, or one for each layer above the first. Bottom layer first. coupling:
     −1/n if None, which is the paper's −1/4 at n = 4.
     """
     if layers < 1:

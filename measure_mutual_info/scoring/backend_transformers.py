@@ -60,7 +60,7 @@ class TransformersBackend:
         try:
             pieces = torch.cat(list(self._logits_in_pieces(ids, None, tokens // 3)))
             worst = float((torch.log_softmax(pieces.float(), -1) - whole).abs().mean())
-            found = f"change its log-probabilities by {worst:.2g} nats a token"
+            found = f"change its log-probabilities by {worst:.2g} nats per token"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # models of the hub raise almost anything
@@ -92,7 +92,7 @@ class TransformersBackend:
     def check_sharing(self, documents: np.ndarray, y_recipients: np.ndarray, tokens: int = 64) -> None:
         """Score the first tokens of a group both ways; where they differ, or the model raises, prompts are plain.
 
-        Such a model would be wrong silently, by nats a token; rounding is 1e-5 in float32 and 0.05 in bfloat16.
+        Such a model would be wrong silently, by nats per token; rounding is 1e-5 in float32 and 0.05 in bfloat16.
         """
         if not self.share:
             return
@@ -101,7 +101,7 @@ class TransformersBackend:
         plain = self._plain(documents, y_recipients, split).other[0]
         try:
             worst = float(np.abs(self._shared(documents, y_recipients, split).other[0] - plain).mean())
-            found = f"change its log-probabilities by {worst:.2g} nats a token"
+            found = f"change its log-probabilities by {worst:.2g} nats per token"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # models of the hub raise almost anything

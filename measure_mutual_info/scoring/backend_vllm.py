@@ -115,7 +115,7 @@ class VllmBackend:
 
 
 def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:
-    """`wanted` tokens a step, or as many as keep the logits of a step within LOGITS_BYTES.
+    """`wanted` tokens per step, or as many as keep the logits of a step within LOGITS_BYTES.
 
     Prompt log-probabilities hold a step's logits in the model's type and their log-softmax in float32: with 16 bits,
     6 bytes for each token and vocabulary entry. vLLM's memory profile does not count them, so they have to fit into

@@ -86,7 +86,7 @@ def test_the_attention_that_computes_every_term(tmp_path, monkeypatch, kind, cha
     if kind == "falcon":  # it cannot be switched
         return
     monkeypatch.setattr(pretrained, "ATTENTION", {})
-    with pytest.raises(UserError, match=r'implementations "sdpa" and "eager" differ by \d+\.\d+ nats a token'):
+    with pytest.raises(UserError, match=r'implementations "sdpa" and "eager" differ by \d+\.\d+ nats per token'):
         load_model(str(tmp_path), "float32", "cpu")
 
 

@@ -264,7 +264,7 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
         (settings(tmp_path, optimizer="muon"), task(), 'settings.optimizer "adamw" there, "muon" here'),
         (settings(tmp_path), of, "configuration"),
         (settings(tmp_path), task(identity={"documents": "others"}), "documents nothing there"),
-        (settings(tmp_path, accumulate=3), task(), "8 sequences a step in 3 micro-batches"),
+        (settings(tmp_path, accumulate=3), task(), "8 sequences per step in 3 micro-batches"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             run(cfg, other)

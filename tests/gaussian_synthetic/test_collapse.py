@@ -15,7 +15,7 @@ STATES = [100, 300, 1000, 5000]
 
 
 def frontier(mi: float, state: int) -> float:
-    """A made-up best linear state: none from 50 elements a nat on."""
+    """A made-up best linear state: none from 50 elements per nat on."""
     return max(0.0, mi / state - 0.02)
 
 

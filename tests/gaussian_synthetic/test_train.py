@@ -117,7 +117,7 @@ def test_a_linear_predictor_is_trained_to_its_optimum(tmp_path, reach):
 
 @pytest.mark.parametrize(("L", "steps", "optimizer"), [(4, 300, "adamw"), (16, 300, "muon")])
 def test_a_small_model_learns_the_exact_conditionals(tmp_path, L, steps, optimizer):
-    """Within a hundredth of what ignoring the past costs: 0.36 nats a token of four copies (L = 4), 0.64 (L = 16)."""
+    """Within a hundredth of what ignoring the past costs: 0.36 nats per token of four copies (L = 4), 0.64 (L = 16)."""
     cfg = settings(tmp_path, L=L, copies=4, batch=64, steps=steps, warmup=30, learning_rate=5e-3, optimizer=optimizer)
     train.main(replace(cfg, log_every=steps // 20, checkpoint_every=steps))
     log = read_log(tmp_path)

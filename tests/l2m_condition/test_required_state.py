@@ -234,7 +234,7 @@ def test_the_numbers_of_the_page_are_those_of_the_csvs():
     assert f"{direct['1 nat']:,.0f} and {vclub['1 nat']:,.0f} at one nat" in page
     assert f"{direct['linear']:,.0f} and {vclub['linear']:,.0f} at that of the linear state" in page
     nats = pd.read_csv(results / "condition" / "required.csv").query("capacity == 'linear'")["nats_per_element"].iloc[0]
-    assert f"{nats:.2f} nats an element" in page
+    assert f"{nats:.2f} nats per element" in page
     table = pd.read_csv(results / "condition" / "condition.csv")
     assert (table.groupby("model")["verdict"].nunique() == 1).all()  # "all verdicts are the same under our own law"
     ours = table[table["law"] == "books-direct"].iloc[0]

@@ -21,7 +21,7 @@ L = 2 ** np.arange(2, 12)
 def made_scores(beta: float, loss: float, books: int = 24, documents: int = 3, seed: int = 0) -> pd.DataFrame:
     """Scores of which direct and block_entropy have the mean 2 · L^beta and vclub twice that, but for noise.
 
-    loss: nats a byte, but for the same noise. A book moves the loss, A and the exponent of all models alike; what its
+    loss: nats per byte, but for the same noise. A book moves the loss, A and the exponent of all models alike; what its
     documents add goes by the seed. A token has 3.5 bytes or so.
     """
     of_book, rng, tables = np.random.default_rng(99).standard_normal((books, 3)), np.random.default_rng(seed), []
@@ -113,7 +113,7 @@ def test_laws_that_are_known(tmp_path):
     assert row["value"] == pytest.approx(np.polyfit(loss[of.index], of, 1)[0])
     assert row["lo95"] < -0.5 < row["hi95"] < 0
     assert row["n_models"] == 3
-    assert f"slope against the loss a byte: direct beta {row['value']:.3f} [{row['lo95']:.3f}, " in printed
+    assert f"slope against the loss per byte: direct beta {row['value']:.3f} [{row['lo95']:.3f}, " in printed
     assert (tmp_path / "out" / "trend.json").exists()
 
 

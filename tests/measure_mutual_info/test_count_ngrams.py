@@ -31,7 +31,7 @@ KINDS = [("ngram", n) for n in N] + [(kind, d) for d in D for kind in ("pair", "
 def save(
     folder: Path, documents: list[list[int]], vocab_size: int, books: list[str] | None = None, batch: int = 3
 ) -> Path:
-    """A folder of documents in two files, a few documents a batch."""
+    """A folder of documents in two files, a few documents per batch."""
     write_documents(folder, {}, vocab_size, "org/toy")
     schema = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int64())})
     books = books or ["book"] * len(documents)

@@ -51,7 +51,7 @@ def test_fig_b1(made):
     assert labels(fig) == [*SHORT, "paper, PG19, Llama 3.1 405B: direct 0.76"]
     for ax, below, corpus in zip(fig.axes[:2], fig.axes[2:], CORPORA, strict=True):
         assert ax.get_title().startswith(f"{corpus}, {4 if corpus == 'novels' else 3} texts")
-        assert len(ax.containers) == len(below.containers) == len(LAWS), "one line a model"
+        assert len(ax.containers) == len(below.containers) == len(LAWS), "one line per model"
         for name, line, slopes in zip(LAWS, ax.containers, below.containers, strict=True):
             assert line.lines[0].get_linestyle() == "-"
             scores, of = pd.read_csv(made / corpus / name / "scores.csv"), made / corpus / name

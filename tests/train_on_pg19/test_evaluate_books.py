@@ -308,7 +308,7 @@ def test_a_model_of_others(documents, runs, tmp_path):
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
 def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypatch):
-    """Sums over Y of the NLL = −log q(Y given X) of scores.csv, to 1e-3 nats a document."""
+    """Sums over Y of the NLL = −log q(Y given X) of scores.csv, to 1e-3 nats per document."""
     monkeypatch.setattr(pretrained, "load_model", functools.cache(pretrained.load_model))  # it takes half a minute
     prepare = ["--corpus", SMOLLM2.parents[1] / "books", "--tokenizer", SMOLLM2, "--min-tokens", 64]
     prepare += ["--max-documents-per-book", 2, "--max-books", 2, "--out", tmp_path / "documents"]

@@ -144,7 +144,7 @@ def gains(model: list[Evaluated], text: Text) -> pd.DataFrame:
         units, none = text.within(of), [np.zeros((len(text.documents), len(of)))]
         each = [gained(one, context, of) for one in model]
         found = curves.gap(each, none, units)
-        # Of each doubling nats a unit, as the numbers of units differ; weighted by documents, which do not.
+        # Of each doubling nats per unit, as the numbers of units differ; weighted by documents, which do not.
         rate = [values * text.documents[:, None] / units for values in each]
         steps = [np.diff(values, axis=1, prepend=np.nan) for values in rate]
         growth = curves.gap(steps, none, text.documents)

@@ -1,7 +1,7 @@
 """The models that are trained on books (Fig. 4, G.9): the architectures of common/architectures.py with a vocabulary.
 
     model = build("gpt2", vocab=50_277, L=4096)          # of the ids of the GPT-NeoX tokenizer
-    loss = model(input_ids, targets=targets).loss        # nats a token
+    loss = model(input_ids, targets=targets).loss        # nats per token
     logits = model(input_ids).logits
 
 They are the models of transformers with random weights, and what they save is opened by
@@ -30,7 +30,7 @@ class MemorySavingLoss:
     """
 
     def forward(self, input_ids: torch.Tensor | None = None, targets: torch.Tensor | None = None, **others: Any) -> Any:
-        """With targets, (batch, L): the mean loss, nats a token, alone. Without: as in transformers."""
+        """With targets, (batch, L): the mean loss, nats per token, alone. Without: as in transformers."""
         if targets is None:
             return super().forward(input_ids, **others)
         hidden = self.base_model(input_ids, **others).last_hidden_state

@@ -43,12 +43,12 @@ def assert_equals_reference(backend, documents, y_recipients, points, tolerance=
         for column, (ell, L) in enumerate(points):
             for name, wanted in slow_reference(backend.model, document, y_recipient, ell, L, backend.bos).items():
                 off = abs(found[name][row, column] - wanted) / (L - ell)
-                assert off < tolerance, f"{name} at ell={ell}, L={L}: {off:.2g} nats a token"
+                assert off < tolerance, f"{name} at ell={ell}, L={L}: {off:.2g} nats per token"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
 def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
-    """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats a token."""
+    """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats per token."""
     backend, told, points = TransformersBackend(tiny_model(kind), BOS, 64), [], passes.grid(128)
     documents, y_recipients = pieces(book_bytes, 2, 128)
     backend.check_sharing(documents, y_recipients)
@@ -83,7 +83,7 @@ def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_b
 
 @pytest.mark.parametrize("share", [True, False])
 def test_batches_and_pieces_change_nothing(share, book_bytes):
-    """Four documents at once, one by one, or through the model in pieces of 32 tokens: 1e-4 nats a token."""
+    """Four documents at once, one by one, or through the model in pieces of 32 tokens: 1e-4 nats per token."""
     model = tiny_model("llama")
     documents, y_recipients = pieces(book_bytes, 4, 96)
     split = passes.branches(passes.grid(96))
@@ -168,7 +168,7 @@ def test_target_logprobs_is_a_log_softmax():
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
 def test_sample_model(book_bytes):
-    """SmolLM2-135M from its GGUF file: shared prefixes equal separate prompts to 1e-4 nats a token."""
+    """SmolLM2-135M from its GGUF file: shared prefixes equal separate prompts to 1e-4 nats per token."""
     backend = TransformersBackend(load_model(str(SMOLLM2), "float32", "cpu"), bos=1)
     assert backend.share
     documents, y_recipients = pieces(book_bytes, 1, 64)

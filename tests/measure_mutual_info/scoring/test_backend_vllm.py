@@ -226,7 +226,7 @@ def test_engine_refuses(vllm, tiny_folder):
 
 
 def test_sample_model_equals_transformers(sample):
-    """fp32, 2 documents a kind: the largest difference of a token, in nats."""
+    """fp32, 2 documents per kind: the largest difference of a token, in nats."""
     split = branches(grid(128))
     ours = kinds(sample.vllm.token_logprobs(sample.documents, sample.y_recipients, split))
     theirs = kinds(sample.transformers.token_logprobs(sample.documents, sample.y_recipients, split))
