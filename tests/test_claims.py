@@ -117,7 +117,9 @@ def test_rule_for_the_curve_that_flattens(grows, more, verdict):
     gains = pd.DataFrame(rows, columns=["model", "last", "growing"]).assign(context=claims.REACH, seeds=1)
     gains["growth_lo95"] = gains["growing"].map({True: 0.1, False: -0.1})
     gaps = token_gaps(small=(0, more), medium=(0, more))
-    assert claims.flattens(gains, gains, gaps, tokens(0.1))[1] == verdict
+    _, found, reason = claims.flattens(gains, gains, gaps, tokens(0.1))
+    assert found == verdict
+    assert f"{'128 and 128' if grows else 'never and never'} (gpt_neox-mini-medium), never and never (mamba2" in reason
     level = gains.assign(growth_lo95=-0.1)
     assert claims.flattens(gains, level, gaps, tokens(0.1))[1] == claims.UNDECIDED
     gaps.loc[gaps["tokens"] == 1e6, claims.GAIN] = [0.0, -0.05, 0.05]
