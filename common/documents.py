@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +70,11 @@ def first_of_equal(documents: Dataset, tokens: int) -> np.ndarray:
     _, before, same = np.unique(hashes[long_enough], return_index=True, return_inverse=True)
     first[long_enough] = long_enough[before[same]]
     return first
+
+
+def matching(names: Sequence[str], option: str, patterns: Sequence[str]) -> list[str]:
+    """The names of books that match a pattern ("held_out/1*"; * stands for / too). UserError: one matches none."""
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"{option} {pattern}: none of {len(names):,} books, the first of which is {names[0]}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]

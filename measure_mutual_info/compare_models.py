@@ -38,6 +38,7 @@ import numpy as np
 import pandas as pd
 
 from common.cli import UserError, run
+from common.documents import matching
 from common.powerlaw import NoFitError, half_width
 from common.record import write_csv
 from measure_mutual_info.estimate_bipartite import SUMMED_UP, at_ratio, fit_terms, fit_units, per_document_terms
@@ -56,6 +57,8 @@ Key = tuple[str, str, float]  # estimator, quantity, and of mi L
 class Settings:
     scores: tuple[Path, ...]  # scores.csv of score_documents.py: the same texts by each model, behind each start token
     out: Path  # folder for models.csv and trend.csv
+    books: tuple[str, ...] = ()  # of these books alone: names, or patterns of them ("books/*"); default: all
+    name: str | None = None  # of these books, in the column source; default: the source of the scores
     L_long_min: int = 256  # tokens; beta_long is of these lengths and longer
     bootstrap: int = 500  # resamplings of whole books
     seed: int = 0  # of the resamplings
@@ -217,8 +220,11 @@ def main(cfg: Settings) -> None:
     cfg.validate()
     models = [read_model(path) for path in cfg.scores]
     refuse_strangers(models)
+    if cfg.books:
+        chosen = matching(sorted(set().union(*(model.book for model in models))), "--books", cfg.books)
+        models = [model.only(model.book.isin(chosen).to_numpy()) for model in models]
     models = in_common(models)
-    source, books, rng = models[0].source, models[0].book.nunique(), np.random.default_rng(cfg.seed)
+    source, books, rng = cfg.name or models[0].source, models[0].book.nunique(), np.random.default_rng(cfg.seed)
     models.sort(key=lambda model: -model.last["loss_nats"].sum() / model.last["bytes"].sum())
     found = [[quantities(model, np.arange(books), cfg.L_long_min) for model in models]]
     for _ in range(cfg.bootstrap):

@@ -4,7 +4,7 @@
 #   PRESET=smoke  SmolLM2-135M, 8 documents of books and of Wikipedia to L = 128                 2 CPU cores, 3 minutes
 #   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B and 1.5B on 38 texts, two of    2 CPU cores, 3 hours; 9 GB
 #                 them on Wikipedia, to L = 2048; Qwen 0.5B on twelve books to L = 8192
-#                 (default; committed are all of them to L = 2048)
+#                 (committed; default)
 #   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each    8 (16) × H100, hours
 # Backend, precision and documents a text of each preset stand at the top of score_documents.py (PRESETS).
 # Fig. 2b is one of the panels: fig2b.sh with the same PRESET makes it where it is missing.
@@ -37,6 +37,9 @@ case $PRESET in
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
+# A name, and patterns of books.
+kinds_of_text="twelve_books books/* more_books/[!s]* more_books/sense_*
+addresses */state_of_the_union/*"
 top=$results/figB1
 if [ -n "${MODELS:-}${CORPUS:-}" ]; then
     top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS or a CORPUS of your own the results go there"}
@@ -45,7 +48,7 @@ else
     bash measure_mutual_info/fig2b.sh
 fi
 
-compared=() drawn=()
+compared=() drawn=() kinds=()
 while IFS='|' read -r folder on L_max n_documents scoring models; do
     read -r folder on L_max n_documents scoring <<< "$folder $on $L_max $n_documents $scoring"
     named "$on"
@@ -58,7 +61,19 @@ while IFS='|' read -r folder on L_max n_documents scoring models; do
         runs+=("$out")
     done
     "$python" measure_mutual_info/compare_models.py --scores "${runs[@]/%//scores.csv}" --out "$top/$folder"
-    if [ "$folder" != books_8192 ]; then compared+=("$top/$folder/models.csv") drawn+=("${runs[@]}"); fi
+    case $PRESET:$folder in
+        cpu:books) # of the 38 texts, those that PG19 could have, and the others
+            while read -ra words; do
+                kind=${words[0]}
+                "$python" measure_mutual_info/compare_models.py --scores "${runs[@]/%//scores.csv}" \
+                    --books "${words[@]:1}" --name "${kind//_/ }" --out "$top/$kind"
+                kinds+=("$top/$kind/models.csv")
+            done <<< "$kinds_of_text"
+            ;;
+        cpu:books_8192) continue ;; # one model
+        *) kinds+=("$top/$folder/models.csv") ;;
+    esac
+    compared+=("$top/$folder/models.csv") drawn+=("${runs[@]}")
 done <<< "$grid"
 "$python" plots/models.py --figure B.1 --compared "${compared[@]}" --results "${drawn[@]}" --out "$top/figB1"
-"$python" plots/models.py --figure exponent --compared "${compared[@]}" --out "$top/exponent"
+"$python" plots/models.py --figure exponent --compared "${kinds[@]}" --out "$top/exponent"

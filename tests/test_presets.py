@@ -20,7 +20,7 @@ INPUTS = {"corpus", "tokenizer", "source", "config", "streaming", "boundaries", 
 INPUTS |= {"min-book-words", "max-books", "max-documents-per-book", "shuffle-seed", "parts", "documents", "model"}
 INPUTS |= {"models", "L", "L-max", "n-documents", "d", "d-max", "seed", "bos", "family", "layers", "rank-layers"}
 INPUTS |= {"context", "pairs", "fit", "preset", "out", "store", "runs", "scores", "counts", "summary", "state"}
-INPUTS |= {"state-information", "unpaired", "start", "capacity", "run", "held-out-books", "books"}
+INPUTS |= {"state-information", "unpaired", "start", "capacity", "run", "held-out-books", "books", "name"}
 SHELLS = [*ROOT.glob("*/*.sh"), *ROOT.glob("*/calibration/*.sh")]
 SHELLS = [file for file in SHELLS if file.parent.name not in ("benchmarks", "plots") and file.name != "environment.sh"]
 PROGRAMS = sorted(

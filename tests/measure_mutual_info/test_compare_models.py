@@ -53,9 +53,11 @@ def save(
     return path
 
 
-def compare(folder: Path, *files: Path, bootstrap: int = 60) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+def compare(
+    folder: Path, *files: Path, bootstrap: int = 60, flags: tuple = ()
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """models.csv and trend.csv by their keys, mi at the longest L alone, and what the program prints."""
-    done = call_script(SCRIPT, "--scores", *files, "--out", folder / "out", "--bootstrap", bootstrap)
+    done = call_script(SCRIPT, "--scores", *files, "--out", folder / "out", "--bootstrap", bootstrap, *flags)
     assert done.returncode == 0, done.stderr
     models, trend = (pd.read_csv(folder / "out" / f"{name}.csv", keep_default_na=False) for name in ("models", "trend"))
     assert (models.columns.tolist(), trend.columns.tolist()) == (MODELS_COLUMNS, TREND_COLUMNS)
@@ -243,6 +245,20 @@ def test_one_model_behind_two_start_tokens(tmp_path):
         assert row["hi95"] - row["lo95"] < 1e-9
     start = models.loc[("m0", "", "start_nats_per_token")].set_index("start_token")["value"]
     assert start["<s>"] == pytest.approx(-one.loc[one["L_tokens"] == 2048, START].sum() / (1024 * 72))
+
+
+def test_chosen_books_are_as_if_no_others_had_been_scored(tmp_path):
+    whole = [made_scores(0.5, 1.0, seed=i) for i in (0, 1)]
+    files = [save(tmp_path, f"m{i}", rows) for i, rows in enumerate(whole)]
+    chosen = "--books", "book 0*", "book 1[0-2]", "--name", "teens"
+    found = compare(tmp_path, *files, bootstrap=5, flags=chosen)
+    few = [save(tmp_path / "few", f"m{i}", rows[rows["book"] < "book 13"]) for i, rows in enumerate(whole)]
+    wanted = compare(tmp_path / "few", *few, bootstrap=5)
+    for mine, other in zip(found[:2], wanted[:2], strict=True):
+        assert set(mine["source"]) == {"teens"}
+        pd.testing.assert_frame_equal(mine.assign(source="toy"), other)
+    none = call_script(SCRIPT, "--scores", *files, "--out", tmp_path / "none", "--books", "poem*")
+    assert "--books poem*: none of 24 books, the first of which is book 00" in one_line_error(none)
 
 
 def test_one_model_alone(tmp_path):

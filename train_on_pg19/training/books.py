@@ -19,7 +19,6 @@ there is no padding, and every position counts.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import math
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ import torch
 from datasets import Dataset
 
 from common.cli import UserError
-from common.documents import document_lengths, first_of_equal, open_documents
+from common.documents import document_lengths, first_of_equal, matching, open_documents
 from common.record import file_hash
 
 
@@ -61,14 +60,6 @@ def fingerprint(folder: Path) -> str:
 def book_of_each(documents: Dataset) -> np.ndarray:
     """The name of each document's book, shape (documents,)."""
     return documents.data.column("book").to_numpy()
-
-
-def matching(names: Sequence[str], option: str, patterns: Sequence[str]) -> list[str]:
-    """The names that match a pattern. UserError: one matches none."""
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise UserError(f"{option} {pattern}: none of {len(names):,} books, the first of which is {names[0]}")
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def held_out_books(documents: Dataset, share: float, seed: int, patterns: Sequence[str] = ()) -> list[str]:
