@@ -38,7 +38,7 @@ case $PRESET in
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
 # A name, and patterns of books.
-kinds_of_text="twelve_books books/* more_books/[!s]* more_books/sense_*
+kinds_of_text="whole_books books/* more_books/[!s]* more_books/sense_*
 addresses */state_of_the_union/*"
 top=$results/figB1
 if [ -n "${MODELS:-}${CORPUS:-}" ]; then

@@ -38,7 +38,7 @@ BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats"
 LOOKS = (*style.LOOKS, *(style.look(color, marker) for color, marker in zip(style.COLORS[4:], "XvP", strict=True)))
 ESTIMATOR = "direct"  # of Fig. B.1
 REMEDY = "make it with measure_mutual_info/{}.py, see figB1.sh"
-X_LABEL = "Loss (nats per byte), better models on the left"
+X_LABEL = "Loss (nats per byte)"
 PAPER = "paper, PG19, Llama 3.1 405B: {} {}"
 NOT_OF_THE_NAME = r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$"  # quantisation and kind of file
 
