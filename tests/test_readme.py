@@ -132,6 +132,9 @@ def quoted_windows() -> list[tuple[str, str]]:
     return quotes
 
 
+KINDS = ("whole_books", "addresses")
+
+
 def quoted_series() -> list[tuple[str, str]]:
     """Rows of the tables of models (a star: p < 0.05), and of start tokens."""
     page, quotes = "measure_mutual_info/README.md", []
@@ -149,13 +152,34 @@ def quoted_series() -> list[tuple[str, str]]:
                     row = of.loc[(estimator, quantity)]
                     cells.append(interval(row, "value").replace("-", "−") + ("*" if row["p_value"] < 0.05 else ""))
             quotes.append((page, f"| {' | '.join(cells)} |"))
+    kinds = [results(f"figB1/{kind}/models.csv").set_index(["model", "quantity", "estimator"]) for kind in KINDS]
+    for model in kinds[0].index.unique("model"):
+        cells = [model.split(".Q")[0].removesuffix("-Instruct")]
+        for quantity in ("beta", "beta_long"):
+            for of in kinds:
+                rows = [of.loc[(model, quantity, estimator)] for estimator in ("direct", "vclub")]
+                cells += [interval(row, "value") + ("*" if row["p_value"] < 0.05 else "") for row in rows]
+        quotes.append((page, f"| {' | '.join(cells)} |"))
+    ends = [of.loc[(slice(None), "beta_long", ["direct", "vclub"]), "value"].agg(["min", "max"]) for of in kinds]
+    said = [f"{of['min']:.2f} to {of['max']:.2f} on {kind}" for of, kind in zip(ends, ("books", KINDS[1]), strict=True)]
+    quotes.append(("README.md", " and ".join(said)))
+    long = results("figB1/books_8192/models.csv").set_index(["estimator", "quantity"])
+    mi = long[long["L_max"] == 8192].loc[["direct", "vclub"]].query("quantity == 'mi'")
+    ends = [interval(row, "value", digits=0) for _, row in mi.iterrows()]
+    quotes.append((page, f"I(4,096; 8,192) is {ends[0]} nats by `direct` and {ends[1]} by vCLUB"))
+    steep = [interval(long.loc[(estimator, "beta_long")], "value") for estimator in ("direct", "vclub")]
+    quotes.append((page, f"From L = 256 to 8,192 β is {steep[0]} and {steep[1]}"))
+    sweep = results("figB1/books_8192/Qwen2.5-Coder-0.5B/sweep.csv").query("L_over_ell == 2 and L_min == 2048")
+    sweep = sweep[sweep["L_max"] == 8192].set_index("estimator")
+    last = [interval(sweep.loc[estimator], "beta") for estimator in ("direct", "vclub")]
+    quotes.append((page, f"from L = 2,048 on it is {last[0]} and {last[1]}"))
     trend = results("figB1/books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'").set_index("estimator")
     for estimator, way in (("direct", "rises"), ("vclub", "falls")):
         row = trend.loc[estimator]  # against the loss, so that a negative slope is a rise with a lower loss
         low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
         assert (row["hi95"] < 0) if way == "rises" else (row["lo95"] > 0)
         quotes.append((page, f"{way} by {abs(row['value']):.2f} [{low:.2f}, {high:.2f}] (`{estimator}`)"))
-    for model in ("SmolLM2-135M", "gemma-3-270m"):
+    for model in ("SmolLM2-135M", "gemma-3-270m", "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"):
         table, change = results(f"start_token/{model}/models.csv"), results(f"start_token/{model}/trend.csv")
         loss = table[table["quantity"] == "start_nats_per_token"].set_index("start_token")["value"].sort_values()
         (best, first), (other, second) = loss.items()
