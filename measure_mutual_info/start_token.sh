@@ -2,8 +2,8 @@
 # What the token in front of every text does to I(L/2; L): the models of the series, each with its tokenizer's own and with
 # another one.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of four books to L = 16                           2 CPU cores, 1 minute
-#   PRESET=cpu    four models, 38 texts, three documents each, to L = 64 (default;            2 CPU cores, 20 minutes
-#                 committed but for Qwen 1.5B)
+#   PRESET=cpu    four models, 38 texts, three documents each, to L = 64 (committed;           2 CPU cores, 40 minutes
+#                 default)
 # Your own: MODEL=… CORPUS=… OTHER_START=<token> OUT=results/mine bash measure_mutual_info/start_token.sh [flags of
 # score_documents.py], and PREPARE_FLAGS for prepare_dataset.py.
 set -euo pipefail

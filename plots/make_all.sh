@@ -18,9 +18,9 @@ draw bipartite fig2b/fig2b results/fig2b --figure 2b
 draw bipartite figB2/figB2 results/fig2b --figure B.2
 draw bipartite figB3/figB3 results/fig2b --figure B.3
 draw bipartite fig2b/sweep results/fig2b --figure sweep
-compared=(results/figB1/{books,wikipedia}/models.csv)
-draw models figB1/figB1 results/fig2b results/figB1/{books,wikipedia}/*/ --figure B.1 --compared "${compared[@]}"
-draw models figB1/exponent --figure exponent --compared "${compared[@]}"
+draw models figB1/figB1 results/fig2b results/figB1/{books,wikipedia}/*/ --figure B.1 \
+  --compared results/figB1/{books,wikipedia}/models.csv
+draw models figB1/exponent --figure exponent --compared results/figB1/{whole_books,addresses,wikipedia}/models.csv
 draw two_point fig2c/fig2c results/fig2c --figure 2c
 draw two_point figB4/figB4 results/fig2c results/figB4/wikipedia --figure B.4
 draw two_point figB4/ranges results/fig2c results/figB4/wikipedia --figure ranges
