@@ -75,7 +75,7 @@ find_start() {
     start=()
     case $model in
         "$smollm2") start=(--bos "<|endoftext|>") ;;
-        "$qwen_small" | "$qwen_large") start=(--bos "<|im_start|>") ;;
+        "$qwen_small") start=(--bos "<|im_start|>") ;;
     esac
 }
 
