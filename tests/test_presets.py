@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 from dataclasses import asdict, fields
 
+import pandas as pd
 import pytest
 
 from common.cli import check_settings, parse
@@ -132,3 +134,16 @@ def test_what_stands_in_a_preset_is_what_a_run_records(tmp_path, monkeypatch):
     assert wanted.items() <= settings.items()
     other = call_script("gaussian_synthetic/train.py", *quick, "--preset", "cpu", "--warmup", 5)
     assert "copies 3" in one_line_error(other)
+
+
+@pytest.mark.parametrize("variable", ["smollm2", "gemma", "qwen_small", "qwen_large"])
+def test_the_figures_name_the_start_token_that_costs_least(variable):
+    script = (
+        f'. measure_mutual_info/_bipartite.sh; model=${variable}; find_start; short "$model"; echo "${{start[1]:-}}"'
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    model, named = done.stdout.splitlines()
+    folder = ROOT / "results/start_token" / model
+    own = json.loads((folder / "tokenizer/scores.json").read_text(encoding="utf-8"))["start_token"]
+    table = pd.read_csv(folder / "models.csv").query("quantity == 'start_nats_per_token'").set_index("start_token")
+    assert (named or own) == table["value"].idxmin()

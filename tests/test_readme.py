@@ -332,6 +332,22 @@ def quoted_calibration() -> list[tuple[str, str]]:
             cells += [f"{gls['truth']:.3f}", f"{gls['mean']:.3f}"]
             cells += [f"{100 * row['coverage']:.1f}% (± {row['mean_half_width']:.3f})" for row in (gls, ols)]
             quotes.append(("measure_mutual_info/README.md", f"| {' | '.join(cells)} |"))
+    tables = {folder: results(f"calibration/{folder}/coverage.csv") for folder in (*processes, "markov", "bernoulli")}
+    block = pd.concat(tables).query("predictor == 'exact' and estimator == 'block_entropy'").reset_index(level=0)
+    mi = block[block["quantity"] == "mi"]
+    assert (mi["bias"].abs() < 3 * mi["sd"] / np.sqrt(mi["replications"])).all()
+    held = 100 * mi["coverage"]
+    quotes.append(
+        ("measure_mutual_info/README.md", f"95% interval of I holds it in {held.min():.1f}% to {held.max():.1f}%")
+    )
+    gls = block[block["quantity"] == "beta_gls"].set_index(["n_documents", "level_0"]).loc[1000]
+    of = [gls.loc[name] for name in processes]
+    said = [f"{100 * row['coverage']:.1f}% (± {row['mean_half_width']:.3f})" for row in of]
+    quotes.append(("measure_mutual_info/README.md", f"that of the two Santa Fe processes in {said[0]} and {said[1]}"))
+    wider = results("calibration/santa_fe_b0.5_e0.1/coverage.csv").query("L_tokens == 2048 and n_documents == 1000")
+    wider = wider[wider["predictor"] == "exact"].set_index("estimator")["sd"]
+    text = f"{wider['block_entropy'] / wider['direct']:.0f} times those of `direct` (Santa Fe, β = 0.5, L = 2,048)"
+    quotes.append(("measure_mutual_info/README.md", text))
     return quotes
 
 

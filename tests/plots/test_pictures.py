@@ -373,25 +373,13 @@ def test_calibration(tmp_path):
     ax = fig.axes[0]
     shown = dict(zip(labels(fig)[1:], ax.containers, strict=True))
     mi = table("calibration/markov/coverage", "predictor == 'exact' and quantity == 'mi' and n_documents == 1000")
-    for name, estimator in (("direct", "direct"), ("vCLUB", "vclub")):
+    for name, estimator in (("direct", "direct"), ("vCLUB", "vclub"), ("block entropy", "block_entropy")):
         rows = mi[mi["estimator"] == estimator]
         L, mean, sd = rows["L_tokens"], rows["mean"], rows["sd"]
         assert_points(shown[name], L, mean, mean - sd, mean + sd)
         assert gid(ax, "truth")[0].get_ydata() == pytest.approx(rows["truth"])
     assert sorted(x for line in gid(ax, "below") for x in line.get_xdata()) == [4, 8]
     assert ax.get_ylim()[0] > 0.001, "they do not stretch the axis"
-
-
-def test_block_entropy_in_the_calibration(tmp_path):
-    def with_block(rows: pd.DataFrame) -> pd.DataFrame:
-        return pd.concat([rows, rows[rows["estimator"] == "direct"].assign(estimator="block_entropy")])
-
-    committed(tmp_path / "markov", "calibration/markov/coverage", coverage=with_block)
-    fig = calibration.draw(calibration.read_processes(tmp_path))
-    assert_texts_fit(fig)
-    shown = dict(zip(labels(fig)[1:], fig.axes[0].containers, strict=True))
-    direct, block = (shown[name].lines[0].get_ydata() for name in ("direct", "block entropy"))
-    assert (direct == block).all()
 
 
 @pytest.mark.parametrize("draw", [drawings.draw_fig1, drawings.draw_fig2a])
