@@ -83,6 +83,8 @@ class Settings:
     def validate(self) -> None:
         if not self.runs:
             raise UserError("--runs: give at least one folder of train.py")
+        if self.add and not all((self.out / f"{name}.csv").is_file() for name in TABLES):
+            raise UserError(f"--add: {', '.join(TABLES)}.csv are not all in {self.out}: evaluate all without it")
         if self.draws < 2 or self.batch < 1:
             raise UserError(f"--draws {self.draws} --batch {self.batch}: at least 2 draws, and 1 in a batch")
 

@@ -215,7 +215,7 @@ def test_runs_are_added_to_those_of_the_csvs(runs, tmp_path):
     said = one_line_error(call([train_one(tmp_path / "more", "--copies", 2)], tmp_path / "out", "--add"))
     assert all(part in said for part in ("'copies': '3'", "'copies': '2'", "give another --out"))
     assert {name: (tmp_path / "out" / f"{name}.csv").read_text() for name in evaluate.TABLES} == wanted
-    assert "evaluate all runs without --add" in one_line_error(call(runs, tmp_path / "new", "--add"))
+    assert "evaluate all without it" in one_line_error(call(runs, tmp_path / "new", "--add"))
 
 
 def test_bad_input(runs, tmp_path, monkeypatch):
