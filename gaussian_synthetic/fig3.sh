@@ -3,7 +3,7 @@
 # well one curve explains it (collapse.csv), less that of the best linear state (d), and how much of I(L/2; L) they use.
 #   PRESET=smoke  six small models to L = 16, 90 steps, which teach them little               2 CPU cores, 1 minute
 #   PRESET=cpu    ten small models (two layers, width 128, 16 copies), L = 16, 64, 256, two   2 CPU cores, 3 hours
-#                 seeds, each until more steps change little; six of sizes between, one
+#                 seeds, each until more steps change little; seven of other sizes, one
 #                 seed; eight smaller ones with 4 copies at L = 16, 64 (committed; default)
 #   PRESET=gpu    the ten models to L = 1,024, three seeds, eight runs at a time              one GPU
 #   PRESET=paper  Table F.1: 12 models, 64 copies per token, 500,000 steps each               one GPU of 80 GB, months; days a run
@@ -22,7 +22,7 @@ begin MODELS LENGTHS SEEDS RUNS WORKERS OUT
 # grid: FOLDER of the results | PRESET of train.py | LENGTHS | SEEDS | MODELS; a run for each length, seed and model.
 fixed="mamba2-128-64 mamba2-128-256 mamba2-128-1024 mamba2-128-4096 mamba2-128-16384 gru-128-64 gru-128-256"
 small="gpt2-128 qwen3-128 window-128 $fixed"
-between="mamba2-128-128 mamba2-128-512 mamba2-128-2048 mamba2-128-8192 gru-128-32 gru-128-128"
+more="mamba2-128-128 mamba2-128-512 mamba2-128-2048 mamba2-128-8192 gru-128-16 gru-128-32 gru-128-128"
 few="gru-64-4 gru-64-8 gru-64-16 gru-64-32 gru-64-64 mamba2-64-32 mamba2-64-64 mamba2-64-128"
 # Without these, the allocator gives memory back to the system and asks for it again at every step.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=200000000
@@ -36,7 +36,7 @@ case $PRESET in
     cpu)
         out=results/fig3 workers=2 threads=1
         grid="full | cpu | 16 64 256 | 0 1 | $small
-            full | cpu | 16 64 256 | 0 | $between
+            full | cpu | 16 64 256 | 0 | $more
             few_copies | cpu-few | 16 64 | 0 1 | $few
             without_positions | cpu | 64 | 0 1 | mamba2-128-1024-no-pos"
         ;;

@@ -196,7 +196,10 @@ def quoted_models() -> list[tuple[str, str]]:
     runs = results("fig3/summary.csv").query("model != 'independent'")
     cells = runs.groupby(["model", "L"])[["mean_kl_nats", "utilisation", "state_size"]].mean()
     cells["star"] = runs.groupby(["model", "L"])["converged"].all().map({True: "", False: "*"})
-    quotes = []
+    done = (cells["star"] == "").sum()
+    text = f"Of the {len(cells)} pairs of a model and a length, {done} were trained until more steps changed little"
+    quotes = [("README.md", text)]
+    quotes.append(("gaussian_synthetic/README.md", f"{len(cells) - done} of {len(cells)} cells"))
     for model in cells.index.levels[0]:
         of = cells.loc[model]
         states = of["state_size"] / runs["copies"].iloc[0]
