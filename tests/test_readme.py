@@ -187,6 +187,9 @@ def quoted_series() -> list[tuple[str, str]]:
         ends = [row["value"], row["lo95"], row["hi95"]]
         added = ends if row["start_b"] == other else [-ends[0], -ends[2], -ends[1]]
         said = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*added).replace("-", "−")
+        if model == "Qwen2.5-Coder-1.5B":
+            row = change.query("quantity == 'mi' and estimator == 'direct' and L_max == 64").iloc[0]
+            quotes.append((page, f"{-row['value']:.1f} [{-row['hi95']:.1f}, {-row['lo95']:.1f}] nats higher at L = 64"))
         quotes.append((page, f"| {model} | `{best}` | {first:.2f} | `{other}` | {second:.2f} | {said} |"))
     return quotes
 
@@ -292,6 +295,10 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     score = f"{100 * faults['score']:.0f}% [{100 * faults['lo95']:.0f}, {100 * faults['hi95']:.0f}]"
     collapse = results("fig3/collapse.csv").query("left_out == 'cell' and degree == 2")
     collapse = collapse.set_index(["kl_of", "cells_of", "predictor"])
+    curve = {"explains {} of the variance": "mi_per_state", "best linear state explains as much, {}": "frontier"}
+    curve |= {"alone explains (by {})": "mi_per_state − L", "of the state (by {})": "mi_per_state − state_size"}
+    curve |= {"of parameters (by {})": "mi_per_state − parameters"}
+    of_curve = {said: interval(collapse.loc["trained", "converged", name], "explained") for said, name in curve.items()}
     rate, decay = results("fig2b/entropy_rate.csv")["nats_per_token"], {}
     for folder in ("fig2b", "figB1/wikipedia/SmolLM2-135M"):
         fit = results(f"{folder}/entropy_rate_fit.csv").set_index("parameter")
@@ -313,10 +320,7 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
             f"found {faults['killed']:.0f} of a sample of {faults['sampled']:.0f} faults, which is {score}",
         ),
         ("docs/tests.md", f"of all {faults['mutants']:,.0f}"),
-        (
-            "gaussian_synthetic/README.md",
-            f"explains {interval(collapse.loc['trained', 'converged', 'mi_per_state'], 'explained')} of the variance",
-        ),
+        *(("gaussian_synthetic/README.md", said.format(number)) for said, number in of_curve.items()),
         ("docs/estimators.md", f"a slope of {beta['exact', 'vclub']:.2f} where {beta['exact', 'direct']:.2f} is true"),
         ("docs/estimators.md", f"β = {beta['wrong_bos', 'direct']:.2f} where {beta['exact', 'direct']:.2f} is true"),
     ]
