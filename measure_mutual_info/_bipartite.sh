@@ -76,6 +76,7 @@ find_start() {
     case $model in
         "$smollm2") start=(--bos "<|endoftext|>") ;;
         "$qwen_small") start=(--bos "<|im_start|>") ;;
+        "$qwen_large") start=(--bos "<|im_start|>") ;; # of its committed scores; its own <|endoftext|> costs less
     esac
 }
 
