@@ -174,6 +174,11 @@ def quoted_series() -> list[tuple[str, str]]:
     last = [interval(sweep.loc[estimator], "beta") for estimator in ("direct", "vclub")]
     quotes.append((page, f"from L = 2,048 on it is {last[0]} and {last[1]}"))
     trend = results("figB1/books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'").set_index("estimator")
+    alone = results("figB1/whole_books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'")
+    of = {row["estimator"]: [row["value"], row["lo95"], row["hi95"]] for _, row in alone.iterrows()}
+    rise, low, high = (-of["direct"][i] for i in (0, 2, 1))
+    said = f"{rise:.2f} [{low:.2f}, {high:.2f}] and {{:.2f}} [{{:.2f}}, {{:.2f}}]".format(*of["vclub"])
+    quotes.append((page, said.replace("-", "−")))
     for estimator, way in (("direct", "rises"), ("vclub", "falls")):
         row = trend.loc[estimator]  # against the loss, so that a negative slope is a rise with a lower loss
         low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
