@@ -194,6 +194,10 @@ def quoted_series() -> list[tuple[str, str]]:
         said = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*added).replace("-", "−")
         if model == "Qwen2.5-Coder-1.5B":
             row = change.query("quantity == 'mi' and estimator == 'direct' and L_max == 64").iloc[0]
+            long = results(f"start_token/{model}/to_2048/trend.csv").query("estimator == 'direct'")
+            long = -long.set_index("quantity").loc[["beta", "beta_long"], ["value", "hi95", "lo95"]]  # own less other
+            whole, late = ("{:.2f} [{:.2f}, {:.2f}]".format(*of).replace("-", "−") for of in long.to_numpy())
+            quotes.append((page, f"its own token adds {whole} to β over all L and {late} from L = 256 on"))
             quotes.append((page, f"{-row['value']:.1f} [{-row['hi95']:.1f}, {-row['lo95']:.1f}] nats higher at L = 64"))
         quotes.append((page, f"| {model} | `{best}` | {first:.2f} | `{other}` | {second:.2f} | {said} |"))
     return quotes
