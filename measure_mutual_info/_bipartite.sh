@@ -1,5 +1,6 @@
 # Sourced by the figures' shell files: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
-# They set the inputs: out (the folder of the results), documents (that of the tokenised documents), corpus, model, L_max
+# They set the inputs: out (the folder of the results), documents (that of the tokenised documents), corpus, model,
+# tokenizer (the model, if not set), L_max
 # (tokens), n_documents ("all", or a number drawn at random) and prepare_flags (of prepare_dataset.py).
 
 . common/environment.sh
@@ -57,8 +58,8 @@ prepare() {
     esac
     if [ ${#parts[@]} -gt 0 ]; then "$python" measure_mutual_info/fetch_sample.py --parts "${parts[@]}"; fi
     # shellcheck disable=SC2086  # flags are words
-    "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$model" --min-tokens "$1" \
-        --out "$documents" $prepare_flags
+    "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "${tokenizer:-$model}" \
+        --min-tokens "$1" --out "$documents" $prepare_flags
 }
 
 # score FOLDER PRESET [FLAG ...]: of score_documents.py.

@@ -55,7 +55,10 @@ while IFS='|' read -r folder on L_max n_documents scoring models; do
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} runs=()
     if [ "$folder" = books ]; then runs=("$results/fig2b"); fi # the first model of the series
     for model in $models; do
-        documents=data/documents/${on}_${L_max}_$(short "$model") out=$top/$folder/$(short "$model")
+        tokenizer=$model
+        # The same tokenizer, and so the same documents: their differences are paired by document.
+        if [ "$folder:$model" = "books:$qwen_large" ]; then tokenizer=$qwen_small; fi
+        documents=data/documents/${on}_${L_max}_$(short "$tokenizer") out=$top/$folder/$(short "$model")
         if [ "$folder" = own ]; then documents=$top/documents_$(short "$model"); fi
         measure "$scoring" "$@"
         runs+=("$out")
