@@ -1,9 +1,10 @@
 # Sourced by the figures' shell files: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
-# They set the inputs: out (the folder of the results), documents (that of the tokenised documents), corpus, model,
-# tokenizer (the model, if not set), L_max
-# (tokens), n_documents ("all", or a number drawn at random) and prepare_flags (of prepare_dataset.py).
+# They set the inputs: out (the folder of the results), documents (that of the tokenised documents), corpus, model, L_max
+# (tokens), n_documents ("all", or a number drawn at random), prepare_flags (of prepare_dataset.py) and tokenizer (if it is
+# not that of the model).
 
 . common/environment.sh
+tokenizer=
 more_models=data/sample/more_models
 smollm2=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
 gemma=$more_models/gemma-3-270m.Q4_K_M.gguf
