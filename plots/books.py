@@ -4,12 +4,12 @@
     python plots/books.py --results results/fig4 --out results/fig4/training --figure training
     python plots/books.py --results results/fig4 --pretrained results/fig4/pretrained/* --out results/fig4/fig4
 
-Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (evaluate.py), and counting.csv (counting_floor.py)
+Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (compare.py), and counting.csv (counting_floor.py)
 where there is one. Writes OUT.png and OUT.pdf, means over seeds:
   left    a line per model, and the loss of counting as a dotted line
   middle  a line per pair with its 95% interval, above 0 where the second model is better, and a dot where one overtakes
   right   what all of the context gains over the last tokens of it, in each doubling of the position, 95% intervals
---pretrained: folders of evaluate.py with models that read the same books in tokens of their own; left and right.
+--pretrained: folders of compare.py with models that read the same books in tokens of their own; left and right.
 --figure training: against the tokens of training, from summary.csv, tokens.csv, token_gaps.csv and counting.csv:
   left    the loss over all positions
   middle  the gap in loss of each pair, and right the gap in what all of the context gains over the last tokens of it,
@@ -43,7 +43,7 @@ COUNTING = ["order", "nats_per_byte"]
 TOKENS = ["model", "L", "seed", "tokens", "nats_per_unit", "unit"]
 TOKEN_GAPS = ["model_a", "model_b", "tokens", "last", "gap_nats", "lo95", "hi95"]
 GAIN_GAPS = ["context", "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]  # NaN at positions that are too early
-REMEDY = "make it with train_on_pg19/evaluate.py, see fig4.sh"
+REMEDY = "make it with train_on_pg19/compare.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
 FIRST = 16  # units of text where the left panel begins: over the first ones all models are as bad
 CONTEXT = 64  # tokens: the right panel has the gain over so many, or the most below that
@@ -52,7 +52,7 @@ CONTEXT = 64  # tokens: the right panel has the gain over so many, or the most b
 @dataclass(frozen=True)
 class Settings(style.Settings):
     figure: Literal["4", "training"] = "4"
-    pretrained: tuple[Path, ...] = ()  # folders of evaluate.py, of models that read the same books
+    pretrained: tuple[Path, ...] = ()  # folders of compare.py, of models that read the same books
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,17 @@ def book_train(folder: Path) -> list[object]:
 
 def book_evaluate(folder: Path) -> list[object]:
     documents, of = toy_books(folder / "documents", 40, 3), "train_on_pg19/train.py"
-    runs = [trained(of, folder / f"run {seed}", "--documents", documents, "--seed", seed) for seed in range(2)]
-    flags = ["--models", *runs, "--documents", documents, "--device", "cpu", "--out", folder / "out"]
+    run = trained(of, folder / "run", "--documents", documents)
+    flags = ["--model", run, "--documents", documents, "--device", "cpu", "--out", folder / "losses.csv"]
     assert call_script("train_on_pg19/evaluate.py", *flags).returncode == 0
     return flags
+
+
+def book_compare(folder: Path) -> list[object]:
+    *_, losses = book_evaluate(folder)
+    for name in ("documents", "run", "losses.parts"):
+        shutil.rmtree(folder / name)
+    return ["--losses", losses, "--out", folder / "out"]
 
 
 def configuration(folder: Path) -> list[object]:
@@ -177,6 +184,7 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("gaussian_synthetic/collapse.py", collapse),
     ("train_on_pg19/train.py", book_train),
     ("train_on_pg19/evaluate.py", book_evaluate),
+    ("train_on_pg19/compare.py", book_compare),
     ("l2m_condition/state_size.py", configuration),
     ("l2m_condition/required_state.py", required),
     ("plots/bipartite.py", drawn("fig2b", "bipartite", "fit", "sweep", figure="2b")),

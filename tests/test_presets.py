@@ -20,7 +20,20 @@ from train_on_pg19 import train as train_books
 # What a shell file may hand to a program: what is measured, of what and where to, never how.
 INPUTS = {"corpus", "tokenizer", "source", "config", "streaming", "boundaries", "min-tokens", "vocab-size"}
 INPUTS |= {"min-book-words", "max-books", "max-documents-per-book", "shuffle-seed", "parts", "documents", "model"}
-INPUTS |= {"models", "L", "L-max", "n-documents", "d", "d-max", "seed", "bos", "family", "layers", "rank-layers"}
+INPUTS |= {
+    "models",
+    "losses",
+    "L",
+    "L-max",
+    "n-documents",
+    "d",
+    "d-max",
+    "seed",
+    "bos",
+    "family",
+    "layers",
+    "rank-layers",
+}
 INPUTS |= {"context", "pairs", "fit", "preset", "out", "store", "runs", "scores", "counts", "summary", "state"}
 INPUTS |= {"state-information", "unpaired", "start", "capacity", "run", "held-out-books", "books", "name"}
 SHELLS = [*ROOT.glob("*/*.sh"), *ROOT.glob("*/calibration/*.sh")]

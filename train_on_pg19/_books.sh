@@ -71,7 +71,7 @@ split_sample() {
 # CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes
 # to $OUT. Of a corpus of one's own a share of the books is held out (--held-out of train.py).
 curves() {
-    local figure=$1 list models documents store folders=() model seed held_out=""
+    local figure=$1 list models documents runs run losses=() model seed held_out=""
     shift
     if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     list=$(jobs <<< "$grid")
@@ -94,8 +94,8 @@ curves() {
     fi
     out=${OUT:-$out} tokenizer=${TOKENIZER:-$tokenizer}
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
-    documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/} store=data/nll/${out#results/}
-    if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs store=$out/nll; fi
+    documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/}
+    if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs; fi
     # Documents of 1.2 L, of which a sequence is the first L tokens.
     # shellcheck disable=SC2086  # flags are words
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" \
@@ -104,24 +104,28 @@ curves() {
     export python threads documents runs L held_out flags PRESET
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
-    while read -r model seed; do folders+=("$runs/${model}_$seed"); done <<< "$list"
-    # shellcheck disable=SC2086
-    compare "$out" $choice
-    if [ -n "$held_out" ]; then # the sample: these eight books are like many of those trained on
+    while read -r model seed; do
+        run=$runs/${model}_$seed
         # shellcheck disable=SC2086
-        compare "$out/addresses" $choice --books "held_out/1*"
+        "$python" train_on_pg19/evaluate.py --model "$run" --documents "$documents" --L "$L" \
+            --store "$runs/nll" --out "$out/losses/${model}_$seed.csv" $choice
+        losses+=("$out/losses/${model}_$seed.csv")
+    done <<< "$list"
+    compare "$out"
+    if [ -n "$held_out" ]; then # the sample: these eight books are like many of those trained on
+        compare "$out/addresses" --books "held_out/1*"
     fi
 }
 
-# compare OUT FLAGS: the models on the held-out documents that the flags name, into the folder OUT.
+# compare OUT [--books …]: the models, on all held-out books or on these, into the folder OUT.
 compare() {
     local out=$1
     shift
     # shellcheck disable=SC2086
-    "$python" train_on_pg19/evaluate.py --models "${folders[@]}" --documents "$documents" --L "$L" --store "$store" \
-        --out "$out" ${pairs:+--pairs $pairs} "$@"
+    "$python" train_on_pg19/compare.py --losses "${losses[@]}" --out "$out" ${pairs:+--pairs $pairs} "$@"
     if [ "$PRESET" != paper ]; then
-        "$python" train_on_pg19/counting_floor.py --run "${folders[0]}" --documents "$documents" --out "$out" "$@"
+        # shellcheck disable=SC2086
+        "$python" train_on_pg19/counting_floor.py --run "$run" --documents "$documents" --out "$out" $choice "$@"
     fi
     "$python" plots/books.py --results "$out" --out "$out/$figure"
     "$python" plots/books.py --results "$out" --out "$out/training" --figure training

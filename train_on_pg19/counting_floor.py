@@ -7,13 +7,13 @@ from the document that it reads. The text of all training documents is compresse
 it: what the output grows by is that document's loss. Every document follows the same training text, and none sees
 another one, as the models of train.py do not.
 
-Writes into --out, the folder of evaluate.py:
+Writes into --out, the folder of compare.py:
     counting.csv        a row for each order: nats_per_byte and its standard error over books
     counting_books.csv  a row for each book: nats_per_byte of the best order
     margin.csv          a row for each model and seed of books.csv: margin_nats, by how much the best order is worse
                         than the model, in nats per byte, with its 95% interval over books; n_books_better, the books on
                         which the model is better
-Give --books, --max-documents-per-book, --n-documents and --seed as evaluate.py had them.
+Give --max-documents-per-book, --n-documents and --seed as evaluate.py had them, and --books as compare.py.
 
 Hardware: one CPU core, a second a megabyte and order; memory as --megabytes says. Unix only (it forks).
 """
@@ -44,7 +44,7 @@ BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns o
 class Settings(books.Choice):
     run: Path  # a folder of train.py: which books it held out, and how many tokens of a document it read
     documents: Path  # folder that prepare_dataset.py wrote, those that it was trained on
-    out: Path  # the folder of evaluate.py
+    out: Path  # the folder of compare.py
     orders: tuple[int, ...] = (4, 6, 8, 12, 16, 24)  # bytes of context at most
     megabytes: int = 1024  # memory for the counts; PPMd begins anew where they do not fit, and says nothing
 
@@ -101,9 +101,9 @@ def main(cfg: Settings) -> None:
     learned, held = b"".join(texts(training)), texts(evaluation)
     names = books.book_of_each(documents)[evaluation]
     lengths = curves.book_sums(np.array([[len(text)] for text in held]), names)[:, 0]
-    evaluated = read_csv(cfg.out / "books.csv", BOOKS, "make it with train_on_pg19/evaluate.py")
+    evaluated = read_csv(cfg.out / "books.csv", BOOKS, "make it with train_on_pg19/compare.py")
     for column in BOOKS[3:]:
-        evaluated[column] = numbers(evaluated[column], cfg.out / "books.csv", "make it with train_on_pg19/evaluate.py")
+        evaluated[column] = numbers(evaluated[column], cfg.out / "books.csv", "make it with train_on_pg19/compare.py")
     if set(evaluated["book"]) != set(names) or set(evaluated["unit"]) != {"byte"}:
         raise UserError(f"{cfg.out / 'books.csv'}: not in nats per byte of these books: evaluate the same documents")
     print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")

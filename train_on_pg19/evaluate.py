@@ -1,41 +1,23 @@
-r"""NLL of causal models on books, position by position (Fig. 4, G.9): models + documents → nll.csv.
+r"""NLL of a causal model on books, position by position (Fig. 4, G.9): a model and documents → a CSV for compare.py.
 
-    python train_on_pg19/evaluate.py --models runs/gpt2_4096 runs/mamba-130m_4096 --out results/fig4 \\
-        --documents data/documents/pg19_4096
-    python train_on_pg19/evaluate.py --models EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
-        --out results/mine                                      # any causal model of the hub, folder or GGUF file
+    python train_on_pg19/evaluate.py --model runs/gpt2_4096 --documents data/documents/pg19_4096 \\
+        --out results/fig4/losses/gpt2_0.csv
+    python train_on_pg19/evaluate.py --model EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
+        --out results/mine/losses.csv                           # any causal model of the hub, folder or GGUF file
 
-All models of one call get the same documents: of the books that were held out from folders of train.py, or without
-such a folder of all books. Runs of train.py are compared after as many tokens of training, at the end of the last
-cosine that all of them have come to. Writes into --out:
-    nll.csv          a row for each position i: nll_nats = −ln q(W_i | W_<i, start), the mean over documents, by seed
-    smooth.csv       the same over windows of positions first … last, a quarter of a doubling wide, also in nats per
-                     byte (nats_per_unit), and after how many bytes of a document the window lies (position_units)
-    summary.csv      a row for each model and seed: the mean over all positions; kind, the type of model; its parameters
-    books.csv        the same for each book
-    gap.csv          a row for each pair and window: gap_nats = loss of model_a − loss of model_b on the same documents,
-                     above 0 where model_b is better, with its 95% interval over books, and over seeds if a model has
-                     several (seeds_a, seeds_b)
-    crossover.csv    a row for each pair: the model that leads at the last positions, and the byte from which it leads
-                     (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads
-                     significantly, from hi95 on this one; empty where neither is significant
-    gains.csv        a row for each model, number c of --contexts and doubling of the position: gain_nats, the loss of
-                     the model with the last c to 2c − 1 tokens only, less its loss with all of them, and growth_nats,
-                     the gain less that in the doubling before
-    gain_gaps.csv    the same for each pair: the gain of model_a less that of model_b
-    information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
-                     of the next
-    tokens.csv       a row for each run of train.py and end of a cosine: the loss against the tokens it was trained on;
-                     fell_nats, by how much it fell since the end before; late_gain_nats, what all of the context gains
-                     over the last --reach tokens in the last doubling of the position
-    token_gaps.csv   the same for each pair and doubling of the position: gap_nats, and gain_gap_nats, by how much more
-                     model_a gains over the last --reach tokens
-All but nll_nats and mi_nats is in nats per byte of text, or per token where the documents have no text (column `unit`),
-with standard errors of the sums by book. The NLL of every token is kept in --store (4 bytes each) and not computed
-again, so a killed run continues where it stopped.
+A run of train.py reads the books that it held out, another model all of them, or those that --held-out-of or --books
+say. A run is evaluated at the end of each cosine of its learning rate. Writes a row for each number of tokens of
+training, book and part of the positions, first … last:
+    nll_nats        −ln q(W_i | W_<i, start), summed over these positions and the documents of the book
+    last64_nats     the same given the last 64 to 127 tokens only; one column for each of --contexts, empty where these
+                    are all that there is
+    units           bytes of text that these tokens stand for; without a tokenizer the number of tokens
+    tokens          of training; 0: not of train.py
+The record beside it says which documents were read, and what the model is. The NLL of every token is kept in --store (4
+bytes each) and not computed again, so a killed run continues where it stopped.
 
 Memory: activations and logits of batch_tokens tokens. Expect the NLL to fall quickly over the first positions and
-slowly later. The paper: Mamba leads early positions, GPT2 the late ones, and the gap closes as models grow.
+slowly later.
 """
 
 from __future__ import annotations
@@ -44,15 +26,13 @@ import hashlib
 import itertools
 import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
@@ -67,7 +47,7 @@ from common.record import printable, write_csv
 from common.resume import Pieces
 from common.tokenizer import load_tokenizer
 from train_on_pg19 import train
-from train_on_pg19.nll import curves, tables
+from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
 from train_on_pg19.training.loss import ROWS
 
@@ -76,28 +56,27 @@ PIECE_TOKENS = 2**17  # of the documents of a book whose NLL is stored at once, 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(books.Choice):
-    models: tuple[str, ...]  # folders of train.py, hub ids, local folders or .gguf files
+    model: str  # a folder of train.py, hub id, local folder or .gguf file
     documents: Path  # folder that prepare_dataset.py wrote, its documents of L tokens or more
-    out: Path  # folder for the CSVs
-    L: int | None = None  # tokens of a sequence; default: what the first folder of train.py was trained on
-    store: Path | None = None  # folder for the NLL of every token; default: nll in --out
-    pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
+    out: Path  # CSV to write; its .json lies beside it
+    held_out_of: Path | None = None  # a folder of train.py: another model reads the books that this one held out
+    L: int | None = None  # tokens of a sequence; default: what the folder of train.py was trained on
+    store: Path | None = None  # folder for the NLL of every token; default: that of --out, with .parts
     contexts: tuple[int, ...] = (8, 64, 512)
-    """tokens, powers of two, of gains.csv; above a quarter of --L none is used. Each takes as long as two passes"""
+    """tokens, powers of two; above a quarter of --L none is used. Each takes as long as two passes"""
     reach: int = 64
-    """tokens: of --contexts this one, or the greatest below it, is measured at the end of every cosine, too"""
+    """tokens: of --contexts this one, or the greatest below it, is measured at the end of every cosine, the others
+    after the last one only"""
     bos: str | None = None
-    """token to put in front, or its id, for models that are not of train.py; default: the tokenizer's BOS, else EOS"""
+    """token to put in front, or its id, for a model that is not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
-    """of the weights; softmax and sums are float32 and float64. auto: float32 for models of train.py, for others
+    """of the weights; softmax and sums are float32 and float64. auto: float32 for a model of train.py, for others
     bfloat16 on a processor (AVX512-BF16, AMX) or GPU that computes in it"""
     batch_tokens: int = 8192
     """tokens in one pass, at least one sequence: bounds memory, changes no number beyond rounding"""
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)
 
     def validate(self) -> None:
-        if not self.models:
-            raise UserError("--models: give at least one")
         for name in ("L", "batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
@@ -113,16 +92,9 @@ class Candidate:
 
     name: str
     seed: int
-    place: str  # what from_pretrained takes
     config: PreTrainedConfig
+    places: dict[int, str]  # what from_pretrained takes, by tokens of training, ascending; 0: not of train.py
     run: dict[str, Any] | None = None  # run.json, of a folder of train.py
-    tokens: int = 0  # of training; 0: not of train.py
-    places: dict[int, str] = field(default_factory=dict)  # at the end of each cosine, by tokens of training
-
-    @property
-    def steps(self) -> int | None:
-        """Of training."""
-        return self.tokens // self.settings["batch_tokens"] if self.run else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -135,7 +107,7 @@ def find_model(model: str) -> Candidate:
     folder = Path(model)
     if not (folder / train.RUN).is_file():
         name = printable(folder.name) if folder.exists() else model
-        return Candidate(name, 0, model, pretrained.load_config(model))
+        return Candidate(name, 0, pretrained.load_config(model), {0: model})
     record = train.read_run(folder)
     settings, saved = record["identity"]["settings"], train.checkpoints(folder)
     if not saved:
@@ -147,51 +119,22 @@ def find_model(model: str) -> Candidate:
         how = "taken at the end of the one before" if kept else "evaluated as it is"
         print(f"{folder} stands at step {step:,}, amid a cosine that ends at {later:,}: {how}")
     places = {one * settings["batch_tokens"]: str(saved[one]) for one in kept or [step]}
-    config = pretrained.load_config(str(saved[step]))
-    return Candidate(settings["model"], settings["seed"], "", config, record, 0, places)
+    return Candidate(settings["model"], settings["seed"], pretrained.load_config(str(saved[step])), places, record)
 
 
-def after_as_many_tokens(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Runs of train.py as they are after the last number of tokens that all of them have in `places`, or each after its
-    own last one where there is none."""
-    runs = [set(candidate.places) for candidate in candidates if candidate.run]
-    shared = set.intersection(*runs) if runs else set()
-    found = []
-    for one in candidates:
-        tokens = max(shared or one.places, default=0)
-        if one.run and tokens < max(one.places):
-            print(f"{one.name}, seed {one.seed}: has gone on, and is compared after {tokens:,} tokens, as others are")
-        found.append(replace(one, tokens=tokens, place=one.places[tokens]) if one.run else one)
-    return found
+def choose_documents(cfg: Settings, run: dict[str, Any] | None, documents: Dataset, L: int) -> np.ndarray:
+    """Numbers of the documents, ascending, none of which repeats another or one that the run was trained on.
 
-
-def same_training(candidates: Sequence[Candidate]) -> None:
-    """UserError: models of one name that differ in more than their seed, which would pass for seeds of one model."""
-    for before, this in itertools.combinations(candidates, 2):
-        one, other = ({**of.settings, "the step they stand at": of.steps} for of in (before, this))
-        keys = [key for key in one if one[key] != other.get(key)]
-        if before.name == this.name and keys != ["seed"]:
-            how = f"differ in {', '.join(keys)}" if keys else "are the same"
-            raise UserError(f"--models: two runs of {this.name} {how}, not in the seed alone: evaluate them apart")
-
-
-def choose_documents(cfg: Settings, candidates: Sequence[Candidate], documents: Dataset, L: int) -> np.ndarray:
-    """Numbers of the documents, ascending, none of which repeats another or one that the runs were trained on.
-
-    UserError: runs that held out different books, or none of these.
+    run: run.json, whose held-out books are read; None: all books. UserError: the documents have none of these books.
     """
-    runs = [candidate for candidate in candidates if candidate.run]
-    held_out = {tuple(candidate.run["held_out_books"]) for candidate in runs}
-    if len(held_out) > 1:
-        raise UserError("--models: these runs held out different books, so none is new to all: evaluate them apart")
-    if runs:
+    if run:
         # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
-        L = min(L, *(candidate.settings["L"] for candidate in runs))
-        others, rows = books.split(documents, held_out.pop(), L)
+        L = min(L, run["identity"]["settings"]["L"])
+        others, rows = books.split(documents, run["held_out_books"], L)
     else:
         rows, others = books.split(documents, [], L)
     if not len(rows):
-        raise UserError(f"{cfg.documents} has none of the books that the runs held out: give other --documents")
+        raise UserError(f"{cfg.documents} has none of the books that the run held out: give other --documents")
     if repeats := len(documents) - len(rows) - len(others):
         print(f"{repeats:,} documents of {cfg.documents} repeat another's first {L:,} tokens and are left out")
     return books.drawn(documents, rows, cfg)
@@ -206,7 +149,7 @@ def start_of(cfg: Settings, candidate: Candidate, L: int, documents: Dataset, fa
     if candidate.run is None:
         extent = pc.min_max(pc.list_flatten(documents.data.column("input_ids"))).as_py()
         extent = extent["min"], extent["max"]
-        return pretrained.start_token(candidate.place, config, cfg.bos, cfg.documents, facts, extent)[0]
+        return pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, facts, extent)[0]
     theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         trained = f"{candidate.name} was trained on tokens of {candidate.run['tokenizer']}"
@@ -297,24 +240,25 @@ def measured(
             bar.update(rows.stop - bar.n)
 
 
-def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray) -> tables.Text:
-    """Bytes of UTF-8 that the first tokens of the documents stand for, as far as the tables ask.
+def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray) -> sums.Text:
+    """What the first L tokens of the documents stand for: bytes of UTF-8, or tokens where their tokenizer is not there.
 
-    A character that is cut counts as the three bytes of U+FFFD. Without its tokenizer there are no bytes.
+    A character that is cut counts as the three bytes of U+FFFD.
     """
     L, names_of, documents = sequences.L, *np.unique(names, return_counts=True)
-    doublings = curves.doublings(L, 1)
-    ends = np.unique([0, 1, L, *curves.windows(L)[:, 1], *doublings[:, 1], *(doublings[:, 0] - 1)])
+    parts = curves.parts(L)
+    widths = np.multiply.outer(documents, parts[:, 1] - parts[:, 0] + 1)
     if facts["tokenizer"] == "bytes":
-        return tables.Text(L, names_of, documents, ends, np.multiply.outer(documents, ends).astype(float))
+        return sums.Text(L, names_of, documents, widths)
     try:
         tokenizer = load_tokenizer(facts["tokenizer"])
     except UserError as error:
         print(f"no nats per byte: {error}")
-        return tables.Text(L, names_of, documents)
+        return sums.Text(L, names_of, documents, widths, "token")
     ids = (sequences[row]["targets"].tolist() for row in range(len(sequences)))
-    rows = (np.array([len(tokenizer.text(one[:end]).encode("utf-8", "replace")) for end in ends]) for one in ids)
-    return tables.Text(L, names_of, documents, ends, curves.book_sums(rows, names))
+    ends = [0, *parts[:, 1]]
+    rows = (np.diff([len(tokenizer.text(one[:end]).encode("utf-8", "replace")) for end in ends]) for one in ids)
+    return sums.Text(L, names_of, documents, curves.book_sums(rows, names).astype(int))
 
 
 def dtype_of(cfg: Settings, candidate: Candidate) -> str:
@@ -328,104 +272,69 @@ def parameters(config: PreTrainedConfig) -> int:
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
-def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
-    """UserError: a pair of models that are not evaluated."""
-    models = sorted(set(names))
-    known = {f"{a}:{b}": (a, b) for a, b in itertools.permutations(models, 2)}
-    for pair in cfg.pairs:
-        if pair not in known:
-            raise UserError(f"--pairs {pair}: give model_a:model_b, two of {', '.join(models)}")
-    return [known[pair] for pair in cfg.pairs] or list(itertools.combinations(models, 2))
-
-
 def evaluate(
     cfg: Settings,
     candidate: Candidate,
     sequences: books.Sequences,
     names: np.ndarray,
-    pieces: Pieces,
     contexts: list[int],
     reach: int | None,
-) -> tuple[dict[int, tables.Evaluated], str]:
-    """The model in each of its places by its tokens of training, and the hash of the weights after `candidate.tokens`.
+) -> tuple[dict[int, sums.Evaluated], list[str]]:
+    """The model in each of its places by its tokens of training, and the hash of the weights there.
 
-    These have the NLL with each of the contexts, the others with `reach`, if it is not None.
+    The last of them have the NLL with each of the contexts, the others with `reach`, if it is not None.
     """
-    dtype, found, chosen = dtype_of(cfg, candidate), {}, ""
-    for tokens, place in (candidate.places or {0: candidate.place}).items():
+    dtype, parts, found, made_of = dtype_of(cfg, candidate), curves.parts(sequences.L), {}, []
+    digests = {"documents": books.fingerprint(cfg.documents), "L": sequences.L}
+    pieces = Pieces(cfg.store or cfg.out.with_suffix(".parts"), digests)
+    for tokens, place in candidate.places.items():
         weights = pretrained.model_fingerprint(place)
         made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, dtype]
         digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
         load = lru_cache(1)(partial(pretrained.load_model, place, dtype, pretrained.find_device(cfg.device)))
-        sums = {}
-        wanted = contexts if tokens == candidate.tokens else [reach] * bool(reach)
+        nll = {}
+        wanted = contexts if tokens == max(candidate.places) else [reach] * bool(reach)
         for context in (0, *wanted):  # all of it first: see nll_with_last
-            parts = measured(cfg, candidate.name, load, sequences, pieces, digest, context)
-            sums[context] = curves.book_sums(itertools.chain.from_iterable(parts), names)
-        found[tokens] = tables.Evaluated(candidate.name, candidate.seed, sums.pop(0), sums)
-        chosen = weights if tokens == candidate.tokens else chosen
-    return found, chosen
+            stored = itertools.chain.from_iterable(
+                measured(cfg, candidate.name, load, sequences, pieces, digest, context)
+            )
+            by_part = (np.add.reduceat(row, parts[:, 0] - 1, dtype=float) for row in stored)
+            nll[context] = curves.book_sums(by_part, names)
+        found[tokens] = sums.Evaluated(candidate.name, candidate.seed, nll.pop(0), nll)
+        made_of.append(weights)
+    return found, made_of
 
 
 def main(cfg: Settings) -> None:
     started = time.time()
     cfg.validate()
-    candidates = after_as_many_tokens([find_model(model) for model in cfg.models])
-    same_training(candidates)
-    pairs = wanted_pairs(cfg, [candidate.name for candidate in candidates])
-    L = cfg.L or next((candidate.settings["L"] for candidate in candidates if candidate.run), None)
+    candidate = find_model(cfg.model)
+    of = candidate.run or (train.read_run(cfg.held_out_of) if cfg.held_out_of else None)
+    L = cfg.L or (of["identity"]["settings"]["L"] if of else None)
     if L is None:
-        raise UserError("--L: say how many tokens of each document, as no model is a folder of train.py")
+        raise UserError("--L: say how many tokens of each document, as the model is no folder of train.py")
     documents, facts = books.open_books(cfg.documents, L)
-    rows = choose_documents(cfg, candidates, documents, L)
-    starts = [start_of(cfg, candidate, L, documents, facts) for candidate in candidates]
+    rows = choose_documents(cfg, of, documents, L)
+    start = start_of(cfg, candidate, L, documents, facts)
     chosen, names = documents.select(rows), books.book_of_each(documents)[rows]
     print(f"{len(rows):,} documents of {len(np.unique(names)):,} books, {L:,} tokens each")
-    pieces = Pieces(cfg.store or cfg.out / "nll", {"documents": books.fingerprint(cfg.documents), "L": L})
-    of_start = {
-        start: books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
-        for start in {0, *starts}
-    }
-    text = text_of(of_start[0], facts, names)
+    sequences = books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
+    text = text_of(sequences, facts, names)
     contexts = [c for c in cfg.contexts if 4 * c <= L]
     reach = max((c for c in contexts if c <= cfg.reach), default=None)
-    done, models, ends, weights = defaultdict(list), defaultdict(list), defaultdict(list), []
-    for candidate, start in zip(candidates, starts, strict=True):
-        found, made_of = evaluate(cfg, candidate, of_start[start], names, pieces, contexts, reach)
-        one = found[candidate.tokens]
-        models[candidate.name].append(one)
-        weights.append(made_of)
-        facts_of = {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
-        facts_of |= {"steps": candidate.steps, "dtype": dtype_of(cfg, candidate), "source": facts["source"]}
-        done["nll"].append(tables.by_position(one, text))
-        done["smooth"].append(tables.smooth(one, text))
-        done["summary"].append(tables.summary(one, text, **facts_of))
-        done["books"].append(tables.by_book(one, text))
-        done["information"].append(tables.information(one, text))
-        if candidate.run:
-            ends[candidate.name].append(found)
-            done["tokens"].append(tables.tokens(found, reach, text))
-        mean, error = done["summary"][-1].loc[0, ["nll_nats", "stderr_nats"]]
-        print(f"{candidate.name}, seed {candidate.seed}: {mean:.4g} ± {error:.2g} nats per token")
-    for model in models.values():
-        if contexts:
-            done["gains"].append(tables.gains(model, text))
-    for a, b in pairs:
-        if contexts:
-            done["gain_gaps"].append(tables.gain_gaps(models[a], models[b], text))
-        if ends[a] and ends[b] and len(table := tables.token_gaps(ends[a], ends[b], reach, text)):
-            done["token_gaps"].append(table)
-        gap, crossing = tables.gap(models[a], models[b], text)
-        done["gap"].append(gap)
-        done["crossover"].append(crossing)
-        at, leader = crossing.loc[0, "overtakes_at"], crossing.loc[0, "leads_at_the_end"]
-        by = f"by {abs(gap['gap_nats'].iloc[-1]):.3g} nats a {text.unit} in the last window"
-        print(f"{leader} leads {f'from {text.unit} {at:.4g} on' if at == at else 'everywhere'}; {by}")
-    about = {"tokenizer": facts["tokenizer"], "source": facts["source"], "weights": weights}
-    about |= {"device": pretrained.find_device(cfg.device)}
-    for name, parts in done.items():
-        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, [cfg.documents / "state.json"], started, **about)
+    ends, weights = evaluate(cfg, candidate, sequences, names, contexts, reach)
+    loss = ends[max(ends)].nll.sum() / text.units.sum()
+    print(f"{candidate.name}, seed {candidate.seed}: {loss:.4g} nats per {text.unit}")
+    read = json.dumps([books.fingerprint(cfg.documents), chosen["document"][:]])
+    evaluated = {"L": L, "documents": hashlib.sha256(read.encode()).hexdigest()[:16], "unit": text.unit}
+    evaluated |= {"source": facts["source"], "contexts": contexts, "reach": reach}
+    evaluated |= {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
+    evaluated |= {"dtype": dtype_of(cfg, candidate)}
+    evaluated["training"] = {name: of for name, of in candidate.settings.items() if name != "seed"}
+    about = {"tokenizer": facts["tokenizer"], "weights": weights, "device": pretrained.find_device(cfg.device)}
+    table, inputs = sums.rows(ends, text), [cfg.documents / "state.json"]
+    write_csv(cfg.out, table, cfg, inputs, started, evaluated=evaluated, **about)
 
 
 if __name__ == "__main__":

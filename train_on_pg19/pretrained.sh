@@ -14,8 +14,6 @@ begin MODELS OUT
 
 inputs fig4 256 2048 8192
 models=$smollm2 top=${OUT:-$out/pretrained}
-store=${top#results/}
-store=data/nll/${store//\//_}
 case $PRESET in
     smoke) L=256 n=2 ;;
     cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;
@@ -23,7 +21,6 @@ case $PRESET in
 esac
 if [ -n "${MODELS:-}" ]; then
     models=$MODELS top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS of your own the results go there"}
-    store=$top/nll
 fi
 split_sample
 corpus=$corpus/held_out folders=()
@@ -31,9 +28,9 @@ for model in $models; do
     documents=data/documents/held_out_${L}_$(short "$model") folder=$top/$(short "$model")
     find_start
     prepare "$L"
-    "$python" train_on_pg19/evaluate.py --models "$model" --documents "$documents" --L "$L" --out "$folder" \
-        --store "$store/$(short "$model")" --max-documents-per-book "$n" \
-        ${start[@]+"${start[@]}"} "$@"
+    "$python" train_on_pg19/evaluate.py --model "$model" --documents "$documents" --L "$L" --out "$folder/losses.csv" \
+        --max-documents-per-book "$n" ${start[@]+"${start[@]}"} "$@"
+    "$python" train_on_pg19/compare.py --losses "$folder/losses.csv" --out "$folder"
     folders+=("$folder")
 done
 "$python" plots/books.py --results "$out" --pretrained "${folders[@]}" --out "$top/pretrained"

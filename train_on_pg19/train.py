@@ -78,7 +78,7 @@ class Settings(training.Settings):
 # What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
 SMALL = {"held_out": 0.2, "log_every": 50, "checkpoint_every": 100}
 # Of one H200 and of two cores: Muon at five times the rate, results/benchmarks/training_books.csv. After the first
-# cosine others of twice the steps each: what more tokens change is measured (tokens.csv of evaluate.py).
+# cosine others of twice the steps each: what more tokens change is measured (tokens.csv of compare.py).
 MUON = {"optimizer": "muon", "learning_rate": 8e-3, "precision": "bf16", "warmup": 100}
 PRESETS = {
     "paper": {},

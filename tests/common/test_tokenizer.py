@@ -65,7 +65,7 @@ def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path):
         assert call_script("measure_mutual_info/prepare_dataset.py", *given).returncode == 0
         score = ("--model", model, "--L-max", 16, "--out", tmp_path / f"{name}.csv", "--n-documents", 2)
         scored = call_script("measure_mutual_info/score_documents.py", "--documents", tmp_path / name, *score)
-        evaluate = ("--models", model, "--L", 16, "--n-documents", 2, "--out", tmp_path / f"{name}_nll")
+        evaluate = ("--model", model, "--L", 16, "--n-documents", 2, "--out", tmp_path / f"{name}_losses.csv")
         read = call_script("train_on_pg19/evaluate.py", "--documents", tmp_path / name, *evaluate)
         for done in (scored, read):
             if name == "right":

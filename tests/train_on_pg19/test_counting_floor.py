@@ -36,9 +36,11 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     flags = ["--L", 400, "--batch-tokens", 400, "--epochs", 0.5, "--held-out-books", "book [01]"]
     run = trained("train_on_pg19/train.py", tmp_path / "run", "--documents", documents, *flags)
     given = ["--run", run, "--documents", documents, "--out", tmp_path / "out", "--orders", 2, 4]
-    assert "no file" in one_line_error(call_script(SCRIPT, *given))  # of evaluate.py
-    flags = ["--models", run, "--documents", documents, "--out", tmp_path / "out", "--device", "cpu"]
+    assert "no file" in one_line_error(call_script(SCRIPT, *given))  # of compare.py
+    losses = tmp_path / "losses.csv"
+    flags = ["--model", run, "--documents", documents, "--out", losses, "--device", "cpu"]
     assert call_script("train_on_pg19/evaluate.py", *flags).returncode == 0
+    assert call_script("train_on_pg19/compare.py", "--losses", losses, "--out", tmp_path / "out").returncode == 0
     done = call_script(SCRIPT, *given, "--megabytes", 16)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out" / "counting.csv")

@@ -1,8 +1,9 @@
-"""NLL by position: against plain logits and score_documents.py; gaps; runs cut off or refused."""
+"""NLL by position: against plain logits and score_documents.py; runs cut off or refused."""
 
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from pathlib import Path
 
@@ -101,27 +102,29 @@ def last(run: Path) -> Path:
     return list(train.checkpoints(run).values())[-1]
 
 
-def call(documents: Path, out: Path, models: list, *changes: object):
-    return call_script(SCRIPT, "--models", *models, "--documents", documents, "--out", out, "--device", "cpu", *changes)
+def call(documents: Path, out: Path, model: object, *changes: object):
+    return call_script(SCRIPT, "--model", model, "--documents", documents, "--out", out, "--device", "cpu", *changes)
 
 
 @pytest.fixture(scope="module")
-def candidates(documents, runs, tmp_path_factory) -> Path:
+def evaluated(documents, runs, tmp_path_factory) -> Path:
+    """A folder with a CSV for each run, and nll, the NLL of every token."""
     out = tmp_path_factory.mktemp("evaluated")
-    done = call(documents, out, runs)
-    assert done.returncode == 0, done.stderr
+    for run in runs:
+        done = call(documents, out / f"{run.name}.csv", run, "--store", out / "nll")
+        assert done.returncode == 0, done.stderr
     return out
 
 
-def names_of(out: Path) -> list[str]:
+def names_of(store: Path) -> list[str]:
     """The documents whose NLL is stored, sorted."""
-    return sorted({name for path in (out / "nll").glob("*.npz") for name in np.load(path)["documents"].tolist()})
+    return sorted({name for path in store.glob("*.npz") for name in np.load(path)["documents"].tolist()})
 
 
-def stored(out: Path, context: str = "") -> dict[str, np.ndarray]:
+def stored(store: Path, context: str = "") -> dict[str, np.ndarray]:
     """The NLL of each model, (documents, L), the documents sorted. context: e.g. "last8"."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    for path in (out / "nll").glob("*.npz"):
+    for path in store.glob("*.npz"):
         digest, *of = path.stem.split("-")
         if of[:-1] == [context] * bool(context):
             piece = np.load(path)
@@ -135,76 +138,28 @@ def held_out_ids(documents: Path, run: Path) -> tuple[torch.Tensor, np.ndarray]:
     return torch.tensor([row["input_ids"][:L] for row in chosen]), np.array([row["book"] for row in chosen])
 
 
-def test_nll_by_position_is_that_of_the_held_out_documents(documents, runs, candidates):
-    nll = pd.read_csv(candidates / "nll.csv")
-    assert len(nll) == 3 * L
+def test_what_is_written_are_sums_over_held_out_documents(documents, runs, evaluated):
+    """By book and part of the positions, against plain logits of each document; the last 8 tokens against the store."""
     ids, names = held_out_ids(documents, runs[0])
     assert len(ids) == 12  # three books of ten
     for run, model, seed in zip(runs, ["tiny", "tiny", "mamba2-mini-small"], [0, 1, 0], strict=True):
+        table = pd.read_csv(evaluated / f"{run.name}.csv")
+        assert table[["model", "seed", "L", "tokens", "n_documents"]].drop_duplicates().to_numpy().tolist() == [
+            [model, seed, L, 14 * 128, 4]
+        ]
         saved = AutoModelForCausalLM.from_pretrained(last(run))
-        expected = plain_nll(saved, ids, IDS)
-        rows = nll[(nll["model"] == model) & (nll["seed"] == seed)]
-        assert rows["position"].tolist() == list(range(1, L + 1))
-        assert (rows["n_documents"] == 12).all()
-        np.testing.assert_allclose(rows["nll_nats"], expected.mean(axis=0), atol=2e-5)
-        by_book = np.stack([expected[names == name].mean(axis=0) for name in np.unique(names)])
-        np.testing.assert_allclose(rows["stderr_nats"], by_book.std(axis=0, ddof=1) / np.sqrt(3), atol=2e-5)
-
-
-def test_smooth_and_summary(runs, candidates):
-    nll, smooth = (pd.read_csv(candidates / f"{name}.csv") for name in ("nll", "smooth"))
-    summary = pd.read_csv(candidates / "summary.csv")
-    one = nll[(nll["model"] == "tiny") & (nll["seed"] == 1)].set_index("position")["nll_nats"]
-    rows = smooth[(smooth["model"] == "tiny") & (smooth["seed"] == 1)]
-    assert rows[["first", "last"]].to_numpy().tolist() == curves.windows(L).tolist()
-    for row in rows.itertuples():
-        assert row.nll_nats == pytest.approx(one.loc[row.first : row.last].mean(), abs=2e-5)
-    found = summary[(summary["model"] == "tiny") & (summary["seed"] == 1)].iloc[0]
-    assert found["nll_nats"] == pytest.approx(one.mean(), abs=1e-5)
-    assert found[["kind", "steps", "n_books", "source"]].tolist() == ["gpt2", 14, 3, "toy"]
-    assert found["nats_per_unit"] == pytest.approx(found["nll_nats"], abs=2e-6)  # a token is a byte
-    np.testing.assert_allclose(smooth["nats_per_unit"], smooth["nll_nats"], atol=2e-6)
-    saved = AutoModelForCausalLM.from_pretrained(last(runs[1]))
-    assert found["parameters"] == saved.num_parameters()
-
-
-def test_the_other_tables(runs, candidates):
-    """Against the stored NLL of each document."""
-    ids = names_of(candidates)
-    of = pd.factorize(np.array([name.split("#")[0] for name in ids]))[0]
-    information, tokens, gains = (
-        pd.read_csv(candidates / f"{name}.csv") for name in ("information", "tokens", "gains")
-    )
-    key, mamba = next((key, values) for key, values in stored(candidates).items() if is_of(candidates, values))
-    with_last = stored(candidates, "last8")[key]
-    i = mamba[:, :16].sum(axis=1) - mamba[:, 16:].sum(axis=1)
-    found = information.query("model == 'mamba2-mini-small' and ell_tokens == 16").iloc[0]
-    assert found["mi_nats"] == pytest.approx(i.mean(), abs=1e-4)
-    by_book = [i[of == book].mean() for book in range(3)]
-    assert found["stderr_nats"] == pytest.approx(np.std(by_book, ddof=1) / np.sqrt(3), abs=1e-4)
-    found = gains.query("model == 'mamba2-mini-small'")
-    assert found[["context", "first", "last"]].to_numpy().tolist() == [[8, 17, 32]]
-    difference = with_last.mean(axis=1) - mamba[:, 16:].mean(axis=1)
-    assert found["gain_nats"].iloc[0] == pytest.approx(difference.mean(), abs=1e-5)
-    assert tokens["tokens"].tolist() == [14 * 128] * 3
-    assert tokens["late_gain_nats"].iloc[2] == found["gain_nats"].iloc[0]
-
-
-def is_of(out: Path, values: np.ndarray) -> bool:
-    """Whether these are the NLL of the Mamba2."""
-    one = pd.read_csv(out / "nll.csv").query("model == 'mamba2-mini-small'")["nll_nats"]
-    return np.allclose(values.mean(axis=0), one, atol=2e-5)
-
-
-def test_gap_and_crossover(candidates):
-    gap, crossover = (pd.read_csv(candidates / f"{name}.csv") for name in ("gap", "crossover"))
-    pair = gap[["model_a", "model_b", "seeds_a", "seeds_b"]].drop_duplicates()
-    assert pair.to_numpy().tolist() == [["mamba2-mini-small", "tiny", 1, 2]]
-    smooth = pd.read_csv(candidates / "smooth.csv").groupby(["model", "first"])["nll_nats"].mean()
-    np.testing.assert_allclose(gap["gap_nats"], smooth["mamba2-mini-small"] - smooth["tiny"], atol=2e-6)
-    assert ((gap["lo95"] < gap["gap_nats"]) & (gap["gap_nats"] < gap["hi95"])).all()
-    leader = "tiny" if gap["gap_nats"].iloc[-1] > 0 else "mamba2-mini-small"
-    assert crossover["leads_at_the_end"].tolist() == [leader]
+        nll = plain_nll(saved, ids, IDS)
+        blocks = [
+            nll[names == book, first - 1 : last].sum() for book in np.unique(names) for first, last in curves.parts(L)
+        ]
+        np.testing.assert_allclose(table["nll_nats"], blocks, atol=1e-3)
+        assert (table["units"] == 4 * (table["last"] - table["first"] + 1)).all()  # a token is a byte
+        assert (table["last8_nats"].notna() == (table["first"] > 16)).all()
+        facts = json.loads((evaluated / f"{run.name}.json").read_text())["evaluated"]
+        assert (facts["parameters"], facts["kind"]) == (saved.num_parameters(), saved.config.model_type)
+    key = next(key for key, of in stored(evaluated / "nll").items() if np.allclose(of.sum(), nll.sum(), atol=1e-3))
+    late = stored(evaluated / "nll", "last8")[key]
+    assert table["last8_nats"].sum() == pytest.approx(late.astype(float).sum(), abs=1e-3)
 
 
 @pytest.mark.parametrize("length", [32, 44])
@@ -222,54 +177,46 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     ids[one][1] = trained_on[1][:40] + ids[one][1][40:]
     ids[third] = ids[other]  # and a copy among those held out
     folder = write_documents(tmp_path / "repeats", ids, IDS)
-    done = call(folder, tmp_path / "out", [run], "--L", length)
+    done = call(folder, tmp_path / "out.csv", run, "--L", length)
     kept = 6 if length == 32 else 7
     said = f"{12 - kept} documents of {folder} repeat another's first {min(length, 40)} tokens and are left out"
     assert said in done.stdout, done.stderr
     assert f"{kept} documents of 2 books, {length} tokens each" in done.stdout
-    chosen = set(names_of(tmp_path / "out"))
+    chosen = set(names_of(tmp_path / "out.parts"))
     assert chosen >= {f"{one}#0002", f"{one}#0003", f"{other}#0000"}
     assert (f"{one}#0000" in chosen) == (length > 32)
 
 
-def test_neither_batch_nor_order_changes_a_number(documents, runs, candidates, tmp_path):
-    """And a pair asked for the other way round has the other sign."""
-    done = call(documents, tmp_path, runs[::-1], "--batch-tokens", 5 * L, "--pairs", "tiny:mamba2-mini-small")
+def test_the_batch_changes_no_number(documents, runs, evaluated, tmp_path):
+    done = call(documents, tmp_path / "out.csv", runs[2], "--batch-tokens", 5 * L)
     assert done.returncode == 0, done.stderr
-    keys = ["model", "seed", "position"]
-    one, other = (pd.read_csv(at / "nll.csv").set_index(keys).sort_index() for at in (candidates, tmp_path))
-    pd.testing.assert_series_equal(one["nll_nats"], other["nll_nats"], atol=3e-5, rtol=0)
-    one, other = (pd.read_csv(at / "gap.csv")["gap_nats"] for at in (candidates, tmp_path))
-    np.testing.assert_allclose(one, -other, atol=3e-5)
+    one, other = (pd.read_csv(path) for path in (evaluated / f"{runs[2].name}.csv", tmp_path / "out.csv"))
+    pd.testing.assert_frame_equal(one, other, atol=1e-3, rtol=0)
 
 
-def test_what_is_stored_is_not_computed_again(documents, runs, candidates, tmp_path, monkeypatch):
+def test_what_is_stored_is_not_computed_again(documents, runs, evaluated, tmp_path, monkeypatch):
     """At pieces of two documents, of which one is damaged."""
     monkeypatch.setattr(evaluate, "PIECE_TOKENS", 2 * L)
-    again = functools.partial(call, documents, tmp_path, [runs[0]], "--store", tmp_path / "store")
+    out, store = tmp_path / "out.csv", tmp_path / "out.parts"
+    again = functools.partial(call, documents, out, runs[0])
     assert again().returncode == 0
-    whole = (tmp_path / "nll.csv").read_bytes()
-    one = pd.read_csv(candidates / "nll.csv").iloc[:L]["nll_nats"]
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "nll.csv")["nll_nats"], one, atol=3e-5)
-    pieces = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*.npz")}
+    whole, table = out.read_bytes(), pd.read_csv(out)
+    pd.testing.assert_frame_equal(table, pd.read_csv(evaluated / f"{runs[0].name}.csv"), atol=1e-3, rtol=0)
+    pieces = {path: path.stat().st_mtime_ns for path in store.glob("*.npz")}
     assert len(pieces) == 12  # and as many with the last 8 tokens only
     damaged = sorted(pieces)[2]
     damaged.write_bytes(damaged.read_bytes()[:-50])
     assert f"{damaged} is damaged" in one_line_error(again())
     damaged.unlink()
     assert again().returncode == 0
-    assert (tmp_path / "nll.csv").read_bytes() == whole
+    assert out.read_bytes() == whole
     assert [path for path in sorted(pieces) if path.stat().st_mtime_ns != pieces[path]] == [damaged]
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*.npz")}
-    book = names_of(candidates)[-1].split("#")[0]
+    before = {path: path.stat().st_mtime_ns for path in store.glob("*.npz")}
+    book = table["book"].iloc[-1]
     assert again("--books", book).returncode == 0
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*.npz")}
-    assert pd.read_csv(tmp_path / "books.csv")["book"].tolist() == [book]
-    whole = stored(candidates).values()
-    expected = [values[-4:].mean(axis=0) for values in whole]
-    found = pd.read_csv(tmp_path / "nll.csv")["nll_nats"]
-    assert sum(np.allclose(found, one, atol=3e-5) for one in expected) == 1
-    assert "store was made with other settings (L 32 there, 31 here)" in one_line_error(again("--L", 31))
+    assert before == {path: path.stat().st_mtime_ns for path in store.glob("*.npz")}
+    pd.testing.assert_frame_equal(pd.read_csv(out), table[table["book"] == book].reset_index(drop=True))
+    assert "out.parts was made with other settings (L 32 there, 31 here)" in one_line_error(again("--L", 31))
 
 
 def test_other_weights_are_computed(documents, runs, tmp_path):
@@ -280,30 +227,32 @@ def test_other_weights_are_computed(documents, runs, tmp_path):
     for number, factor in enumerate((1, 3, np.nan)):
         model.transformer.wte.weight.data.mul_(factor)
         model.save_pretrained(checkpoint)
-        done = call(documents, tmp_path / "out", [run])
-        assert len(stored(tmp_path / "out")) == min(number + 1, 2)
+        done = call(documents, tmp_path / "out.csv", run)
+        assert len(stored(tmp_path / "out.parts")) == min(number + 1, 2)
     assert "tiny: its NLL is not finite" in one_line_error(done)
-    one, other = stored(tmp_path / "out").values()
-    found = pd.read_csv(tmp_path / "out" / "nll.csv")["nll_nats"]
-    assert sorted(np.allclose(found, nll.mean(axis=0), atol=2e-5) for nll in (one, other)) == [False, True]
+    found = pd.read_csv(tmp_path / "out.csv")["nll_nats"].sum()
+    both = stored(tmp_path / "out.parts").values()
+    assert sorted(np.allclose(found, nll.astype(float).sum(), atol=1e-3) for nll in both) == [False, True]
 
 
 def test_a_model_of_others(documents, runs, tmp_path):
     """A folder without a tokenizer (ids of bytes, DNA and the like); --bos gives the id to begin with."""
     random_model().save_pretrained(tmp_path / "mine")
-    done = call(documents, tmp_path / "out", [tmp_path / "mine"], "--L", 16, "--bos", 61, "--dtype", "float32")
+    mine = functools.partial(call, documents, tmp_path / "out.csv", tmp_path / "mine", "--bos", 61)
+    done = mine("--L", 16, "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     assert "40 documents of 10 books" in done.stdout
     table, _ = books.open_books(documents, 16)
-    nll = pd.read_csv(tmp_path / "out" / "nll.csv")
-    assert (nll["model"] == "mine").all()
-    expected = plain_nll(random_model(), torch.tensor(table["input_ids"])[:, :16], 61).mean(axis=0)
-    np.testing.assert_allclose(nll["nll_nats"], expected, atol=2e-5)
-    done = call(documents, tmp_path / "both", [runs[0], tmp_path / "mine"], "--bos", 61)
+    nll = pd.read_csv(tmp_path / "out.csv")
+    assert nll[["model", "seed", "tokens"]].drop_duplicates().to_numpy().tolist() == [["mine", 0, 0]]
+    expected = plain_nll(random_model(), torch.tensor(table["input_ids"])[:, :16], 61)
+    assert nll["nll_nats"].sum() == pytest.approx(expected.sum(), abs=1e-2)
+    shutil.rmtree(tmp_path / "out.parts")
+    done = mine("--held-out-of", runs[0])
     assert done.returncode == 0, done.stderr
-    assert (pd.read_csv(tmp_path / "both" / "nll.csv")["n_documents"] == 12).all()
-    found = pd.read_csv(tmp_path / "both" / "summary.csv").set_index("model")["dtype"].to_dict()
-    assert found == {"tiny": "float32", "mine": pretrained.find_dtype("cpu")}
+    assert "12 documents of 3 books, 32 tokens each" in done.stdout
+    facts = json.loads((tmp_path / "out.json").read_text())["evaluated"]
+    assert (facts["dtype"], facts["training"]) == (pretrained.find_dtype("cpu"), {})
 
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
@@ -316,61 +265,53 @@ def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypa
     flags = ["--documents", tmp_path / "documents", "--model", SMOLLM2, "--L-max", 64, "--ratios", 2]
     done = call_script("measure_mutual_info/score_documents.py", *flags, "--out", tmp_path / "scores.csv")
     assert done.returncode == 0, done.stderr
-    done = call(tmp_path / "documents", tmp_path / "out", [SMOLLM2], "--L", 64, "--dtype", "float32")
+    done = call(tmp_path / "documents", tmp_path / "out.csv", SMOLLM2, "--L", 64, "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     scores = pd.read_csv(tmp_path / "scores.csv")
-    (nll,) = stored(tmp_path / "out").values()
-    names = names_of(tmp_path / "out")
+    (nll,) = stored(tmp_path / "out.parts").values()
+    names = names_of(tmp_path / "out.parts")
     assert len(scores) == 4 * 5
     for row in scores.itertuples():
         mine = nll[names.index(row.document), row.ell_tokens : row.L_tokens].astype(float).sum()
         assert mine == pytest.approx(-row.logq_y_given_x_nats, abs=1e-3)
-    summary = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
-    in_bytes = nll.astype(float).sum() / summary["nats_per_unit"]
-    assert 3 * 4 * 64 < in_bytes < 5 * 4 * 64  # English has about four a token
+    units = pd.read_csv(tmp_path / "out.csv")["units"].sum()
+    assert 3 * 4 * 64 < units < 5 * 4 * 64  # English has about four bytes a token
 
 
 def test_bad_input(documents, runs, tmp_path):
     tiny_model("gpt2", n_positions=20).save_pretrained(tmp_path / "short")
-    other = train_one(documents, tmp_path / "other", "--split-seed", 1, "--model", "gpt2-mini-small")
-    slower = train_one(documents, tmp_path / "slower", "--seed", 2, "--learning-rate", 1e-3)
-    twin, empty = (shutil.copytree(runs[0], tmp_path / name) for name in ("twin", "empty"))
+    empty = shutil.copytree(runs[0], tmp_path / "empty")
     shutil.rmtree(last(empty))
     strangers = write_documents(tmp_path / "strangers", {f"new {i}": [[i] * 40] for i in range(4)}, IDS)
     wider = write_documents(tmp_path / "wider", {f"book {i}": [[i] * 40] for i in range(10)}, 256)
-    for folder, models, flags, said in [
-        (documents, ["short"], ["--bos", 3], "--L: say how many tokens of each document"),
-        (documents, ["short"], ["--L", 32, "--bos", 3], "its context is 20 tokens, shorter than L = 32"),
-        (documents, [runs[0]], ["--L", 0], "--L 0: at least 1"),
-        (documents, [runs[0]], ["--n-documents", 0], "--n-documents 0: at least 1"),
-        (documents, [runs[0]], ["--max-documents-per-book", -1], "--max-documents-per-book -1: at least 0"),
-        (documents, [runs[0]], ["--books", "none"], "--books none: none of 3 books"),
-        (documents, [runs[0]], ["--pairs", "tiny:gpt5"], "--pairs tiny:gpt5: give model_a:model_b, two of tiny"),
-        (documents, [runs[0], other], [], "held out different books"),
-        (documents, [runs[0], twin], [], "two runs of tiny are the same"),
-        (documents, [runs[0], slower], [], "two runs of tiny differ in seed, learning_rate"),
-        (documents, [empty], [], "has no checkpoint yet"),
-        (strangers, [runs[0]], [], "none of the books that the runs held out"),
-        (wider, [runs[0]], [], "tokenised with bytes, and tiny was trained on tokens of bytes"),
+    for folder, model, flags, said in [
+        (documents, "short", ["--bos", 3], "--L: say how many tokens of each document"),
+        (documents, "short", ["--L", 32, "--bos", 3], "its context is 20 tokens, shorter than L = 32"),
+        (documents, "short", ["--held-out-of", tmp_path, "--bos", 3], f"no file {tmp_path / train.RUN}"),
+        (documents, runs[0], ["--L", 0], "--L 0: at least 1"),
+        (documents, runs[0], ["--n-documents", 0], "--n-documents 0: at least 1"),
+        (documents, runs[0], ["--max-documents-per-book", -1], "--max-documents-per-book -1: at least 0"),
+        (documents, runs[0], ["--books", "none"], "--books none: none of 3 books"),
+        (documents, empty, [], "has no checkpoint yet"),
+        (strangers, runs[0], [], "none of the books that the run held out"),
+        (wider, runs[0], [], "tokenised with bytes, and tiny was trained on tokens of bytes"),
     ]:
-        error = one_line_error(call(folder, tmp_path / "out", [tmp_path / model for model in models], *flags))
-        assert said in error
-    assert not (tmp_path / "out").exists()
+        assert said in one_line_error(call(folder, tmp_path / "out.csv", tmp_path / model, *flags))
+    assert not list(tmp_path.glob("out*"))
 
 
-def test_runs_are_compared_after_as_many_tokens(documents, tmp_path):
+def test_a_run_is_evaluated_at_the_end_of_each_cosine(documents, tmp_path):
     """One has two cosines; the other stands amid its second one."""
-    flags = ["--steps", 4, "--checkpoint-every", 2, "--restarts", 1]
-    long = train_one(documents, tmp_path / "long", *flags)
-    short = train_one(documents, tmp_path / "short", *flags, "--model", "mamba2-mini-small")
-    (short / "checkpoint-12").rename(short / "checkpoint-8")
-    done = call(documents, tmp_path / "out", [long, short])
-    assert "short stands at step 8, amid a cosine that ends at 12: taken at the end of the one before" in done.stdout
-    assert "tiny, seed 0: has gone on, and is compared after 512 tokens, as others are" in done.stdout
-    assert pd.read_csv(tmp_path / "out/summary.csv")["steps"].tolist() == [4, 4]
-    tokens = pd.read_csv(tmp_path / "out/tokens.csv")[["model", "tokens"]]
-    assert tokens.to_numpy().tolist() == [["tiny", 512], ["tiny", 1536], ["mamba2-mini-small", 512]]
-    nll = pd.read_csv(tmp_path / "out/nll.csv")
-    saved = AutoModelForCausalLM.from_pretrained(long / "checkpoint-4")
-    expected = plain_nll(saved, held_out_ids(documents, long)[0], IDS).mean(axis=0)
-    np.testing.assert_allclose(nll[nll["model"] == "tiny"]["nll_nats"], expected, atol=2e-5)
+    run = train_one(documents, tmp_path / "run", "--steps", 4, "--checkpoint-every", 2, "--restarts", 1)
+    assert call(documents, tmp_path / "out.csv", run, "--contexts", 4, 8, "--reach", 4).returncode == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert set(table["tokens"]) == {512, 1536}
+    assert set(table.loc[table["last8_nats"].notna(), "tokens"]) == {1536}
+    assert set(table.loc[table["last4_nats"].notna(), "tokens"]) == {512, 1536}
+    saved = AutoModelForCausalLM.from_pretrained(run / "checkpoint-4")
+    expected = plain_nll(saved, held_out_ids(documents, run)[0], IDS)
+    assert table.loc[table["tokens"] == 512, "nll_nats"].sum() == pytest.approx(expected.sum(), abs=1e-2)
+    (run / "checkpoint-12").rename(run / "checkpoint-8")
+    done = call(documents, tmp_path / "out.csv", run)
+    assert "run stands at step 8, amid a cosine that ends at 12: taken at the end of the one before" in done.stdout
+    assert set(pd.read_csv(tmp_path / "out.csv")["tokens"]) == {512}

@@ -37,10 +37,17 @@ def doublings(L: int, first: int = 2) -> np.ndarray:
     return np.column_stack([ends[:-1] + 1, ends[1:]])
 
 
-def over_windows(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Mean over the positions of each window: (…, L) → (…, windows)."""
+def parts(L: int) -> np.ndarray:
+    """(parts, 2): first and last position, from 1, of the widest parts that make up all `windows` and `doublings`."""
+    ends = np.unique([0, 1, *windows(L)[:, 1], *doublings(L, 1)[:, 1]])
+    return np.column_stack([ends[:-1] + 1, ends[1:]])
+
+
+def over_windows(values: np.ndarray, parts: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Sums over the parts of each window: (…, parts) → (…, windows)."""
     summed = np.concatenate([np.zeros_like(values[..., :1]), values.cumsum(axis=-1)], axis=-1)
-    return (summed[..., of[:, 1]] - summed[..., of[:, 0] - 1]) / (of[:, 1] - of[:, 0] + 1)
+    first, last = (np.searchsorted(parts[:, 1], at, "right") for at in (of[:, 0] - 1, of[:, 1]))
+    return summed[..., last] - summed[..., first]
 
 
 def book_sums(rows: Iterable[np.ndarray], books: np.ndarray) -> np.ndarray:
@@ -53,11 +60,6 @@ def book_sums(rows: Iterable[np.ndarray], books: np.ndarray) -> np.ndarray:
     for book, row in zip(index, rows, strict=True):
         sums[book] = sums[book] + row  # a float64 scalar makes it float64
     return np.stack(sums)
-
-
-def counts(books: np.ndarray) -> np.ndarray:
-    """Documents of each book, in the order of np.unique."""
-    return np.unique(books, return_counts=True)[1]
 
 
 def mean_by_book(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The tables of evaluate.py, from sums of the NLL over the documents of each book.
+"""The tables of compare.py, from sums of the NLL over the documents of each book.
 
 Losses are nats a `unit`: a byte of text, or a token where the documents have no text (ids). Every interval is by book,
 and over seeds where a model has several, see curves.gap.
@@ -6,80 +6,35 @@ and over seeds where a model has several, see curves.gap.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from train_on_pg19.nll import curves
+from train_on_pg19.nll.sums import Evaluated, Text
 
 DIGITS = 6
 
 
-@dataclass(frozen=True)
-class Text:
-    """What the models read: L tokens of each document, summed over the documents of each book."""
-
-    L: int
-    books: np.ndarray  # (books,): names
-    documents: np.ndarray  # (books,)
-    positions: np.ndarray | None = None  # (ends,), ascending from 0
-    bytes: np.ndarray | None = None  # (books, ends): in the first so many tokens; None without text
-
-    @property
-    def unit(self) -> str:
-        return "token" if self.bytes is None else "byte"
-
-    def upto(self, positions: np.ndarray) -> np.ndarray:
-        """Units in the first so many tokens of all documents, (books, positions)."""
-        if self.bytes is None:
-            return np.multiply.outer(self.documents, positions).astype(float)
-        return self.bytes[:, np.searchsorted(self.positions, positions)]
-
-    def within(self, of: np.ndarray) -> np.ndarray:
-        """Units in each window of positions, (books, windows)."""
-        return self.upto(of[:, 1]) - self.upto(of[:, 0] - 1)
-
-    def where(self, of: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns that say where the windows lie: in tokens, and after how many units of a document."""
-        start, end = (self.upto(at).sum(axis=0) / self.documents.sum() for at in (of[:, 0] - 1, of[:, 1]))
-        middle = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
-        return middle | {"position_units": np.sqrt((start + 1) * end).round(2), "unit": self.unit}
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The NLL of one model, summed over the documents of each book, (books, L) nats."""
-
-    name: str
-    seed: int
-    nll: np.ndarray
-    with_last: dict[int, np.ndarray] = field(default_factory=dict)  # by c: given the last c to 2c − 1 tokens only
-
-
-def sums_in(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """(books, L) → (books, windows)."""
-    return curves.over_windows(values, of) * (of[:, 1] - of[:, 0] + 1)
-
-
-def by_position(one: Evaluated, text: Text) -> pd.DataFrame:
-    mean, error = curves.mean_by_book(one.nll, text.documents)
-    table = {"model": one.name, "L": text.L, "position": np.arange(1, text.L + 1), "nll_nats": mean.round(5)}
-    return pd.DataFrame(table | {"stderr_nats": error.round(5), "n_documents": text.documents.sum(), "seed": one.seed})
+def where(text: Text, of: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns that say where the windows lie: in tokens, and after how many units of a document."""
+    start, end = (text.upto(at).sum(axis=0) / text.documents.sum() for at in (of[:, 0] - 1, of[:, 1]))
+    middle = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
+    return middle | {"position_units": np.sqrt((start + 1) * end).round(2), "unit": text.unit}
 
 
 def smooth(one: Evaluated, text: Text) -> pd.DataFrame:
     of = curves.windows(text.L)
-    mean, error = curves.mean_by_book(curves.over_windows(one.nll, of), text.documents)
-    table = {"model": one.name, "L": text.L, "seed": one.seed} | text.where(of)
+    mean, error = curves.mean_by_book(text.sums(one.nll, of) / (of[:, 1] - of[:, 0] + 1), text.documents)
+    table = {"model": one.name, "L": text.L, "seed": one.seed} | where(text, of)
     table |= {"nll_nats": mean.round(DIGITS), "stderr_nats": error.round(DIGITS)} | loss(one, text, of)
     return pd.DataFrame(table | {"n_documents": text.documents.sum()})
 
 
 def loss(one: Evaluated, text: Text, of: np.ndarray) -> dict[str, np.ndarray]:
     """Nats a unit in each window, and their standard error."""
-    mean, error = curves.mean_by_book(sums_in(one.nll, of), text.within(of))
+    mean, error = curves.mean_by_book(text.sums(one.nll, of), text.within(of))
     return {"nats_per_unit": mean.round(DIGITS), "stderr_per_unit": error.round(DIGITS), "unit": text.unit}
 
 
@@ -91,7 +46,7 @@ def summary(one: Evaluated, text: Text, **facts: Any) -> pd.DataFrame:
 
 
 def by_book(one: Evaluated, text: Text) -> pd.DataFrame:
-    units = text.upto(np.array([text.L]))[:, 0]
+    units = text.units.sum(axis=1)
     table = {"model": one.name, "L": text.L, "seed": one.seed, "book": text.books, "n_documents": text.documents}
     table |= {"nats_per_unit": (one.nll.sum(axis=1) / units).round(DIGITS), "unit": text.unit, "units": units}
     return pd.DataFrame(table)
@@ -100,7 +55,7 @@ def by_book(one: Evaluated, text: Text) -> pd.DataFrame:
 def information(one: Evaluated, text: Text) -> pd.DataFrame:
     """I(ℓ; 2ℓ) = 2H(ℓ) − H(2ℓ) of a stationary source: the NLL of the first ℓ tokens less that of the next ℓ."""
     of = np.array([(1, 1), *curves.doublings(text.L, 1)])
-    each = sums_in(one.nll, of)
+    each = text.sums(one.nll, of)
     mean, error = curves.mean_by_book(2 * each.cumsum(axis=1)[:, :-1] - each.cumsum(axis=1)[:, 1:], text.documents)
     table = {"model": one.name, "seed": one.seed, "ell_tokens": of[:-1, 1], "L_tokens": of[1:, 1]}
     table |= {"L_units": (text.upto(of[1:, 1]).sum(axis=0) / text.documents.sum()).round(1), "unit": text.unit}
@@ -122,47 +77,53 @@ def of_pair(a: list[Evaluated], b: list[Evaluated], text: Text) -> dict[str, Any
 def gap(a: list[Evaluated], b: list[Evaluated], text: Text) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of gap.csv and crossover.csv. a, b: a model by seed."""
     of = curves.windows(text.L)
-    found = curves.gap(*([sums_in(one.nll, of) for one in model] for model in (a, b)), text.within(of))
+    found = curves.gap(*([text.sums(one.nll, of) for one in model] for model in (a, b)), text.within(of))
     pair = of_pair(a, b, text)
-    table = pd.DataFrame(pair | text.where(of) | interval(found, "gap"))
-    where = curves.crossover(found, text.where(of)["position_units"])
-    at = {"overtakes_at": round(where.position, 3), "lo95": round(where.lo95, 3), "hi95": round(where.hi95, 3)}
+    table = pd.DataFrame(pair | where(text, of) | interval(found, "gap"))
+    cross = curves.crossover(found, where(text, of)["position_units"])
+    at = {"overtakes_at": round(cross.position, 3), "lo95": round(cross.lo95, 3), "hi95": round(cross.hi95, 3)}
     leader = b if found.gap[-1] > 0 else a
     return table, pd.DataFrame([pair | {"leads_at_the_end": leader[0].name if found.gap[-1] else ""} | at])
 
 
-def gained(one: Evaluated, context: int, of: np.ndarray) -> np.ndarray:
+def gained(one: Evaluated, text: Text, context: int, of: np.ndarray) -> np.ndarray:
     """What all of the context gains over its last `context` tokens, summed in each doubling, (books, doublings)."""
-    return sums_in(one.with_last[context] - one.nll, of)
+    return text.sums(one.with_last[context] - one.nll, of)
 
 
-def gains(model: list[Evaluated], text: Text) -> pd.DataFrame:
+def contexts(*models: list[Evaluated]) -> list[int]:
+    """Those with which all of these were evaluated."""
+    every = [one.with_last for model in models for one in model]
+    return [context for context in every[0] if all(context in one for one in every)]
+
+
+def gains(model: list[Evaluated], text: Text) -> list[pd.DataFrame]:
     """Rows of gains.csv for one model, by seed. growth: the gain less that in the doubling before."""
     parts = []
-    for context in model[0].with_last:
+    for context in contexts(model):
         of = curves.doublings(text.L, 2 * context)
         units, none = text.within(of), [np.zeros((len(text.documents), len(of)))]
-        each = [gained(one, context, of) for one in model]
+        each = [gained(one, text, context, of) for one in model]
         found = curves.gap(each, none, units)
         # Of each doubling nats per unit, as the numbers of units differ; weighted by documents, which do not.
         rate = [values * text.documents[:, None] / units for values in each]
         steps = [np.diff(values, axis=1, prepend=np.nan) for values in rate]
         growth = curves.gap(steps, none, text.documents)
         about = {"model": model[0].name, "L": text.L, "seeds": len(model), "context": context}
-        columns = text.where(of) | interval(found, "gain") | interval(growth, "growth")
+        columns = where(text, of) | interval(found, "gain") | interval(growth, "growth")
         parts.append(pd.DataFrame(about | columns | {"n_documents": text.documents.sum(), "n_books": len(units)}))
-    return pd.concat(parts)
+    return parts
 
 
-def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> pd.DataFrame:
+def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> list[pd.DataFrame]:
     """Rows of gain_gaps.csv: by how much more a model gains from all of the context than another."""
     parts = []
-    for context in a[0].with_last:
+    for context in contexts(a, b):
         of = curves.doublings(text.L, 2 * context)
-        found = curves.gap(*([gained(one, context, of) for one in model] for model in (a, b)), text.within(of))
-        columns = {"context": context} | text.where(of) | interval(found, "gap")
+        found = curves.gap(*([gained(one, text, context, of) for one in model] for model in (a, b)), text.within(of))
+        columns = {"context": context} | where(text, of) | interval(found, "gap")
         parts.append(pd.DataFrame(of_pair(a, b, text) | columns))
-    return pd.concat(parts)
+    return parts
 
 
 def tokens(ends: dict[int, Evaluated], context: int | None, text: Text) -> pd.DataFrame:
@@ -176,10 +137,10 @@ def tokens(ends: dict[int, Evaluated], context: int | None, text: Text) -> pd.Da
     for count, one in ends.items():
         row = {"model": one.name, "L": text.L, "seed": one.seed, "tokens": count} | loss(one, text, whole)
         if before is not None:
-            sums = [[sums_in(which.nll, whole)] for which in (before, one)]
+            sums = [[text.sums(which.nll, whole)] for which in (before, one)]
             row |= interval(curves.gap(*sums, text.within(whole)), "fell")
         if context:
-            found = curves.gap([gained(one, context, late)], none, text.within(late))
+            found = curves.gap([gained(one, text, context, late)], none, text.within(late))
             row |= {"context": context} | interval(found, "late_gain")
         rows.append(pd.DataFrame(row))
         before = one
@@ -198,10 +159,12 @@ def token_gaps(
     units, far = text.within(of), of[:, 0] > 2 * (context or text.L)
     for count in sorted(set.intersection(*(set(ends) for ends in (*a, *b)))):
         pair = [[ends[count] for ends in model] for model in (a, b)]
-        found = curves.gap(*([sums_in(one.nll, of) for one in model] for model in pair), units)
-        table = pd.DataFrame(of_pair(*pair, text) | {"tokens": count} | text.where(of) | interval(found, "gap"))
+        found = curves.gap(*([text.sums(one.nll, of) for one in model] for model in pair), units)
+        table = pd.DataFrame(of_pair(*pair, text) | {"tokens": count} | where(text, of) | interval(found, "gap"))
         if context:
-            found = curves.gap(*([gained(one, context, of[far]) for one in model] for model in pair), units[:, far])
+            found = curves.gap(
+                *([gained(one, text, context, of[far]) for one in model] for model in pair), units[:, far]
+            )
             columns = {"context": context} | interval(found, "gain_gap")
             table = table.join(pd.DataFrame(columns, index=table.index[far]))
         rows.append(table)

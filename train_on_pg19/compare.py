@@ -1,0 +1,127 @@
+"""Models on the same books, position by position (Fig. 4, G.9): CSVs of evaluate.py → tables.
+
+    python train_on_pg19/compare.py --losses results/fig4/losses/*.csv --out results/fig4
+    python train_on_pg19/compare.py --losses results/fig4/losses/*.csv --books "held_out/1*" --out results/mine
+
+All files must be of the same documents; those of one model are its seeds. Runs of train.py are compared after as many
+tokens of training, at the end of the last cosine that all of them have come to. Writes into --out:
+    smooth.csv       a row for each model, seed and window of positions first … last, a quarter of a doubling wide:
+                     nll_nats per token, and nats_per_unit, per byte; after how many bytes of a document the window lies
+                     (position_units)
+    summary.csv      a row for each model and seed: the mean over all positions; kind, the type of model; its parameters
+    books.csv        the same for each book
+    gap.csv          a row for each pair and window: gap_nats = loss of model_a − loss of model_b on the same documents,
+                     above 0 where model_b is better, with its 95% interval over books, and over seeds if a model has
+                     several (seeds_a, seeds_b)
+    crossover.csv    a row for each pair: the model that leads at the last positions, and the byte from which it leads
+                     (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads
+                     significantly, from hi95 on this one; empty where neither is significant
+    gains.csv        a row for each model, context c and doubling of the position: gain_nats, the loss of the model with
+                     the last c to 2c − 1 tokens only, less its loss with all of them, and growth_nats, the gain less
+                     that in the doubling before
+    gain_gaps.csv    the same for each pair: the gain of model_a less that of model_b
+    information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
+                     of the next
+    tokens.csv       a row for each run of train.py and end of a cosine: the loss against the tokens it was trained on;
+                     fell_nats, by how much it fell since the end before; late_gain_nats, what all of the context gains
+                     over the last tokens of it (--reach of evaluate.py) in the last doubling of the position
+    token_gaps.csv   the same for each pair and doubling of the position: gap_nats, and gain_gap_nats, by how much more
+                     model_a gains over these last tokens
+All but nll_nats and mi_nats is in nats per byte of text, or per token where the documents have no text (column `unit`),
+with standard errors of the sums by book.
+
+One CPU core, seconds. The paper: Mamba leads early positions, GPT2 the late ones, and the gap closes as models grow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from common.cli import UserError, run
+from common.record import write_csv
+from train_on_pg19.nll import sums, tables
+
+
+@dataclass(frozen=True)
+class Settings:
+    losses: tuple[Path, ...]  # CSVs of evaluate.py, one for each model and seed
+    out: Path  # folder for the tables
+    pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
+    books: tuple[str, ...] = ()  # of these books alone: names, or patterns of them ("held_out/1*"); default: all
+
+    def validate(self) -> None:
+        if not self.losses:
+            raise UserError("--losses: give at least one file of evaluate.py")
+
+
+def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
+    """UserError: a pair of models that are not there."""
+    models = sorted(set(names))
+    known = {f"{a}:{b}": (a, b) for a, b in itertools.permutations(models, 2)}
+    for pair in cfg.pairs:
+        if pair not in known:
+            raise UserError(f"--pairs {pair}: give model_a:model_b, two of {', '.join(models)}")
+    return [known[pair] for pair in cfg.pairs] or list(itertools.combinations(models, 2))
+
+
+def compared_after(runs: Sequence[sums.Run]) -> list[int]:
+    """Tokens of training of each: the last number that all runs of train.py have, or their own last ones."""
+    trained = [set(one.ends) for one in runs if one.facts["training"]]
+    shared = set.intersection(*trained) if trained else set()
+    found = []
+    for one in runs:
+        tokens = max(shared if shared and one.facts["training"] else one.ends)
+        if tokens < max(one.ends):
+            print(f"{one.name}, seed {one.seed}: has gone on, and is compared after {tokens:,} tokens, as others are")
+        found.append(tokens)
+    return found
+
+
+def main(cfg: Settings) -> None:
+    started = time.time()
+    cfg.validate()
+    runs = [sums.read(path, cfg.books) for path in cfg.losses]
+    sums.refuse_others(runs)
+    pairs = wanted_pairs(cfg, [one.name for one in runs])
+    text, reach = runs[0].text, runs[0].facts["reach"]
+    done, models, ends = defaultdict(list), defaultdict(list), defaultdict(list)
+    for this, tokens in zip(runs, compared_after(runs), strict=True):
+        one, training = this.ends[tokens], this.facts["training"]
+        models[one.name].append(one)
+        facts = {"kind": this.facts["kind"], "parameters": this.facts["parameters"]}
+        facts |= {"steps": tokens // training["batch_tokens"] if training else None}
+        facts |= {"dtype": this.facts["dtype"], "source": this.facts["source"]}
+        done["smooth"].append(tables.smooth(one, text))
+        done["summary"].append(tables.summary(one, text, **facts))
+        done["books"].append(tables.by_book(one, text))
+        done["information"].append(tables.information(one, text))
+        if training:
+            ends[one.name].append(this.ends)
+            done["tokens"].append(tables.tokens(this.ends, reach, text))
+    for model in models.values():
+        if gains := tables.gains(model, text):
+            done["gains"].append(pd.concat(gains))
+    for a, b in pairs:
+        if gaps := tables.gain_gaps(models[a], models[b], text):
+            done["gain_gaps"].append(pd.concat(gaps))
+        if ends[a] and ends[b] and len(table := tables.token_gaps(ends[a], ends[b], reach, text)):
+            done["token_gaps"].append(table)
+        gap, crossing = tables.gap(models[a], models[b], text)
+        done["gap"].append(gap)
+        done["crossover"].append(crossing)
+        at, leader = crossing.loc[0, "overtakes_at"], crossing.loc[0, "leads_at_the_end"]
+        by = f"by {abs(gap['gap_nats'].iloc[-1]):.3g} nats per {text.unit} in the last window"
+        print(f"{leader} leads {f'from {text.unit} {at:.4g} on' if at == at else 'everywhere'}; {by}")
+    for name, parts in done.items():
+        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, cfg.losses, started)
+
+
+if __name__ == "__main__":
+    run(main, Settings, __doc__)

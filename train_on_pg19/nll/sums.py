@@ -1,0 +1,160 @@
+"""The file between evaluate.py and compare.py: the NLL of a model on books, summed over the documents of each book.
+
+    ends = {24_576_000: Evaluated("gpt2", 0, nll, {64: with_last})}         # by tokens of training
+    write_csv(path, rows(ends, text), cfg, evaluated=facts)
+    run = read(path)                                                        # run.ends, run.text, run.facts
+
+Positions are summed in `curves.parts`, of which every window of the tables is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common.cli import UserError
+from common.documents import matching
+from common.record import numbers, read_csv, whole_numbers
+from common.resume import read_identity, refuse_other
+from train_on_pg19.nll import curves
+
+KEY = ["tokens", "book", "first", "last"]
+COLUMNS = ["model", "L", "seed", *KEY, "n_documents", "units", "nll_nats"]
+WHOLE = ["L", "seed", "tokens", "first", "last", "n_documents"]
+TEXT = ("L", "documents", "unit", "source")  # facts that are the same for all models that are compared
+FACTS = (*TEXT, "contexts", "reach", "kind", "parameters", "dtype", "training")
+REMEDY = "make it with train_on_pg19/evaluate.py"
+AGAIN = "evaluate all models on the same documents, seeds of one model after the same training"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model read: the first L tokens of each document, summed over the documents of each book."""
+
+    L: int
+    books: np.ndarray  # (books,): names, sorted
+    documents: np.ndarray  # (books,)
+    units: np.ndarray  # (books, parts): bytes of UTF-8, or tokens where the documents have no text
+    unit: str = "byte"
+
+    def within(self, of: np.ndarray) -> np.ndarray:
+        """Units in each window of positions, (books, windows)."""
+        return self.sums(self.units, of)
+
+    def upto(self, positions: np.ndarray) -> np.ndarray:
+        """Units in the first so many tokens, (books, positions)."""
+        return self.within(np.column_stack([np.ones_like(positions), positions]))
+
+    def sums(self, values: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """(…, parts) → (…, windows)."""
+        return curves.over_windows(values, curves.parts(self.L), of)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The NLL of one model, summed over the documents of each book, (books, parts) nats."""
+
+    name: str
+    seed: int
+    nll: np.ndarray
+    with_last: dict[int, np.ndarray] = field(default_factory=dict)  # by c: given the last c to 2c − 1 tokens only
+
+
+@dataclass(frozen=True)
+class Run:
+    """A file of evaluate.py."""
+
+    path: Path
+    text: Text
+    ends: dict[int, Evaluated]  # the model by tokens of training, ascending; 0: it is not of train.py
+    facts: dict[str, Any]  # FACTS
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.ends.values())).name
+
+    @property
+    def seed(self) -> int:
+        return next(iter(self.ends.values())).seed
+
+
+def column(context: int) -> str:
+    return f"last{context}_nats"
+
+
+def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
+    """A row for each number of tokens of training, book and part. No NLL stands where the last tokens of a context are
+    all that there are, or the part does not end at a multiple of it."""
+    of, books, parts = curves.parts(text.L), len(text.books), []
+    contexts = sorted({context for one in ends.values() for context in one.with_last})
+    first, last = np.tile(of, (books, 1)).T
+    for tokens, one in ends.items():
+        table = {"model": one.name, "L": text.L, "seed": one.seed, "tokens": tokens}
+        table |= {"book": np.repeat(text.books, len(of)), "first": first, "last": last}
+        table |= {"n_documents": np.repeat(text.documents, len(of)), "units": text.units.flatten()}
+        table |= {"nll_nats": one.nll.flatten().round(5)}
+        for context in contexts:
+            there = (first > 2 * context) & (last <= text.L // context * context) & (context in one.with_last)
+            table[column(context)] = np.where(there, one.with_last.get(context, one.nll).flatten().round(5), np.nan)
+        parts.append(pd.DataFrame(table))
+    return pd.concat(parts)
+
+
+def read(path: Path, patterns: Sequence[str] = ()) -> Run:
+    """patterns: of the books; default: all of them.
+
+    UserError: no such file, or a damaged one; no record of evaluate.py beside it; a pattern that matches no book.
+    """
+    facts = read_identity(path.with_suffix(".json"), "evaluated")
+    if not isinstance(facts, dict) or not set(FACTS) <= facts.keys() or not isinstance(facts["contexts"], list):
+        raise UserError(f"{path.with_suffix('.json')} is not there, or is no record of evaluate.py: {REMEDY}")
+    with_last = {context: column(context) for context in facts["contexts"]}
+    table = read_csv(path, [*COLUMNS, *with_last.values()], REMEDY)
+    for name in WHOLE:
+        table[name] = whole_numbers(table[name], path, REMEDY)
+    for name in ("units", "nll_nats", *with_last.values()):
+        table[name] = numbers(table[name], path, REMEDY)
+    if patterns and len(table):
+        table = table[table["book"].isin(matching(sorted(set(table["book"])), "--books", patterns))]
+    same = table[["model", "L", "seed"]].drop_duplicates()
+    if len(same) != 1 or (L := int(same["L"].iloc[0])) != facts["L"] or L < 1:
+        raise UserError(f"{path} is not of one model, seed and L: {REMEDY}")
+    books, of = np.unique(table["book"].astype(str)), curves.parts(L)
+    blocks = {int(tokens): block.sort_values(KEY[1:]) for tokens, block in table.groupby("tokens")}
+    whole = [(book, *part) for book in books for part in of.tolist()]
+    good = all(list(block[KEY[1:]].itertuples(index=False, name=None)) == whole for block in blocks.values())
+    good &= bool(np.isfinite(table["nll_nats"]).all() and (table[["units", "n_documents"]] > 0).all(axis=None))
+    if not good:
+        raise UserError(f"{path} lacks rows or numbers, or has rows that are there twice: {REMEDY}")
+
+    def by_book(block: pd.DataFrame, name: str) -> np.ndarray:
+        return block[name].to_numpy().reshape(len(books), len(of))
+
+    ends = {}
+    for tokens, block in blocks.items():
+        nll = {context: by_book(block, name) for context, name in with_last.items() if block[name].notna().any()}
+        contexts = {context: np.nan_to_num(values) for context, values in nll.items()}
+        ends[tokens] = Evaluated(same["model"].iloc[0], int(same["seed"].iloc[0]), by_book(block, "nll_nats"), contexts)
+    block = next(iter(blocks.values()))
+    text = Text(L, books, by_book(block, "n_documents")[:, 0], by_book(block, "units"), str(facts["unit"]))
+    return Run(path, text, ends, facts)
+
+
+def refuse_others(runs: Sequence[Run]) -> None:
+    """UserError: runs on different documents, or of one name that differ in more than the seed, which would pass for
+    seeds of one model."""
+    for i, this in enumerate(runs):
+        refuse_other(
+            {key: this.facts[key] for key in TEXT}, {key: runs[0].facts[key] for key in TEXT}, this.path, AGAIN
+        )
+        for before in runs[:i]:
+            if before.name != this.name:
+                continue
+            if before.seed == this.seed:
+                raise UserError(f"--losses: {before.path} and {this.path} are both of {this.name}, seed {this.seed}")
+            refuse_other({"training": this.facts["training"]}, {"training": before.facts["training"]}, this.path, AGAIN)
