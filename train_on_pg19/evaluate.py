@@ -326,8 +326,10 @@ def main(cfg: Settings) -> None:
     ends, weights = evaluate(cfg, candidate, sequences, names, contexts, reach)
     loss = ends[max(ends)].nll.sum() / text.units.sum()
     print(f"{candidate.name}, seed {candidate.seed}: {loss:.4g} nats per {text.unit}")
-    read = json.dumps([books.fingerprint(cfg.documents), chosen["document"][:]])
-    evaluated = {"L": L, "documents": hashlib.sha256(read.encode()).hexdigest()[:16], "unit": text.unit}
+    read = hashlib.sha256(json.dumps(chosen["document"][:]).encode())
+    for row in range(len(sequences)):
+        read.update(sequences[row]["targets"].numpy().tobytes())
+    evaluated = {"L": L, "documents": read.hexdigest()[:16], "unit": text.unit}
     evaluated |= {"source": facts["source"], "contexts": contexts, "reach": reach}
     evaluated |= {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
     evaluated |= {"dtype": dtype_of(cfg, candidate)}

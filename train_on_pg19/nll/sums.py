@@ -26,8 +26,8 @@ from train_on_pg19.nll import curves
 KEY = ["tokens", "book", "first", "last"]
 COLUMNS = ["model", "L", "seed", *KEY, "n_documents", "units", "nll_nats"]
 WHOLE = ["L", "seed", "tokens", "first", "last", "n_documents"]
-TEXT = ("L", "documents", "unit", "source")  # facts that are the same for all models that are compared
-FACTS = (*TEXT, "contexts", "reach", "kind", "parameters", "dtype", "training")
+SAME = ("L", "documents", "unit", "source", "contexts", "reach")  # facts that models which are compared share
+FACTS = (*SAME, "kind", "parameters", "dtype", "training")
 REMEDY = "make it with train_on_pg19/evaluate.py"
 AGAIN = "evaluate all models on the same documents, seeds of one model after the same training"
 
@@ -70,17 +70,11 @@ class Run:
     """A file of evaluate.py."""
 
     path: Path
+    name: str
+    seed: int
     text: Text
-    ends: dict[int, Evaluated]  # the model by tokens of training, ascending; 0: it is not of train.py
+    ends: dict[int, Evaluated]  # by tokens of training, ascending; 0: the model is not of train.py
     facts: dict[str, Any]  # FACTS
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.ends.values())).name
-
-    @property
-    def seed(self) -> int:
-        return next(iter(self.ends.values())).seed
 
 
 def column(context: int) -> str:
@@ -111,7 +105,8 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
     UserError: no such file, or a damaged one; no record of evaluate.py beside it; a pattern that matches no book.
     """
     facts = read_identity(path.with_suffix(".json"), "evaluated")
-    if not isinstance(facts, dict) or not set(FACTS) <= facts.keys() or not isinstance(facts["contexts"], list):
+    good = isinstance(facts, dict) and set(FACTS) <= facts.keys() and isinstance(facts["contexts"], list)
+    if not good or not all(isinstance(context, int) for context in facts["contexts"]):
         raise UserError(f"{path.with_suffix('.json')} is not there, or is no record of evaluate.py: {REMEDY}")
     with_last = {context: column(context) for context in facts["contexts"]}
     table = read_csv(path, [*COLUMNS, *with_last.values()], REMEDY)
@@ -121,9 +116,10 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
         table[name] = numbers(table[name], path, REMEDY)
     if patterns and len(table):
         table = table[table["book"].isin(matching(sorted(set(table["book"])), "--books", patterns))]
-    same = table[["model", "L", "seed"]].drop_duplicates()
-    if len(same) != 1 or (L := int(same["L"].iloc[0])) != facts["L"] or L < 1:
+    same = table[["model", "seed", "L"]].drop_duplicates()
+    if len(same) != 1 or same["L"].iloc[0] != facts["L"] or same["L"].iloc[0] < 1:
         raise UserError(f"{path} is not of one model, seed and L: {REMEDY}")
+    model, seed, L = str(same["model"].iloc[0]), *map(int, same[["seed", "L"]].iloc[0])
     books, of = np.unique(table["book"].astype(str)), curves.parts(L)
     blocks = {int(tokens): block.sort_values(KEY[1:]) for tokens, block in table.groupby("tokens")}
     whole = [(book, *part) for book in books for part in of.tolist()]
@@ -139,22 +135,19 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
     for tokens, block in blocks.items():
         nll = {context: by_book(block, name) for context, name in with_last.items() if block[name].notna().any()}
         contexts = {context: np.nan_to_num(values) for context, values in nll.items()}
-        ends[tokens] = Evaluated(same["model"].iloc[0], int(same["seed"].iloc[0]), by_book(block, "nll_nats"), contexts)
+        ends[tokens] = Evaluated(model, seed, by_book(block, "nll_nats"), contexts)
     block = next(iter(blocks.values()))
     text = Text(L, books, by_book(block, "n_documents")[:, 0], by_book(block, "units"), str(facts["unit"]))
-    return Run(path, text, ends, facts)
+    return Run(path, model, seed, text, ends, facts)
 
 
 def refuse_others(runs: Sequence[Run]) -> None:
     """UserError: runs on different documents, or of one name that differ in more than the seed, which would pass for
     seeds of one model."""
     for i, this in enumerate(runs):
-        refuse_other(
-            {key: this.facts[key] for key in TEXT}, {key: runs[0].facts[key] for key in TEXT}, this.path, AGAIN
-        )
         for before in runs[:i]:
-            if before.name != this.name:
-                continue
-            if before.seed == this.seed:
+            keys = [*SAME, "training"] if before.name == this.name else SAME
+            found, wanted = ({key: of.facts[key] for key in keys} for of in (this, before))
+            refuse_other(found, wanted, this.path, AGAIN)
+            if (before.name, before.seed) == (this.name, this.seed):
                 raise UserError(f"--losses: {before.path} and {this.path} are both of {this.name}, seed {this.seed}")
-            refuse_other({"training": this.facts["training"]}, {"training": before.facts["training"]}, this.path, AGAIN)
