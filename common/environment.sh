@@ -96,15 +96,15 @@ at_a_time() {
     esac
 }
 
-# logged NAME FOLDER COMMAND …: calls a training program for `at_a_time`, says what it printed last, keeps all in FOLDER.txt.
+# logged NAME FILE COMMAND …: calls a program for `at_a_time`, says what it printed last, keeps all in FILE.
 logged() {
-    local name=$1 folder=$2
+    local name=$1 file=$2
     shift 2
-    mkdir -p "$(dirname "$folder")"
-    if OMP_NUM_THREADS=$threads "$python" "$@" --out "$folder" >> "$folder.txt" 2>&1; then
-        echo "$name: $(tail -n 1 "$folder.txt")"
+    mkdir -p "$(dirname "$file")"
+    if OMP_NUM_THREADS=$threads "$python" "$@" >> "$file" 2>&1; then
+        echo "$name: $(tail -n 1 "$file")"
     else
-        echo "error: $name, see $folder.txt: $(tail -n 1 "$folder.txt")" >&2
+        echo "error: $name, see $file: $(tail -n 1 "$file")" >&2
         return 255 # xargs begins no further run
     fi
 }

@@ -76,10 +76,10 @@ list=$( # a line for each run
 )
 
 train() { # FOLDER PRESET MODEL L SEED
-    local start=$runs/$1/$3_$(($4 / 4))_$5
+    local start=$runs/$1/$3_$(($4 / 4))_$5 run=$runs/$1/$3_$4_$5
     # shellcheck disable=SC2086  # flags are words
-    logged "$1: $3, L = $4, seed $5" "$runs/$1/$3_$4_$5" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" \
-        --preset "$2" ${warm:+$(if [ -d "$start" ]; then echo --start "$start"; fi)} $flags
+    logged "$1: $3, L = $4, seed $5" "$run.txt" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" \
+        --preset "$2" ${warm:+$(if [ -d "$start" ]; then echo --start "$start"; fi)} $flags --out "$run"
 }
 export -f train
 export runs threads python flags warm

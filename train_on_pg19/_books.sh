@@ -101,14 +101,11 @@ curves() {
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" \
         --min-tokens $((L * 6 / 5 + 1)) --out "$documents" $prepare_flags
     flags=$*
-    export python threads documents runs L held_out flags PRESET
+    export python threads documents runs L held_out flags PRESET out choice
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
     while read -r model seed; do
         run=$runs/${model}_$seed
-        # shellcheck disable=SC2086
-        "$python" train_on_pg19/evaluate.py --model "$run" --documents "$documents" --L "$L" \
-            --store "$runs/nll" --out "$out/losses/${model}_$seed.csv" $choice
         losses+=("$out/losses/${model}_$seed.csv")
     done <<< "$list"
     compare "$out"
@@ -141,9 +138,13 @@ jobs() {
     done
 }
 
-train() { # MODEL SEED
+train() { # MODEL SEED: and evaluate
+    local run=$runs/$1_$2 name="$1, L = $L, seed $2"
     # shellcheck disable=SC2086
-    logged "$1, L = $L, seed $2" "$runs/$1_$2" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" \
-        --documents "$documents" --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} $flags
+    logged "$name" "$run.txt" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" --documents "$documents" \
+        --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} $flags --out "$run" || return
+    # shellcheck disable=SC2086
+    logged "$name" "$run.txt" train_on_pg19/evaluate.py --model "$run" --documents "$documents" --L "$L" \
+        --store "$runs/nll" --out "$out/losses/$1_$2.csv" $choice
 }
 export -f train

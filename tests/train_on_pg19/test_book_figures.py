@@ -47,7 +47,7 @@ def test_a_run_that_fails_is_named(corpus, tmp_path):
     assert done.returncode != 0
     assert "error: gpt5, L = 256, seed 0, see" in done.stderr
     assert "no model 'gpt5'" in done.stderr
-    assert not (tmp_path / "mine" / "losses").exists()
+    assert not (tmp_path / "mine" / "summary.csv").exists()
 
 
 def test_bad_calls():
