@@ -337,7 +337,7 @@ def by_size(found: dict[str, list[Number]]) -> str:
 
 def falling(tokens: pd.DataFrame) -> tuple[bool, str]:
     """Whether more tokens of training would change much, and what they changed."""
-    last = tokens.groupby(["model", "seed"]).tail(1)
+    last = tokens.groupby("model").tail(1)
     percent = 100 * last["fell_nats"] / last["nats_per_unit"]
     said = f"the last restart, over half of the training, lowered the losses by {percent.min():.1f} to "
     said += f"{percent.max():.1f}%"

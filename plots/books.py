@@ -40,7 +40,7 @@ GAP = ["model_a", "model_b", "L", "position_units", "gap_nats", "lo95", "hi95"]
 CROSSOVER = ["model_a", "model_b", "overtakes_at"]
 GAINS = ["model", "context", "position_units", "gain_nats", "lo95", "hi95"]
 COUNTING = ["order", "nats_per_byte"]
-TOKENS = ["model", "L", "seed", "tokens", "nats_per_unit", "unit"]
+TOKENS = ["model", "L", "tokens", "nats_per_unit", "unit"]
 TOKEN_GAPS = ["model_a", "model_b", "tokens", "last", "gap_nats", "lo95", "hi95"]
 GAIN_GAPS = ["context", "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]  # NaN at positions that are too early
 REMEDY = "make it with train_on_pg19/compare.py, see fig4.sh"
@@ -178,7 +178,7 @@ def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.D
 def draw_training(folder: Path) -> Figure:
     """UserError: a bad CSV."""
     summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
-    tokens = read_table(folder / "tokens.csv", TOKENS, REMEDY, key=TOKENS[:4])
+    tokens = read_table(folder / "tokens.csv", TOKENS, REMEDY, key=TOKENS[:3])
     gaps = read_table(folder / "token_gaps.csv", TOKEN_GAPS + GAIN_GAPS, REMEDY, ["lo95", "hi95", *GAIN_GAPS])
     gaps, unit, models = gaps[gaps["last"] == gaps["last"].max()].copy(), tokens["unit"].iloc[0], looks(summary)
     said = [f"Loss (nats a {unit})", f"Gap in loss, last half\n(nats a {unit})"]
@@ -188,8 +188,8 @@ def draw_training(folder: Path) -> Figure:
     fig, (left, *others), _ = new_figure([title, "", ""], said, "Tokens of training")
     legend = {}
     for name, (color, dash, label) in models.items():
-        mean = tokens[tokens["model"] == name].groupby("tokens")["nats_per_unit"].mean()
-        (legend[label],) = left.plot(mean.index, mean, color=color, linestyle=dash, marker=".")
+        of = tokens[tokens["model"] == name]
+        (legend[label],) = left.plot(of["tokens"], of["nats_per_unit"], color=color, linestyle=dash, marker=".")
     log_axis(left.xaxis, tokens["tokens"], "tokens")
     put_legend(left, legend | draw_counting(left, read_counting(folder)))
     gaps["at"] = gaps["tokens"] * 1.05 ** gaps.groupby(["model_a", "model_b"], sort=False).ngroup()  # beside each other

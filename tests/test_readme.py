@@ -229,15 +229,15 @@ def quoted_gaps() -> list[tuple[str, str]]:
     def said(row: pd.Series, name: str, *ends: str) -> str:
         return interval(row, name, *ends).replace("-", "−")
 
-    short = results("figG9/summary.csv").set_index("model")["nats_per_unit"]
-    for model, of in results("fig4/summary.csv").set_index("model").iterrows():
-        cells = [model, f"{of['parameters'] / 1e6:.1f}"]
+    short = results("figG9/summary.csv").groupby("model")["nats_per_unit"].mean()
+    for model, parameters in (
+        results("fig4/summary.csv").drop_duplicates("model").set_index("model")["parameters"].items()
+    ):
+        cells = [model, f"{parameters / 1e6:.1f}"]
         for folder in ("fig4", "fig4/addresses"):
-            loss, margin = (
-                results(f"{folder}/{name}.csv").set_index("model").loc[model] for name in ("summary", "margin")
-            )
-            tokens = results(f"{folder}/tokens.csv").set_index(["model", "tokens"]).loc[model, 4096 * loss["steps"]]
-            cells += [f"{loss['nats_per_unit']:.2f}", said(margin, "margin_nats")]
+            margin = results(f"{folder}/margin.csv").set_index("model").loc[model]
+            tokens = results(f"{folder}/tokens.csv").query("model == @model").iloc[-1]
+            cells += [f"{tokens['nats_per_unit']:.2f}", said(margin, "margin_nats")]
             cells.append(said(tokens, "fell_nats", "fell_lo95", "fell_hi95"))
         quotes.append((page, f"| {' | '.join(cells)} | {f'{short[model]:.2f}' if model in short else '–'} |"))
     for name in ("fig4", "fig4/addresses", "figG9", "figG9/addresses"):

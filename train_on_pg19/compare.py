@@ -22,7 +22,7 @@ tokens of training, at the end of the last cosine that all of them have come to.
     gain_gaps.csv    the same for each pair: the gain of model_a less that of model_b
     information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
                      of the next
-    tokens.csv       a row for each run of train.py and end of a cosine: the loss against the tokens it was trained on;
+    tokens.csv       a row for each model of train.py and end of a cosine: the loss against the tokens of training;
                      fell_nats, by how much it fell since the end before; late_gain_nats, what all of the context gains
                      over the last tokens of it (--reach of evaluate.py) in the last doubling of the position
     token_gaps.csv   the same for each pair and doubling of the position: gap_nats, and gain_gap_nats, by how much more
@@ -104,15 +104,14 @@ def main(cfg: Settings) -> None:
         done["information"].append(tables.information(one, text))
         if training:
             ends[one.name].append(this.ends)
-            done["tokens"].append(tables.tokens(this.ends, reach, text))
     for model in models.values():
-        if gains := tables.gains(model, text):
-            done["gains"].append(pd.concat(gains))
+        done["gains"] += tables.gains(model, text)
+    for model in ends.values():
+        done["tokens"].append(tables.tokens(model, reach, text))
     for a, b in pairs:
-        if gaps := tables.gain_gaps(models[a], models[b], text):
-            done["gain_gaps"].append(pd.concat(gaps))
-        if ends[a] and ends[b] and len(table := tables.token_gaps(ends[a], ends[b], reach, text)):
-            done["token_gaps"].append(table)
+        done["gain_gaps"] += tables.gain_gaps(models[a], models[b], text)
+        if a in ends and b in ends:
+            done["token_gaps"].append(tables.token_gaps(ends[a], ends[b], reach, text))
         gap, crossing = tables.gap(models[a], models[b], text)
         done["gap"].append(gap)
         done["crossover"].append(crossing)
@@ -120,7 +119,8 @@ def main(cfg: Settings) -> None:
         by = f"by {abs(gap['gap_nats'].iloc[-1]):.3g} nats per {text.unit} in the last window"
         print(f"{leader} leads {f'from {text.unit} {at:.4g} on' if at == at else 'everywhere'}; {by}")
     for name, parts in done.items():
-        write_csv(cfg.out / f"{name}.csv", pd.concat(parts), cfg, cfg.losses, started)
+        if parts and len(table := pd.concat(parts)):
+            write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.losses, started)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ another one, as the models of train.py do not.
 Writes into --out, the folder of compare.py:
     counting.csv        a row for each order: nats_per_byte and its standard error over books
     counting_books.csv  a row for each book: nats_per_byte of the best order
-    margin.csv          a row for each model and seed of books.csv: margin_nats, by how much the best order is worse
-                        than the model, in nats per byte, with its 95% interval over books; n_books_better, the books on
-                        which the model is better
+    margin.csv          a row for each model of books.csv: margin_nats, by how much the best order is worse than the
+                        model, in nats per byte, with its 95% interval over books, and over seeds where it has several;
+                        n_books_better, the books on which the model is better
 Give --max-documents-per-book, --n-documents and --seed as evaluate.py had them, and --books as compare.py.
 
 Hardware: one CPU core, a second a megabyte and order; memory as --megabytes says. Unix only (it forks).
@@ -118,12 +118,13 @@ def main(cfg: Settings) -> None:
     best = int(table["nats_per_byte"].argmin())
     rates, margins = sums[best][:, 0] / lengths, []
     by_book = pd.DataFrame({"order": cfg.orders[best], "book": of_each, "nats_per_byte": rates.round(6)})
-    for (model, seed), of in evaluated.groupby(["model", "seed"], sort=False):
-        losses = of.set_index("book").loc[of_each, "nats_per_unit"].to_numpy()
-        found = curves.gap([sums[best]], [(losses * lengths)[:, None]], lengths)
+    for model, of in evaluated.groupby("model", sort=False):
+        losses = of.pivot(index="seed", columns="book", values="nats_per_unit")[of_each].to_numpy()
+        found = curves.gap([sums[best]], [(one * lengths)[:, None] for one in losses], lengths)
         columns = {"margin_nats": found.gap, "stderr_nats": found.error, "lo95": found.lo95, "hi95": found.hi95}
-        about = {"model": model, "L": L, "seed": int(seed)} | {name: float(x[0]) for name, x in columns.items()}
-        margins.append(about | {"n_books_better": int((losses < rates).sum()), "n_books": len(rates)})
+        about = {"model": model, "L": L, "seeds": len(losses)} | {name: float(x[0]) for name, x in columns.items()}
+        better = int((losses.mean(axis=0) < rates).sum())
+        margins.append(about | {"n_books_better": better, "n_books": len(rates)})
     about = {"source": facts["source"], "tokenizer": facts["tokenizer"]}
     tables = {"counting": table, "counting_books": by_book, "margin": pd.DataFrame(margins).round(5)}
     for name, made in tables.items():

@@ -145,17 +145,23 @@ def test_what_context_gains(out):
 
 def test_the_tokens_of_training(out):
     tokens, gaps = (pd.read_csv(out / f"{name}.csv") for name in ("tokens", "token_gaps"))
-    assert tokens["tokens"].tolist() == [10, 30, 70, 10, 30, 70, 30, 70]
+    assert tokens[["model", "seeds", "tokens"]].to_numpy().tolist() == [
+        *(["a", 2, count] for count in (10, 30, 70)),
+        *(["b", 1, count] for count in (30, 70)),
+    ]
 
     def late(name: str, seed: int, count: int) -> float:
         return rate(made_up(name, seed, count, 4) - made_up(name, seed, count), 17, 32)
 
     for row in tokens.itertuples():
-        nll = made_up(row.model, row.seed, row.tokens)
-        assert row.nats_per_unit == pytest.approx(rate(nll, 1, L), abs=1e-5)
-        assert row.late_gain_nats == pytest.approx(late(row.model, row.seed, row.tokens), abs=1e-5)
-    falls = rate(made_up("a", 1, 30) - made_up("a", 1, 70), 1, L)
-    assert tokens["fell_nats"].iloc[5] == pytest.approx(falls, abs=1e-5)
+        nll = [made_up(row.model, seed, row.tokens) for seed in range(row.seeds)]
+        assert row.nats_per_unit == pytest.approx(rate(sum(nll) / len(nll), 1, L), abs=1e-5)
+        gain = np.mean([late(row.model, seed, row.tokens) for seed in range(row.seeds)])
+        assert row.late_gain_nats == pytest.approx(gain, abs=1e-5)
+    falls = [rate(made_up("a", seed, 30) - made_up("a", seed, 70), 1, L) for seed in range(2)]
+    assert tokens["fell_nats"].iloc[2] == pytest.approx(np.mean(falls), abs=1e-5)
+    # Seeds vary in the fall, so its interval is wider than that of either seed over books alone.
+    assert tokens["fell_stderr_nats"].iloc[2] > np.std(falls, ddof=1) / np.sqrt(2)
     assert gaps[["tokens", "last"]].to_numpy().tolist() == [[n, last] for n in (30, 70) for last in (2, 4, 8, 16, 32)]
     assert gaps["gain_gap_nats"].notna().tolist() == 2 * [False, False, False, True, True]
     for row in gaps.query("last == 32").itertuples():
@@ -185,6 +191,9 @@ def test_a_model_of_others_has_no_training(files, tmp_path):
     assert pd.read_csv(tmp_path / "out/summary.csv")["steps"].isna().tolist() == [False, True]
     assert set(pd.read_csv(tmp_path / "out/tokens.csv")["model"]) == {"a"}
     assert not (tmp_path / "out/token_gaps.csv").exists()
+    late = write(tmp_path / "late.csv", "b", 1, (90,))  # no number of tokens in common with b of seed 0
+    assert call(tmp_path / "out", *files, late).returncode == 0
+    assert set(pd.read_csv(tmp_path / "out/tokens.csv")["model"]) == {"a"}
 
 
 def test_bad_input(files, tmp_path):

@@ -126,25 +126,29 @@ def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> list[pd.Dat
     return parts
 
 
-def tokens(ends: dict[int, Evaluated], context: int | None, text: Text) -> pd.DataFrame:
-    """Rows of tokens.csv for one run. ends: the model at the end of each cosine, by tokens of training, ascending.
+def tokens(model: list[dict[int, Evaluated]], context: int | None, text: Text) -> pd.DataFrame:
+    """Rows of tokens.csv for one model. model: by seed, its state at the end of each cosine by tokens of training.
 
     fell: by how much the loss fell since the end before, on the same documents. late_gain: what all of the context
     gains over its last `context` tokens in the last doubling; None: not measured.
     """
     whole, late, rows, before = np.array([[1, text.L]]), curves.doublings(text.L, 1)[-1:], [], None
     none = [np.zeros((len(text.documents), 1))]
-    for count, one in ends.items():
-        row = {"model": one.name, "L": text.L, "seed": one.seed, "tokens": count} | loss(one, text, whole)
+    for count in sorted(set.intersection(*map(set, model))):
+        now = [text.sums(ends[count].nll, whole) for ends in model]
+        found = curves.gap(now, none, text.within(whole))
+        row = {"model": next(iter(model[0].values())).name, "L": text.L, "seeds": len(model), "tokens": count}
+        row |= {"nats_per_unit": found.gap.round(DIGITS), "stderr_per_unit": found.error.round(DIGITS)}
+        row |= {"unit": text.unit}
         if before is not None:
-            sums = [[text.sums(which.nll, whole)] for which in (before, one)]
-            row |= interval(curves.gap(*sums, text.within(whole)), "fell")
+            falls = [one - other for one, other in zip(before, now, strict=True)]
+            row |= interval(curves.gap(falls, none, text.within(whole)), "fell")
         if context:
-            found = curves.gap([gained(one, text, context, late)], none, text.within(late))
+            found = curves.gap([gained(ends[count], text, context, late) for ends in model], none, text.within(late))
             row |= {"context": context} | interval(found, "late_gain")
         rows.append(pd.DataFrame(row))
-        before = one
-    return pd.concat(rows)
+        before = now
+    return pd.concat(rows) if rows else pd.DataFrame()
 
 
 def token_gaps(
