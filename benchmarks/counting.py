@@ -183,7 +183,6 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     with tempfile.TemporaryDirectory(dir=cfg.folder, prefix="counting-") as folder:
         table = measure(cfg, Path(folder))
     publish(table, cfg, started)

@@ -129,7 +129,6 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     with tempfile.TemporaryDirectory(prefix="gaussian-") as folder:
         table = measure(cfg, Path(folder))
     publish(table, cfg, started, threads=torch.get_num_threads())

@@ -212,7 +212,6 @@ def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     out = cfg.out or Path(f"results/benchmarks/training_{cfg.part}.csv")
     if cfg.part == "loop":
         publish(pd.DataFrame(loop_rows(cfg)), cfg, started, out)

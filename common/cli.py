@@ -17,7 +17,6 @@ import tyro
 
 Settings = TypeVar("Settings")
 Presets = Mapping[str, Mapping[str, Any]]  # by name, what a preset sets in place of the defaults of a settings class
-UNCHECKED = {"unchecked": True}  # metadata of a setting that `check_settings` lets through
 SEEDS = 2**32  # transformers.set_seed takes no larger one, torch on a CPU leaves further bits out
 
 
@@ -33,7 +32,8 @@ def run(
 ) -> None:
     """Parse the command line into `settings`, run `main(cfg)`, and turn expected failures into one line, exit code 2.
 
-    presets: see `parse`. Anything unexpected keeps its traceback: a bug should look like one.
+    Settings may have a method `validate` that raises UserError. presets: see `parse`. Anything unexpected keeps its
+    traceback: a bug should look like one.
     """
     if getattr(sys.stdout, "errors", None) == "strict":  # printing a file name that is not UTF-8 must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -41,6 +41,8 @@ def run(
         cfg = parse(settings, sys.argv[1:], description, presets)
         _same_checkout(getattr(sys.modules["__main__"], "__file__", None))
         check_settings(cfg)
+        if hasattr(cfg, "validate"):
+            cfg.validate()
         main(cfg)
     except UserError as error:
         sys.exit(_say(f"error: {error}"))
@@ -126,11 +128,11 @@ def _same_checkout(script: str | None) -> None:
 def check_settings(cfg: Any) -> None:
     """What no program can use, whatever it does: a seed out of range, a number that is not finite, a value given twice.
 
-    UserError names the first of them. A field with the metadata UNCHECKED is not looked at.
+    UserError names the first of them.
     """
     for one in fields(cfg):
         value, flag = getattr(cfg, one.name), f"--{one.name.replace('_', '-')}"
-        if value is None or one.metadata.get("unchecked"):
+        if value is None:
             continue
         if one.name.endswith("seed") and not 0 <= value < SEEDS:
             raise UserError(f"{flag} {value}: give a whole number from 0 to {SEEDS - 1}")

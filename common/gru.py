@@ -44,16 +44,10 @@ class GRUModel(PreTrainedModel):
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__(config)
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = range(config.num_hidden_layers)
         self.layers = nn.ModuleList(GRULayer(config.hidden_size, config.state_size) for _ in layers)
         self.norm = nn.LayerNorm(config.hidden_size)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding = value
 
     def forward(self, inputs_embeds: torch.Tensor, use_cache: bool = False) -> BaseModelOutput:
         """inputs_embeds: (sequences, L, hidden_size). There is no cache: sequences are read whole."""

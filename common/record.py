@@ -74,11 +74,11 @@ def write_csv(
         replace_text(path.with_suffix(".json"), record)
 
 
-def read_csv(path: Path | str, columns: Sequence[str], remedy: str, optional: Sequence[str] = ()) -> pd.DataFrame:
+def read_csv(path: Path | str, columns: Sequence[str], remedy: str) -> pd.DataFrame:
     """These columns of a CSV, as text, because a document may be called "NA" or "1e5"; see `numbers` for the others.
 
-    optional: further columns, returned where they are there. remedy: what to do about a bad file, the end of the
-    messages. UserError: no such file, no CSV table, columns missing.
+    remedy: what to do about a bad file, the end of the messages. UserError: no such file, no CSV table, columns
+    missing.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -89,7 +89,7 @@ def read_csv(path: Path | str, columns: Sequence[str], remedy: str, optional: Se
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {remedy}")
-    return table[[*columns, *(column for column in optional if column in table.columns)]].astype(object)
+    return table[list(columns)].astype(object)
 
 
 def numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:

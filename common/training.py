@@ -114,7 +114,6 @@ class Task:
     """of the model (as the processes share it) and a part of the batch: the mean loss, a scalar"""
     column: str  # name of the loss in log.csv
     scale: float = 1.0  # times the loss is what stands there, nats per token
-    rate_of_next: bool = False  # whether a row has the learning rate of the step to come, rather than of its last step
     undecayed: Collection[str] = ()  # names of the parameters without weight decay
     identity: dict[str, Any] = field(default_factory=dict)  # beside settings and configuration
     facts: dict[str, Any] = field(default_factory=dict)  # for run.json
@@ -373,7 +372,6 @@ def _steps(run: Run) -> None:
                 bad = run.step - slot + int(row.isfinite().logical_not().nonzero()[0])
                 raise UserError(run.diverged(f"the loss is not finite at step {bad}"))
             value, speed = task.scale * row.mean().item(), (slot + 1) * tokens / (time.perf_counter() - row_began)
-            rate = run.schedules[0].get_last_lr()[0] if task.rate_of_next else rate
             run.rows.append((run.step, run.step * tokens, value, rate, round(speed, 1)))
             share = amount * speed / peak_flops(cfg.precision, place.device) / place.num_processes
             used = f", {share:.0%} of the peak" if math.isfinite(share) else ""

@@ -238,7 +238,6 @@ def read_capacity(path: Path) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     pieces = Pieces(cfg.out / "capacity.parts", identity(cfg))
     spectrum, capacity = tables(cfg, pieces)
     write_csv(cfg.out / "spectrum.csv", spectrum, cfg, started=started)

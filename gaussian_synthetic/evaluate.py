@@ -279,7 +279,6 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     device = training.torch_device(cfg.device)
     training.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]

@@ -160,7 +160,6 @@ def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     of_length = {of.L: of for of in cfg.families()}
     rows: dict[str, list[tuple]] = {name: [] for name in COLUMNS}
     for L, of in tqdm(of_length.items(), desc="lengths", unit="length"):

@@ -142,11 +142,10 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
 
     of = (model, model.backbone, cfg.steps, cfg.batch, cfg.L, draw, loss)
     began = {"start": str(cfg.start), "start_checkpoint": start_from(model, cfg.start)} if cfg.start else {}
-    return training.Task(*of, column="kl_nats", scale=cfg.copies, rate_of_next=True, facts=began)
+    return training.Task(*of, column="kl_nats", scale=cfg.copies, facts=began)
 
 
 def main(cfg: Settings) -> None:
-    cfg.validate()
     with training.processes(cfg) as accelerator:
         training.train(cfg, task(cfg, accelerator.device), accelerator)
 

@@ -246,7 +246,6 @@ def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     laws = [ScalingLaw(name, *parameters) for name, parameters in PAPER.items()]
     laws += [read_law(path, cfg.estimator) for path in cfg.fit]
     names = [law.name for law in laws]

@@ -98,7 +98,6 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     listed = published()
     loaded = [load(model, listed) for model in cfg.model] if cfg.model else list(listed.items())
     table = pd.concat([rows(name, config, cfg.context) for name, config in loaded])

@@ -108,26 +108,22 @@ class Quantity(NamedTuple):
 def read_model(path: Path) -> Model:
     """UserError: as `read_scores`; no model or source in the record; no L = 2 ell; y_bytes missing or not above 0."""
     scores, line = tables.read_scores(path)
-    record = tables.read_provenance(path)
-    names, identity = tables.source_and_model(path, record), record.get("identity")
-    print(f"{names['model']}: {line}")
+    (source, name), record = tables.read_record(path)
+    identity = record.get("identity")
+    print(f"{name}: {line}")
     scores = scores[scores["L_tokens"] == 2 * scores["ell_tokens"]]
     if scores.empty:
         raise UserError(f"{path} has no rows with L = 2 ell: {tables.SCORE_AGAIN}")
-    estimators = [name for name in SUMMED_UP if name != "block_entropy" or tables.START in scores]
-    if tables.START not in scores:
-        why = f"{path} has no column {tables.START}"
-        print(f"block_entropy is left out: {why}; score_documents.py with another --out writes it")
-    terms = pd.concat({name: per_document_terms(scores, name) for name in estimators}, axis=1, names=["estimator"])
+    terms = pd.concat({name: per_document_terms(scores, name) for name in SUMMED_UP}, axis=1, names=["estimator"])
     rows = scores[scores["L_tokens"] == scores["L_tokens"].max()].set_index("document").loc[terms.index]
-    if tables.BYTES not in rows or not (np.isfinite(rows[tables.BYTES]) & (rows[tables.BYTES] > 0)).all():
+    if not (np.isfinite(rows[tables.BYTES]) & (rows[tables.BYTES] > 0)).all():
         again = f"{tables.SCORE_AGAIN} and a model that has a tokenizer"
         raise UserError(f"{path} lacks the bytes of each continuation (column {tables.BYTES}): {again}")
     last = {"loss_nats": -rows[tables.LOGQ[0]], "tokens": rows["L_tokens"] - rows["ell_tokens"]}
-    last |= {"bytes": rows[tables.BYTES], "start_nats": -rows[tables.START] if tables.START in rows else math.nan}
+    last |= {"bytes": rows[tables.BYTES], "start_nats": -rows[tables.START]}
     documents = identity.get("documents") if isinstance(identity, dict) else None
     start = str(record.get("start_token", "unknown"))
-    return Model(path, *names.values(), start, terms, pd.DataFrame(last), rows["book"], str(documents or path))
+    return Model(path, source, name, start, terms, pd.DataFrame(last), rows["book"], str(documents or path))
 
 
 def refuse_strangers(models: Sequence[Model]) -> None:
@@ -217,7 +213,6 @@ def with_interval(values: np.ndarray, books: int) -> tuple[float, float, float]:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     models = [read_model(path) for path in cfg.scores]
     refuse_strangers(models)
     if cfg.books:

@@ -172,7 +172,6 @@ def block_names(stream: DocumentStream, blocks: np.ndarray) -> list[str]:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     stream, prepared = open_stream(cfg.documents)
     for measure in cfg.measures:
         check_fit(measure, stream)

@@ -13,8 +13,8 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     summary.txt     two lines that sum them up
 
 Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 2-grams, Eq. B.7), vclub (Eq. 7),
-block_entropy (not in the paper; left out where scores.csv has no logq_start_nats), and with --unpaired direct_unpaired,
-the form of the authors' release. context_mismatch_nats is above 0 if a wrong context misleads the model more than none.
+block_entropy (not in the paper), and with --unpaired direct_unpaired, the form of the authors' release.
+context_mismatch_nats is above 0 if a wrong context misleads the model more than none.
 
 Documents of a book are not independent. stderr_by_book_nats allows for that, and from MIN_BOOKS books on so do all
 fits, p-values and the intervals lo95, hi95 (column fit_units); with fewer they take documents as independent.
@@ -136,12 +136,12 @@ def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame, book: pd
     return pd.DataFrame(
         {
             "mi_nats": terms.mean(),
-            "stderr_nats": _standard_error(terms),
-            "stderr_by_book_nats": _standard_error(by_book(terms, book)) if several else math.nan,
+            "stderr_nats": terms.sem(),
+            "stderr_by_book_nats": by_book(terms, book).sem() if several else math.nan,
             "n_documents": len(terms),
             "n_books": book[terms.index].nunique() if book is not None else len(terms),
             "context_mismatch_nats": context_mismatch.mean(),
-            "context_mismatch_stderr_nats": _standard_error(context_mismatch),
+            "context_mismatch_stderr_nats": context_mismatch.sem(),
         }
     ).reset_index()
 
@@ -225,10 +225,6 @@ def at_ratio(
     return terms.columns.get_level_values("L_tokens").to_numpy()[chosen], terms.loc[:, chosen].to_numpy()
 
 
-def _standard_error(terms: pd.DataFrame) -> pd.Series:
-    return terms.std(ddof=1) / np.sqrt(len(terms))
-
-
 def _ratios(terms: pd.DataFrame) -> list[float]:
     return sorted({L / ell for ell, L in terms.columns})
 
@@ -250,8 +246,8 @@ def _entropy_shift(
     return shift
 
 
-def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame | None]:
-    """Grassberger's 2-gram entropy in nats; each book's ngrams and entropy_nats, None without counts_by_book.csv.
+def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame]:
+    """Grassberger's 2-gram entropy in nats; each book's ngrams and entropy_nats.
 
     Prints the share of 2-grams seen only once, about the chance that the next one is new (Good and Turing): where it is
     not small, as in a few books, the entropy is still well below the truth.
@@ -266,10 +262,8 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
     print(
         f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once: too low if many"
     )
-    shares = tables.read_shares(path, counts)
-    if shares is not None:
-        shares = pd.DataFrame({"ngrams": shares[0]["ngram", 2], "entropy_nats": shares[1]["ngram", 2]})
-    return entropy, shares
+    ngrams, entropies = tables.read_shares(path, counts)
+    return entropy, pd.DataFrame({"ngrams": ngrams["ngram", 2], "entropy_nats": entropies["ngram", 2]})
 
 
 def book_table(scores: pd.DataFrame, ratio: float) -> pd.DataFrame:
@@ -283,12 +277,10 @@ def book_table(scores: pd.DataFrame, ratio: float) -> pd.DataFrame:
     tokens = (rows["L_tokens"] - rows["ell_tokens"]).groupby(rows["book"]).sum()
     found = {"n_documents": of_book.size(), "L_tokens": of_book["L_tokens"].first()}
     found |= {"loss_nats_per_token": loss / tokens, "memorised": loss / tokens < MEMORISED * (loss / tokens).median()}
-    if tables.BYTES in rows:
-        found["loss_nats_per_byte"] = loss / of_book[tables.BYTES].sum(min_count=1)
+    found["loss_nats_per_byte"] = loss / of_book[tables.BYTES].sum(min_count=1)
     for name in SUMMED_UP:
-        if name != "block_entropy" or tables.START in rows:
-            terms = per_document_terms(rows.reset_index(), name).iloc[:, 0]
-            found[f"mi_{name}_nats"] = terms.groupby(rows["book"]).mean()
+        terms = per_document_terms(rows.reset_index(), name).iloc[:, 0]
+        found[f"mi_{name}_nats"] = terms.groupby(rows["book"]).mean()
     return pd.DataFrame(found).reset_index()
 
 
@@ -314,20 +306,16 @@ def headline(bipartite: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> li
 def main(cfg: Settings) -> None:
     started = time.time()
     scores, documents_line = tables.read_scores(cfg.scores)
-    estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub"]
-    estimators += ["block_entropy"] * (tables.START in scores) + ["direct_unpaired"] * cfg.unpaired
-    provenance = tables.read_provenance(cfg.scores)
-    source, model = tables.source_and_model(cfg.scores, provenance).values()
+    estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", "block_entropy"]
+    estimators += ["direct_unpaired"] * cfg.unpaired
+    (source, model), record = tables.read_record(cfg.scores)
     first2_entropy, shares, inputs = None, None, [cfg.scores]
     book = scores.drop_duplicates("document").set_index("document")["book"]
-    start = provenance.get("start_token", "unknown")
+    start = record.get("start_token", "unknown")
     print(f"source {source}, model {model}, {documents_line}; books: {book.nunique()}; start token (BOS): {start}")
     if cfg.counts:
-        first2_entropy, shares = read_first2(cfg.counts, source, provenance.get("tokenizer"))
-        inputs += [cfg.counts, *[cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv")] * (shares is not None)]
-    if tables.START not in scores:
-        why = f"{cfg.scores} has no column {tables.START}"
-        print(f"block_entropy is left out: {why}; score_documents.py with another --out writes it")
+        first2_entropy, shares = read_first2(cfg.counts, source, record.get("tokenizer"))
+        inputs += [cfg.counts, cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv")]
     if book.nunique() == 1:
         print("one book: the resampling is over its documents, and says nothing about other books")
 
@@ -343,7 +331,7 @@ def main(cfg: Settings) -> None:
             raise UserError(f"{estimator}: {len(terms)} documents are left, and two are needed: {tables.SCORE_AGAIN}")
         fitted, of_units, units, boot_clusters = fit_units(terms, book)
         corrected, shift = estimator == "direct_corrected", lambda drawn: 0.0
-        if corrected and shares is not None and np.isin(units, shares.index).all():
+        if corrected and np.isin(units, shares.index).all():
             shift = _entropy_shift(shares, np.unique(units), first2_entropy)
         elif corrected:
             print(f"{estimator}: no shares of these {boot_clusters}: resampling leaves the 2-gram entropy as it is")
@@ -351,7 +339,7 @@ def main(cfg: Settings) -> None:
         correction = terms - direct if corrected else terms * math.nan
         table = estimate_table(terms, context_mismatch, book).assign(**names)
         table["correction_nats"] = correction.mean().to_numpy()
-        table["correction_stderr_nats"] = _standard_error(correction).to_numpy()
+        table["correction_stderr_nats"] = correction.sem().to_numpy()
         estimates.append(table)
         for ratio in _ratios(fitted):
             window = ratio, cfg.L_fit_min, cfg.L_fit_max or math.inf

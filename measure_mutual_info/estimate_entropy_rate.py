@@ -89,7 +89,8 @@ def fit_table(
 def main(cfg: Settings) -> None:
     started = time.time()
     scores, documents_line = tables.read_scores(cfg.scores)
-    here = tables.source_and_model(cfg.scores, tables.read_provenance(cfg.scores))
+    (source, model), _ = tables.read_record(cfg.scores)
+    here = {"source": source, "model": model}
     rates = block_rates(scores)
     if rates.empty:
         raise UserError(f"{cfg.scores} has no L = 2 ell: score the documents with --ratios 2")

@@ -104,14 +104,12 @@ def read_pairs(path: Path) -> Counts:
 def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Pairs and information of each unit as `unit_values` takes them, at the distances of `counts`, ascending.
 
-    path: of the counts. NoFitError: no counts_by_book.csv lies beside it. UserError: as `read_shares`.
+    path: of the counts. UserError: as `read_shares`.
     """
-    shares = read_shares(path, counts)
-    if shares is None:
-        raise NoFitError("no shares of books beside the counts")
+    pairs, entropies = read_shares(path, counts)
     d = list(counts.by_kind["pair"])
-    left, right, both = (shares[1][kind][d].to_numpy() for kind in KINDS)
-    return shares[0]["pair"][d].to_numpy(), left + right - both
+    left, right, both = (entropies[kind][d].to_numpy() for kind in KINDS)
+    return pairs["pair"][d].to_numpy(), left + right - both
 
 
 def mutual_information(

@@ -170,7 +170,6 @@ def cut_shards(
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     corpus = open_corpus(cfg)
     tokenizer = load_tokenizer(cfg.tokenizer)
     wanted = cfg.identity(corpus, source=cfg.name, tokenizer_hash=tokenizer.hash)

@@ -267,7 +267,6 @@ def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame
 
 
 def main(cfg: Settings) -> None:
-    cfg.validate()
     if cfg.dtype == "auto":
         from common.pretrained import find_device, find_dtype
 

@@ -64,7 +64,6 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     corpus = open_corpus(cfg)
     wanted = cfg.identity(corpus)
     if begun(cfg.out, wanted, RECORD):

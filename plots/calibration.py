@@ -56,9 +56,7 @@ def read_processes(folder: Path) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> Figure:
     """A panel per process: the exact curve, mean estimates; table: of `read_processes`."""
-    there = set(table["estimator"])
-    shown = [name for name in ("direct", "vclub", "block_entropy") if name in there]
-    series = {("exact", name): (LABELS[name], STYLES[name]) for name in shown}
+    series = {("exact", name): (LABELS[name], STYLES[name]) for name in ("direct", "vclub", "block_entropy")}
     series |= {(name, "direct"): (f"direct, {name.replace('_', ' ')}", light) for name, light in SPOILED.items()}
     exact = table[(table["predictor"] == "exact") & table["estimator"].isin(["direct", "vclub"])]
     values = pd.concat([exact["truth"], exact["mean"]])

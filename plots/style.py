@@ -129,17 +129,6 @@ def one_run(folder: Path, tables: Sequence[pd.DataFrame], names: Sequence[str]) 
     return runs.iloc[0].tolist()
 
 
-def with_interval(symbol: str, fit: pd.DataFrame, parameter: str) -> str:
-    """Such as "β = 0.71 [0.68, 0.74]": the 95% interval of resampled books where there is one.
-
-    fit: rows of fit.csv, their parameters as index.
-    """
-    row = fit.loc[parameter]
-    booted = math.isfinite(row["boot_lo95"]) and math.isfinite(row["boot_hi95"])
-    low, high = row[["boot_lo95", "boot_hi95"] if booted else ["lo95", "hi95"]]
-    return f"{symbol} = {row['value']:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def new_figure(
     titles: Sequence[str],
     y_label: str | Sequence[str],

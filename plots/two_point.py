@@ -106,7 +106,10 @@ def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) 
         if fit is not None:
             less = 0.0 if column == "mi_nats" else C
             drawn = (style.draw_law(ax, fit, look["color"], less), drawn)
-        said = "no law accepted" if fit is None else style.with_interval("α", fit, "alpha")
+        said = "no law accepted"
+        if fit is not None:
+            of = fit.loc["alpha"]
+            said = f"α = {of['value']:.2f} [{of['boot_lo95']:.2f}, {of['boot_hi95']:.2f}]"
         legend[f"{label}: {said}" if column == shown[-1] else label] = drawn
     if len(shown) > 1:
         line = ax.axhline(C, color=STYLES["mi_nats"]["color"], linewidth=0.8, linestyle=":", zorder=1, gid="plateau")

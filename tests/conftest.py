@@ -67,6 +67,12 @@ def call_shell(script: str, *flags: object, **settings: str) -> subprocess.Compl
     return subprocess.run(command, env=clean | settings, capture_output=True, text=True, timeout=400)
 
 
+def flags_of(out: Path, **settings: object) -> list[str]:
+    """Such as --out OUT --n-documents 20 50."""
+    given = {"out": out, **settings}.items()
+    return [str(part) for name, of in given for part in (f"--{name.replace('_', '-')}", *np.atleast_1d(of))]
+
+
 def one_line_error(done: subprocess.CompletedProcess) -> str:
     """The message of a script that refused its input: exit code 2, one line that begins with 'error:', no traceback."""
     assert done.returncode == 2, done.stdout + done.stderr

@@ -84,7 +84,6 @@ def growth(training: bytes, documents: list[bytes], order: int, megabytes: int) 
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     record = train.read_run(cfg.run)
     L = record["identity"]["settings"]["L"]
     documents, facts = books.open_books(cfg.documents, L)

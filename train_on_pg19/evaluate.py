@@ -308,7 +308,6 @@ def evaluate(
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    cfg.validate()
     candidate = find_model(cfg.model)
     of = candidate.run or (train.read_run(cfg.held_out_of) if cfg.held_out_of else None)
     L = cfg.L or (of["identity"]["settings"]["L"] if of else None)

@@ -191,7 +191,6 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
 
 
 def main(cfg: Settings) -> None:
-    cfg.validate()
     logging.disable_progress_bar()  # of the single file that a checkpoint writes
     with training.processes(cfg) as accelerator:
         training.train(cfg, task(cfg, accelerator.device), accelerator)

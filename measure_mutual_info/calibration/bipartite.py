@@ -307,7 +307,6 @@ def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
 
 
 def main(cfg: Settings) -> None:
-    cfg.validate()
     todo = []
     for process in cfg.sources:  # all that are in other settings are refused before anything is done
         result, wanted = cfg.out / process.name / "coverage.csv", identity(cfg, process=process.name, **asdict(process))

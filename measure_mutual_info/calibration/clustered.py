@@ -159,7 +159,6 @@ def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started, out = time.time(), cfg.out / "clustered.csv"
-    cfg.validate()
     wanted = identity(cfg, processes={process.name: asdict(process) for process in PROCESSES})
     pieces = [Pieces(out.with_name(f"clustered.csv.{process.name}.parts"), wanted) for process in PROCESSES]
     if finished(out, wanted, *pieces):

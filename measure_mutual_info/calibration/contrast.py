@@ -233,7 +233,6 @@ def of_text(cfg: Settings) -> None:
 
 
 def main(cfg: Settings) -> None:
-    cfg.validate()
     (of_text if cfg.documents else of_processes)(cfg)
 
 

@@ -160,7 +160,6 @@ def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     started, out = time.time(), cfg.out / "two_point.csv"
-    cfg.validate()
     wanted = identity(cfg)
     pieces, tables = Pieces(out.with_name("two_point.csv.parts"), wanted), []
     if finished(out, wanted, pieces):

@@ -11,7 +11,7 @@ logits, is applied to LOGIT_BYTES at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,18 +57,31 @@ class TransformersBackend:
         tokens = 2 * min(tokens // 2, context_tokens(config) or tokens)
         ids = (torch.arange(tokens, device=self.model.device) % config.vocab_size).view(2, -1)
         whole = torch.log_softmax(self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1).float(), -1)
-        try:
+
+        def difference() -> torch.Tensor:
             pieces = torch.cat(list(self._logits_in_pieces(ids, None, tokens // 3)))
-            worst = float((torch.log_softmax(pieces.float(), -1) - whole).abs().mean())
+            return torch.log_softmax(pieces.float(), -1) - whole
+
+        otherwise = "all logits of a pass are held at once, which takes more memory"
+        agree = self._agree("pieces of logits", difference, otherwise)
+        return max(1, LOGIT_BYTES // (4 * whole.shape[-1])) if agree else None
+
+    def _agree(self, what: str, difference: Callable[[], torch.Tensor], otherwise: str) -> bool:
+        """Whether log-probabilities computed in two ways differ by no more than rounding; prints what if not.
+
+        Rounding is 1e-5 nats in float32 and 0.05 in bfloat16; a way that is wrong is so by nats per token, or raises.
+        """
+        try:
+            worst = float(abs(difference()).mean())
             found = f"change its log-probabilities by {worst:.2g} nats per token"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # models of the hub raise almost anything
             worst, found = np.inf, f"make it fail ({type(error).__name__})"
-        if worst > (1e-3 if self.model.dtype == torch.float32 else 0.2):
-            print(f"pieces of logits {found}: all logits of a pass are held at once, which takes more memory")
-            return None
-        return max(1, LOGIT_BYTES // (4 * whole.shape[-1]))
+        agree = not worst > (1e-3 if self.model.dtype == torch.float32 else 0.2)
+        if not agree:
+            print(f"{what} {found}: {otherwise}")
+        return agree
 
     @torch.inference_mode()
     def _keeps_plain_key_values(self) -> bool:
@@ -90,26 +103,17 @@ class TransformersBackend:
             return False
 
     def check_sharing(self, documents: np.ndarray, y_recipients: np.ndarray, tokens: int = 64) -> None:
-        """Score the first tokens of a group both ways; where they differ, or the model raises, prompts are plain.
-
-        Such a model would be wrong silently, by nats per token; rounding is 1e-5 in float32 and 0.05 in bfloat16.
-        """
+        """Score the first tokens of a group both ways; where they differ, or the model raises, prompts are plain."""
         if not self.share:
             return
         tokens = min(tokens, documents.shape[1])
         documents, y_recipients, split = documents[:, :tokens], y_recipients[:, :tokens], [Branch(tokens // 2, tokens)]
         plain = self._plain(documents, y_recipients, split).other[0]
-        try:
-            worst = float(np.abs(self._shared(documents, y_recipients, split).other[0] - plain).mean())
-            found = f"change its log-probabilities by {worst:.2g} nats per token"
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # models of the hub raise almost anything
-            worst, found = np.inf, f"make it fail ({type(error).__name__})"
-        # A document that fails in itself is no sign against sharing.
-        if worst > (1e-3 if self.model.dtype == torch.float32 else 0.2) and np.isfinite(plain).all():
-            print(f"reused key-values {found}: scored with plain prompts, which takes about four times as long")
-            self.share = False
+        if np.isfinite(plain).all():  # a document that fails in itself is no sign against sharing
+            otherwise = "scored with plain prompts, which takes about four times as long"
+            self.share = self._agree(
+                "reused key-values", lambda: self._shared(documents, y_recipients, split).other[0] - plain, otherwise
+            )
 
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
@@ -146,7 +150,7 @@ class TransformersBackend:
             ids = torch.as_tensor(np.stack([prompt for prompt, _ in prompts[start : start + len(documents)]]))
             unscored = prompts[start][1]
             scored.extend(self.sequence_logprobs(ids[:, :-1], ids[:, 1:])[:, unscored - 1 :])
-        return gather_plain(scored, len(documents), branches)
+        return gather_plain(scored, len(documents))
 
     @torch.inference_mode()
     def sequence_logprobs(

@@ -111,7 +111,7 @@ class VllmBackend:
         scored = [
             prompt_logprobs(output, ids)[skip - 1 :] for output, (ids, skip) in zip(outputs, prompts, strict=True)
         ]
-        return gather_plain(scored, len(documents), branches)
+        return gather_plain(scored, len(documents))
 
 
 def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:

@@ -128,7 +128,7 @@ def plain_prompts(
     return [(prompt, unscored) for parts, unscored in kinds for prompt in np.concatenate(parts, axis=1)]
 
 
-def gather_plain(logprobs: Sequence[np.ndarray], size: int, split: Sequence[Branch]) -> TokenLogprobs:
+def gather_plain(logprobs: Sequence[np.ndarray], size: int) -> TokenLogprobs:
     """Undo the order of `plain_prompts`: logprobs[i] belong to prompt i; `size` documents in the group."""
     blocks = [np.array(logprobs[start : start + size], dtype=np.float64) for start in range(0, len(logprobs), size)]
     return TokenLogprobs(own=blocks[0], marginal=blocks[1::2], other=blocks[2::2])

@@ -17,10 +17,10 @@ from measure_mutual_info.counting.entropy import grassberger_entropy, sample_siz
 
 LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
 OWN = LOGQ[:3]  # the same for the same text, whatever its x_donor
-START = "logq_start_nats"  # not in scores.csv of before the estimator block_entropy
-BYTES = "y_bytes"  # nor this; empty for a model without a tokenizer
+START = "logq_start_nats"
+BYTES = "y_bytes"  # empty for a model without a tokenizer
 KEY = ["document", "ell_tokens", "L_tokens"]
-SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, "x_donor"]
+SCORES = ["document", "book", "ell_tokens", "L_tokens", *LOGQ, START, BYTES, "x_donor"]
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
 BOOK_COUNTS = ["source", "tokenizer", "kind", "n_or_d", "book", "ngrams", "entropy_nats"]
 SCORE_AGAIN = "score the documents again with score_documents.py"
@@ -32,13 +32,12 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
 
     A document that repeats another, score by score to 0.005 nats, is left out as well: it would count as one more and
     is none. UserError: no such file, columns missing, not numbers, ell >= L, rows twice, a document in two books or
-    only in part there, or fewer than two documents left. START and BYTES are read and checked where they are there.
+    only in part there, or fewer than two documents left.
     """
-    scores = read_csv(path, SCORES, SCORE_AGAIN, optional=[START, BYTES])
-    logq = [column for column in (*LOGQ, START) if column in scores]
+    scores, logq = read_csv(path, SCORES, SCORE_AGAIN), [*LOGQ, START]
     for column in ("ell_tokens", "L_tokens"):
         scores[column] = whole_numbers(scores[column], path, SCORE_AGAIN)
-    for column in [*logq, *[BYTES] * (BYTES in scores)]:
+    for column in (*logq, BYTES):
         scores[column] = numbers(scores[column], path, SCORE_AGAIN)
     by_document, grid = scores.groupby("document", sort=False), len(scores.drop_duplicates(KEY[1:]))
     checks = {
@@ -71,26 +70,20 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
     return scores[~scores["document"].map(bad)].reset_index(drop=True), line
 
 
-def read_provenance(scores: Path) -> dict:
-    """The record beside scores.csv; empty where there is none. UserError: it is not one, `settings` included."""
+def read_record(scores: Path) -> tuple[tuple[str, str], dict]:
+    """Of the record beside scores.csv: source and model, the latter without the folders in front; and all of it.
+
+    UserError: no record, or one that names no source or no model.
+    """
     path = scores.with_suffix(".json")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("settings", {}), dict):
-        raise UserError(f"{path} is not the record of a run: restore it, or remove it")
-    return found
-
-
-def source_and_model(scores: Path, provenance: dict) -> dict[str, str]:
-    """Of `read_provenance`, the model without the folders in front. UserError: one of them is not there."""
-    source, model = provenance.get("source"), last_part(str(provenance.get("settings", {}).get("model", "")))
-    if not source or not model:
-        raise UserError(f"{scores.with_suffix('.json')} names no source or no model: {SCORE_AGAIN}")
-    return {"source": source, "model": model}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        names = record["source"], last_part(str(record["settings"]["model"]))
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        names = "", ""
+    if not all(names):
+        raise UserError(f"{path} is not there, or names no source or no model: {SCORE_AGAIN}")
+    return names, record
 
 
 class Counts(NamedTuple):
@@ -121,16 +114,14 @@ def read_counts(path: Path, kinds: Sequence[str], source: str | None = None, tok
     return Counts(by_kind, table["source"].iloc[0], table["tokenizer"].iloc[0])
 
 
-def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How many n-grams or pairs each book has, and their share of the entropy in nats: books × (kind, n or d), 0 where
-    it has none. None where count_ngrams.py left no such file.
+    it has none.
 
     path: of the counts; the shares lie beside it as <name>_by_book.csv. Their mean, weighted by the numbers, is
-    Grassberger's entropy. UserError: columns missing, not numbers, or not the shares of these counts.
+    Grassberger's entropy. UserError: no such file, columns missing, not numbers, or not the shares of these counts.
     """
     path = path.with_name(f"{path.stem}_by_book.csv")
-    if not path.exists():
-        return None
     names = {"source": counts.source, "tokenizer": counts.tokenizer}
     table = _counted(path, BOOK_COUNTS, list(counts.by_kind), names).fillna({"entropy_nats": 0.0})
     for kind, by_n in counts.by_kind.items():

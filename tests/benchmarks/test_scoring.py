@@ -34,6 +34,8 @@ def test_command(tmp_path):
             "logq_y_nats": alone,
             "logq_y_first2_nats": -15.0,
             "logq_y_given_other_x_nats": alone + rng.normal(-10, 10, count),
+            "logq_start_nats": alone,
+            "y_bytes": 1000,
             "x_donor": names[x_donor],
         }
     )

@@ -41,6 +41,10 @@ def test_help_is_the_head_of_the_file_and_other_settings_are_refused(name):
     text = (ROOT / name).read_text(encoding="utf-8").splitlines()
     assert lines == [line[2:] for line in text[1 : 1 + len(lines)]]
     assert text[1 + len(lines)].startswith("set -euo")
+    if name in FIGURES and name != "plots/make_all.sh":
+        done = call_shell(name, PRESET="huge")
+        assert done.returncode == 2
+        assert "PRESET=huge: choose smoke" in done.stderr
     takes = [line.split() for line in text if line.startswith("begin")]
     assert len(takes) == (name in FIGURES)
     for setting in ("CORPUS", "LENGTHS", "OUT"):

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
@@ -54,7 +56,7 @@ def test_fingerprints_tell_what_a_tokenizer_does(bpe, tmp_path):
 
 
 def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path):
-    """Both readers refuse them, though the vocabulary is the same."""
+    """Both readers refuse them, though the vocabulary is the same. Of others both have the same NLL and bytes."""
     model = tmp_path / "model"
     tiny_model("llama", 320).save_pretrained(model)
     shutil.copytree(bpe, model, dirs_exist_ok=True)
@@ -63,15 +65,24 @@ def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path):
     for name, tokenizer in (("right", model), ("wrong", variant(bpe, tmp_path / "other", space_behind))):
         given = (*prepare, "--tokenizer", tokenizer, "--out", tmp_path / name)
         assert call_script("measure_mutual_info/prepare_dataset.py", *given).returncode == 0
-        score = ("--model", model, "--L-max", 16, "--out", tmp_path / f"{name}.csv", "--n-documents", 2)
+        score = ("--model", model, "--L-max", 16, "--out", tmp_path / f"{name}.csv")
         scored = call_script("measure_mutual_info/score_documents.py", "--documents", tmp_path / name, *score)
-        evaluate = ("--model", model, "--L", 16, "--n-documents", 2, "--out", tmp_path / f"{name}_losses.csv")
+        evaluate = ("--model", model, "--L", 16, "--dtype", "float32", "--out", tmp_path / f"{name}_losses.csv")
         read = call_script("train_on_pg19/evaluate.py", "--documents", tmp_path / name, *evaluate)
         for done in (scored, read):
             if name == "right":
                 assert done.returncode == 0, done.stderr
             else:
                 assert "wrong: tokenised with" in one_line_error(done)
+    scores, losses = (pd.read_csv(tmp_path / name) for name in ("right.csv", "right_losses.csv"))
+    pieces = [np.load(path) for path in (tmp_path / "right_losses.parts").glob("*.npz")]
+    nll = {name: of for piece in pieces for name, of in zip(piece["documents"], piece["nll"], strict=True)}
+    for row in scores.itertuples():
+        mine = nll[row.document][row.ell_tokens : row.L_tokens].astype(float).sum()
+        assert mine == pytest.approx(-row.logq_y_given_x_nats, abs=1e-3)
+    y_bytes = scores.query("ell_tokens == 8 and L_tokens == 16")["y_bytes"]
+    assert len(y_bytes) == len(nll) > 1
+    assert losses.loc[losses["first"] > 8, "units"].sum() == y_bytes.sum()
 
 
 def test_a_folder_without_tokenizer_files_has_none(tmp_path):

@@ -67,30 +67,6 @@ def run_it(tmp_path: Path, *flags: object, table: pd.DataFrame | None = None) ->
     return pd.read_csv(tmp_path / "out" / "condition.csv"), done.stdout
 
 
-@pytest.mark.parametrize(("elements", "vocabulary", "half"), [(1, 2, 4), (2, 2, 5), (3, 3, 3), (1, 3, 3)])
-def test_machines_of_a_few_bits_obey_theorem_5_2(elements, vocabulary, half):
-    """A random automaton of so many bits emits by (z, current token): I(X; Y) by counting every sequence."""
-    worst = 0.0
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        step = rng.integers(2**elements, size=(2**elements, vocabulary))  # z' = step[z, w]
-        emit = rng.dirichlet(np.full(vocabulary, 0.1), size=(2**elements, vocabulary))  # q(w' | z, w)
-        joint = np.zeros((vocabulary**half, vocabulary**half))
-        for word in itertools.product(range(vocabulary), repeat=2 * half):
-            z, p = 0, 1 / vocabulary
-            for now, after in itertools.pairwise(word):
-                z = step[z, now]
-                p *= emit[z, now, after]
-            index = int("".join(map(str, word)), vocabulary)
-            joint[divmod(index, vocabulary**half)] = p
-        product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-        seen = joint > 0
-        mi = float((joint[seen] * np.log(joint[seen] / product[seen])).sum())
-        assert joint.sum() == pytest.approx(1)
-        worst = max(worst, mi / (elements * math.log(2) + math.log(vocabulary)))
-    assert 0.3 < worst <= 1  # the bound holds, and is not idle
-
-
 def test_a_million_tokens(tmp_path):
     """More than 60,000 nats, give or take: 10^5 to 10^6 elements where one holds 1 to 0.1 nats."""
     _, said = run_it(tmp_path, "--nats-per-element", 1, 0.1)

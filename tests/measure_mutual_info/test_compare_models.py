@@ -201,7 +201,6 @@ def test_what_not_all_models_have_is_left_out_and_said(tmp_path):
         save(tmp_path, "whole", whole, "same"),
         save(tmp_path, "lost", lost.assign(logq_y_given_x_nats=lost["logq_y_given_x_nats"] + 1), "same"),
         save(tmp_path, "other", made_scores(0.4, 1.1, books=22, seed=1)[lambda rows: rows["L_tokens"] != 64]),
-        save(tmp_path, "old", made_scores(0.4, 1.2, seed=2).drop(columns=START)),
         save(tmp_path, "short", short[short["L_tokens"] <= 1024]),
     ]
     models, trend, printed = compare(tmp_path, *files, bootstrap=5)
@@ -211,18 +210,15 @@ def test_what_not_all_models_have_is_left_out_and_said(tmp_path):
         "short is left out: its longest L is 1024, that of others 2048\n",
         "left out, as not all models have it: L = 64\n",
         "2 books left out, as not all models have them (the first: book 22)\n",
-        f"block_entropy is left out: {files[3]} has no column {START}; score_documents.py with another --out",
     ):
         assert said in printed
-    assert models.index.unique("model").tolist() == ["old", "other", "whole", "lost"]
+    assert models.index.unique("model").tolist() == ["other", "whole", "lost"]
     assert models.xs("beta", level="quantity")["n_documents"].groupby("model").first().to_dict() == {
-        "old": 66,
         "other": 66,
         "whole": 65,
         "lost": 65,
     }
     assert (models["n_books"] == 22).all()
-    assert "block_entropy" not in models.loc["old"].index.unique("estimator")
     assert trend.loc[("slope", "", "", "block_entropy", "beta"), "n_models"] == 3
     kept = whole[(whole["book"] < "book 22") & (whole["document"] != "book 03#0001") & (whole["L_tokens"] != 64)]
     expected, _, _ = compare(tmp_path / "alone", save(tmp_path / "alone", "whole", kept), bootstrap=2)
@@ -283,8 +279,7 @@ def test_points_that_allow_no_fit(tmp_path):
     [
         ({"source": "other"}, lambda rows: rows, "m1/scores.csv of other: compare the models of one source"),
         ({"model": "folder/m0"}, lambda rows: rows, "are both of m0 behind <s>: give each once"),
-        ({}, lambda rows: rows.drop(columns=BYTES), "m1/scores.csv lacks the bytes of each continuation ("),
-        ({}, lambda rows: rows.assign(**{BYTES: np.nan}), "again with score_documents.py and a model that has a"),
+        ({}, lambda rows: rows.assign(**{BYTES: np.nan}), "m1/scores.csv lacks the bytes of each continuation ("),
         ({}, lambda rows: rows.assign(book="1" + rows["book"]), "the models share 0 books, two are needed: score the"),
         ({}, lambda rows: rows.assign(ell_tokens=1), "has no rows with L = 2 ell: score the documents again"),
         ({}, lambda rows: rows.drop(columns="x_donor"), "m1/scores.csv lacks the column x_donor"),
@@ -302,4 +297,4 @@ def test_bad_settings_and_records(tmp_path):
     flags = "--scores", one, other, "--out", tmp_path / "out"
     assert "--bootstrap 1: at least 2" in one_line_error(call_script(SCRIPT, *flags, "--bootstrap", 1))
     other.with_suffix(".json").unlink()
-    assert "scores.json names no source or no model" in refusal(tmp_path, one, other)
+    assert "scores.json is not there, or names no source or no model" in refusal(tmp_path, one, other)

@@ -17,7 +17,6 @@ import pytest
 
 from measure_mutual_info.counting import windows
 from measure_mutual_info.counting.entropy import grassberger_entropy, grassberger_g
-from measure_mutual_info.counting.windows import tabulate, window_keys
 from tests.conftest import ROOT, call_script, one_line_error, run_script, write_documents
 
 SCRIPT = "measure_mutual_info/count_ngrams.py"
@@ -159,9 +158,9 @@ def corpus(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch):
-    """The last one writes; a part of the keys is as much as 2,000 of them here; some shards have nothing to do."""
-    monkeypatch.setattr(windows, "PART_KEYS", 2000)
-    n, (folder, expected) = 80, corpus
+    """The last one writes; a part of the keys is as much as 6,000 of them here; some shards have nothing to do."""
+    monkeypatch.setattr(windows, "PART_KEYS", 6000)
+    n, (folder, expected) = 34, corpus
     out = tmp_path / "counts.csv"
     flags = ["--documents", folder, "--out", out, *FLAGS]
     for left, i in enumerate(reversed(range(n)), start=1 - n):
@@ -185,28 +184,6 @@ def test_another_run_is_not_mixed_in(tmp_path, corpus):
     piece = tmp_path / "counts.csv.parts" / "left-4.000-of-001.npz"
     np.savez(piece, occurrences=np.array([1]), of_block=np.ones((1, 15), np.int64))
     assert "is damaged, not all pairs at distance 4 are there" in one_line_error(call_script(SCRIPT, *flags, 4))
-
-
-def test_error_from_books():
-    """The error from shares of books is the spread of fresh corpora.
-
-    60 books of about 1,000 tokens of Zipf's law, in each some words more frequent than elsewhere.
-    """
-    rng = np.random.default_rng(0)
-    books, vocab_size = 60, 100
-    zipf = 1 / (np.arange(vocab_size) + 2.7)
-    fresh, errors = [], []
-    for _ in range(100):
-        ngrams, words = np.zeros(books), []
-        for book in range(books):
-            p = zipf * np.exp(0.5 * rng.standard_normal(vocab_size))
-            keys = window_keys(rng.choice(vocab_size, size=rng.integers(500, 1500), p=p / p.sum()), (0, 1), vocab_size)
-            words.append(keys << np.uint64(6) | np.uint64(book))
-            ngrams[book] = len(keys)
-        counts = tabulate(np.sort(np.concatenate(words)), books)
-        fresh.append(grassberger_entropy(counts.occurrences, counts.types))
-        errors.append(np.sqrt(np.sum((ngrams * (counts.shares() - fresh[-1])) ** 2)) / ngrams.sum())
-    assert np.mean(errors) == pytest.approx(np.std(fresh, ddof=1), rel=0.2)
 
 
 def test_many_books_are_taken_in_blocks(tmp_path):

@@ -10,31 +10,15 @@ import pandas as pd
 import pytest
 
 from common.powerlaw import covariance_of_mean, fit_law
-from measure_mutual_info.calibration.processes import BernoulliUniform, ExactBackend, MarkovChain
+from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain
 from measure_mutual_info.estimate_entropy_rate import block_rates, middle
-from measure_mutual_info.scoring import passes
 from measure_mutual_info.scoring.tables import SCORES
 from tests.conftest import call_script, one_line_error
-from tests.measure_mutual_info.test_estimate_bipartite import hand_scores, save
+from tests.measure_mutual_info.made_up import exact_scores, hand_scores, save
 
 SCRIPT = "measure_mutual_info/estimate_entropy_rate.py"
 CURVE = ["source", "model", "first_token", "last_token", "nats_per_token", "stderr_nats", "stderr_by_book_nats"]
 CURVE += ["n_documents", "n_books"]
-
-
-def exact_scores(process, documents: int, L_max: int, books: int = 10) -> pd.DataFrame:
-    """scores.csv of a process under its exact predictor."""
-    ids = process.sample(np.random.default_rng(0), documents, L_max)
-    points = passes.grid(L_max, ratios=(2,))
-    scored = ExactBackend(process).token_logprobs(ids, np.roll(ids, -1, axis=0), passes.branches(points))
-    values = {f"{name}_nats": values.ravel() for name, values in passes.terms(scored, points).items()}
-    # Tosses of coins repeat each other, score by score; a column that is not used here tells them apart.
-    values["logq_y_nats"] = values["logq_y_nats"] + np.arange(documents).repeat(len(points))
-    names = np.array([f"d{i:04d}" for i in range(documents)], dtype=object)
-    book = np.array([f"b{i % books}" for i in range(documents)], dtype=object)
-    ell, L = np.tile(points, (documents, 1)).T
-    keys = {"document": names.repeat(len(points)), "book": book.repeat(len(points)), "ell_tokens": ell, "L_tokens": L}
-    return pd.DataFrame(keys | values | {"x_donor": names.repeat(len(points))})
 
 
 def run(folder: Path, scores: pd.DataFrame, *flags: object) -> tuple[str, pd.DataFrame, pd.DataFrame]:
@@ -50,7 +34,7 @@ def test_rates_by_hand():
     rates = block_rates(hand_scores())
     assert rates.columns.tolist() == [(2, 4), (4, 8)]
     assert rates.to_numpy().tolist() == [[1, 1], [2, 2], [4, 4]]
-    other = pd.DataFrame([("a", "book", 2, 6, -9.0, 0, 0, 0, "b")], columns=SCORES)
+    other = pd.DataFrame([("a", "book", 2, 6, -9.0, 0, 0, 0, 0, 0, "b")], columns=SCORES)
     assert block_rates(pd.concat([hand_scores(), other])).equals(rates), "L = 2 ell alone"
 
 
@@ -67,7 +51,7 @@ def test_the_middle_of_a_block(gamma):
 def test_tosses_of_an_unknown_coin(tmp_path):
     """h(n) = ln 2 − I(1; n). It falls to ½ nat about as 1/(2n); over short rows a fit of the exact curve gives less."""
     process = BernoulliUniform()
-    scores = exact_scores(process, 4000, 128)
+    scores, _ = exact_scores(process, 4000, 128, apart=True)
     printed, curve, fits = run(tmp_path, scores, "--bootstrap", 40)
     assert curve.columns.tolist() == CURVE
     assert curve["first_token"].tolist() == [3, 5, 9, 17, 33, 65]
@@ -101,7 +85,7 @@ def test_tosses_of_an_unknown_coin(tmp_path):
 
 def test_documents_of_one_book_alike(tmp_path):
     """All documents of a book shifted alike: the error by book grows, that of independent documents hardly."""
-    scores = exact_scores(BernoulliUniform(), 400, 16)
+    scores, _ = exact_scores(BernoulliUniform(), 400, 16, apart=True)
     shift = scores["book"].str.removeprefix("b").astype(float)
     scores["logq_y_given_x_nats"] -= shift * scores["ell_tokens"]
     curve = run(tmp_path, scores, "--bootstrap", 0)[1]
@@ -112,14 +96,14 @@ def test_documents_of_one_book_alike(tmp_path):
 def test_no_exponent_where_nothing_falls(tmp_path):
     """A Markov chain's h(n) is its entropy rate from the second token on; the curve is written, a law is not."""
     chain = MarkovChain()
-    printed, curve, fits = run(tmp_path, exact_scores(chain, 500, 128), "--bootstrap", 0)
+    printed, curve, fits = run(tmp_path, exact_scores(chain, 500, 128)[0], "--bootstrap", 0)
     P, pi = np.array(chain.P), chain.stationary
     rate = float(-pi @ (P * np.log(P)).sum(axis=1))
     assert ((curve["nats_per_token"] - rate).abs() < 4 * curve["stderr_nats"]).all()
     assert "no fit: " in printed
     assert fits.empty
     assert {"parameter", "value", "n_min", "n_max", "p_value"} <= set(fits.columns)
-    assert "no fit: 0 points" in run(tmp_path, exact_scores(chain, 50, 16), "--n-fit-min", 100)[0]
+    assert "no fit: 0 points" in run(tmp_path, exact_scores(chain, 50, 16)[0], "--n-fit-min", 100)[0]
 
 
 def test_scores_without_halves(tmp_path):

@@ -74,15 +74,6 @@ def test_from_texts_to_the_figures(mine):
     assert (done.returncode, "no file at" in done.stderr, (mine / "other").exists()) == (2, True, False)
 
 
-@pytest.mark.parametrize(
-    "name", ["fig2b", "figB1", "figB2", "fig2c", "figB4", "start_token", "calibration/calibration"]
-)
-def test_unknown_preset(name):
-    done = figure(name, PRESET="huge")
-    assert done.returncode == 2
-    assert "PRESET=huge: choose smoke" in done.stderr
-
-
 def test_two_point_from_texts_to_the_figure(tmp_path):
     rng = random.Random(0)
     (tmp_path / "texts").mkdir()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from common.cli import parse
 from common.training import CHECKPOINT, read_checkpoint
-from train_on_pg19 import train
+from train_on_pg19 import evaluate, train
 from train_on_pg19.train import Settings
 from train_on_pg19.training import books, models
 
@@ -93,7 +93,7 @@ def test_what_a_run_writes_and_learns(documents, whole):
     model = models.build("tiny", IDS, L)
     model.load_state_dict(saved)
     _, held_out = sequences(documents, found["held_out_books"])
-    assert model.eval().nll(**held_out).mean().item() < math.log(IDS)
+    assert evaluate.nll_of(model.eval(), **held_out).mean().item() < math.log(IDS)
 
 
 def test_the_end_of_every_cosine_is_kept(documents, tmp_path):

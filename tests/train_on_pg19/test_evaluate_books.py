@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMOLLM2, call_script, one_line_error, tiny_model, trained, write_documents
-from transformers import AutoConfig, AutoModelForCausalLM
+from conftest import call_script, one_line_error, tiny_model, trained, write_documents
+from transformers import AutoModelForCausalLM
 
 from common import pretrained
 from train_on_pg19 import evaluate, train
@@ -21,19 +21,11 @@ from train_on_pg19.training import books
 
 SCRIPT = "train_on_pg19/evaluate.py"
 L, IDS = 32, 60
-# Gemma 2, because it does something to its logits after the head.
-SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-SMALL |= dict(head_dim=8, final_logit_softcapping=3.0)
 
 
 def random_model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", vocab_size=64, **SMALL)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    return model
+    """Gemma 2, because it does something to its logits after the head."""
+    return tiny_model("gemma2", 64, final_logit_softcapping=3.0)
 
 
 def plain_nll(model: torch.nn.Module, ids: torch.Tensor, start: int) -> np.ndarray:
@@ -162,8 +154,7 @@ def test_what_is_written_are_sums_over_held_out_documents(documents, runs, evalu
     assert table["last8_nats"].sum() == pytest.approx(late.astype(float).sum(), abs=1e-3)
 
 
-@pytest.mark.parametrize("length", [32, 44])
-def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path, length):
+def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path):
     """Documents of 48 tokens; one held-out document shares 32 with one trained on, others 40 or all."""
     ids: dict[str, list] = {}
     for row in books.open_books(documents, L)[0]:
@@ -177,14 +168,14 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     ids[one][1] = trained_on[1][:40] + ids[one][1][40:]
     ids[third] = ids[other]  # and a copy among those held out
     folder = write_documents(tmp_path / "repeats", ids, IDS)
-    done = call(folder, tmp_path / "out.csv", run, "--L", length)
-    kept = 6 if length == 32 else 7
-    said = f"{12 - kept} documents of {folder} repeat another's first {min(length, 40)} tokens and are left out"
-    assert said in done.stdout, done.stderr
-    assert f"{kept} documents of 2 books, {length} tokens each" in done.stdout
-    chosen = set(names_of(tmp_path / "out.parts"))
-    assert chosen >= {f"{one}#0002", f"{one}#0003", f"{other}#0000"}
-    assert (f"{one}#0000" in chosen) == (length > 32)
+    for length, kept in ((32, 6), (44, 7)):
+        done = call(folder, tmp_path / f"{length}.csv", run, "--L", length)
+        said = f"{12 - kept} documents of {folder} repeat another's first {min(length, 40)} tokens and are left out"
+        assert said in done.stdout, done.stderr
+        assert f"{kept} documents of 2 books, {length} tokens each" in done.stdout
+        chosen = set(names_of(tmp_path / f"{length}.parts"))
+        assert chosen >= {f"{one}#0002", f"{one}#0003", f"{other}#0000"}
+        assert (f"{one}#0000" in chosen) == (length > 32)
 
 
 def test_the_batch_changes_no_number(documents, runs, evaluated, tmp_path):
@@ -253,29 +244,6 @@ def test_a_model_of_others(documents, runs, tmp_path):
     assert "12 documents of 3 books, 32 tokens each" in done.stdout
     facts = json.loads((tmp_path / "out.json").read_text())["evaluated"]
     assert (facts["dtype"], facts["training"]) == (pretrained.find_dtype("cpu"), {})
-
-
-@pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
-def test_the_sample_model_gives_the_scores_of_score_documents(tmp_path, monkeypatch):
-    """Sums over Y of the NLL = −log q(Y given X) of scores.csv, to 1e-3 nats per document."""
-    monkeypatch.setattr(pretrained, "load_model", functools.cache(pretrained.load_model))  # it takes half a minute
-    prepare = ["--corpus", SMOLLM2.parents[1] / "books", "--tokenizer", SMOLLM2, "--min-tokens", 64]
-    prepare += ["--max-documents-per-book", 2, "--max-books", 2, "--out", tmp_path / "documents"]
-    assert call_script("measure_mutual_info/prepare_dataset.py", *prepare).returncode == 0
-    flags = ["--documents", tmp_path / "documents", "--model", SMOLLM2, "--L-max", 64, "--ratios", 2]
-    done = call_script("measure_mutual_info/score_documents.py", *flags, "--out", tmp_path / "scores.csv")
-    assert done.returncode == 0, done.stderr
-    done = call(tmp_path / "documents", tmp_path / "out.csv", SMOLLM2, "--L", 64, "--dtype", "float32")
-    assert done.returncode == 0, done.stderr
-    scores = pd.read_csv(tmp_path / "scores.csv")
-    (nll,) = stored(tmp_path / "out.parts").values()
-    names = names_of(tmp_path / "out.parts")
-    assert len(scores) == 4 * 5
-    for row in scores.itertuples():
-        mine = nll[names.index(row.document), row.ell_tokens : row.L_tokens].astype(float).sum()
-        assert mine == pytest.approx(-row.logq_y_given_x_nats, abs=1e-3)
-    units = pd.read_csv(tmp_path / "out.csv")["units"].sum()
-    assert 3 * 4 * 64 < units < 5 * 4 * 64  # English has about four bytes a token
 
 
 def test_bad_input(documents, runs, tmp_path):

@@ -36,12 +36,6 @@ class MemorySavingLoss:
         hidden = self.base_model(input_ids, **others).last_hidden_state
         return CausalLMOutput(loss=cross_entropy(hidden, self.get_output_embeddings().weight, targets).mean())
 
-    @torch.no_grad()
-    def nll(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """−log q of each target given what is before it, nats, (batch, L) float32."""
-        hidden = self.base_model(input_ids).last_hidden_state
-        return cross_entropy(hidden, self.get_output_embeddings().weight, targets)
-
 
 @lru_cache
 def _with_memory_saving_loss(model: type[PreTrainedModel]) -> type[PreTrainedModel]:

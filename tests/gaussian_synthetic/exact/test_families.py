@@ -37,8 +37,8 @@ def middle_information(of: Family) -> float:
     return float(bipartite_information(families.conditional_std(of).log().numpy(), of.L // 2))
 
 
-@pytest.mark.parametrize("k", [(3,) * 5, (3, 1, 2, 4)], ids=str)
-def test_conditionals_equal_the_dense_cholesky_at_4096_and_1024(k):
+@pytest.mark.parametrize("k", [(3,) * 4, (3, 1, 2, 4)], ids=str)
+def test_conditionals_equal_the_dense_cholesky_at_1024(k):
     of = family(len(k) + 1, k)
     sigma = dense.covariance(of)
     z, mean = families.draw(prepare(of, torch.float64), 2, generator())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import math
 
@@ -12,7 +13,7 @@ from scipy.stats import t as student
 from common.powerlaw import covariance_of_mean, fit_law
 from measure_mutual_info.calibration import bipartite
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, NoisySantaFe
-from tests.conftest import ROOT, call_script, one_line_error
+from tests.conftest import ROOT, call_script, flags_of, one_line_error
 
 SCRIPT = "measure_mutual_info/calibration/bipartite.py"
 SMALL = {
@@ -27,9 +28,7 @@ SMALL = {
 CFG, POINTS = bipartite.Settings(**SMALL), [4, 8, 16, 32, 64]
 
 
-def arguments(out, **changes) -> list[str]:
-    flags = {"out": out, **SMALL, **changes}.items()
-    return [str(part) for name, of in flags for part in (f"--{name.replace('_', '-')}", *np.atleast_1d(of))]
+arguments = functools.partial(flags_of, **SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovCh
 from measure_mutual_info.calibration.replications import summed_up
 from measure_mutual_info.calibration.two_point import Settings, count, replicate, summary
 from measure_mutual_info.estimate_two_point import KINDS, read_information, read_pairs
-from tests.conftest import call_script, one_line_error, write_documents
+from tests.conftest import call_script, flags_of, one_line_error, write_documents
 
 SCRIPT = "measure_mutual_info/calibration/two_point.py"
 SMALL = {"books": 12, "tokens": 120, "d_max": 8, "replications": 6}
@@ -179,9 +180,7 @@ def test_a_row_sums_up_its_replications():
 # Through the command line
 
 
-def arguments(out, **changes) -> list[str]:
-    flags = {"out": out, **SMALL, **changes}.items()
-    return [str(part) for name, of in flags for part in (f"--{name.replace('_', '-')}", *np.atleast_1d(of))]
+arguments = functools.partial(flags_of, **SMALL)
 
 
 def test_whole_run(tmp_path):

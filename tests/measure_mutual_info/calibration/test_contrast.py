@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -17,16 +18,14 @@ from common.cli import UserError
 from measure_mutual_info.calibration import bipartite
 from measure_mutual_info.calibration.contrast import Settings, contrast, x_donors
 from measure_mutual_info.calibration.processes import MarkovChain
-from tests.conftest import call_script, one_line_error, tiny_model, write_documents
+from tests.conftest import call_script, flags_of, one_line_error, tiny_model, write_documents
 from tests.measure_mutual_info.scoring.test_backend_transformers import BOS, slow_reference
 
 SCRIPT = "measure_mutual_info/calibration/contrast.py"
 SMALL = {"donors": (1, 3), "n_documents": 20, "replications": 2, "L_max": 32, "L_fit_min": 8, "pool_documents": 1000}
 
 
-def arguments(out, **changes) -> list[str]:
-    flags = {"out": out, **SMALL, **changes}.items()
-    return [str(part) for name, of in flags for part in (f"--{name.replace('_', '-')}", *np.atleast_1d(of))]
+arguments = functools.partial(flags_of, **SMALL)
 
 
 @settings(max_examples=100, deadline=None)

@@ -65,7 +65,7 @@ def test_plain_prompts_hold_what_their_names_say():
     ]
     assert [unscored for _, unscored in prompts] == [1, 1, 1, 1, 3, 3]
     # A "model" whose log-probability of a token is minus the token: what comes out must be the tokens of Y.
-    scored = passes.gather_plain([-prompt[unscored:] for prompt, unscored in prompts], 2, [passes.Branch(2, 6)])
+    scored = passes.gather_plain([-prompt[unscored:] for prompt, unscored in prompts], 2)
     found = passes.terms(scored, [(2, 4), (2, 6)])
     assert found["logq_y_given_x"].tolist() == [[-25, -54], [-41, -86]]
     assert found["logq_y"].tolist() == [[-25, -54], [-41, -86]]

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from common.cli import UserError
 from tests.train_on_pg19.training.test_loss import Largest
+from train_on_pg19 import evaluate
 from train_on_pg19.training import loss, models
 
 VOCAB, L = 300, 24
@@ -66,7 +67,7 @@ def test_the_loss_is_that_of_the_logits(name, monkeypatch):
     monkeypatch.setattr(loss.cross_entropy, "__defaults__", (20,))
     model, (inputs, targets) = built(name), text()
     ours = model(inputs, targets=targets).loss
-    nats, logits = model.nll(inputs, targets), model(inputs).logits
+    nats, logits = evaluate.nll_of(model, inputs, targets), model(inputs).logits
     assert logits.shape == (2, L, 512)
     assert not nats.requires_grad
     each = -logits.log_softmax(2).gather(2, targets[:, :, None]).squeeze(2)
@@ -82,11 +83,11 @@ def test_the_loss_is_that_of_the_logits(name, monkeypatch):
 def test_a_prediction_rests_on_the_tokens_before_it(name):
     """Another token at t changes the predictions of t + 1 on, and none up to t."""
     model, (inputs, targets) = built(name).train(), text(1)
-    before = model.nll(inputs, targets)
+    before = evaluate.nll_of(model, inputs, targets)
     for position in (0, 9, L - 2):
         changed = inputs.clone()
         changed[0, position + 1] = (targets[0, position] + 1) % VOCAB
-        same = model.nll(changed, targets)[0] == before[0]
+        same = evaluate.nll_of(model, changed, targets)[0] == before[0]
         assert same[: position + 1].all()
         assert not same[position + 1 :].any()
 
