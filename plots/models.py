@@ -25,19 +25,19 @@ from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
+import bipartite
 import numpy as np
 import pandas as pd
 import style
-from bipartite import LABELS, PAPER_FIG_2B, SLOPE_LABEL, STYLES, SWEEP, Y_LABEL
+from bipartite import LABELS, PAPER_FIG_2B, SLOPE_LABEL, STYLES, Y_LABEL
 from matplotlib.figure import Figure
 
 from common.cli import UserError, run
 
 MODELS = ["source", "model", "estimator", "quantity", "value", "lo95", "hi95", "L_min", "L_max", "n_books"]
-BIPARTITE = ["source", "model", "estimator", "ell_tokens", "L_tokens", "mi_nats", "stderr_nats", "stderr_by_book_nats"]
 LOOKS = (*style.LOOKS, *(style.look(color, marker) for color, marker in zip(style.COLORS[4:], "XvP", strict=True)))
 ESTIMATOR = "direct"  # of Fig. B.1
-REMEDY = "make it with measure_mutual_info/{}.py, see figB1.sh"
+REMEDY = "make it with measure_mutual_info/compare_models.py, see figB1.sh"
 X_LABEL = "Loss (nats per byte)"
 PAPER = "paper, PG19, Llama 3.1 405B: {} {}"
 NOT_OF_THE_NAME = r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$"  # quantisation and kind of file
@@ -53,33 +53,29 @@ class Settings:
 
 def read_compared(paths: Sequence[Path]) -> pd.DataFrame:
     """All rows of models.csv of the corpora. UserError: no file, a bad one, a corpus in two, a model without a loss."""
-    why = REMEDY.format("compare_models")
-    tables = [style.read_table(path, MODELS, why, ["lo95", "hi95"], [*MODELS[:4], "L_max"]) for path in paths]
+    tables = [style.read_table(path, MODELS, REMEDY, ["lo95", "hi95"], [*MODELS[:4], "L_max"]) for path in paths]
     sources = [source for table in tables for source in table["source"].unique()]
     if not sources or len(set(sources)) < len(sources):
         raise UserError(f"--compared names models.csv of the corpora {', '.join(sources) or 'none'}: give one of each")
     for path, table in zip(paths, tables, strict=True):
         for quantity in ("loss_nats_per_byte", "bytes_per_token"):
             if lacking := set(table["model"]) - set(table.loc[table["quantity"] == quantity, "model"]):
-                raise UserError(f"{path} has no {quantity} of {min(lacking)}: {why}")
+                raise UserError(f"{path} has no {quantity} of {min(lacking)}: {REMEDY}")
     return pd.concat(tables, ignore_index=True)
 
 
 def read_results(folders: Sequence[Path]) -> dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]:
     """What Fig. B.1 shows of bipartite.csv and sweep.csv, by corpus and model. UserError: a bad CSV, one run twice."""
-    found, why = {}, REMEDY.format("estimate_bipartite")
+    found = {}
     for folder in folders:
-        key = ("estimator", "ell_tokens", "L_tokens")
-        points = style.read_table(folder / "bipartite.csv", BIPARTITE, why, ["stderr_by_book_nats"], key)
-        windows = style.read_table(folder / "sweep.csv", SWEEP, why, style.MAY_LACK)
-        run_of = tuple(style.one_run(folder, [points, windows], ("source", "model")))
+        results = bipartite.read_results(folder)
+        run_of = tuple(results.bipartite.iloc[0][["source", "model"]])
         if run_of in found:
             raise UserError(
                 f"{folder}: {' and '.join(run_of)} are those of another folder of --results: give each once"
             )
-        points = points[points["L_tokens"] == 2 * points["ell_tokens"]].sort_values("L_tokens")
-        points, windows = (table[table["estimator"] == ESTIMATOR] for table in (points, windows))
-        found[run_of] = points, windows.query("L_over_ell == 2 and dof == 0")
+        windows = results.windows.query("estimator == @ESTIMATOR and L_over_ell == 2 and dof == 0")
+        found[run_of] = results.points([ESTIMATOR], 2), windows
     return found
 
 
