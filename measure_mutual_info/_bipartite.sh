@@ -77,7 +77,8 @@ find_start() {
     start=()
     case $model in
         "$smollm2") start=(--bos "<|endoftext|>") ;;
-        "$qwen_small") start=(--bos "<|im_start|>") ;;
+        # Of qwen_large <|endoftext|> costs less; its committed scores have this one.
+        "$qwen_small" | "$qwen_large") start=(--bos "<|im_start|>") ;;
     esac
 }
 
