@@ -206,7 +206,9 @@ def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:
     """The log of a run of a train.py in this process."""
     with tempfile.TemporaryDirectory() as folder:
         given = [*map(str, flags), "--out", f"{folder}/run"]
-        program.main(parse(program.Settings, given, presets=program.PRESETS))
+        cfg = parse(program.Settings, given, presets=program.PRESETS)
+        cfg.validate()
+        program.main(cfg)
         return pd.read_csv(f"{folder}/run/log.csv")
 
 

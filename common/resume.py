@@ -36,16 +36,18 @@ def identity(cfg: Any, **facts: Any) -> dict[str, Any]:
     return json.loads(json.dumps({name: settings[name] for name in kept} | facts, default=str))
 
 
-def refuse_other(found: Any, wanted: dict[str, Any], where: Path, remedy: str = "choose another --out") -> None:
+def refuse_other(
+    found: Any, wanted: dict[str, Any], where: Path, remedy: str = "choose another --out, or delete it"
+) -> None:
     """UserError unless `found`, which lies at `where`, is the identity `wanted`; it names what differs."""
     if not isinstance(found, dict):
-        raise UserError(f"{where} is of something else, or damaged: {remedy}, or delete it")
+        raise UserError(f"{where} is of something else, or damaged: {remedy}")
     found, wanted = _flat(found), _flat(wanted)
     differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if differing:
         shown = "; ".join(f"{key} {_brief(found, key)} there, {_brief(wanted, key)} here" for key in differing[:SHOWN])
         more = f"; {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        raise UserError(f"{where} was made with other settings ({shown}{more}): {remedy}, or delete it")
+        raise UserError(f"{where} was made with other settings ({shown}{more}): {remedy}")
 
 
 def _flat(nested: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -240,11 +240,10 @@ def main(cfg: Settings) -> None:
     counts = read_pairs(cfg.counts)
     inputs, d = [cfg.counts], np.array(list(counts.by_kind["pair"]))
     inside = (cfg.d_min <= d) & (d <= cfg.d_max)
-    values, error, unit = None, np.full(len(d), math.nan), "no units"
+    by_book = read_information(cfg.counts, counts)
+    inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
+    values, error, unit = None, np.full(len(d), math.nan), f"{len(by_book[0])} units"
     try:
-        by_book = read_information(cfg.counts, counts)
-        inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
-        unit = f"{len(by_book[0])} units"
         values = unit_values(*by_book)
         error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
         if np.isnan(error[inside]).any():

@@ -109,7 +109,8 @@ def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) 
         said = "no law accepted"
         if fit is not None:
             of = fit.loc["alpha"]
-            said = f"α = {of['value']:.2f} [{of['boot_lo95']:.2f}, {of['boot_hi95']:.2f}]"
+            interval = "" if np.isnan(of["boot_lo95"]) else f" [{of['boot_lo95']:.2f}, {of['boot_hi95']:.2f}]"
+            said = f"α = {of['value']:.2f}{interval}"
         legend[f"{label}: {said}" if column == shown[-1] else label] = drawn
     if len(shown) > 1:
         line = ax.axhline(C, color=STYLES["mi_nats"]["color"], linewidth=0.8, linestyle=":", zorder=1, gid="plateau")

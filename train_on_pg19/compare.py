@@ -3,8 +3,9 @@
     python train_on_pg19/compare.py --losses results/fig4/losses/*.csv --out results/fig4
     python train_on_pg19/compare.py --losses results/fig4/losses/*.csv --books "held_out/1*" --out results/mine
 
-All files must be of the same documents; those of one model are its seeds. Runs of train.py are compared after as many
-tokens of training, at the end of the last cosine that all of them have come to. Writes into --out:
+All files must be of the same documents; those of one model are its seeds. Runs of train.py are compared after the same
+number of tokens of training, at the end of the last cosine that all of them have come to. Where there is none, each
+model is taken after its own last cosine, which all its seeds must share. Writes into --out:
     smooth.csv       a row for each model, seed and window of positions first … last, a quarter of a doubling wide:
                      nll_nats per token, and nats_per_unit, per byte; after how many bytes of a document the window lies
                      (position_units)
@@ -18,7 +19,7 @@ tokens of training, at the end of the last cosine that all of them have come to.
                      significantly, from hi95 on this one; empty where neither is significant
     gains.csv        a row for each model, context c and doubling of the position: gain_nats, the loss of the model with
                      the last c to 2c − 1 tokens only, less its loss with all of them, and growth_nats, the gain less
-                     that in the doubling before
+                     that in the doubling before. Without the contexts that were not measured after so many tokens
     gain_gaps.csv    the same for each pair: the gain of model_a less that of model_b
     information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
                      of the next
@@ -72,14 +73,25 @@ def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def compared_after(runs: Sequence[sums.Run]) -> list[int]:
-    """Tokens of training of each: the last number that all runs of train.py have, or their own last ones."""
+    """Tokens of training of each: the last number that all runs of train.py have, or their own last ones.
+
+    UserError: seeds of one model that have no number in common.
+    """
     trained = [set(one.ends) for one in runs if one.facts["training"]]
     shared = set.intersection(*trained) if trained else set()
+    if trained and not shared:
+        print("the runs have no number of tokens of training in common: each model is compared after its own last one")
     found = []
-    for one in runs:
-        tokens = max(shared if shared and one.facts["training"] else one.ends)
-        if tokens < max(one.ends):
-            print(f"{one.name}, seed {one.seed}: has gone on, and is compared after {tokens:,} tokens, as others are")
+    for this in runs:
+        ends = set.intersection(*(set(one.ends) for one in runs if one.name == this.name))
+        if not ends:
+            alike = "train them equally long, or compare them apart"
+            raise UserError(f"--losses: the seeds of {this.name} have no number of tokens in common: {alike}")
+        tokens = max(shared if shared and this.facts["training"] else ends)
+        if tokens < max(this.ends):
+            left_out = [c for c in this.ends[max(this.ends)].with_last if c not in this.ends[tokens].with_last]
+            said = f", without the gain over the last {', '.join(map(str, left_out))} tokens" * bool(left_out)
+            print(f"{this.name}, seed {this.seed}: has gone on, and is compared after {tokens:,} tokens{said}")
         found.append(tokens)
     return found
 

@@ -103,8 +103,17 @@ def main(cfg: Settings) -> None:
     evaluated = read_csv(cfg.out / "books.csv", BOOKS, "make it with train_on_pg19/compare.py")
     for column in BOOKS[3:]:
         evaluated[column] = numbers(evaluated[column], cfg.out / "books.csv", "make it with train_on_pg19/compare.py")
-    if set(evaluated["book"]) != set(names) or set(evaluated["unit"]) != {"byte"}:
-        raise UserError(f"{cfg.out / 'books.csv'}: not in nats per byte of these books: evaluate the same documents")
+    wanted = dict(zip(np.unique(names), lengths, strict=True))
+    units = evaluated.set_index("book")["units"]
+    if (
+        set(units.index) != set(wanted)
+        or (units != units.index.map(wanted)).any()
+        or set(evaluated["unit"]) != {"byte"}
+    ):
+        raise UserError(
+            f"{cfg.out / 'books.csv'}: not in nats per byte of these documents: give --books, --n-documents, "
+            "--max-documents-per-book and --seed as evaluate.py and compare.py had them"
+        )
     print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")
     rows, sums, of_each = [], [], np.unique(names)
     for order in cfg.orders:

@@ -5,12 +5,13 @@ r"""NLL of a causal model on books, position by position (Fig. 4, G.9): a model 
     python train_on_pg19/evaluate.py --model EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
         --out results/mine/losses.csv                           # any causal model of the hub, folder or GGUF file
 
-A run of train.py reads the books that it held out, another model all of them, or those that --held-out-of or --books
-say. A run is evaluated at the end of each cosine of its learning rate. Writes a row for each number of tokens of
-training, book and part of the positions, first … last:
+For a run of train.py the books that it held out are read. For another model all books are read, or those that the run
+of --held-out-of held out. --books picks some of these. A run is evaluated at the end of each cosine of its learning
+rate. Writes a row for each number of tokens of training, book and part of the positions, first … last:
     nll_nats        −ln q(W_i | W_<i, start), summed over these positions and the documents of the book
-    last64_nats     the same given the last 64 to 127 tokens only; one column for each of --contexts, empty where these
-                    are all that there is
+    last64_nats     the same given the last 64 to 127 tokens only; one column for each of --contexts. Empty where these
+                    are all tokens that there are, past the last multiple of the context in L, and at ends where it was
+                    not measured (see --reach)
     units           bytes of text that these tokens stand for; without a tokenizer the number of tokens
     tokens          of training; 0: not of train.py
 The record beside it says which documents were read, and what the model is. The NLL of every token is kept in --store (4
@@ -77,6 +78,8 @@ class Settings(books.Choice):
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)
 
     def validate(self) -> None:
+        if self.out.suffix != ".csv" or self.out.is_dir():
+            raise UserError(f"--out {self.out}: give a file that ends in .csv")
         for name in ("L", "batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
@@ -309,6 +312,10 @@ def evaluate(
 def main(cfg: Settings) -> None:
     started = time.time()
     candidate = find_model(cfg.model)
+    if candidate.run and cfg.held_out_of:
+        raise UserError(
+            f"--held-out-of: {cfg.model} is a run of train.py and reads the books that it held out: leave it out"
+        )
     of = candidate.run or (train.read_run(cfg.held_out_of) if cfg.held_out_of else None)
     L = cfg.L or (of["identity"]["settings"]["L"] if of else None)
     if L is None:

@@ -180,6 +180,9 @@ def test_fig2c(tmp_path):
     steps = table("fig2c/sweep", "estimator == 'grassberger' and dof == 0")
     assert_points(slopes.containers[0], middle(steps), steps["alpha"], steps["lo95"], steps["hi95"])
     assert labels(fig)[0] == "Î(d) − C: α = 1.94 [1.76, 2.12]"
+    results = two_point.read_two_point(RESULTS / "fig2c")
+    results.fits[["boot_lo95", "boot_hi95"]] = np.nan  # --bootstrap 0
+    assert labels(two_point.draw("2c", [results]))[0] == "Î(d) − C: α = 1.94"
 
 
 def test_ranges():

@@ -37,6 +37,12 @@ def test_from_a_corpus_to_the_picture(corpus, tmp_path):
     assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-mini-small", "tiny"]]
     log = pd.read_csv(out / "runs" / "tiny_0" / "log.csv")
     assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # flags of one's own come after those of the preset
+    pieces = {path: path.stat().st_mtime_ns for path in (out / "runs/nll").glob("*.npz")}
+    (out / "losses/tiny_0.csv").unlink()  # as if killed before it
+    again = figure("figG9", "--epochs", "2", **mine)
+    assert again.returncode == 0, again.stdout + again.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), summary)
+    assert pieces == {path: path.stat().st_mtime_ns for path in (out / "runs/nll").glob("*.npz")}
 
 
 def test_a_run_that_fails_is_named(corpus, tmp_path):

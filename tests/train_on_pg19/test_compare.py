@@ -82,6 +82,16 @@ def test_what_is_written_is_read(files):
     np.testing.assert_array_equal(some.ends[10].nll, run.ends[10].nll[[0, 2]])
 
 
+def test_a_part_may_have_no_bytes(tmp_path):
+    """A cut character counts as three bytes of U+FFFD, so what completes it may add none, or take some away."""
+    path = write(tmp_path / "a.csv", "a", 0, (10,))
+    table, parts = pd.read_csv(path), len(curves.parts(L))
+    table.loc[1, "units"], table.loc[parts + 1, "units"] = 0, -1
+    table.to_csv(path, index=False)
+    assert sums.read(path).text.units[:2, 1].tolist() == [0, -1]
+    assert call(tmp_path / "out", path).returncode == 0
+
+
 def test_losses(out):
     smooth, summary, books = (pd.read_csv(out / f"{name}.csv") for name in ("smooth", "summary", "books"))
     assert summary[["model", "seed", "steps", "kind", "parameters", "n_documents", "n_books"]].to_numpy().tolist() == [
@@ -175,7 +185,10 @@ def test_runs_are_compared_after_as_many_tokens(files, tmp_path):
     """With the contexts that all of them have there; a pair the other way round has the other sign."""
     short = write(tmp_path / "short.csv", "b", 0, (10, 30))
     done = call(tmp_path / "out", *files[:2], short, "--pairs", "b:a", "--books", "[xy]")
-    assert "a, seed 1: has gone on, and is compared after 30 tokens, as others are" in done.stdout, done.stderr
+    assert (
+        "a, seed 1: has gone on, and is compared after 30 tokens, without the gain over the last 8 tokens"
+        in done.stdout
+    ), done.stderr
     gap, gains = (pd.read_csv(tmp_path / f"out/{name}.csv") for name in ("gap", "gains"))
     difference = made_up("b", 0, 30) - (made_up("a", 0, 30) + made_up("a", 1, 30)) / 2
     for row in gap.itertuples():
@@ -191,9 +204,10 @@ def test_a_model_of_others_has_no_training(files, tmp_path):
     assert pd.read_csv(tmp_path / "out/summary.csv")["steps"].isna().tolist() == [False, True]
     assert set(pd.read_csv(tmp_path / "out/tokens.csv")["model"]) == {"a"}
     assert not (tmp_path / "out/token_gaps.csv").exists()
-    late = write(tmp_path / "late.csv", "b", 1, (90,))  # no number of tokens in common with b of seed 0
-    assert call(tmp_path / "out", *files, late).returncode == 0
-    assert set(pd.read_csv(tmp_path / "out/tokens.csv")["model"]) == {"a"}
+    other = write(tmp_path / "other.csv", "d", 0, (90,))
+    done = call(tmp_path / "apart", files[0], other)
+    assert "no number of tokens of training in common: each model is compared after its own last one" in done.stdout
+    assert pd.read_csv(tmp_path / "apart/summary.csv")["steps"].tolist() == [35, 45]
 
 
 def test_bad_input(files, tmp_path):
@@ -203,6 +217,11 @@ def test_bad_input(files, tmp_path):
     table = pd.read_csv(files[2])
     bad = {"short": table[1:], "twice": pd.concat([table, table[:1]]), "two": pd.concat([table, table.assign(seed=1)])}
     bad["nan"], bad["text"] = (table.assign(nll_nats=[value, *table["nll_nats"][1:]]) for value in (np.nan, "x"))
+    late = table["last4_nats"].first_valid_index()
+    bad["hole"], bad["early"] = (table.copy() for _ in range(2))
+    bad["hole"].loc[late, "last4_nats"], bad["early"].loc[0, "last4_nats"] = np.nan, 1.0
+    bad["without"] = table.assign(last4_nats=np.nan)
+    later = write(tmp_path / "later.csv", "b", 1, (90,))
     for name, rows in bad.items():
         write_csv(tmp_path / f"{name}.csv", rows, {}, evaluated=FACTS)
     bare = tmp_path / "bare.csv"
@@ -220,6 +239,8 @@ def test_bad_input(files, tmp_path):
         ([tmp_path / "short.csv"], "short.csv lacks rows or numbers, or has rows that are there twice: make it with"),
         ([tmp_path / "twice.csv"], "twice.csv lacks rows or numbers"),
         ([tmp_path / "nan.csv"], "nan.csv lacks rows or numbers"),
+        *(([tmp_path / f"{name}.csv"], f"{name}.csv lacks rows or numbers") for name in ("hole", "early", "without")),
+        ([*files, later], "--losses: the seeds of b have no number of tokens in common: train them equally long"),
         ([tmp_path / "two.csv"], "two.csv is not of one model, seed and L"),
         ([tmp_path / "text.csv"], "text.csv, line 2: nll_nats is 'x', not a number"),
         ([bare], f"{tmp_path / 'bare.json'} is not there, or is no record of evaluate.py"),

@@ -66,6 +66,8 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     books = pd.read_csv(tmp_path / "out" / "counting_books.csv")
     assert books[["order", "book"]].to_numpy().tolist() == [[4, "book 0"], [4, "book 1"]]
     np.testing.assert_allclose(books["nats_per_byte"], rates, atol=1e-5)
+    few = call_script(SCRIPT, *given, "--max-documents-per-book", 2)
+    assert "books.csv: not in nats per byte of these documents: give --books" in one_line_error(few)
     others = write_documents(tmp_path / "others", {"book 7": ids["book 0"], "book 8": ids["book 1"]}, 256)
     for changes, said in (
         (["--orders", 1], "--orders 1: from 2 to 64 bytes"),

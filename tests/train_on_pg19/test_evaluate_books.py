@@ -1,4 +1,4 @@
-"""NLL by position: against plain logits and score_documents.py; runs cut off or refused."""
+"""NLL by position: against plain logits; runs cut off or refused. Against score_documents.py: test_tokenizer.py."""
 
 from __future__ import annotations
 
@@ -246,6 +246,16 @@ def test_a_model_of_others(documents, runs, tmp_path):
     assert (facts["dtype"], facts["training"]) == (pretrained.find_dtype("cpu"), {})
 
 
+def test_without_their_tokenizer_documents_are_measured_in_tokens(documents, tmp_path, capsys):
+    table, _ = books.open_books(documents, L)
+    sequences = books.Sequences(table, np.arange(8), L, IDS, 0)
+    text = evaluate.text_of(sequences, {"tokenizer": str(tmp_path / "nowhere")}, np.repeat(["a", "b"], [3, 5]))
+    assert "no nats per byte: " in capsys.readouterr().out
+    assert (text.unit, text.documents.tolist()) == ("token", [3, 5])
+    assert text.units.sum(axis=1).tolist() == [3 * L, 5 * L]
+    assert text.within(np.array([[17, 32]])).tolist() == [[3 * 16], [5 * 16]]
+
+
 def test_bad_input(documents, runs, tmp_path):
     tiny_model("gpt2", n_positions=20).save_pretrained(tmp_path / "short")
     empty = shutil.copytree(runs[0], tmp_path / "empty")
@@ -257,6 +267,8 @@ def test_bad_input(documents, runs, tmp_path):
         (documents, "short", ["--L", 32, "--bos", 3], "its context is 20 tokens, shorter than L = 32"),
         (documents, "short", ["--held-out-of", tmp_path, "--bos", 3], f"no file {tmp_path / train.RUN}"),
         (documents, runs[0], ["--L", 0], "--L 0: at least 1"),
+        (documents, runs[0], ["--out", tmp_path], f"--out {tmp_path}: give a file that ends in .csv"),
+        (documents, runs[0], ["--held-out-of", runs[1]], "reads the books that it held out: leave it out"),
         (documents, runs[0], ["--n-documents", 0], "--n-documents 0: at least 1"),
         (documents, runs[0], ["--max-documents-per-book", -1], "--max-documents-per-book -1: at least 0"),
         (documents, runs[0], ["--books", "none"], "--books none: none of 3 books"),
@@ -269,7 +281,7 @@ def test_bad_input(documents, runs, tmp_path):
 
 
 def test_a_run_is_evaluated_at_the_end_of_each_cosine(documents, tmp_path):
-    """One has two cosines; the other stands amid its second one."""
+    """After two cosines, and amid the second one."""
     run = train_one(documents, tmp_path / "run", "--steps", 4, "--checkpoint-every", 2, "--restarts", 1)
     assert call(documents, tmp_path / "out.csv", run, "--contexts", 4, 8, "--reach", 4).returncode == 0
     table = pd.read_csv(tmp_path / "out.csv")

@@ -29,7 +29,9 @@ WHOLE = ["L", "seed", "tokens", "first", "last", "n_documents"]
 SAME = ("L", "documents", "unit", "source", "contexts", "reach")  # facts that models which are compared share
 FACTS = (*SAME, "kind", "parameters", "dtype", "training")
 REMEDY = "make it with train_on_pg19/evaluate.py"
-AGAIN = "evaluate all models on the same documents, seeds of one model after the same training"
+AGAIN = (
+    "evaluate all models on the same documents with the same --L, --contexts and --reach, and seeds of one model alike"
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,15 @@ def column(context: int) -> str:
     return f"last{context}_nats"
 
 
+def measured(context: int, L: int) -> np.ndarray:
+    """Which parts have an NLL given the last `context` tokens: not where these are all that there are, nor past the
+    last multiple of `context` in L. (parts,) bool."""
+    of = curves.parts(L)
+    return (of[:, 0] > 2 * context) & (of[:, 1] <= L // context * context)
+
+
 def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
-    """A row for each number of tokens of training, book and part. No NLL stands where the last tokens of a context are
-    all that there are, or the part does not end at a multiple of it."""
+    """A row for each number of tokens of training, book and part; see `measured` for what is empty."""
     of, books, parts = curves.parts(text.L), len(text.books), []
     contexts = sorted({context for one in ends.values() for context in one.with_last})
     first, last = np.tile(of, (books, 1)).T
@@ -93,8 +101,10 @@ def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
         table |= {"n_documents": np.repeat(text.documents, len(of)), "units": text.units.flatten()}
         table |= {"nll_nats": one.nll.flatten().round(5)}
         for context in contexts:
-            there = (first > 2 * context) & (last <= text.L // context * context) & (context in one.with_last)
-            table[column(context)] = np.where(there, one.with_last.get(context, one.nll).flatten().round(5), np.nan)
+            nll = np.full(one.nll.shape, np.nan)
+            if context in one.with_last:
+                nll = np.where(measured(context, text.L), one.with_last[context].round(5), np.nan)
+            table[column(context)] = nll.flatten()
         parts.append(pd.DataFrame(table))
     return pd.concat(parts)
 
@@ -124,18 +134,23 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
     blocks = {int(tokens): block.sort_values(KEY[1:]) for tokens, block in table.groupby("tokens")}
     whole = [(book, *part) for book in books for part in of.tolist()]
     good = all(list(block[KEY[1:]].itertuples(index=False, name=None)) == whole for block in blocks.values())
-    good &= bool(np.isfinite(table["nll_nats"]).all() and (table[["units", "n_documents"]] > 0).all(axis=None))
-    if not good:
-        raise UserError(f"{path} lacks rows or numbers, or has rows that are there twice: {REMEDY}")
+    good &= bool(np.isfinite(table[["nll_nats", "units"]]).all(axis=None) and (table["n_documents"] > 0).all())
+    good &= bool((table.groupby("book")["units"].sum() > 0).all())  # of a part 0 or less: see text_of of evaluate.py
 
     def by_book(block: pd.DataFrame, name: str) -> np.ndarray:
         return block[name].to_numpy().reshape(len(books), len(of))
 
     ends = {}
-    for tokens, block in blocks.items():
-        nll = {context: by_book(block, name) for context, name in with_last.items() if block[name].notna().any()}
-        contexts = {context: np.nan_to_num(values) for context, values in nll.items()}
+    for tokens, block in blocks.items() if good else ():
+        contexts = {}
+        for context, name in with_last.items():
+            nll, there = by_book(block, name), measured(context, L)
+            if context == facts["reach"] or not np.isnan(nll).all():  # the others are measured after the last cosine
+                contexts[context] = np.where(there, nll, 0)
+                good &= bool(np.isfinite(contexts[context]).all() and np.isnan(nll[:, ~there]).all())
         ends[tokens] = Evaluated(model, seed, by_book(block, "nll_nats"), contexts)
+    if not good:
+        raise UserError(f"{path} lacks rows or numbers, or has rows that are there twice: {REMEDY}")
     block = next(iter(blocks.values()))
     text = Text(L, books, by_book(block, "n_documents")[:, 0], by_book(block, "units"), str(facts["unit"]))
     return Run(path, model, seed, text, ends, facts)
@@ -146,8 +161,10 @@ def refuse_others(runs: Sequence[Run]) -> None:
     seeds of one model."""
     for i, this in enumerate(runs):
         for before in runs[:i]:
-            keys = [*SAME, "training"] if before.name == this.name else SAME
+            keys = [*SAME, "training", "dtype"] if before.name == this.name else SAME
             found, wanted = ({key: of.facts[key] for key in keys} for of in (this, before))
             refuse_other(found, wanted, this.path, AGAIN)
             if (before.name, before.seed) == (this.name, this.seed):
-                raise UserError(f"--losses: {before.path} and {this.path} are both of {this.name}, seed {this.seed}")
+                raise UserError(
+                    f"--losses: {before.path} and {this.path} are both of {this.name}, seed {this.seed}: give each once"
+                )
