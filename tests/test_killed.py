@@ -56,16 +56,6 @@ def calibrate(folder: Path) -> list[object]:
     return [*flags, "--pool-documents", 500, "--out", "OUT"]
 
 
-def calibrate_two_point(folder: Path) -> list[object]:
-    flags = ["--processes", "markov", "topics", "--books", 20, "--tokens", 200, "--d-max", 8, "--replications", 30]
-    return [*flags, "--out", "OUT"]
-
-
-def calibrate_contrast(folder: Path) -> list[object]:
-    flags = ["--donors", 2, "--n-documents", 20, "--replications", 3, "--L-max", 32, "--L-fit-min", 8]
-    return [*flags, "--pool-documents", 500, "--out", "OUT"]
-
-
 def calibrate_clustered(folder: Path) -> list[object]:
     flags = ["--n-documents", 20, "--books", 4, "--replications", 21, "--bootstrap", 2, "--L-max", 32]
     return [*flags, "--L-fit-mins", 8, "--pool-documents", 500, "--out", "OUT"]
@@ -98,8 +88,6 @@ CASES: dict[str, Callable[[Path], list[object]]] = {
     "measure_mutual_info/count_ngrams.py": count,
     "measure_mutual_info/score_documents.py": score,
     "measure_mutual_info/calibration/bipartite.py": calibrate,
-    "measure_mutual_info/calibration/two_point.py": calibrate_two_point,
-    "measure_mutual_info/calibration/contrast.py": calibrate_contrast,
     "measure_mutual_info/calibration/clustered.py": calibrate_clustered,
     "gaussian_synthetic/train.py": gaussian_train,
     "gaussian_synthetic/evaluate.py": gaussian_evaluate,
