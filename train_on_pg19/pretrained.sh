@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 begin MODELS OUT
 
 inputs fig4 256 2048 8192
-models=$smollm2 top=${OUT:-$out/pretrained}
+models=$smollm2 top=${OUT:-$out/pretrained} tokenizer="" # that of each model
 case $PRESET in
     smoke) L=256 n=2 ;;
     cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;

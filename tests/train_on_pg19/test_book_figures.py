@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import call_shell, prose
+from conftest import ROOT, call_shell, prose
+
+PRETRAINED = "train_on_pg19/pretrained.sh"
 
 
 def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
@@ -51,6 +55,25 @@ def test_a_run_that_fails_is_named(corpus, tmp_path):
     assert "error: gpt5, L = 256, seed 0, see" in done.stderr
     assert "no model 'gpt5'" in done.stderr
     assert not (tmp_path / "mine" / "summary.csv").exists()
+
+
+def test_pretrained_models_read_tokens_of_their_own(tmp_path):
+    """What is called, by a stand-in for Python in a copy of the shell files."""
+    for name in ("common/environment.sh", "measure_mutual_info/_bipartite.sh", "train_on_pg19/_books.sh", PRETRAINED):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / "python"
+    python.write_text(f'#!/usr/bin/env bash\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
+    python.chmod(0o755)
+    settings = {"PYTHON": str(python), "PRESET": "smoke", "MODELS": "org/one org/two", "OUT": str(tmp_path / "out")}
+    done = subprocess.run(["bash", PRETRAINED], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    for program, flag in (("prepare_dataset.py", "--tokenizer"), ("evaluate.py", "--model")):
+        of = [call.split(f"{flag} ")[1].split()[0] for call in calls if program in call]
+        assert of == ["org/one", "org/two"]
+    drawn = next(call for call in calls if "plots/books.py" in call)
+    assert f"--pretrained {tmp_path}/out/one {tmp_path}/out/two" in drawn
 
 
 def test_bad_calls():
