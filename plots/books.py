@@ -163,9 +163,9 @@ def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.D
     of, unit, last = curves.summary.iloc[0], curves.unit, "/".join(f"{c:g}" for c in sorted(set(gains["context"])))
     title = f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books"
     y_labels = [
-        f"Loss (nats a {unit})",
-        f"Gap in loss (nats a {unit})",
-        f"Gain over the last {last}\ntokens (nats a {unit})",
+        f"Loss (nats per {unit})",
+        f"Gap in loss (nats per {unit})",
+        f"Gain over the last {last}\ntokens (nats per {unit})",
     ]
     fig, (left, middle, right), _ = new_figure([title, "", ""], y_labels, f"Position ({unit}s)")
     legend = draw_loss(left, Curves(smooth, summary, curves.gap, curves.crossover, gains, curves.counting), models)
@@ -181,8 +181,8 @@ def draw_training(folder: Path) -> Figure:
     tokens = read_table(folder / "tokens.csv", TOKENS, REMEDY, key=TOKENS[:3])
     gaps = read_table(folder / "token_gaps.csv", TOKEN_GAPS + GAIN_GAPS, REMEDY, ["lo95", "hi95", *GAIN_GAPS])
     gaps, unit, models = gaps[gaps["last"] == gaps["last"].max()].copy(), tokens["unit"].iloc[0], looks(summary)
-    said = [f"Loss (nats a {unit})", f"Gap in loss, last half\n(nats a {unit})"]
-    said += [f"Gap in gain over the last {gaps['context'].max():g}\ntokens, last half (nats a {unit})"]
+    said = [f"Loss (nats per {unit})", f"Gap in loss, last half\n(nats per {unit})"]
+    said += [f"Gap in gain over the last {gaps['context'].max():g}\ntokens, last half (nats per {unit})"]
     of = summary.iloc[0]
     title = f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books"
     fig, (left, *others), _ = new_figure([title, "", ""], said, "Tokens of training")

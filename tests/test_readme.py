@@ -245,7 +245,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
             at = [rows[rows["last"] >= position].iloc[0] for position in (4, 16, 128, 512, 2048) if position <= L]
             cells = [a, b, f"{L:,}", *(interval(row, "gap_nats", digits=3) for row in at), *["–"] * (5 - len(at))]
             quotes.append((page, f"| {' | '.join(cells)} |".replace("-0", "−0")))
-    for model in ("SmolLM2-135M", "gemma-3-270m"):
+    for model in ("SmolLM2-135M", "gemma-3-270m", "Qwen2.5-Coder-0.5B"):
         of, gains = (results(f"fig4/pretrained/{model}/{name}.csv") for name in ("summary", "gains"))
         at = gains.set_index(["context", "last"]).loc[[(64, 256), (64, 1024), (64, 4096), (512, 4096)]]
         cells = [model, f"{of['parameters'][0] / 1e6:.0f}", f"{of['nats_per_unit'][0]:.2f}"]

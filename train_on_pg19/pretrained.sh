@@ -3,7 +3,7 @@
 # out, in tokens of their own. The picture also has the models of fig4.sh, which comes first.
 #   PRESET=smoke  SmolLM2-135M, two documents of 256 tokens of ten books                         2 cores, 2 minutes
 #   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B, a document of 4,096 tokens     2 cores, 1 hour
-#                 of ten books (default; committed but for Qwen)
+#                 of ten books (default; committed)
 # Your own: MODELS="HuggingFaceTB/SmolLM2-360M Qwen/Qwen3-0.6B-Base" OUT=results/mine bash train_on_pg19/pretrained.sh [flags
 # of evaluate.py]. A killed run goes on by the same command.
 set -euo pipefail
