@@ -212,6 +212,7 @@ def test_a_model_of_others_has_no_training(files, tmp_path):
 
 def test_bad_input(files, tmp_path):
     other = write(tmp_path / "other.csv", "c", 0, (70,), documents="e")
+    rounded = write(tmp_path / "rounded.csv", "a", 2, (70,), dtype="bfloat16")
     twin = write(tmp_path / "twin.csv", "a", 0, (70,))
     slower = write(tmp_path / "slower.csv", "a", 2, (70,), training=FACTS["training"] | {"learning_rate": 0.5})
     table = pd.read_csv(files[2])
@@ -235,6 +236,7 @@ def test_bad_input(files, tmp_path):
             f'{other} was made with other settings (documents "e" there, "d" here): evaluate all models',
         ),
         ([files[0], slower], "training.learning_rate 0.5 there, 1.0 here"),
+        ([files[0], rounded], 'dtype "bfloat16" there, "float32" here'),
         ([files[0], twin], "are both of a, seed 0"),
         ([tmp_path / "short.csv"], "short.csv lacks rows or numbers, or has rows that are there twice: make it with"),
         ([tmp_path / "twice.csv"], "twice.csv lacks rows or numbers"),
