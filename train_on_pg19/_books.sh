@@ -71,7 +71,7 @@ split_sample() {
 # CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes
 # to $OUT. Of a corpus of one's own a share of the books is held out (--held-out of train.py).
 curves() {
-    local figure=$1 list models documents runs run losses=() model seed held_out=""
+    local figure=$1 list models documents runs losses=() model seed held_out=""
     shift
     if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     list=$(jobs <<< "$grid")
@@ -104,10 +104,7 @@ curves() {
     export python threads documents runs L held_out flags PRESET out choice
     echo "$(wc -l <<< "$list") runs, $workers at a time, into $runs"
     at_a_time "$workers" train <<< "$list"
-    while read -r model seed; do
-        run=$runs/${model}_$seed
-        losses+=("$out/losses/${model}_$seed.csv")
-    done <<< "$list"
+    while read -r model seed; do losses+=("$out/losses/${model}_$seed.csv"); done <<< "$list"
     compare "$out"
     if [ -n "$held_out" ]; then # the sample: these eight books are like many of those trained on
         compare "$out/addresses" --books "held_out/1*"
@@ -122,7 +119,8 @@ compare() {
     "$python" train_on_pg19/compare.py --losses "${losses[@]}" --out "$out" ${pairs:+--pairs $pairs} "$@"
     if [ "$PRESET" != paper ]; then
         # shellcheck disable=SC2086
-        "$python" train_on_pg19/counting_floor.py --run "$run" --documents "$documents" --out "$out" $choice "$@"
+        "$python" train_on_pg19/counting_floor.py --losses "${losses[0]}" --documents "$documents" --out "$out" \
+            $choice "$@"
     fi
     "$python" plots/books.py --results "$out" --out "$out/$figure"
     "$python" plots/books.py --results "$out" --out "$out/training" --figure training
@@ -138,13 +136,14 @@ jobs() {
     done
 }
 
-train() { # MODEL SEED: and evaluate
-    local run=$runs/$1_$2 name="$1, L = $L, seed $2"
+train() { # MODEL SEED: and evaluate; neither where the losses are there and the run is not
+    local run=$runs/$1_$2 losses=$out/losses/$1_$2.csv name="$1, L = $L, seed $2"
     # shellcheck disable=SC2086
     logged "$name" "$run.txt" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" --documents "$documents" \
-        --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} $flags --out "$run" || return
+        --preset "$PRESET" ${held_out:+--held-out-books "$held_out"} $flags --losses "$losses" --out "$run" || return
+    if [ ! -e "$run/run.json" ]; then return; fi
     # shellcheck disable=SC2086
     logged "$name" "$run.txt" train_on_pg19/evaluate.py --model "$run" --documents "$documents" --L "$L" \
-        --store "$runs/nll" --out "$out/losses/$1_$2.csv" $choice
+        --store "$runs/nll" --out "$losses" $choice
 }
 export -f train

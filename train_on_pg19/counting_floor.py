@@ -1,6 +1,7 @@
 r"""What counting makes of the held-out books: the loss of a PPM model in nats per byte, a floor for Figs. 4 and G.9.
 
-    python train_on_pg19/counting_floor.py --run runs/gpt2_4096 --documents data/documents/pg19_4096 --out results/fig4
+    python train_on_pg19/counting_floor.py --losses results/fig4/losses/gpt2_0.csv \\
+        --documents data/documents/pg19_4096 --out results/fig4
 
 PPMd (variant H, of 7-Zip, by pyppmd) predicts a byte from counts of up to `order` bytes before it, and goes on learning
 from the document that it reads. The text of all training documents is compressed, and then one held-out document after
@@ -33,8 +34,7 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.record import numbers, read_csv, write_csv
 from common.tokenizer import load_tokenizer
-from train_on_pg19 import train
-from train_on_pg19.nll import curves
+from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
 
 BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns of books.csv; from the fourth on numbers
@@ -42,8 +42,8 @@ BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns o
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(books.Choice):
-    run: Path  # a folder of train.py: which books it held out, and how many tokens of a document it read
-    documents: Path  # folder that prepare_dataset.py wrote, those that it was trained on
+    losses: Path  # a CSV of evaluate.py, of a run of train.py: which books it held out, and how many tokens it read
+    documents: Path  # folder that prepare_dataset.py wrote, those that the run was trained on
     out: Path  # the folder of compare.py
     orders: tuple[int, ...] = (4, 6, 8, 12, 16, 24)  # bytes of context at most
     megabytes: int = 1024  # memory for the counts; PPMd begins anew where they do not fit, and says nothing
@@ -84,12 +84,14 @@ def growth(training: bytes, documents: list[bytes], order: int, megabytes: int) 
 
 def main(cfg: Settings) -> None:
     started = time.time()
-    record = train.read_run(cfg.run)
-    L = record["identity"]["settings"]["L"]
+    run = sums.read(cfg.losses).facts["training"]
+    if not run:
+        raise UserError(f"--losses {cfg.losses}: not of a run of train.py, so it does not say what is held out")
+    L = run["L"]
     documents, facts = books.open_books(cfg.documents, L)
-    training, evaluation = books.split(documents, record["held_out_books"], L)
-    if not len(evaluation):
-        raise UserError(f"{cfg.documents} has none of the books that {cfg.run} held out: give other --documents")
+    if books.fingerprint(cfg.documents) != run["documents"]:
+        raise UserError(f"{cfg.documents}: not the documents that the run of {cfg.losses} was trained on")
+    training, evaluation = books.split(documents, run["held_out_books"], L)
     evaluation = books.drawn(documents, evaluation, cfg)
     tokenizer = load_tokenizer(facts["tokenizer"])
     ids = documents.with_format("numpy", columns=["input_ids"])
@@ -115,20 +117,20 @@ def main(cfg: Settings) -> None:
             "--max-documents-per-book and --seed as evaluate.py and compare.py had them"
         )
     print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")
-    rows, sums, of_each = [], [], np.unique(names)
+    rows, by_order, of_each = [], [], np.unique(names)
     for order in cfg.orders:
         nats = growth(learned, held, order, cfg.megabytes) * 8 * np.log(2)
-        sums.append(curves.book_sums(nats[:, None], names))
-        mean, error = curves.mean_by_book(sums[-1][:, 0], lengths)
+        by_order.append(curves.book_sums(nats[:, None], names))
+        mean, error = curves.mean_by_book(by_order[-1][:, 0], lengths)
         rows.append({"order": order, "nats_per_byte": mean.round(5), "stderr_nats_per_byte": error.round(5)})
         print(f"order {order}: {mean:.4g} ± {error:.2g} nats per byte")
     table = pd.DataFrame(rows).assign(L=L, n_documents=len(held), n_books=len(lengths), training_bytes=len(learned))
     best = int(table["nats_per_byte"].argmin())
-    rates, margins = sums[best][:, 0] / lengths, []
+    rates, margins = by_order[best][:, 0] / lengths, []
     by_book = pd.DataFrame({"order": cfg.orders[best], "book": of_each, "nats_per_byte": rates.round(6)})
     for model, of in evaluated.groupby("model", sort=False):
         losses = of.pivot(index="seed", columns="book", values="nats_per_unit")[of_each].to_numpy()
-        found = curves.gap([sums[best]], [(one * lengths)[:, None] for one in losses], lengths)
+        found = curves.gap([by_order[best]], [(one * lengths)[:, None] for one in losses], lengths)
         columns = {"margin_nats": found.gap, "stderr_nats": found.error, "lo95": found.lo95, "hi95": found.hi95}
         about = {"model": model, "L": L, "seeds": len(losses)} | {name: float(x[0]) for name, x in columns.items()}
         better = int((losses.mean(axis=0) < rates).sum())

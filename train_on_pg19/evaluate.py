@@ -339,7 +339,11 @@ def main(cfg: Settings) -> None:
     evaluated |= {"source": facts["source"], "contexts": contexts, "reach": reach}
     evaluated |= {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
     evaluated |= {"dtype": dtype_of(cfg, candidate)}
-    evaluated["training"] = {name: of for name, of in candidate.settings.items() if name != "seed"}
+    evaluated["training"] = {}
+    if trained := candidate.run:
+        known = trained["identity"]
+        digest = known["documents"]["fingerprint"]
+        evaluated["training"] = train.shared_by_seeds(known["settings"], digest, trained["held_out_books"])
     about = {"tokenizer": facts["tokenizer"], "weights": weights, "device": pretrained.find_device(cfg.device)}
     table, inputs = sums.rows(ends, text), [cfg.documents / "state.json"]
     write_csv(cfg.out, table, cfg, inputs, started, evaluated=evaluated, **about)

@@ -33,9 +33,10 @@ from transformers.utils import logging
 
 from common import training
 from common.cli import UserError, run
-from common.resume import RESUME_OK
+from common.resume import RESUME_OK, identity, refuse_other
 from common.tokenizer import NAMED
 from common.training import RUN
+from train_on_pg19.nll import sums
 from train_on_pg19.training import books, models
 
 # Biases and norms, as the Trainer of transformers tells them.
@@ -58,6 +59,8 @@ class Settings(training.Settings):
     vocab: int | None = None
     """rows of the embedding; default: tokenizer's ids and a start token, up to a multiple of 256 (paper: 50,432)"""
     clip: float | None = 1.0  # not in the paper: largest norm of the gradient; None: no bound
+    losses: Path | None = field(default=None, metadata=RESUME_OK)
+    """a CSV of evaluate.py: where it has the losses of this training up to its last step, no new run is begun"""
 
     def validate(self) -> None:
         self.at_least_one("L", "batch_tokens")
@@ -106,6 +109,29 @@ def read_run(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path} is not of train.py, or damaged: train again in another --out")
     return found
+
+
+def shared_by_seeds(settings: dict[str, Any], documents: str, held_out_books: Sequence[str]) -> dict[str, Any]:
+    """What seeds of one training have in common: settings, fingerprint of the documents, books held out.
+
+    The configuration is left out: it follows from the model's name, and versions of transformers write it differently.
+    """
+    same = {name: value for name, value in settings.items() if name != "seed"}
+    return same | {"documents": documents, "held_out_books": list(held_out_books)}
+
+
+def evaluated(cfg: Settings, of: training.Task) -> bool:
+    """Whether there is no run in --out yet, and --losses has the losses at its last step.
+
+    UserError: they are of another training, or damaged.
+    """
+    if cfg.losses is None or not cfg.losses.exists() or (cfg.out / RUN).exists():
+        return False
+    found = sums.read(cfg.losses)
+    wanted = shared_by_seeds(identity(cfg), of.identity["documents"]["fingerprint"], of.facts["held_out_books"])
+    there, here = {"seed": found.seed, **found.facts["training"]}, {"seed": cfg.seed, **wanted}
+    refuse_other(there, here, cfg.losses, "name another --losses, or delete it to train again")
+    return training.cosine_ends(of.steps, cfg.restarts)[-1] * cfg.batch_tokens in found.ends
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -193,7 +219,11 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
 def main(cfg: Settings) -> None:
     logging.disable_progress_bar()  # of the single file that a checkpoint writes
     with training.processes(cfg) as accelerator:
-        training.train(cfg, task(cfg, accelerator.device), accelerator)
+        of = task(cfg, accelerator.device)
+        if evaluated(cfg, of):
+            accelerator.print(f"not trained: {cfg.losses} has the losses of this training")
+        else:
+            training.train(cfg, of, accelerator)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import pytest
 from conftest import call_script, one_line_error, prose, trained, write_documents
 from scipy import stats
 
-from train_on_pg19 import train
 from train_on_pg19.counting_floor import growth
 
 SCRIPT = "train_on_pg19/counting_floor.py"
@@ -35,11 +34,11 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     documents = write_documents(tmp_path / "documents", ids, 256)
     flags = ["--L", 400, "--batch-tokens", 400, "--epochs", 0.5, "--held-out-books", "book [01]"]
     run = trained("train_on_pg19/train.py", tmp_path / "run", "--documents", documents, *flags)
-    given = ["--run", run, "--documents", documents, "--out", tmp_path / "out", "--orders", 2, 4]
-    assert "no file" in one_line_error(call_script(SCRIPT, *given))  # of compare.py
     losses = tmp_path / "losses.csv"
+    given = ["--losses", losses, "--documents", documents, "--out", tmp_path / "out", "--orders", 2, 4]
     flags = ["--model", run, "--documents", documents, "--out", losses, "--device", "cpu"]
     assert call_script("train_on_pg19/evaluate.py", *flags).returncode == 0
+    assert "books.csv" in one_line_error(call_script(SCRIPT, *given))  # of compare.py
     assert call_script("train_on_pg19/compare.py", "--losses", losses, "--out", tmp_path / "out").returncode == 0
     done = call_script(SCRIPT, *given, "--megabytes", 16)
     assert done.returncode == 0, done.stderr
@@ -72,7 +71,7 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     for changes, said in (
         (["--orders", 1], "--orders 1: from 2 to 64 bytes"),
         (["--megabytes", 0], "--megabytes 0: from 1 to 4,095"),
-        (["--documents", others], f"has none of the books that {run} held out"),
-        (["--run", tmp_path], f"no file {tmp_path / train.RUN}"),
+        (["--documents", others], f"{others}: not the documents that the run of {losses} was trained on"),
+        (["--losses", tmp_path / "none.csv"], "none.json is not there"),
     ):
         assert said in one_line_error(call_script(SCRIPT, *given, *changes))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import call_script, one_line_error, tiny_model, trained, write_documents
+from conftest import TINY_RUN, call_script, one_line_error, tiny_model, trained, write_documents
 from transformers import AutoModelForCausalLM
 
 from common import pretrained
@@ -73,9 +73,12 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_documents(tmp_path_factory.mktemp("documents") / "words", ids, IDS)
 
 
+TRAIN = "train_on_pg19/train.py"
+FLAGS = ["--held-out", 0.3, "--warmup", 2, "--log-every", 2, "--checkpoint-every", 4, "--learning-rate", 3e-3]
+
+
 def train_one(documents: Path, out: Path, *changes: object) -> Path:
-    flags = ["--held-out", 0.3, "--warmup", 2, "--log-every", 2, "--checkpoint-every", 4, "--learning-rate", 3e-3]
-    return trained("train_on_pg19/train.py", out, *flags, "--documents", documents, *changes)
+    return trained(TRAIN, out, *FLAGS, "--documents", documents, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,28 @@ def test_what_is_written_are_sums_over_held_out_documents(documents, runs, evalu
     key = next(key for key, of in stored(evaluated / "nll").items() if np.allclose(of.sum(), nll.sum(), atol=1e-3))
     late = stored(evaluated / "nll", "last8")[key]
     assert table["last8_nats"].sum() == pytest.approx(late.astype(float).sum(), abs=1e-3)
+
+
+def test_losses_that_are_there_are_not_trained_again(documents, evaluated, tmp_path):
+    """Of the same training up to its last step, where there is no run; those of another training are refused."""
+    losses, run = ["--losses", evaluated / "tiny_0.csv"], tmp_path / "run"
+    done = call_script(TRAIN, *TINY_RUN[TRAIN], *FLAGS, "--documents", documents, *losses, "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert f"not trained: {losses[1]} has the losses of this training" in done.stdout
+    assert not run.exists()
+    others = write_documents(tmp_path / "others", {f"book {i}": [[i] * 40, [i + 1] * 40] for i in range(10)}, IDS)
+    for changes, said in (
+        (["--seed", 1], "seed 0 there, 1 here"),
+        (["--learning-rate", 4e-3], "learning_rate 0.003 there, 0.004 here): name another --losses, or delete it"),
+        (["--documents", others], "documents "),
+        (["--held-out-books", "book 0"], "held_out_books "),
+    ):
+        given = [*TINY_RUN[TRAIN], *FLAGS, "--documents", documents, *losses, *changes, "--out", run]
+        assert said in one_line_error(call_script(TRAIN, *given))
+    train_one(documents, run, *losses, "--restarts", 1)  # goes on after the last step that they have
+    assert max(train.checkpoints(run)) == 3 * 14
+    begun = call_script(TRAIN, *TINY_RUN[TRAIN], *FLAGS, "--documents", documents, *losses, "--out", run)
+    assert "not trained" not in begun.stdout
 
 
 def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path):
