@@ -51,7 +51,7 @@ if not common or not common.origin or not os.path.samefile(os.path.dirname(commo
 begin() {
     local setting reason value
     PRESET=${PRESET:-cpu}
-    for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS LENGTHS SEEDS FIT RUNS WORKERS SPLIT OUT; do
+    for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS WORKERS SPLIT OUT; do
         case " $* " in *" $setting "*) continue ;; esac
         if [ -n "${!setting:-}" ]; then
             echo "error: ${0##*/} takes no $setting, and it is set to '${!setting}': unset it;" \

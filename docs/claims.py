@@ -271,7 +271,7 @@ def attention_is_flat(summary):
     """GPT2's KL is flat in L"""
     kl, used = by_length(summary, "mean_kl_nats").loc["gpt2-128"], by_length(summary, "utilisation", "min")
     least, share = used.loc["gpt2-128"].min(), (kl / by_length(summary, "mean_kl_nats").loc["independent"]).max()
-    ours = f"KL per token at L = {', '.join(map(str, kl.index))}: {listed(kl)} nats, "
+    ours = f"KL per token at L = {', '.join(map(str, kl.index))}: {listed(kl)} nats, which is "
     ours += f"at most {100 * share:.2f}% of what ignoring the past costs"
     reason = f"it loses at most {100 * (1 - least):.1f}% of I(L/2; L) at any length and seed"
     return ours, decided(least >= 0.98, UNDECIDED), reason
@@ -288,7 +288,7 @@ def fixed_states_grow(summary):
     states = kl.index[kl.index.str.startswith("mamba2")].sort_values(key=lambda names: size[names])
     small, large = states[1], states[-1]
     ours = f"Mamba2 of {size[small]:,.0f} elements: {listed(kl.loc[small])}; the largest fixed state, of "
-    ours += f"{size[large]:,.0f}, stays at {kl.loc[large].max():.2g}"
+    ours += f"{size[large]:,.0f}, stays at or below {kl.loc[large].max():.2g}"
     done = summary[summary["L"] == last].groupby("model")["converged"].all()
     floor = FLOOR * kl.loc["independent", last]  # where training may stop: less says nothing about the state
     ordered = kl.loc[[name for name in states if done[name]], last].clip(lower=floor).is_monotonic_decreasing

@@ -8,11 +8,11 @@
 #   PRESET=gpu    the ten models to L = 1,024, three seeds, eight runs at a time              one GPU
 #   PRESET=paper  Table F.1: 12 models, 64 copies per token, 500,000 steps each               one GPU of 80 GB, months; days a run
 # Steps, learning rate, batch and copies of each preset stand at the top of train.py (PRESETS), draws in evaluate.py.
-# But for the paper's, a run starts from the weights of the run of the same model at a fourth of its length.
+# Except with PRESET=paper, a run starts from the weights of the run of the same model at a fourth of its length.
 # A part of it, or a model of your own (a line in common/architectures.py), and other lengths or families:
 #     MODELS="gpt2-128 gru-128-32" LENGTHS="16 64" SEEDS="0 1" OUT=results/mine bash gaussian_synthetic/fig3.sh --steps 2000
-# where what is left out is the ten models, 16 64 256 and seed 0, whatever the preset.
-# Flags go to train.py, e.g. --family logarithmic, and alone leave the runs those of the preset; they too want an OUT.
+# MODELS, LENGTHS and SEEDS that are not given are the ten models, 16 64 256 and 0, in every preset. Flags go to train.py,
+# e.g. --family logarithmic. With flags alone the runs are those of the preset; they need an OUT, too.
 # WORKERS=4 trains four runs at a time, RUNS=folder puts the checkpoints there. A killed run goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -3,7 +3,7 @@
 #   PRESET=smoke  three models to 65,536 tokens, the paper's laws                           1 CPU core, 10 seconds
 #   PRESET=cpu    all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
 #                 was measured on books (committed; default)
-#   PRESET=paper  the same with the laws of PRESET=paper, once fig2b.sh has measured them   1 CPU core, half a minute
+#   PRESET=paper  the same with the laws that PRESET=paper fig2b.sh has measured            1 CPU core, half a minute
 # Models of your own, and a law:
 #     MODEL="Qwen/Qwen3-8B my_model/" FIT=results/mine/fit.csv OUT=results/mine/condition bash l2m_condition/condition.sh
 # Flags go to required_state.py, e.g. --bits-per-element 4 --wanted 100_000.

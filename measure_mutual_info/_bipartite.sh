@@ -77,8 +77,7 @@ find_start() {
     start=()
     case $model in
         "$smollm2") start=(--bos "<|endoftext|>") ;;
-        # Of qwen_large <|endoftext|> costs less; its committed scores have this one.
-        "$qwen_small" | "$qwen_large") start=(--bos "<|im_start|>") ;;
+        "$qwen_small") start=(--bos "<|im_start|>") ;;
     esac
 }
 

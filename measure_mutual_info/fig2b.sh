@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fig. 2b: bipartite mutual information I(L/2; L) of books against L, three estimators, with fitted exponents; and
+# Fig. 2b: bipartite mutual information I(L/2; L) of books against L, four estimators, with fitted exponents; and
 # sweep.png, β in every window of lengths.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of four books to L = 128                          2 CPU cores, 1 minute
 #   PRESET=demo   the same, 32 documents to L = 1024                                          2 CPU cores, 5 to 8 minutes

@@ -2,7 +2,7 @@
 # Fig. 2c: two-point mutual information I(W_i; W_{i+d}) of books against the distance d, less its plateau C, with the
 # fitted exponent α.
 #   PRESET=smoke  two of the sample books, d = 1 … 256                                        1 CPU core, half a minute
-#   PRESET=cpu    twelve books (before 1920), d = 1 … 8192, fitted to 4096 (the committed    1 CPU core, two minutes
+#   PRESET=cpu    twelve books (before 1920), d = 1 … 8192, fitted to 4096 (the committed    1 CPU core, 5 minutes
 #                 results; default), and beside it the null and a tokenizer of 1,024 tokens
 #   PRESET=paper  PG19 with the tokens of Llama 3.1, d = 1 … 8192, fitted to 4096             16 CPU cores, hours
 # The paper's number: 1.10 · d^−0.91. With PRESET=cpu the tokens are parts of words: expect a steeper fall within words, up to

@@ -7,7 +7,8 @@
 #                 (committed; default)
 #   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each    8 (16) × H100, hours
 # Backend, precision and documents a text of each preset stand at the top of score_documents.py (PRESETS).
-# Fig. 2b is one of the panels: fig2b.sh with the same PRESET makes it where it is missing.
+# Fig. 2b is one of the panels: fig2b.sh with the same PRESET makes it where it is missing. With OUT alone all is scored
+# again, both figures into OUT.
 # Your own models, hub ids or files, on a corpus of your own (38 texts of the sample if not given), to L = 2048:
 #     MODELS="HuggingFaceTB/SmolLM2-135M Qwen/Qwen3-0.6B-Base" CORPUS=… OUT=results/mine bash measure_mutual_info/figB1.sh \
 #         [flags of score_documents.py]
@@ -40,12 +41,13 @@ esac
 # A name, and patterns of books.
 kinds_of_text="whole_books books/* more_books/[!s]* more_books/sense_*
 addresses */state_of_the_union/*"
-top=$results/figB1
 if [ -n "${MODELS:-}${CORPUS:-}" ]; then
     top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS or a CORPUS of your own the results go there"}
     grid="own | ${CORPUS:-books} | 2048 | $own | ${MODELS:-$smollm2}"
 else
-    bash measure_mutual_info/fig2b.sh
+    results=${OUT:-$results}
+    top=$results/figB1
+    OUT=$results/fig2b bash measure_mutual_info/fig2b.sh "$@"
 fi
 
 compared=() drawn=() kinds=()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fig. B.4: two-point mutual information of books (the run of Fig. 2c) and of Wikipedia, side by side.
 #   PRESET=smoke  20 articles of the Wikipedia excerpt, d = 1 … 256                           1 CPU core, half a minute
-#   PRESET=cpu    the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, half a minute
+#   PRESET=cpu    the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, 1 minute
 #                 (the committed results; default)
 #   PRESET=paper  all of Wikipedia, tokens of Llama 3.1, d = 1 … 256                          16 CPU cores, hours
 # The run of fig2c.sh with the same PRESET is reused, or made. Flags go to count_ngrams.py.

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from common.cli import UserError, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
-from common.resume import RESUME_OK, Pieces, finished, identity
+from common.resume import RESUME_OK, Pieces, finished, identity, read_identity
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import passes
 
@@ -48,7 +48,8 @@ class Settings:
     seed: int = 0  # of the draws of documents and of the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """auto: bfloat16 on a processor (AVX512-BF16, AMX) or GPU that computes in it, else float32"""
+    """auto: that of the scores in --out; where there are none, bfloat16 on a processor (AVX512-BF16, AMX) or GPU that
+    computes in it, else float32"""
     batch_tokens: int = 4096
     """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
     bos: str | None = None  # token to put in front of everything; the tokenizer's BOS if not given, or else its EOS
@@ -270,7 +271,9 @@ def main(cfg: Settings) -> None:
     if cfg.dtype == "auto":
         from common.pretrained import find_device, find_dtype
 
-        cfg = replace(cfg, dtype=find_dtype(find_device(cfg.device)))  # so that the record and the identity name it
+        there = read_identity(cfg.out.with_suffix(".json"), "identity") if cfg.out.exists() else None
+        found = there.get("dtype") if isinstance(there, dict) else None  # committed scores serve every machine
+        cfg = replace(cfg, dtype=found or find_dtype(find_device(cfg.device)))  # so that the record names it
         print(f"computing in {cfg.dtype}")
     sample = draw_sample(cfg)
     bos, start_text, revision = check_model(cfg, sample)

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
-begin MODEL CORPUS PREPARE_FLAGS OUT
+begin MODEL CORPUS PREPARE_FLAGS OTHER_START OUT
 
 n_documents=all
 case $PRESET in

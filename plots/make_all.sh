@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Redraws every figure from the committed CSVs in results/, as PNG and PDF. No GPU, no model; one CPU core, a minute.
-# Figures 2b, B.2 and B.3 show one run, B.1 this one beside those in results/figB1; Figure 2c shows results/fig2c, B.4 and
-# B.5 this one beside results/figB4/wikipedia. Figures G.7, G.8, utilisation and training show the runs of Fig. 3. Figures
-# 1 and 2a are drawings.
+# Figures 1 and 2a are drawings.
 #
 #     bash plots/make_all.sh
 set -euo pipefail

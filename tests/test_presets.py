@@ -149,7 +149,7 @@ def test_what_stands_in_a_preset_is_what_a_run_records(tmp_path, monkeypatch):
     assert "copies 3" in one_line_error(other)
 
 
-@pytest.mark.parametrize("variable", ["smollm2", "gemma", "qwen_small"])
+@pytest.mark.parametrize("variable", ["smollm2", "gemma", "qwen_small", "qwen_large"])
 def test_the_figures_name_the_start_token_that_costs_least(variable):
     script = (
         f'. measure_mutual_info/_bipartite.sh; model=${variable}; find_start; short "$model"; echo "${{start[1]:-}}"'

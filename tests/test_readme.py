@@ -199,6 +199,7 @@ def quoted_series() -> list[tuple[str, str]]:
             whole, late = ("{:.2f} [{:.2f}, {:.2f}]".format(*of).replace("-", "−") for of in long.to_numpy())
             quotes.append((page, f"its own token adds {whole} to β over all L and {late} from L = 256 on"))
             quotes.append((page, f"{-row['value']:.1f} [{-row['hi95']:.1f}, {-row['lo95']:.1f}] nats higher at L = 64"))
+        best, other = (token.replace("|", "\\|") for token in (best, other))  # which would end a cell
         quotes.append((page, f"| {model} | `{best}` | {first:.2f} | `{other}` | {second:.2f} | {said} |"))
     return quotes
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fig. 4 with pretrained models, which have read far more text: loss and what context gains on the books that fig4.sh holds
-# out, in tokens of their own. The picture also has the models of fig4.sh, which comes first.
+# out, in tokens of their own. The picture also has the models of results/fig4.
 #   PRESET=smoke  SmolLM2-135M, two documents of 256 tokens of ten books                         2 cores, 2 minutes
 #   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B, a document of 4,096 tokens     2 cores, 1 hour
 #                 of ten books (default; committed)

@@ -89,7 +89,7 @@ def test_a_finished_run_has_its_record_and_is_used_again(inputs, uninterrupted):
 
 @pytest.mark.parametrize(("able", "dtype"), [(True, "bfloat16"), (False, "float32")])
 def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, able, dtype, monkeypatch):
-    """A run is not continued on a machine where it means another."""
+    """A run is not continued on a machine where it means another; one that is complete is."""
     out, auto = tmp_path / "scores.csv", {"L-max": 8, "dtype": "auto", "device": "cpu"}
 
     def processor(able: bool) -> None:
@@ -101,8 +101,11 @@ def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, able, dtyp
     facts = json.loads(out.with_suffix(".json").read_text())
     assert facts["identity"]["dtype"] == facts["settings"]["dtype"] == dtype
     assert "complete already" in call_script(SCRIPT, *arguments(inputs, out, **auto | {"dtype": dtype})).stdout
+    half, auto_half = tmp_path / "half.csv", auto | {"batch-tokens": 32}
+    call_script(SCRIPT, *arguments(inputs, half, **auto_half, shard="0/2"))
     processor(not able)
-    assert "(dtype " in one_line_error(call_script(SCRIPT, *arguments(inputs, out, **auto)))
+    assert "complete already" in call_script(SCRIPT, *arguments(inputs, out, **auto)).stdout
+    assert "(dtype " in one_line_error(call_script(SCRIPT, *arguments(inputs, half, **auto_half, shard="1/2")))
 
 
 def test_shards_share_a_run_and_the_last_step_can_be_killed(inputs, uninterrupted, tmp_path):
