@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 
 import pandas as pd
@@ -72,6 +73,25 @@ def test_from_texts_to_the_figures(mine):
     assert (results / "scores.csv").stat().st_mtime_ns == before
     done = figure("fig2b", mine, CORPUS=f"{mine}/nothing", OUT=f"{mine}/other")
     assert (done.returncode, "no file at" in done.stderr, (mine / "other").exists()) == (2, True, False)
+
+
+def test_all_of_figure_b1_goes_to_out(tmp_path):
+    """What is called, by a stand-in for Python; without OUT the run of Fig. 2b is the committed one."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/usr/bin/env bash\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
+    python.chmod(0o755)
+    for out, results in (("", "results"), (f"{tmp_path}/again", f"{tmp_path}/again")):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        done = figure("figB1", None, "--dtype", "float32", PYTHON=str(python), PRESET="cpu", OUT=out)
+        assert done.returncode == 0, done.stderr
+        calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+        made = [re.search(r"--out (\S+)", call)[1] for call in calls if " --out " in call]
+        assert all(path.startswith((f"{results}/fig2b", f"{results}/figB1", "data/documents/")) for path in made)
+        scored = [call for call in calls if "score_documents.py" in call]
+        assert len(scored) == 7
+        assert all(call.endswith("--dtype float32") for call in scored)
+        compared = next(call for call in calls if f"--out {results}/figB1/books" in call and "compare" in call)
+        assert f"--scores {results}/fig2b/scores.csv {results}/figB1/books/gemma-3-270m/scores.csv" in compared
 
 
 def test_two_point_from_texts_to_the_figure(tmp_path):
