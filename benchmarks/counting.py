@@ -40,8 +40,7 @@ import pyarrow as pa
 from datasets import Dataset
 from tqdm import tqdm
 
-from benchmarks.fresh_process import in_a_process, peak_bytes
-from benchmarks.publish import publish
+from benchmarks.publish import in_a_process, peak_bytes, publish
 from common.cli import UserError, run
 from common.record import ROOT
 from measure_mutual_info.counting.document_stream import open_stream

@@ -28,8 +28,7 @@ import scipy.linalg.blas
 import torch
 from tqdm import tqdm
 
-from benchmarks.fresh_process import in_a_process, peak_bytes
-from benchmarks.publish import median_seconds, publish, row
+from benchmarks.publish import in_a_process, median_seconds, peak_bytes, publish, row
 from common.cli import UserError, run
 from gaussian_synthetic.exact import dense, families
 

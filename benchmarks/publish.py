@@ -1,26 +1,27 @@
-"""What every benchmark does: time work, and write and show a table of ratios."""
+"""What every benchmark does: time work, here or in a fresh process, and write and show a table of ratios."""
 
 from __future__ import annotations
 
+import json
+import re
 import statistics
-import time
+import subprocess
+import sys
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from common.record import write_csv
+from common.record import ROOT, write_csv
+
+WARM_BYTES = 3_000_000_000
 
 
 def median_seconds(work: Callable[[], object], rounds: int) -> float:
     """Of `rounds` calls, after one that is not counted."""
-    seconds = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+    return statistics.median(timeit.repeat(work, repeat=rounds + 1, number=1)[1:])
 
 
 def row(
@@ -38,3 +39,24 @@ def publish(table: pd.DataFrame, cfg: Any, started: float, out: Path | None = No
     write_csv(out or cfg.out, table, cfg, started=started, **facts)
     print(table.drop(columns="benchmark").to_string(index=False))
     print(f"wrote {out or cfg.out}")
+
+
+def in_a_process(function: str, *arguments: object) -> dict:
+    """What a function of a module, such as "benchmarks.counting.ours", returns when called in a fresh process.
+
+    arguments: paths and what repr() writes. The function returns what JSON can say. Before it another process takes and
+    returns WARM_BYTES, so that none waits for memory that a virtual machine has not got yet.
+    """
+    module, _, name = function.rpartition(".")
+    parts = ", ".join(f"Path({str(a)!r})" if isinstance(a, Path) else repr(a) for a in arguments)
+    code = f"import json\nfrom pathlib import Path\nfrom {module} import {name}\nprint(json.dumps({name}({parts})))"
+    subprocess.run([sys.executable, "-c", f"import numpy; numpy.ones({WARM_BYTES // 8})"], check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{function}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_bytes() -> int:
+    """Peak resident bytes of this program (Linux); getrusage's would begin with those of the one that started it."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -35,8 +35,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.fresh_process import peak_bytes
-from benchmarks.publish import publish, row
+from benchmarks.publish import peak_bytes, publish, row
 from common.cli import UserError, run
 from common.documents import open_documents
 from common.pretrained import find_device, load_config, load_model

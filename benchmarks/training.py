@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -194,12 +195,7 @@ def speed_rows(cfg: Settings) -> pd.DataFrame:
 def _peak_here() -> float:
     """Operations a second of the fastest of ten products of matrices."""
     one = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        one @ one
-        seconds.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(seconds)
+    return 2 * 2048**3 / min(timeit.repeat(lambda: one @ one, repeat=10, number=1))
 
 
 def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:

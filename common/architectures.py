@@ -88,11 +88,6 @@ MODELS: dict[str, Architecture] = {
     "mamba2-130m": _mamba2(24, 768),
     "mamba2-370m": _mamba2(48, 1024),
     "mamba2-790m": _mamba2(48, 1536),
-    # not in the paper: other architectures of about 130 million parameters with a vocabulary
-    "gpt-neox-160m": _attention("gpt_neox", 12, 768, 12, 3072),
-    "qwen3-130m": _attention("qwen3", 12, 768, 12, 2048, num_key_value_heads=4, head_dim=64),
-    "window-130m": _attention("mistral", 12, 768, 12, 2048, num_key_value_heads=4, sliding_window=128),
-    "hybrid-130m": _hybrid(12, 768, 12, 2048, every=4),
     # not in the paper: two layers for Gaussian sequences on a CPU. All have a table of positions: without one a
     # recurrent model this small stays far above what its state allows, perhaps because it has to learn to count (rows
     # of 4, of 16, …), as names that end in -no-pos show. The number behind mamba2-mini is the size of its two recurrent
@@ -111,7 +106,6 @@ MODELS: dict[str, Architecture] = {
     "gpt2-128": _with_positions(_gpt2(2, 128, 8)),
     "qwen3-128": _with_positions(_attention("qwen3", 2, 128, 8, 256, num_key_value_heads=8, head_dim=16)),
     "window-128": _with_positions(_attention("mistral", 2, 128, 8, 256, num_key_value_heads=8, sliding_window=16)),
-    "mamba-128": _with_positions(_mamba(2, 128, state_size=16)),
     # not in the paper: for books on a CPU. In the order small, medium, large: 0.8, 3.1 and 19 million parameters of a
     # transformer without the vocabulary, and about as many of the others, which have twice its layers, as in the
     # tables. The recurrences of mamba2-mini keep 32,768, 65,536 and 196,608 elements, and with -state1 a 16th of
@@ -148,12 +142,9 @@ def architecture(name: str) -> Architecture:
     kind, width, state = found[1], int(found[2]), int(found[3])
     if min(width, state) < 1:
         raise UserError(f"model {name}: width and state are at least 1")
-    sized = _gru(width, state) if kind == "gru" else _narrow_mamba2(width, state)
+    gru = {"num_hidden_layers": 1, "hidden_size": width, "state_size": state}
+    sized = Architecture("gru", gru) if kind == "gru" else _narrow_mamba2(width, state)
     return sized if found[4] else _with_positions(sized)
-
-
-def _gru(width: int, state: int) -> Architecture:
-    return Architecture("gru", {"num_hidden_layers": 1, "hidden_size": width, "state_size": state})
 
 
 def _narrow_mamba2(width: int, elements: int) -> Architecture:

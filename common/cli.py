@@ -145,6 +145,13 @@ def check_settings(cfg: Any) -> None:
                 raise UserError(f"{flag} {shown} is given twice: give each once")
 
 
+def at_least(least: int, cfg: Any, *names: str) -> None:
+    """UserError: a setting of one of these names is below `least`; None is not given."""
+    for name in names:
+        if (value := getattr(cfg, name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")
+
+
 def _say(line: str) -> int:
     print(line, file=sys.stderr)
     return 2

@@ -53,7 +53,7 @@ def in_parallel(
             done, _ = wait(pending, WAKE_EVERY, FIRST_COMPLETED)
             if not done:
                 # Of a worker that was started last the pool would not notice the death: it looks anew when it is woken.
-                pool.submit(_nothing)  # not cancelled: a pool that breaks would stumble over it
+                pool.submit(int)  # not cancelled: a pool that breaks would stumble over it
             for future in done:
                 yield pending.pop(future), future.result()
         pool.shutdown()
@@ -73,10 +73,6 @@ def _submit(pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Tas
         return pool.submit(work, task)
     except OSError as error:  # the process that was being started is gone
         raise BrokenProcessPool from error
-
-
-def _nothing() -> None:
-    pass
 
 
 def _follow_parent() -> None:

@@ -29,6 +29,7 @@ ATTENTION = {
     "attn_logit_softcapping": "eager",  # sdpa drops the soft-cap (Gemma 2, VaultGemma)
     "alibi": "sdpa",  # eager adds the bias twice (Falcon)
 }
+LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a time: bounds the fp32 copy
 MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")  # that old checkpoints keep
 
 
@@ -167,6 +168,16 @@ def sees_what_follows(model: PreTrainedModel, tokens: int = 8) -> bool:
     before = model(input_ids=ids).logits[:, :-1].float()
     # Rounding in bfloat16 is a hundredth of this, what an encoder sees many times as much.
     return bool((before[0] - before[1]).abs().max() > 0.05 * before.std())
+
+
+def target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log softmax(logits)[target] in float32: logits (rows, n, vocabulary), targets (rows, n) → (rows, n), in nats."""
+    flat, wanted = logits.flatten(0, 1), targets.flatten()
+    pieces = [
+        -torch.nn.functional.cross_entropy(some.float(), ids, reduction="none")
+        for some, ids in zip(flat.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True)
+    ]
+    return torch.cat(pieces).view(targets.shape)
 
 
 def find_device(device: str) -> str:

@@ -74,11 +74,13 @@ def write_csv(
         replace_text(path.with_suffix(".json"), record)
 
 
-def read_csv(path: Path | str, columns: Sequence[str], remedy: str) -> pd.DataFrame:
-    """These columns of a CSV, as text, because a document may be called "NA" or "1e5"; see `numbers` for the others.
+def read_csv(
+    path: Path | str, columns: Sequence[str], remedy: str, floats: Sequence[str] = (), whole: Sequence[str] = ()
+) -> pd.DataFrame:
+    """These columns of a CSV, as text, because a document may be called "NA" or "1e5", but for `floats` and `whole`.
 
     remedy: what to do about a bad file, the end of the messages. UserError: no such file, no CSV table, columns
-    missing.
+    missing, or as `numbers`, `whole_numbers`.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -89,7 +91,11 @@ def read_csv(path: Path | str, columns: Sequence[str], remedy: str) -> pd.DataFr
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {remedy}")
-    return table[list(columns)].astype(object)
+    table = table[list(columns)].astype(object)
+    for read, names in ((whole_numbers, whole), (numbers, floats)):
+        for name in names:
+            table[name] = read(table[name], path, remedy)
+    return table
 
 
 def numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from common.cli import UserError
+from common.cli import UserError, at_least
 from common.flops import flops_a_token, peak_flops
 from common.record import atomic_file, versions, write_csv
 from common.resume import RESUME_OK, begin, begun, identity
@@ -82,21 +82,14 @@ class Settings:
     """auto, cpu, cuda or cuda:1; under torchrun each process takes the GPU of its local rank"""
 
     def validate(self) -> None:
-        self.at_least_one("accumulate", "log_every", "checkpoint_every")
+        at_least(1, self, "accumulate", "log_every", "checkpoint_every")
         if not (self.learning_rate > 0 and (self.clip is None or self.clip > 0)):
             raise UserError(f"--learning-rate {self.learning_rate}, --clip {self.clip}: above 0")
-        for name in ("warmup", "weight_decay", "restarts", "stop_below", "negligible"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
+        at_least(0, self, "warmup", "weight_decay", "restarts", "stop_below", "negligible")
         if self.checkpoint_every % self.log_every:
             raise UserError(f"--checkpoint-every {self.checkpoint_every}: a multiple of --log-every {self.log_every}")
         if self.optimizer == "muon" and self.fsdp:
             raise UserError("--optimizer muon works on whole matrices, and --fsdp shards them: leave one out")
-
-    def at_least_one(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
 
 
 @dataclass

@@ -38,15 +38,16 @@ import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.parallel import in_parallel
-from common.record import numbers, read_csv, write_csv
+from common.record import read_csv, write_csv
 from common.resume import RESUME_OK, Pieces, identity
 from gaussian_synthetic.exact import dense, families
 
 RANK_NATS = 1e-10  # a canonical direction with less information is rounding
 CAPACITY = ["family", "k", "n", "L", "d", "mi_nats", "lower_nats", "attained_nats"]  # what others read of capacity.csv
 BYTES_A_PAIR = 6 * 8  # of positions: Σ and its factors in float64
+_sigma = lru_cache(maxsize=2)(dense.covariance)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ class Settings:
             families.check_memory(needed, f"the dense algebra of L = {L:,}")
         if min(self.d, default=0) < 0:
             raise UserError(f"--d {min(self.d)}: a state has at least 0 elements")
-        for name in ("copies", "iterations", "processes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: at least 1")
+        at_least(1, self, "copies", "iterations", "processes")
 
     def build(self, L: int) -> families.Family:
         k = families.NAMED[self.family] if self.k is None else self.k
@@ -101,12 +100,8 @@ def beyond(rho: np.ndarray, d: np.ndarray) -> np.ndarray:
 def lower_bounds(sigma: np.ndarray, d: np.ndarray) -> np.ndarray:
     """The largest Σ over segments of what d elements at the segment's start lose about it, nats, (numbers of d,)."""
     L = len(sigma)
-    best = np.zeros((L + 1, len(d)))  # of the positions before each cut
-    best[1:] = -np.inf
-    for a in range(L):
-        if a == 0:  # nothing is known before the first position, and nothing lost
-            best[1:] = np.maximum(best[1:], best[0])
-            continue
+    best = np.zeros((L + 1, len(d)))  # of the positions before each cut; a first segment loses nothing
+    for a in range(1, L):
         cross = _whitened_cross(sigma, a)
         _, values, right = np.linalg.svd(cross, full_matrices=False)
         kept = int(np.searchsorted(-values, -math.sqrt(2 * RANK_NATS) / L))
@@ -155,8 +150,8 @@ def best_filter(sigma: np.ndarray, log_std: np.ndarray, d: int, iterations: int)
         variances, used = filter_variances(cov, maps, d)
         return variances.log().sum() / 2 - floor, used
 
-    def value_and_gradient(flat: np.ndarray, shape: tuple[int, ...]) -> tuple[float, np.ndarray]:
-        maps = torch.from_numpy(flat.reshape(shape)).requires_grad_()
+    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        maps = torch.from_numpy(flat.reshape(start.shape)).requires_grad_()
         value = loss(maps)[0]
         value.backward()
         return value.item(), maps.grad.numpy().ravel()
@@ -167,8 +162,7 @@ def best_filter(sigma: np.ndarray, log_std: np.ndarray, d: int, iterations: int)
         return value.item(), maps.numpy()
     start = maps.numpy()
     options = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-9}
-    work = partial(value_and_gradient, shape=start.shape)
-    found = minimize(work, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(value_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     with torch.no_grad():
         value, maps = loss(torch.from_numpy(found.x.reshape(start.shape)))
     return value.item(), maps.numpy()
@@ -183,11 +177,6 @@ def default_d(rank: int) -> list[int]:
     """0 … 16, then about 8 a doubling, and the rank."""
     beyond_16 = np.unique(np.round(2 ** np.arange(4, math.log2(max(rank, 16)) + 1e-9, 1 / 8)).astype(int))
     return sorted({*range(min(rank, 16) + 1), *(int(d) for d in beyond_16 if d < rank), rank})
-
-
-@lru_cache(maxsize=2)
-def _sigma(of: families.Family) -> np.ndarray:
-    return dense.covariance(of)
 
 
 def _attained(task: tuple[int, int], cfg: Settings) -> float:
@@ -231,9 +220,7 @@ def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def read_capacity(path: Path) -> pd.DataFrame:
     """capacity.csv. UserError: a bad one."""
-    remedy = "make it with python gaussian_synthetic/capacity.py"
-    table = read_csv(path, CAPACITY, remedy)
-    return table.assign(**{name: numbers(table[name], path, remedy) for name in CAPACITY[1:]})
+    return read_csv(path, CAPACITY, "make it with python gaussian_synthetic/capacity.py", CAPACITY[1:])
 
 
 def main(cfg: Settings) -> None:

@@ -33,7 +33,7 @@ import pandas as pd
 from scipy import stats
 
 from common.cli import UserError, run
-from common.record import ROOT, numbers, read_csv, write_csv
+from common.record import ROOT, read_csv, write_csv
 from gaussian_synthetic.capacity import read_capacity
 
 COLUMNS = ["L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters", "frontier_hi_nats", "k", "n", "copies"]
@@ -58,10 +58,8 @@ def read_runs(path: Path) -> pd.DataFrame:
     """The runs of summary.csv that count, with mi_per_state, frontier, floor and ln_kl. UserError: a bad file, too few
     cells.
     """
-    table = read_csv(path, [*WORDS, *COLUMNS], REMEDY)
+    table = read_csv(path, [*WORDS, *COLUMNS], REMEDY, COLUMNS)
     table["converged"] = table["converged"] == "True"
-    for column in COLUMNS:
-        table[column] = numbers(table[column], path, REMEDY)
     ignoring = table[table["state_size"] == 0].groupby("L")["mean_kl_nats"].mean()
     table = table[table["state_size"] > 0]  # `independent` keeps nothing
     models = table.groupby("model")

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.powerlaw import MIN_POINTS, fit_power_ols
 from common.record import write_csv
 from gaussian_synthetic.exact import dense, families
@@ -61,8 +61,7 @@ class Settings:
     def validate(self) -> None:
         if not self.layers:
             raise UserError("--layers names none: give one or more numbers of layers, e.g. --layers 1 2 3")
-        if self.copies < 1:
-            raise UserError(f"--copies {self.copies}: give at least 1")
+        at_least(1, self, "copies")
         if self.family not in families.NAMED and self.k is None:
             raise UserError(f"no family {self.family!r}: choose {' or '.join(families.NAMED)}, or give --k")
         own = (self.k, self.n, self.coupling) != (None, families.PAPER_N, None)

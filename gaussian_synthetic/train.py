@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from common import training
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.record import file_hash
 from common.resume import RESUME_OK
 from gaussian_synthetic.exact import families
@@ -45,7 +45,7 @@ class Settings(training.Settings):
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)
-        self.at_least_one("copies", "steps", "batch")
+        at_least(1, self, "copies", "steps", "batch")
         super().validate()
 
 

@@ -32,7 +32,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from common.cli import UserError, run
-from common.record import numbers, read_csv, write_csv
+from common.record import read_csv, write_csv
 
 STATE = ["model", "layer_kind", "context_tokens", "state_elements", "growth_exponent"]
 STATE_REMEDY = "make it with python l2m_condition/state_size.py"
@@ -106,9 +106,7 @@ class ScalingLaw:
 
 def read_law(path: Path, estimator: str) -> ScalingLaw:
     """The power law of fit.csv at L = 2 ℓ; the interval of resampled books where there is one. UserError: no such."""
-    table = read_csv(path, FIT + FIT_NUMBERS, FIT_REMEDY)
-    for column in ("L_over_ell", *FIT_NUMBERS):
-        table[column] = numbers(table[column], path, FIT_REMEDY)
+    table = read_csv(path, FIT + FIT_NUMBERS, FIT_REMEDY, ["L_over_ell", *FIT_NUMBERS])
     rows = table[(table["law"] == "power") & (table["estimator"] == estimator) & (table["L_over_ell"] == 2)]
     if sorted(rows["parameter"]) != ["A", "beta"]:
         known = ", ".join(map(str, table["estimator"].unique())) or "no rows"
@@ -149,9 +147,7 @@ class State:
 
 def read_states(path: Path) -> list[State]:
     """The models of state.csv in its order. UserError: columns or numbers missing, or what `_state` refuses."""
-    table = read_csv(path, STATE, STATE_REMEDY)
-    for name in STATE[2:]:
-        table[name] = numbers(table[name], path, STATE_REMEDY)
+    table = read_csv(path, STATE, STATE_REMEDY, STATE[2:])
     sensible = (table[STATE[2:]] >= [1, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2])
     if table.empty or not sensible.all(axis=None) or table.duplicated(STATE[:3]).any():
         raise UserError(f"{path} has no rows, a number that no model has, or one row twice: {STATE_REMEDY}")
@@ -183,10 +179,9 @@ def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
 
 def linear(path: Path) -> float:
     """I(L/2; L) by the rank of Cov(X, Y), at the longest L of capacity.csv. UserError: a bad file."""
-    remedy = "make it with python gaussian_synthetic/capacity.py"
-    table = read_csv(path, ["L", "mi_nats", "rank"], remedy)
-    L, mi, rank = (numbers(table[name], path, remedy) for name in ("L", "mi_nats", "rank"))
-    longest = (mi / rank)[L == L.max()].dropna()
+    remedy, columns = "make it with python gaussian_synthetic/capacity.py", ["L", "mi_nats", "rank"]
+    table = read_csv(path, columns, remedy, columns)
+    longest = (table["mi_nats"] / table["rank"])[table["L"] == table["L"].max()].dropna()
     nats = longest.iloc[0] if len(longest) else math.nan
     if not 0 < nats < math.inf:
         raise UserError(f"{path} has no information and rank above 0: {remedy}")

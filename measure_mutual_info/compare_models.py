@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.documents import matching
 from common.powerlaw import NoFitError, half_width
 from common.record import write_csv
@@ -66,8 +66,7 @@ class Settings:
     def validate(self) -> None:
         if not self.scores:
             raise UserError("--scores: give the scores of a model or more")
-        if self.bootstrap < 2:
-            raise UserError(f"--bootstrap {self.bootstrap}: at least 2")
+        at_least(2, self, "bootstrap")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.documents import document_lengths
 from common.parallel import in_parallel
 from common.record import atomic_file, cores, printable, replace_text, versions
@@ -70,9 +70,8 @@ class Settings(CorpusSettings):
     processes: int = field(default=0, metadata=RESUME_OK)  # 0: one per core
 
     def validate(self) -> None:
-        for name, least in (("min_tokens", 1), ("max_documents_per_book", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give {least} or more")
+        at_least(1, self, "min_tokens")
+        at_least(0, self, "max_documents_per_book")
 
     @property
     def name(self) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity, read_identity
@@ -87,9 +87,7 @@ class Settings:
             raise UserError(f"{given}: no (ℓ, L) fits: the smallest is ℓ = 2, L = 4, and L/ℓ is 2 at least")
         if self.n_documents is not None and self.n_documents < 2:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
-        for name in ("batch_tokens", "documents_per_book"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
+        at_least(1, self, "batch_tokens", "documents_per_book")
         if not re.fullmatch(r"\d+/\d+", self.shard) or not 0 <= self.shard_of[0] < self.shard_of[1]:
             raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
 

@@ -111,13 +111,15 @@ def looks(summary: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
     return found
 
 
-def draw_loss(ax: Axes, curves: Curves, models: dict[str, tuple[str, str, str]]) -> dict[str, Artist]:
-    legend, shown = {}, curves.smooth[curves.smooth["position_units"] >= FIRST]
+def draw_loss(
+    ax: Axes, smooth: pd.DataFrame, counting: pd.DataFrame, models: dict[str, tuple[str, str, str]]
+) -> dict[str, Artist]:
+    legend, shown = {}, smooth[smooth["position_units"] >= FIRST]
     for name, (color, dash, label) in models.items():
         mean = shown[shown["model"] == name].groupby("position_units")["nats_per_unit"].mean()
         (legend[label],) = ax.plot(mean.index, mean, color=color, linestyle=dash)
     log_axis(ax.xaxis, shown["position_units"], "position", base=2)
-    return legend | draw_counting(ax, curves.counting)
+    return legend | draw_counting(ax, counting)
 
 
 def draw_counting(ax: Axes, counting: pd.DataFrame) -> dict[str, Artist]:
@@ -162,14 +164,10 @@ def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.D
     models = looks(summary)
     of, unit, last = curves.summary.iloc[0], curves.unit, "/".join(f"{c:g}" for c in sorted(set(gains["context"])))
     title = f"{of['source']}, {of['n_documents']:g} documents of {of['n_books']:g} books"
-    y_labels = [
-        f"Loss (nats per {unit})",
-        f"Gap in loss (nats per {unit})",
-        f"Gain over the last {last}\ntokens (nats per {unit})",
-    ]
+    y_labels = [f"Loss (nats per {unit})", f"Gap in loss (nats per {unit})"]
+    y_labels += [f"Gain over the last {last}\ntokens (nats per {unit})"]
     fig, (left, middle, right), _ = new_figure([title, "", ""], y_labels, f"Position ({unit}s)")
-    legend = draw_loss(left, Curves(smooth, summary, curves.gap, curves.crossover, gains, curves.counting), models)
-    put_legend(left, legend)
+    put_legend(left, draw_loss(left, smooth, curves.counting, models))
     put_legend(middle, draw_gap(middle, curves))
     draw_gains(right, gains, models)
     return fig

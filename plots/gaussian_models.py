@@ -142,12 +142,8 @@ def hollow() -> dict[str, Artist]:
 
 
 def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
-    titles = [
-        "a  state grows with L",
-        "b  state of fixed size",
-        "c  against I/dim(z)",
-        "d  above the best linear state",
-    ]
+    titles = ["a  state grows with L", "b  state of fixed size"]
+    titles += ["c  against I/dim(z)", "d  above the best linear state"]
     x_labels = [L_AXIS, L_AXIS, "I(L/2; L) / dim(z) (nats per element)", "Elements of the state, dim(z)"]
     fig, axes, _ = new_figure(titles, "Average KL (nats per token)", x_labels, columns=2)
     fixed = [name for name in models.names if models.constant(name)]
@@ -161,24 +157,13 @@ def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
     bottom = summary["mean_kl_nats"].min()
     for name in fixed:
         rows = summary[(summary["model"] == name) & (summary["frontier_lo_nats"] > bottom)].drop_duplicates("L")
-        color = models.look(name)["color"]
-        axes[1].vlines(
-            rows["L"],
-            rows[FRONTIER[0]],
-            rows[FRONTIER[1]],
-            color=color,
-            linewidth=5,
-            alpha=0.4,
-            zorder=1,
-            gid="frontier",
-        )
+        bars = (rows[column] for column in ("L", *FRONTIER))
+        axes[1].vlines(*bars, color=models.look(name)["color"], linewidth=5, alpha=0.4, zorder=1, gid="frontier")
     legend |= hollow() | {INDEPENDENT: line}
     table = summary[summary["model"].isin(fixed)].copy()
     if fixed:
-        table["ratio"], table["above"] = (
-            table["mi_nats"] / table["state_size"],
-            table["mean_kl_nats"] - table[FRONTIER[1]],
-        )
+        table["ratio"] = table["mi_nats"] / table["state_size"]
+        table["above"] = table["mean_kl_nats"] - table[FRONTIER[1]]
         for name in fixed:
             for L, rows in table[table["model"] == name].groupby("L"):
                 draw_cells(axes[2], models, name, rows, "ratio", "mean_kl_nats", colors[L])

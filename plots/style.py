@@ -54,19 +54,8 @@ FIT += ["L_min", "L_max", "p_value", "selected"]
 MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit claims nothing
 # Columns of any CSV that hold words, and columns of lengths, which stand on logarithmic axes.
 TEXT = {"source", "model", "model_a", "model_b", "tokenizer", "estimator", "law", "parameter", "selected"}
-TEXT |= {
-    "plateau_law",
-    "family",
-    "kind",
-    "process",
-    "predictor",
-    "quantity",
-    "group",
-    "capacity",
-    "layer_kind",
-    "converged",
-    "unit",
-}
+TEXT |= {"plateau_law", "family", "kind", "process", "predictor", "quantity", "group", "capacity", "layer_kind"}
+TEXT |= {"converged", "unit"}
 LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min", "L_max", "position", "step"}
 
 

@@ -32,7 +32,7 @@ import pyppmd
 from tqdm import tqdm
 
 from common.cli import UserError, run
-from common.record import numbers, read_csv, write_csv
+from common.record import read_csv, write_csv
 from common.tokenizer import load_tokenizer
 from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
@@ -102,16 +102,11 @@ def main(cfg: Settings) -> None:
     learned, held = b"".join(texts(training)), texts(evaluation)
     names = books.book_of_each(documents)[evaluation]
     lengths = curves.book_sums(np.array([[len(text)] for text in held]), names)[:, 0]
-    evaluated = read_csv(cfg.out / "books.csv", BOOKS, "make it with train_on_pg19/compare.py")
-    for column in BOOKS[3:]:
-        evaluated[column] = numbers(evaluated[column], cfg.out / "books.csv", "make it with train_on_pg19/compare.py")
+    evaluated = read_csv(cfg.out / "books.csv", BOOKS, "make it with train_on_pg19/compare.py", BOOKS[3:])
     wanted = dict(zip(np.unique(names), lengths, strict=True))
     units = evaluated.set_index("book")["units"]
-    if (
-        set(units.index) != set(wanted)
-        or (units != units.index.map(wanted)).any()
-        or set(evaluated["unit"]) != {"byte"}
-    ):
+    other = set(units.index) != set(wanted) or (units != units.index.map(wanted)).any()
+    if other or set(evaluated["unit"]) != {"byte"}:
         raise UserError(
             f"{cfg.out / 'books.csv'}: not in nats per byte of these documents: give --books, --n-documents, "
             "--max-documents-per-book and --seed as evaluate.py and compare.py had them"

@@ -37,20 +37,18 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common import pretrained, training
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.record import printable, write_csv
 from common.resume import Pieces
 from common.tokenizer import load_tokenizer
 from train_on_pg19 import train
 from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
-from train_on_pg19.training.loss import ROWS
 
 PIECE_TOKENS = 2**17  # of the documents of a book whose NLL is stored at once, at most: seconds of work
 
@@ -80,9 +78,7 @@ class Settings(books.Choice):
     def validate(self) -> None:
         if self.out.suffix != ".csv" or self.out.is_dir():
             raise UserError(f"--out {self.out}: give a file that ends in .csv")
-        for name in ("L", "batch_tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        at_least(1, self, "L", "batch_tokens")
         for context in self.contexts:
             if context < 1 or context & (context - 1):
                 raise UserError(f"--contexts {context}: a power of two")
@@ -166,10 +162,8 @@ def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tenso
 
     input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1].
     """
-    logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits.flatten(0, 1)
-    rows = zip(logits.split(ROWS), targets.flatten().to(logits.device).split(ROWS), strict=True)
-    nll = [functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in rows]
-    return torch.cat(nll).view(targets.shape)
+    logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits
+    return -pretrained.target_logprobs(logits, targets.to(logits.device))
 
 
 def nll_with_last(model: PreTrainedModel, ids: torch.Tensor, start: int, context: int, rows: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging
 
 from common import training
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.resume import RESUME_OK, identity, refuse_other
 from common.tokenizer import NAMED
 from common.training import RUN
@@ -63,7 +63,7 @@ class Settings(training.Settings):
     """a CSV of evaluate.py: where it has the losses of this training up to its last step, no new run is begun"""
 
     def validate(self) -> None:
-        self.at_least_one("L", "batch_tokens")
+        at_least(1, self, "L", "batch_tokens")
         if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
             raise UserError(f"--epochs {self.epochs}, --steps {self.steps}: above 0")
         if not 0 < self.held_out < 1:

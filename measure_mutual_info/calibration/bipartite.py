@@ -34,15 +34,8 @@ from common.cli import UserError, run
 from common.powerlaw import MIN_POINTS, NoFitError, fit_law, fit_power_ols
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
-from measure_mutual_info.calibration.processes import (
-    PREDICTORS,
-    BernoulliUniform,
-    ExactBackend,
-    MarkovChain,
-    NoisySantaFe,
-    PredictorName,
-    Process,
-)
+from measure_mutual_info.calibration import processes
+from measure_mutual_info.calibration.processes import PREDICTORS, ExactBackend, PredictorName, Process
 from measure_mutual_info.calibration.replications import Arrays, Block, blocks, replicated, rounded, summed_up
 from measure_mutual_info.estimate_bipartite import estimate_table, fit_ratio, per_document_terms
 from measure_mutual_info.scoring import passes
@@ -98,8 +91,8 @@ class Settings:
     @property
     def sources(self) -> list[Process]:
         """The processes, Santa Fe with every beta and epsilon."""
-        made = {"markov": [MarkovChain()], "bernoulli": [BernoulliUniform()]}
-        made["santa_fe"] = [NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons]
+        made = {"markov": [processes.MarkovChain()], "bernoulli": [processes.BernoulliUniform()]}
+        made["santa_fe"] = [processes.NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons]
         return [process for kind in self.processes for process in made[kind]]
 
     @property

@@ -24,8 +24,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -33,22 +32,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.powerlaw import NoFitError
-from common.record import write_csv
-from common.resume import RESUME_OK, Pieces, finished, identity
+from common.resume import RESUME_OK, Pieces
+from measure_mutual_info import estimate_bipartite as estimate
 from measure_mutual_info.calibration import bipartite
 from measure_mutual_info.calibration.bipartite import POOLED
 from measure_mutual_info.calibration.processes import BernoulliUniform, NoisySantaFe, Process
-from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, summed_up
-from measure_mutual_info.estimate_bipartite import (
-    at_ratio,
-    bootstrap_power,
-    by_book,
-    estimate_table,
-    fit_terms,
-    fit_units,
-)
+from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, summed_up, write_table
 
 PROCESSES = (NoisySantaFe(0.5, 0.1), BernoulliUniform())
 INTERVALS = ("documents", "books", "resampled_books")
@@ -81,8 +72,7 @@ class Settings:
         for count in self.books:
             if not 2 <= count <= self.n_documents:
                 raise UserError(f"--books {count}: give at least 2, at most --n-documents {self.n_documents}")
-        if self.bootstrap < 2:
-            raise UserError(f"--bootstrap {self.bootstrap}: give at least 2")
+        at_least(2, self, "bootstrap")
 
 
 # What --preset sets in place of the defaults above.
@@ -102,7 +92,7 @@ def replicate(cfg: Settings, process: Process, kind: str, documents: int, number
     mi, beta = [], []
     for terms in (found[name] for name in POOLED):
         of = pd.Series(book, index=terms.index)
-        last = estimate_table(terms, terms, of).iloc[-1]
+        last = estimate.estimate_table(terms, terms, of).iloc[-1]
         errors = np.array([last["stderr_nats"], last["stderr_by_book_nats"]])
         half = stdtrit(np.array([documents, int(kind)]) - 1, 0.975) * errors
         mi.append(last["mi_nats"] + np.outer(half, [0, -1, 1]))
@@ -112,13 +102,13 @@ def replicate(cfg: Settings, process: Process, kind: str, documents: int, number
 
 def slopes(terms: pd.DataFrame, book: pd.Series, L_min: int, bootstrap: int, seed: int) -> np.ndarray:
     """β of the power law over L >= L_min, (INTERVALS, 3) with lo95 and hi95; NaN where there is none."""
-    fitted, _, units, _ = fit_units(terms, book)
+    fitted, _, units, _ = estimate.fit_units(terms, book)
     found = np.full((len(INTERVALS), 3), math.nan)
-    for row, of in zip(found, (terms, by_book(terms, book)), strict=False):
+    for row, of in zip(found, (terms, estimate.by_book(terms, book)), strict=False):
         with contextlib.suppress(NoFitError):
-            row[:] = fit_terms("power", *at_ratio(of, 2, L_min)).parameters["beta"]
+            row[:] = estimate.fit_terms("power", *estimate.at_ratio(of, 2, L_min)).parameters["beta"]
     with contextlib.suppress(NoFitError):
-        boot = bootstrap_power(*at_ratio(fitted, 2, L_min), units, lambda drawn: 0.0, bootstrap, seed)
+        boot = estimate.bootstrap_power(*estimate.at_ratio(fitted, 2, L_min), units, lambda drawn: 0.0, bootstrap, seed)
         found[-1] = found[int(fitted is not terms), 0], *boot["power", "beta"]
     return found
 
@@ -154,23 +144,12 @@ def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
         parts = replicated(work, partial(replicate, cfg, process), ("mi", "beta"), pieces, cfg.workers, what)
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         tables.append(summary(cfg, mi[-1], betas, found).assign(books=count))
-    return pd.concat(tables).assign(process=process.name, n_documents=cfg.n_documents)
+    table = pd.concat(tables).assign(process=process.name, n_documents=cfg.n_documents)
+    return table[COLUMNS].astype({"L_tokens": "Int64", "L_fit_min": "Int64"})
 
 
 def main(cfg: Settings) -> None:
-    started, out = time.time(), cfg.out / "clustered.csv"
-    wanted = identity(cfg, processes={process.name: asdict(process) for process in PROCESSES})
-    pieces = [Pieces(out.with_name(f"clustered.csv.{process.name}.parts"), wanted) for process in PROCESSES]
-    if finished(out, wanted, *pieces):
-        return
-    tables = [of_process(cfg, *one) for one in zip(PROCESSES, pieces, strict=True)]
-    table = pd.concat(tables, ignore_index=True)[COLUMNS]
-    whole = {name: table[name].astype("Int64") for name in ("L_tokens", "L_fit_min")}
-    table = rounded(table.drop(columns=[*whole])).assign(**whole)[COLUMNS]
-    write_csv(out, table, cfg, started=started, identity=wanted)
-    for one in pieces:
-        one.remove()
-    print(f"wrote {out}")
+    write_table(cfg, cfg.out / "clustered.csv", PROCESSES, of_process)
 
 
 if __name__ == "__main__":

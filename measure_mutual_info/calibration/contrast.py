@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info import score_documents
 from measure_mutual_info.calibration import bipartite
 from measure_mutual_info.calibration.processes import PREDICTORS, NoisySantaFe, Process
-from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded
+from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, write_table
 from measure_mutual_info.estimate_bipartite import estimate_table, per_document_terms
 from measure_mutual_info.scoring import passes
 
@@ -181,21 +181,7 @@ def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
         parts = replicated(work, do, ARRAYS, pieces, cfg.workers, what)
         found = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
         tables.append(summary(cfg, mi, beta["gls"], found).assign(process=process.name, predictor=predictor))
-    return pd.concat(tables)
-
-
-def of_processes(cfg: Settings) -> None:
-    started, out, sources = time.time(), cfg.out / "contrast.csv", cfg.calibration.sources
-    wanted = identity(cfg, processes={process.name: asdict(process) for process in sources})
-    pieces = [Pieces(out.with_name(f"contrast.csv.{process.name}.parts"), wanted) for process in sources]
-    if finished(out, wanted, *pieces):
-        return
-    tables = [of_process(cfg, *one) for one in zip(sources, pieces, strict=True)]
-    table = rounded(pd.concat(tables, ignore_index=True)[COLUMNS])
-    write_csv(out, table, cfg, started=started, identity=wanted, window_L_tokens=cfg.calibration.window)
-    for one in pieces:
-        one.remove()
-    print(f"wrote {out}")
+    return pd.concat(tables)[COLUMNS]
 
 
 def of_text(cfg: Settings) -> None:
@@ -233,7 +219,10 @@ def of_text(cfg: Settings) -> None:
 
 
 def main(cfg: Settings) -> None:
-    (of_text if cfg.documents else of_processes)(cfg)
+    if cfg.documents:
+        return of_text(cfg)
+    of = cfg.calibration
+    write_table(cfg, cfg.out / "contrast.csv", of.sources, of_process, window_L_tokens=of.window)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,8 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from common.parallel import in_parallel
-from common.resume import Pieces
+from common.record import write_csv
+from common.resume import Pieces, finished, identity
 
 BLOCK = 10  # replications that are done and stored together
 Arrays = dict[str, np.ndarray]
@@ -79,6 +83,21 @@ def summed_up(values: np.ndarray, low: np.ndarray, high: np.ndarray, truth: floa
         found |= {"coverage": held.mean(), "coverage_lo95": interval.low, "coverage_hi95": interval.high}
         found |= {"coverage_of_mean": ((low <= mean) & (mean <= high)).mean()}
     return found | {"replications": len(values), "failed": int(values.isna().sum())}
+
+
+def write_table(
+    cfg: Any, out: Path, processes: Sequence[Any], rows: Callable[[Any, Any, Pieces], pd.DataFrame], **facts: Any
+) -> None:
+    """Write to `out` the rows(cfg, process, pieces) of all processes, unless it is there already."""
+    started, wanted = time.time(), identity(cfg, processes={one.name: asdict(one) for one in processes})
+    pieces = [Pieces(out.with_name(f"{out.name}.{one.name}.parts"), wanted) for one in processes]
+    if finished(out, wanted, *pieces):
+        return
+    table = pd.concat([rows(cfg, *one) for one in zip(processes, pieces, strict=True)], ignore_index=True)
+    write_csv(out, rounded(table), cfg, started=started, identity=wanted, **facts)
+    for one in pieces:
+        one.remove()
+    print(f"wrote {out}")
 
 
 def rounded(table: pd.DataFrame, digits: dict[str, int] | None = None) -> pd.DataFrame:

@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Shuffled, Topics
@@ -69,9 +69,8 @@ class Settings:
         return [2**i for i in range(self.d_max.bit_length()) if 2**i <= self.d_max]
 
     def validate(self) -> None:
-        for name, least in (("books", 2), ("replications", 2), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)}: give at least {least}")
+        at_least(2, self, "books", "replications")
+        at_least(1, self, "workers")
         if not 4 <= self.d_max < self.tokens:
             raise UserError(f"--d-max {self.d_max}: give at least 4, for a fit, and less than --tokens {self.tokens}")
 

@@ -21,10 +21,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common.cli import UserError
-from common.pretrained import context_tokens
+from common.pretrained import context_tokens, target_logprobs
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
-LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a time: bounds the fp32 copy
 LOGIT_BYTES = 1 << 27  # of a piece of logits in float32; soft-cap and softmax hold up to four of them at once
 
 
@@ -214,13 +213,3 @@ def _in_place_of_forward(module: torch.nn.Module, forward: Any) -> Iterator[None
             del module.forward
         else:
             module.forward = own
-
-
-def target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[target] in float32: logits (rows, n, vocabulary), targets (rows, n) → (rows, n), in nats."""
-    flat, wanted = logits.flatten(0, 1), targets.flatten()
-    pieces = [
-        -torch.nn.functional.cross_entropy(some.float(), ids, reduction="none")
-        for some, ids in zip(flat.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True)
-    ]
-    return torch.cat(pieces).view(targets.shape)

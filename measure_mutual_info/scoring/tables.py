@@ -12,7 +12,7 @@ import pandas as pd
 
 from common.cli import UserError
 from common.documents import REPEAT_TOKENS
-from common.record import numbers, read_csv, whole_numbers
+from common.record import read_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
 
 LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
@@ -34,11 +34,8 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
     is none. UserError: no such file, columns missing, not numbers, ell >= L, rows twice, a document in two books or
     only in part there, or fewer than two documents left.
     """
-    scores, logq = read_csv(path, SCORES, SCORE_AGAIN), [*LOGQ, START]
-    for column in ("ell_tokens", "L_tokens"):
-        scores[column] = whole_numbers(scores[column], path, SCORE_AGAIN)
-    for column in (*logq, BYTES):
-        scores[column] = numbers(scores[column], path, SCORE_AGAIN)
+    logq = [*LOGQ, START]
+    scores = read_csv(path, SCORES, SCORE_AGAIN, [*logq, BYTES], KEY[1:])
     by_document, grid = scores.groupby("document", sort=False), len(scores.drop_duplicates(KEY[1:]))
     checks = {
         "not 1 <= ell < L": (scores["ell_tokens"] < 1) | (scores["ell_tokens"] >= scores["L_tokens"]),
@@ -138,9 +135,8 @@ def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame]
 
 def _counted(path: Path, columns: list[str], kinds: Sequence[str], of: dict[str, str | None]) -> pd.DataFrame:
     """The rows of these kinds, numbers as such. of: the source and the tokenizer that they must have; None: any one."""
-    table = read_csv(path, columns, COUNT_AGAIN)
-    for column in [name for name in columns if name not in ("source", "tokenizer", "kind", "book")]:
-        table[column] = numbers(table[column], path, COUNT_AGAIN)
+    floats = [name for name in columns if name not in ("source", "tokenizer", "kind", "book")]
+    table = read_csv(path, columns, COUNT_AGAIN, floats)
     table = table[table["kind"].isin(kinds)]
     if table.empty:
         raise UserError(f"{path} has no rows of kind {', '.join(kinds)}: {COUNT_AGAIN}")

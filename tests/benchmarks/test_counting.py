@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import counting, fresh_process
+from benchmarks import counting, publish
 from measure_mutual_info.counting.document_stream import open_stream
 from tests.conftest import ROOT, call_script, one_line_error
 
@@ -39,7 +39,7 @@ def test_both_ways_count_the_same_pairs_of_zipfs_law(documents):
 
 
 def test_command_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(fresh_process, "WARM_BYTES", 8)
+    monkeypatch.setattr(publish, "WARM_BYTES", 8)
     out = tmp_path / "counting.csv"
     flags = [*SMALL, "--out", out, "--rounds", 1, "--folder", tmp_path, "--other", ROOT]
     done = call_script(SCRIPT, *flags)

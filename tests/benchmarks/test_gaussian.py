@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import fresh_process, gaussian
+from benchmarks import gaussian, publish
 from gaussian_synthetic.exact import dense, families
 from tests.conftest import call_script, one_line_error
 
@@ -27,7 +27,7 @@ def test_the_rival_draws_the_family(tmp_path, triangular):
 
 
 def test_command_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(fresh_process, "WARM_BYTES", 8)
+    monkeypatch.setattr(publish, "WARM_BYTES", 8)
     out = tmp_path / "gaussian.csv"
     done = call_script(SCRIPT, "--out", out, *SMALL)
     assert done.returncode == 0, done.stderr

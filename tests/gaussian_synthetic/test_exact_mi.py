@@ -148,7 +148,7 @@ def test_a_family_of_ones_own(tmp_path):
         (["--family", "mine", "--k", 5], "k = 5 copied columns of n = 4: give 1 to n"),
         (["--layers", 2, "--ell", 16], "--ell 16: cuts lie from 1 to L − 1 = 15"),
         (["--layers", 2, "--ell", 0], "--ell 0: cuts lie from 1"),
-        (["--copies", 0], "--copies 0: give at least 1"),
+        (["--copies", 0], "--copies 0: at least 1"),
         (["--layers", 25], "the conditionals of 1,125,899,906,842,624 positions need"),
         (["--layers", 9, "--rank-layers", 9], "the covariance of 262,144 positions need"),
     ],

@@ -267,7 +267,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
     cases: list[tuple[str, dict[str, Any]]] = [
         (f"no file at {tmp_path}/**/*.rs", {"corpus": f"{tmp_path}/**/*.rs"}),
         ("1 of too few tokens: give longer texts, or lower", {"min_tokens": 100_000}),
-        ("--min-tokens is 0: give 1 or more", {"min_tokens": 0}),
+        ("--min-tokens 0: at least 1", {"min_tokens": 0}),
     ]
     for name, (content, said) in BAD_FILES.items():
         (tmp_path / name).write_bytes(content)

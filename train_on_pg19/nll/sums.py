@@ -19,7 +19,7 @@ import pandas as pd
 
 from common.cli import UserError
 from common.documents import matching
-from common.record import numbers, read_csv, whole_numbers
+from common.record import read_csv
 from common.resume import read_identity, refuse_other
 from train_on_pg19.nll import curves
 
@@ -119,11 +119,8 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
     if not good or not all(isinstance(context, int) for context in facts["contexts"]):
         raise UserError(f"{path.with_suffix('.json')} is not there, or is no record of evaluate.py: {REMEDY}")
     with_last = {context: column(context) for context in facts["contexts"]}
-    table = read_csv(path, [*COLUMNS, *with_last.values()], REMEDY)
-    for name in WHOLE:
-        table[name] = whole_numbers(table[name], path, REMEDY)
-    for name in ("units", "nll_nats", *with_last.values()):
-        table[name] = numbers(table[name], path, REMEDY)
+    floats = ["units", "nll_nats", *with_last.values()]
+    table = read_csv(path, [*COLUMNS, *with_last.values()], REMEDY, floats, WHOLE)
     if patterns and len(table):
         table = table[table["book"].isin(matching(sorted(set(table["book"])), "--books", patterns))]
     same = table[["model", "seed", "L"]].drop_duplicates()

@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from common.cli import UserError
+from common.cli import UserError, at_least
 from common.documents import document_lengths, first_of_equal, matching, open_documents
 from common.record import file_hash
 
@@ -116,10 +116,8 @@ class Choice:
     seed: int = 0  # of the draws
 
     def validate(self) -> None:
-        for name, least in (("max_documents_per_book", 0), ("n_documents", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")
+        at_least(0, self, "max_documents_per_book")
+        at_least(1, self, "n_documents")
 
 
 def drawn(documents: Dataset, rows: np.ndarray, choice: Choice) -> np.ndarray:

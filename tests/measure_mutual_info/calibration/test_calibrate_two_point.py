@@ -211,7 +211,7 @@ def test_whole_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"books": 1}, "--books 1: give at least 2"),
+        ({"books": 1}, "--books 1: at least 2"),
         ({"d_max": 3}, "--d-max 3: give at least 4, for a fit, and less than --tokens 120"),
         ({"d_max": 120}, "--d-max 120: give at least 4, for a fit, and less than --tokens 120"),
     ],
