@@ -179,6 +179,11 @@ def quoted_series() -> list[tuple[str, str]]:
     rise, low, high = (-of["direct"][i] for i in (0, 2, 1))
     said = f"{rise:.2f} [{low:.2f}, {high:.2f}] and {{:.2f}} [{{:.2f}}, {{:.2f}}]".format(*of["vclub"])
     quotes.append((page, said.replace("-", "−")))
+    row = -trend.loc["block_entropy", ["value", "hi95", "lo95"]].astype(float)
+    quotes.append((page, "block entropy rises by {:.2f} [{:.2f}, {:.2f}]".format(*row)))
+    pairs = results("figB1/books/trend.csv").query("paired == 'documents' and quantity == 'beta_long'")
+    ends = [interval(pairs.set_index("estimator").loc[name], "value") for name in ("direct", "vclub")]
+    quotes.append((page, " and ".join(ends).replace("-", "−")))
     for estimator, way in (("direct", "rises"), ("vclub", "falls")):
         row = trend.loc[estimator]  # against the loss, so that a negative slope is a rise with a lower loss
         low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
@@ -195,9 +200,9 @@ def quoted_series() -> list[tuple[str, str]]:
         if model == "Qwen2.5-Coder-1.5B":
             row = change.query("quantity == 'mi' and estimator == 'direct' and L_max == 64").iloc[0]
             long = results(f"start_token/{model}/to_2048/trend.csv").query("estimator == 'direct'")
-            long = -long.set_index("quantity").loc[["beta", "beta_long"], ["value", "hi95", "lo95"]]  # own less other
+            long = -long.set_index("quantity").loc[["beta", "beta_long"], ["value", "hi95", "lo95"]]
             whole, late = ("{:.2f} [{:.2f}, {:.2f}]".format(*of).replace("-", "−") for of in long.to_numpy())
-            quotes.append((page, f"its own token adds {whole} to β over all L and {late} from L = 256 on"))
+            quotes.append((page, f"β is lower by {whole} over all L and by {late} from L = 256 on"))
             quotes.append((page, f"{-row['value']:.1f} [{-row['hi95']:.1f}, {-row['lo95']:.1f}] nats higher at L = 64"))
         best, other = (token.replace("|", "\\|") for token in (best, other))  # which would end a cell
         quotes.append((page, f"| {model} | `{best}` | {first:.2f} | `{other}` | {second:.2f} | {said} |"))
