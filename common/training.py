@@ -73,7 +73,7 @@ class Settings:
     accumulate: int = field(default=1, metadata=RESUME_OK)
     """not in the paper: micro-batches a step and process, so that less has to fit memory; the steps stay the same"""
     checkpoint_every: int = field(default=2000, metadata=RESUME_OK)  # steps, a multiple of log_every
-    compile: bool = field(default=False, metadata=RESUME_OK)  # torch.compile
+    compile: bool = field(default=False, metadata=RESUME_OK)  # torch.compile; it changes the rounding
     gradient_checkpointing: bool = field(default=False, metadata=RESUME_OK)
     """make the activations of each layer again on the way back: a third more time, far less memory"""
     fsdp: bool = field(default=False, metadata=RESUME_OK)
