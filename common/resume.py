@@ -20,7 +20,8 @@ import numpy as np
 from common.cli import UserError
 from common.record import atomic_file, printable, replace_text
 
-RESUME_OK = {"resume_ok": True}  # metadata of a setting that may change when a run is resumed, as it moves no number
+# Metadata of a setting that may change when a run is resumed, as it moves no number but by rounding.
+RESUME_OK = {"resume_ok": True}
 MANIFEST = "manifest.json"
 SHOWN = 3  # differences that a message names
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what np.load raises
