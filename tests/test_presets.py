@@ -87,7 +87,7 @@ GAUSSIAN = ("steps", "warmup", "batch", "copies", "learning_rate")
     ("module", "preset", "L", "values"),
     [
         (train_books, "smoke", 256, (10, 1024, 2, 8e-3, 1)),
-        (train_books, "cpu", 512, (400, 4096, 100, 8e-3, 2)),
+        (train_books, "cpu", 512, (400, 4096, 100, 8e-3, 3)),
         (train_books, "cpu", 2048, (400, 4096, 100, 8e-3, 3)),
         (train_books, "gpu", 2048, (600, 16_384, 100, 8e-3, 1)),
         (train_books, "paper", 8192, (None, 16_384, 2000, 5e-5, 0)),

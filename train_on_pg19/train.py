@@ -86,8 +86,8 @@ MUON = {"optimizer": "muon", "learning_rate": 8e-3, "precision": "bf16", "warmup
 PRESETS = {
     "paper": {},
     "gpu": SMALL | MUON | {"batch_tokens": 16_384, "steps": 600, "restarts": 1},
-    # 24.6 million tokens in all at L = 2,048, 11.5 million below.
-    "cpu": SMALL | MUON | {"batch_tokens": 4096, "steps": 400, "restarts": {512: 2, 2048: 3}},
+    # 24.6 million tokens in all.
+    "cpu": SMALL | MUON | {"batch_tokens": 4096, "steps": 400, "restarts": 3},
     "smoke": MUON
     | {"batch_tokens": {128: 512, 256: 1024}, "steps": 10, "warmup": 2, "restarts": 1}
     | {"held_out": 0.34, "log_every": 5, "checkpoint_every": 10},
