@@ -1,20 +1,20 @@
-"""How fast and in how much memory count_ngrams.py counts pairs of tokens, beside a Counter over token tuples.
+"""Speed and memory of count_ngrams.py when it counts pairs of tokens, compared with a Counter over token tuples.
 
     python benchmarks/counting.py          # one CPU core: 15 minutes, 5 GB of disk
     python benchmarks/counting.py --other ../another_checkout      # and beside the count_ngrams.py of that one
 
-Tokens are drawn from Zipf's law over a vocabulary of 128,256, documents of 4,000, books of 250 documents, and lie on
-disk as prepare_dataset.py writes them. Every measurement is a process of its own; seconds are those of the processor,
-which other work on the machine lengthens less than those of the clock, and memory is the peak of what was resident.
+Tokens are drawn from Zipf's law over a vocabulary of 128,256, in documents of 4,000 tokens and books of 250 documents,
+and are stored on disk as prepare_dataset.py writes them. Every measurement runs in its own process. Seconds are CPU
+time, which other work on the machine affects less than wall-clock time; memory is the peak resident size.
 
-Writes results/benchmarks/counting.csv: a row a measure, ratio above 1 means ours is better.
+Writes results/benchmarks/counting.csv: one row per measurement; a ratio above 1 means that ours is better.
   throughput, peak memory   the smallest of --sizes, from opened documents to the counts of counts of the pairs at
                             distance 1, against collections.Counter; medians of --rounds. "Counts alone" is what the
-                            Counter does; "with marginals and shares" is all that count_ngrams.py --d 1 does: every
-                            book's share of three entropies besides
-  seconds, peak memory      every size, the whole command count_ngrams.py --n --d 1 --memory-gb 2, start-up and SHA-256
-                            of the documents included, against as many seconds a token as for the smallest size and
-                            the limit, and against the other checkout
+                            Counter does; "with marginals and shares" is all that count_ngrams.py --d 1 does: it also
+                            computes every book's share of three entropies
+  seconds, peak memory      every size, the whole command count_ngrams.py --n --d 1 --memory-gb 2, including start-up
+                            and the SHA-256 of the documents, against the seconds per token of the smallest size and
+                            the memory limit, and against the other checkout
 
 Expect: at least 20 times the throughput of the Counter in less than a third of its memory.
 """
@@ -47,7 +47,7 @@ from measure_mutual_info.counting.document_stream import open_stream
 from measure_mutual_info.counting.windows import Measure, count_part
 from measure_mutual_info.prepare_dataset import SCHEMA
 
-BOOK_DOCUMENTS = 250  # also what is drawn and written at a time
+BOOK_DOCUMENTS = 250  # documents are drawn and written one book at a time
 LIMIT_GB = 2.0
 
 
@@ -55,13 +55,13 @@ LIMIT_GB = 2.0
 class Settings:
     out: Path = Path("results/benchmarks/counting.csv")
     sizes: tuple[int, ...] = (20_000_000, 300_000_000, 1_000_000_000)
-    """tokens, ascending; the first of them is also given to a Counter, which takes 2.4 GB for 20 million"""
+    """tokens, ascending; the first size is also counted with a Counter, which takes 2.4 GB for 20 million tokens"""
     other: Path | None = None  # another checkout of this repository, e.g. of an older commit (git worktree add)
-    rounds: int = 3  # of the first size
+    rounds: int = 3  # repetitions at the first size
     vocabulary: int = 128_256
     document_tokens: int = 4000
     folder: Path | None = None
-    """where the tokens go for the time being; default: the system's folder for temporary files"""
+    """folder for the temporary files with tokens; default: the system's temporary folder"""
     seed: int = 0
 
     def validate(self) -> None:
@@ -73,7 +73,7 @@ class Settings:
 
 
 def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
-    """Documents as prepare_dataset.py writes them, a book at a time: p_k ∝ 1/(k + 2.7), k = 1 …, the ids shuffled."""
+    """Write documents as prepare_dataset.py does, one book at a time: p_k ∝ 1/(k + 2.7), k = 1 …, with shuffled ids."""
     rng = np.random.default_rng(cfg.seed)
     edges = np.cumsum(1 / (np.arange(cfg.vocabulary) + 3.7))
     ids = rng.permutation(cfg.vocabulary).astype(np.int32)
@@ -93,9 +93,9 @@ def write_zipf_documents(folder: Path, tokens: int, cfg: Settings) -> None:
 
 
 def count_by_sorting(documents: Path, alone: bool) -> dict:
-    """Ours, in this process: seconds, peak bytes, and the counts of counts of the pairs at distance 1.
+    """Run our counting in this process: seconds, peak bytes, and the counts of counts of the pairs at distance 1.
 
-    alone: without marginals and without books, as the Counter counts.
+    alone: leave out the marginals and the books, like the Counter.
     """
     stream, _ = open_stream(documents)
     started = time.process_time()
@@ -108,7 +108,7 @@ def count_by_sorting(documents: Path, alone: bool) -> dict:
 
 
 def count_with_counter(documents: Path) -> dict:
-    """The baseline, in this process: as `count_by_sorting` with `alone`."""
+    """Run the baseline in this process; returns the same as `count_by_sorting` with `alone`."""
     stream, _ = open_stream(documents)
     started, counter = time.process_time(), Counter()
     for tokens, first, last in stream.read():
@@ -123,7 +123,7 @@ def _measured(started: float, counted: dict[int, int]) -> dict:
 
 
 def count_by_command(checkout: Path, documents: Path) -> dict:
-    """count_ngrams.py of a checkout in a process of its own: as `count_by_sorting`."""
+    """Run count_ngrams.py of a checkout in its own process; like `count_by_sorting`, but `counts` is its CSV text."""
     with tempfile.TemporaryDirectory(dir=documents.parent) as folder:
         out = Path(folder) / "counts.csv"
         flags = ["--n", "--d", "1", "--memory-gb", str(LIMIT_GB), "--documents", documents.resolve(), "--out", out]
@@ -140,7 +140,7 @@ def count_by_command(checkout: Path, documents: Path) -> dict:
 
 
 def medians(*ways: list[dict]) -> list[tuple[float, float]]:
-    """Seconds and GB of several ways of counting, over the rounds of each, which must all have counted the same."""
+    """Median seconds and GB of each way of counting over its rounds. AssertionError: the counts differ."""
     if len({one["counts"] for rounds in ways for one in rounds}) > 1:
         raise AssertionError("the counts differ")
     of = [[statistics.median(one[name] for one in rounds) for name in ("seconds", "bytes")] for rounds in ways]
@@ -148,7 +148,7 @@ def medians(*ways: list[dict]) -> list[tuple[float, float]]:
 
 
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
-    """The table; `folder` is for the tokens and results."""
+    """Run all measurements and return the table. `folder` holds the tokens and results meanwhile."""
     rows: list[tuple] = []
     zipf = f"Zipf tokens, vocabulary {cfg.vocabulary:,}, documents of {cfg.document_tokens:,}, d = 1"
     counter_name, a_token = "collections.Counter over token tuples", None

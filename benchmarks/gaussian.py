@@ -1,17 +1,18 @@
-"""How fast and in how much memory families.py draws sequences with their exact conditionals, beside dense algebra.
+"""Speed and memory of families.py when it draws sequences with exact conditionals, compared with dense algebra.
 
     python benchmarks/gaussian.py                     # two idle CPU cores: 4 minutes, 7 GB of memory, 1 GB of disk
 
-The sub-volume family, float32: draws z and the means of z_t given z_<t. Dense: the Cholesky factor C of the covariance
-is made before and not counted; z = C ε, and the means are z less C's diagonal times ε. The product is torch's with the
-whole of C or the BLAS's triangular one, which has half the operations: the faster one is the baseline. Every
-measurement is a process of its own, with a warm-up; seconds are medians of --rounds.
+Both draw z and the means of z_t given z_<t for the sub-volume family, in float32. Dense algebra uses a Cholesky factor
+C of the covariance, made before and not part of the time: z = C ε, and the means are z minus C's diagonal times ε. The
+product is either torch's with all of C, or the triangular one of BLAS, which has half the operations; the faster one is
+the baseline. Every measurement runs in its own process, with a warm-up; seconds are medians of --rounds.
 
-Writes results/benchmarks/gaussian.csv: a row a measure, ratio above 1 means ours is better.
-  seconds, peak memory           4 draws × 64 copies at L = 1,024 … 16,384, against dense
-  seconds of one draw            64 copies to L = 1,048,576, against linear growth, and the log-log slope
+Writes results/benchmarks/gaussian.csv: one row per measurement; a ratio above 1 means that ours is better.
+  seconds, peak memory           4 draws × 64 copies at L = 1,024 … 16,384, against dense algebra
+  seconds before the first draw  our conditionals, against covariance and Cholesky factor
+  seconds of one draw            64 copies up to L = 1,048,576, against linear growth; also the log-log slope
 
-Expect: linear time, as fast as dense at L = 1,024, ten times as fast at 16,384; a draw at 65,536 in 0.2 seconds.
+Expect linear time: as fast as dense at L = 1,024, ten times as fast at 16,384, and 0.2 seconds for a draw at 65,536.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ BATCH, COPIES = 4 * 64, 64
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("results/benchmarks/gaussian.csv")
-    dense_layers: tuple[int, ...] = (5, 6, 7)  # L = 4^layers where dense algebra is the rival
-    layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)  # L = 4^layers, two or more, ascending, of the growth of time
+    dense_layers: tuple[int, ...] = (5, 6, 7)  # L = 4^layers, compared with dense algebra
+    layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10)  # L = 4^layers for the growth of time; two or more, ascending
     rounds: int = 5
 
     def validate(self) -> None:
@@ -48,7 +49,7 @@ class Settings:
 
 
 def ours(layers: int, batch: int, rounds: int) -> dict:
-    """Seconds of a draw with conditionals, seconds of the conditionals before it, and the peak of memory."""
+    """Seconds of a draw with conditionals, seconds to prepare the conditionals, and peak memory in bytes."""
     started = time.perf_counter()
     conditionals = families.prepare(families.named("subvolume", layers))
     prepared = time.perf_counter() - started
@@ -58,18 +59,18 @@ def ours(layers: int, batch: int, rounds: int) -> dict:
 
 
 def write_factor(layers: int, path: Path) -> dict:
-    """The Cholesky factor of the covariance as a float32 .npy; seconds and peak of memory."""
+    """Write the Cholesky factor of the covariance as a float32 .npy; returns seconds and peak memory in bytes."""
     started = time.perf_counter()
-    # By torch: numpy's fell over at L = 16,384 with the OpenBLAS that it came with.
+    # torch's, because numpy's failed at L = 16,384 with its bundled OpenBLAS.
     factor = torch.linalg.cholesky(torch.from_numpy(dense.covariance(families.named("subvolume", layers))))
     np.save(path, factor.float().numpy())
     return {"prepared": time.perf_counter() - started, "bytes": peak_bytes()}
 
 
 def draw_by_dense(C: np.ndarray, batch: int, random: torch.Generator, triangular: bool) -> tuple[torch.Tensor, ...]:
-    """z and the means, (L, batch) each, from the factor C by a triangular product or by a whole one."""
+    """z and the means, (L, batch) each, from the factor C by a triangular or a full product."""
     noise = torch.empty(len(C), batch).normal_(generator=random)
-    if triangular:  # BLAS stores columns one after the other, so it is given C and the noise transposed
+    if triangular:  # BLAS is column-major, so it gets C and the noise transposed
         noise_t = torch.empty(batch, len(C)).copy_(noise.T)
         z = torch.from_numpy(scipy.linalg.blas.strmm(1.0, C.T, noise_t.numpy().T, trans_a=1)).contiguous()
     else:
@@ -78,14 +79,14 @@ def draw_by_dense(C: np.ndarray, batch: int, random: torch.Generator, triangular
 
 
 def by_dense(path: Path, batch: int, rounds: int, triangular: bool) -> dict:
-    """As `ours`, from a factor on disk."""
+    """Seconds and peak bytes like `ours`, but by dense algebra with the factor in `path`."""
     C, random = np.load(path), torch.Generator().manual_seed(0)
     seconds = median_seconds(lambda: draw_by_dense(C, batch, random, triangular), rounds)
     return {"seconds": seconds, "bytes": peak_bytes()}
 
 
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
-    """The table; `folder` is for the dense factors."""
+    """Run all measurements and return the table. `folder` holds the dense factors meanwhile."""
     rows: list[dict] = []
     bar = tqdm(total=4 * len(cfg.dense_layers) + len(cfg.layers), desc="gaussian")
 

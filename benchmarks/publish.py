@@ -1,4 +1,4 @@
-"""What every benchmark does: time work, here or in a fresh process, and write and show a table of ratios."""
+"""Shared by all benchmarks: time work, here or in a fresh process, and write and print a table of ratios."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ WARM_BYTES = 3_000_000_000
 
 
 def median_seconds(work: Callable[[], object], rounds: int) -> float:
-    """Of `rounds` calls, after one that is not counted."""
+    """Median seconds of `rounds` calls, after one call that is not counted."""
     return statistics.median(timeit.repeat(work, repeat=rounds + 1, number=1)[1:])
 
 
 def row(
     benchmark: str, setting: str, measure: str, unit: str, baseline: str, base: float, ours: float, **more: Any
 ) -> dict[str, Any]:
-    """One of a table of ratios, of a measure of which less is better."""
+    """One row of a table of ratios, for a measure where lower is better."""
     names = {"benchmark": benchmark, "setting": setting, "measure": measure, "unit": unit, "baseline": baseline}
     return names | {"baseline_value": base, "our_value": ours, "ratio": base / ours} | more
 
 
 def publish(table: pd.DataFrame, cfg: Any, started: float, out: Path | None = None, **facts: Any) -> None:
-    """Write the agreed columns to cfg.out (or `out`), values to four digits, and print them."""
+    """Write the table to cfg.out (or `out`), with values and ratios rounded to four digits, and print it."""
     for column in ("baseline_value", "our_value", "ratio"):
         table[column] = [float(f"{value:.4g}") for value in table[column]]
     write_csv(out or cfg.out, table, cfg, started=started, **facts)
@@ -42,10 +42,10 @@ def publish(table: pd.DataFrame, cfg: Any, started: float, out: Path | None = No
 
 
 def in_a_process(function: str, *arguments: object) -> dict:
-    """What a function of a module, such as "benchmarks.counting.ours", returns when called in a fresh process.
+    """Call a function by its full name, such as "benchmarks.gaussian.ours", in a fresh process and return its result.
 
-    arguments: paths and what repr() writes. The function returns what JSON can say. Before it another process takes and
-    returns WARM_BYTES, so that none waits for memory that a virtual machine has not got yet.
+    arguments: paths, or values that repr() writes as code. The result must be representable in JSON. Another process
+    first allocates and frees WARM_BYTES, so that the call does not wait for memory that a virtual machine still lacks.
     """
     module, _, name = function.rpartition(".")
     parts = ", ".join(f"Path({str(a)!r})" if isinstance(a, Path) else repr(a) for a in arguments)
@@ -58,5 +58,5 @@ def in_a_process(function: str, *arguments: object) -> dict:
 
 
 def peak_bytes() -> int:
-    """Peak resident bytes of this program (Linux); getrusage's would begin with those of the one that started it."""
+    """Peak resident bytes of this program (Linux); getrusage's would start from the peak of the parent process."""
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

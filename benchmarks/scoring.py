@@ -1,4 +1,4 @@
-r"""What the scoring schedule and the paired estimators save, against the paper's; logits in pieces; bfloat16.
+r"""What the scoring schedule and the paired estimators save over the paper's; logits in pieces; bfloat16.
 
     python benchmarks/scoring.py --documents data/documents/books_2048_SmolLM2-135M --scores results/fig2b/scores.csv \
         --model data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf          # 2 CPU cores: 15 minutes
@@ -7,17 +7,17 @@ r"""What the scoring schedule and the paired estimators save, against the paper'
     python benchmarks/scoring.py --part bfloat16 --documents data/documents/four_books_128_SmolLM2-135M --L-max 128 \
         --batch-documents 8
 
-Writes results/benchmarks/scoring.csv or scoring_<part>.csv: a row a measure, ratio above 1 means ours is better.
-  schedule   as below
-  pieces     one pass of L_max tokens on a CPU, one thread: peak of resident memory above what was resident before it,
-             and seconds of the processor; all logits of a pass at once, against pieces of LOGIT_BYTES
-  bfloat16   what bfloat16 changes of I(L/2; L), the mean over batch_documents documents, in nats, against the standard
-             error of that mean; two further columns have I in both types
+Writes results/benchmarks/scoring.csv or scoring_<part>.csv: one row per measurement; ratios above 1: ours is better.
+  schedule   see below
+  pieces     one pass of L_max tokens on one CPU thread: peak resident memory above that before the pass, and CPU
+             seconds; all logits of a pass at once, against pieces of LOGIT_BYTES
+  bfloat16   how much bfloat16 changes I(L/2; L), the mean over batch_documents documents, in nats, against the standard
+             error of that mean; two more columns hold I in both types
 
-The paper's schedule scores a pair of documents by one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
-one marginal and one pass behind another X, every Y to the end of the document: 21 passes. Ours: passes.py. Both go
-through the same model and batches of equally many documents, in turn, after one warm-up. "Compute for equal error bars"
-is the time of a document times the variance of its term; docs/benchmarks.md says what it means.
+The paper's schedule scores a pair of documents with one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
+one marginal pass and one pass after another X. Every Y runs to the end of the document, so this makes 21 passes. Our
+schedule is in passes.py. Both alternate on the same model with the same number of documents per batch, after one
+warm-up. "Compute for equal error bars" is the time per document times the variance of its term, see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from measure_mutual_info.scoring import passes
 from measure_mutual_info.scoring.backend_transformers import TransformersBackend
 from measure_mutual_info.scoring.tables import read_scores
 
-# Llama-type models with random weights, for machines without a hub: hidden, MLP, layers, heads, key-value heads.
+# Llama-type models with random weights, for machines without access to the hub; sizes in the order of SIZES.
 RANDOM_MODELS = {
     "random-tiny": (64, 128, 2, 4, 2),
     "random-1b": (2048, 8192, 16, 32, 8),
@@ -60,7 +60,7 @@ class Settings:
     part: Literal["schedule", "pieces", "bfloat16"] = "schedule"
     model: str = "data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf"
     """hub id, folder, .gguf file, or one of random-1b, random-8b"""
-    documents: Path | None = None  # documents of prepare_dataset.py; random tokens if not given
+    documents: Path | None = None  # folder of prepare_dataset.py; random tokens if not given
     scores: Path | None = None  # scores.csv to take the estimators' variances from; no such rows if not given
     out: Path | None = None  # default: results/benchmarks/scoring.csv, scoring_<part>.csv
     L_max: int = 2048  # tokens
@@ -69,12 +69,12 @@ class Settings:
     dtype: str = "float32"
     device: str = "auto"
     bos: int = 1
-    bootstrap: int = 2000  # resamples of documents behind the intervals of variance ratios
+    bootstrap: int = 2000  # resamples of documents for the intervals of variance ratios
     seed: int = 0
 
 
 def paper_schedule(backend: TransformersBackend, documents: np.ndarray, y_recipients: np.ndarray) -> None:
-    """The paper's passes for a batch."""
+    """Run the paper's passes for a batch."""
     bos, every = np.full((len(documents), 1), backend.bos), [documents]
     for ell, _ in passes.grid(documents.shape[1], ratios=(2,)):
         every += [documents[:, ell:], np.concatenate([documents[:, :ell], y_recipients[:, ell:]], axis=1)]
@@ -93,41 +93,41 @@ def load(cfg: Settings) -> torch.nn.Module:
 
 
 def read_ids(cfg: Settings, vocabulary: int) -> np.ndarray:
-    """(batches, 2, batch_documents, L_max): documents and those that get their X, spread evenly over the corpus."""
+    """(batches, 2, batch_documents, L_max) ids: documents and their y_recipients, spread evenly over the corpus."""
     shape = (cfg.rounds + 1, 2, cfg.batch_documents, cfg.L_max)
     if cfg.documents is None:
         return np.random.default_rng(cfg.seed).integers(0, vocabulary, shape)
     rows = [row for row in open_documents(cfg.documents)[0]["input_ids"] if len(row) >= cfg.L_max]
     if not rows:
         raise UserError(f"{cfg.documents}: no document has {cfg.L_max} tokens: lower --L-max")
-    chosen = np.linspace(0, len(rows) - 1, int(np.prod(shape[:3]))).astype(int)  # twice where there are too few
+    chosen = np.linspace(0, len(rows) - 1, int(np.prod(shape[:3]))).astype(int)  # repeated if there are too few
     return np.array([rows[i][: cfg.L_max] for i in chosen]).reshape(shape)
 
 
 def time_in_turn(ways: dict[str, Callable[[np.ndarray, np.ndarray], object]], batches: np.ndarray) -> dict[str, float]:
-    """Median seconds of a batch; the ways go in turn, and the first batch, a warm-up, does not count."""
+    """Median seconds per batch of each way. The ways alternate; the first batch is a warm-up and does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for documents, y_recipients in tqdm(batches, unit="batch", desc="timing"):
         for name, way in ways.items():
             began = time.perf_counter()
-            way(documents, y_recipients)  # ends on the CPU, so the device is done
+            way(documents, y_recipients)  # the result is on the CPU, so the device is done
             seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(found[1:]) for name, found in seconds.items()}
 
 
 def pooled_variance(values: np.ndarray, book: np.ndarray) -> float:
-    """Variance around the mean of each value's own book. book: numbers from 0, shape as values; all 0 for one pool."""
+    """Variance around the mean of each value's book. book: numbers from 0, shaped like values; all 0 for one pool."""
     count = np.bincount(book)
     means = np.bincount(book, weights=values) / np.maximum(count, 1)
     return float(((values - means[book]) ** 2).sum() / (len(values) - (count > 0).sum()))
 
 
 def variance_ratios(cfg: Settings) -> pd.DataFrame:
-    """Documents needed for the same standard error: variance of a document's term, unpaired over paired, at L = 2ℓ.
+    """Ratio of documents needed for the same standard error: variance of a term, unpaired over paired, at L = 2ℓ.
 
-    Paired, the two log-probabilities of a term belong to the same Y. Unpaired (the paper's form) they belong to the Ys
-    of two documents, and their variances add. Pairs may be of any two books, or of one book (variances around the
-    means of the books), which does not count how much books differ. 95% intervals by a bootstrap over documents.
+    In the paired form, the two log-probabilities of a term belong to the same Y. In the unpaired form (the paper's),
+    they belong to the Ys of two documents, and their variances add. Pairs come from any two books, or from one book
+    (variances around the means of the books), which ignores how books differ. 95% intervals: bootstrap of documents.
     Columns: estimator, pairs, L, unpaired, paired (nats²), ratio, lo95, hi95.
     """
     scores, _ = read_scores(cfg.scores)
@@ -151,7 +151,7 @@ def variance_ratios(cfg: Settings) -> pd.DataFrame:
 
 
 def measure_passes(cfg: Settings) -> dict[str, list[list[float]]]:
-    """Peak bytes and seconds of the processor of each round, pieces and whole in turn (Linux, on the CPU)."""
+    """Peak bytes above those before, and CPU seconds, of each round; pieces and whole alternate (Linux, on the CPU)."""
     torch.set_num_threads(1)
     backend = TransformersBackend(load(replace(cfg, device="cpu")), cfg.bos)
     rows = {"pieces": backend.logit_rows, "whole": None}
@@ -160,7 +160,7 @@ def measure_passes(cfg: Settings) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {way: [] for way in rows}
     for _ in range(cfg.rounds):
         for way, backend.logit_rows in rows.items():
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is resident now
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
             before, began = peak_bytes(), time.process_time()
             backend.sequence_logprobs(ids[:, :-1], ids[:, 1:])
             found[way].append([peak_bytes() - before, time.process_time() - began])
@@ -179,7 +179,7 @@ def pieces_rows(cfg: Settings) -> list[dict[str, Any]]:
 
 
 def bfloat16_rows(cfg: Settings) -> list[dict[str, Any]]:
-    """The X of each document goes to the next one."""
+    """The rows of part bfloat16. Each document gives its X to the Y of the next one."""
     device, points, found = find_device(cfg.device), passes.grid(cfg.L_max, ratios=(2,)), {}
     twice_as_many = read_ids(replace(cfg, rounds=0), load_config(cfg.model).vocab_size)
     documents = twice_as_many.reshape(-1, cfg.L_max)[::2]  # spread over the corpus
@@ -215,7 +215,7 @@ def main(cfg: Settings) -> None:
 
 def schedule(cfg: Settings) -> None:
     started = time.time()
-    variances = variance_ratios(cfg) if cfg.scores is not None else None  # first: a wrong file should cost no timing
+    variances = variance_ratios(cfg) if cfg.scores is not None else None  # first, to fail early on a bad file
     model = load(cfg)
     shared, plain = (
         TransformersBackend(model, cfg.bos, cfg.batch_documents * cfg.L_max, share) for share in (True, False)

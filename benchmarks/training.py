@@ -1,4 +1,4 @@
-"""What training costs: a step of the loop beside another checkout's, Muon beside AdamW, learning rates, speed.
+"""Cost of training: time of a step against another checkout, Muon against AdamW, learning rates, and speed.
 
     python benchmarks/training.py --part loop --other ../other-checkout --documents data/documents/my_books_256
     python benchmarks/training.py --part optimizers          # one CPU core: 40 minutes
@@ -6,22 +6,22 @@
     python benchmarks/training.py --part books --documents data/documents/results_figG9_512  # one CPU core: 20 minutes
     python benchmarks/training.py --part speed --documents data/documents/results_fig4_2048  # one CPU core: 20 minutes
 
-Writes results/benchmarks/training_<part>.csv: a row a measure, ratio above 1 means ours is better.
-  loop         milliseconds of a step, one thread: both checkouts train by their command lines in turn, --rounds times;
-               of a run the fastest row of its log counts, of the rounds the median, with the smallest and largest ratio
-  optimizers   the smallest of --budgets (steps of a cosine to 0, by bisection) whose last row, a twentieth of the
-               steps, has a KL of --goal or less with one of --rates; then its seconds at the speed of that run's
-               fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
-  rates        another table, a row a run: the KL in the last row of the log of each of --rated at each of --sweep, by
-               the first cosine of --preset cpu of gaussian_synthetic/train.py at L = 64, without its restarts
-  books        the same of two models of books at the first of --lengths: the NLL of the last 50 of 300 steps, all of
-               them of the first epoch, so of texts that the model has not seen before
-  speed        another table: tokens a second of each model of books at each of --lengths, the fastest of --rounds rows
-               of 10 steps, one thread, bfloat16 products; operations a second by common.flops, and their share of what
-               the same core reaches in a product of two 2,048 × 2,048 matrices in bfloat16, the best of ten before and
-               after; then tokens a second with --compile, right after the run without
+Writes results/benchmarks/training_<part>.csv: one row per measurement; a ratio above 1 means that ours is better.
+  loop         milliseconds per step, one thread. Both checkouts train by their command lines, alternating, --rounds
+               times; the fastest row of a log counts. The median over rounds, and the smallest and the largest ratio
+  optimizers   the smallest of --budgets (steps of a cosine to 0, found by bisection) at which the last row of the log,
+               a twentieth of the steps, has a KL of --goal or less with one of --rates; and its seconds, at the speed
+               of its fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
+  rates        another table, one row per run: the KL in the last row of the log of each model of --rated at each rate
+               of --sweep, for the first cosine of --preset cpu of gaussian_synthetic/train.py at L = 64, no restarts
+  books        the same for two models of books at the first of --lengths: the NLL of the last 50 of 300 steps, all
+               within the first epoch, so on texts that the model has not seen before
+  speed        another table: tokens per second of each model of books at each of --lengths, in the fastest of --rounds
+               rows of 10 steps, one thread, bfloat16 products; operations per second according to common.flops, and
+               their share of what the same core reaches in a product of two 2,048 × 2,048 bfloat16 matrices, the best
+               of ten before and ten after; then tokens per second with --compile, right after the run without
 
-Expect: the loops to take the same time, Muon half of AdamW's steps with GPT2.
+Expect both loops to take the same time, and Muon to need half of AdamW's steps with GPT2.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from train_on_pg19 import train as books
 from train_on_pg19.training.models import build
 
 GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
-VOCABULARY = 2048  # tokens of the models of books
-STEPS = 300  # books: of a run
+VOCABULARY = 2048  # tokens, for the models of books
+STEPS = 300  # books: steps per run
 OF_GAUSSIANS = ["--L", 64, "--copies", 4, "--batch", 16]
-BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")  # loop, books
-OF_BOOKS = (*BOOKS, "mamba2-mini-small-state1", "gpt_neox-mini-medium", "mamba2-mini-medium")  # speed
+BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")  # for the parts loop and books
+OF_BOOKS = (*BOOKS, "mamba2-mini-small-state1", "gpt_neox-mini-medium", "mamba2-mini-medium")  # for speed
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,17 @@ class Settings:
     out: Path | None = None  # default: results/benchmarks/training_<part>.csv
     other: Path | None = None  # loop: folder of the other checkout
     documents: Path | None = None
-    """of 512 tokens or more, for the models of books; loop: without them these are left out"""
-    held_out_books: str = "held_out/*"  # books, speed: as of train.py
-    lengths: tuple[int, ...] = (512, 2048)  # books, speed: tokens
-    steps: int = 40  # loop: of a run
-    rounds: int = 5  # loop: pairs of runs; speed: rows of a log
+    """documents of 512 tokens or more, for the models of books; loop: if not given, these models are left out"""
+    held_out_books: str = "held_out/*"  # books, speed: as in train.py
+    lengths: tuple[int, ...] = (512, 2048)  # books, speed: L in tokens
+    steps: int = 40  # loop: steps per run
+    rounds: int = 5  # loop: pairs of runs; speed: rows per log
     models: tuple[str, ...] = ("gpt2-mini", "mamba2-mini-8192")  # optimizers
     budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)  # optimizers: steps, ascending
-    rates: tuple[float, ...] = (8e-3, 4e-3)  # optimizers: of AdamW
-    goal: float = 0.005  # optimizers: nats a token
+    rates: tuple[float, ...] = (8e-3, 4e-3)  # optimizers: learning rates of AdamW
+    goal: float = 0.005  # optimizers: KL to reach, in nats per token
     rated: tuple[str, ...] = ("gpt2-128", "qwen3-128", "window-128", "mamba2-128-1024", "gru-128-256")  # rates
-    sweep: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)  # rates, books: of AdamW, Muon's is five times that
+    sweep: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)  # rates, books: AdamW's rates; Muon's are five times these
     seeds: tuple[int, ...] = (0,)  # rates, books
 
     def validate(self) -> None:
@@ -83,11 +83,11 @@ class Settings:
         if self.part == "loop" and (self.other is None or not (self.other / "gaussian_synthetic/train.py").is_file()):
             raise UserError(f"--other {self.other}: give the folder of another checkout")
         if self.part in ("books", "speed") and self.documents is None:
-            raise UserError("--documents: give those that train_on_pg19/fig4.sh or figG9.sh prepares")
+            raise UserError("--documents: give the documents that train_on_pg19/fig4.sh or figG9.sh prepares")
 
 
 def step_seconds(log: pd.DataFrame) -> float:
-    """Of the fastest row: all else on the machine only makes a step slower."""
+    """Seconds per step in the fastest row of a log: other work on the machine can only make a step slower."""
     return (log["tokens"] / log["step"]).iloc[0] / log["tokens_per_second"].max()
 
 
@@ -123,7 +123,7 @@ def _seconds_of_run(place: Path, script: str, flags: list[object]) -> float:
 
 
 def optimizer_rows(cfg: Settings, model: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every run that was made is added to `runs`."""
+    """The two rows of a model. Every run that this takes is appended to `runs`."""
     torch.set_num_threads(1)
     (base, base_seconds), (ours, seconds) = (_smallest_budget(cfg, model, one, runs) for one in ("adamw", "muon"))
     of, goal = f"{model}, L = 64, 1,024 tokens a step", f"to a KL of {cfg.goal:g} nats a token"
@@ -134,7 +134,7 @@ def optimizer_rows(cfg: Settings, model: str, runs: list[dict[str, Any]]) -> lis
 
 
 def _smallest_budget(cfg: Settings, model: str, optimizer: str, runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """Steps, and seconds of a step, by bisection of --budgets; not a number where none reaches the goal."""
+    """Steps, and seconds per step, found by bisection of --budgets; NaN if no budget reaches the goal."""
     found, low, high = (np.nan, np.nan), -1, len(cfg.budgets)
     while high - low > 1:
         middle = (low + high) // 2
@@ -181,7 +181,7 @@ def speed_rows(cfg: Settings) -> pd.DataFrame:
             peak = _peak_here()
             log = _run_here(books, [*flags, "--log-every", 10, "--device", "cpu"])
             peak, speed = max(peak, _peak_here()), log["tokens_per_second"].max()
-            torch.compiler.reset()  # it gives up after a few models
+            torch.compiler.reset()  # without this, it gives up after a few models
             compiled = _run_here(books, [*flags, "--log-every", 10, "--device", "cpu", "--compile"])
             compiled = compiled["tokens_per_second"].max()
             model = build(name, VOCABULARY, L, None)
@@ -193,13 +193,13 @@ def speed_rows(cfg: Settings) -> pd.DataFrame:
 
 
 def _peak_here() -> float:
-    """Operations a second of the fastest of ten products of matrices."""
+    """Operations per second in the fastest of ten matrix products."""
     one = torch.randn(2048, 2048, dtype=torch.bfloat16)
     return 2 * 2048**3 / min(timeit.repeat(lambda: one @ one, repeat=10, number=1))
 
 
 def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:
-    """The log of a run of a train.py in this process."""
+    """Run a train.py in this process and return its log."""
     with tempfile.TemporaryDirectory() as folder:
         given = [*map(str, flags), "--out", f"{folder}/run"]
         cfg = parse(program.Settings, given, presets=program.PRESETS)

@@ -1,11 +1,11 @@
-"""The architectures that are trained, by name: those of Tables F.1 and F.2, others of their size, small ones for a CPU.
+"""The architectures to train, by name: those of Tables F.1 and F.2, and small ones for a CPU.
 
     config = configuration("mamba2-130m", L=1024, vocab_size=50_432)      # a configuration of transformers
 
-Random weights come from `AutoModel.from_config(config)` and its like; no model has dropout. Mamba and Mamba2 take the
-kernels of mamba-ssm where they are installed; without them Mamba takes mambapy's scan.
+`AutoModel.from_config(config)` and similar classes build a model with random weights; no model has dropout. Mamba and
+Mamba2 use the kernels of mamba-ssm if they are installed; without them Mamba uses mambapy's scan.
 
-To add one, add a line to MODELS: a model type of transformers, and what differs from its configuration's defaults.
+To add one, add a line to MODELS: a model type of transformers, and the settings that differ from its defaults.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Architecture(NamedTuple):
     """One line of MODELS."""
 
     kind: str  # a model type of transformers
-    settings: dict[str, Any]  # of its configuration
+    settings: dict[str, Any]  # of its configuration, where they differ from the defaults
     positions: bool = False
-    """not in the paper: whether a Gaussian model adds a table of learned positions to its tokens"""
+    """not in the paper: whether a model of Gaussian sequences adds learned position embeddings to its tokens"""
 
 
 def _gpt2(layers: int, width: int, heads: int, **settings: Any) -> Architecture:
@@ -40,7 +40,7 @@ def _attention(kind: str, layers: int, width: int, heads: int, mlp: int, **setti
 
 
 def _gpt_neox(layers: int, width: int, heads: int) -> Architecture:
-    """GPT2's sizes; positions by rotation of all of a head; the embedding is the head's too."""
+    """GPT2's sizes; rotary positions over the full width of each head; output layer tied to the embedding."""
     rotation = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
     return _attention("gpt_neox", layers, width, heads, 4 * width, tie_word_embeddings=True, rope_parameters=rotation)
 
@@ -50,9 +50,9 @@ def _mamba(layers: int, width: int, **settings: Any) -> Architecture:
 
 
 def _mamba2(layers: int, width: int, state: int = 128, head: int = 64, **settings: Any) -> Architecture:
-    """Of its authors: inner width 2 · width, one group, the embedding is the head's too.
+    """As in its authors' models: inner width 2 · width, one group, output layer tied to the embedding.
 
-    The recurrence keeps layers · 2 · width · state elements.
+    The recurrences keep layers · 2 · width · state elements.
     """
     heads = {"num_heads": 2 * width // head, "head_dim": head, "n_groups": 1, "tie_word_embeddings": True}
     shape = {"num_hidden_layers": layers, "hidden_size": width, "state_size": state}
@@ -60,7 +60,7 @@ def _mamba2(layers: int, width: int, state: int = 128, head: int = 64, **setting
 
 
 def _hybrid(layers: int, width: int, heads: int, mlp: int, every: int) -> Architecture:
-    """Gated DeltaNet, and in every `every`-th layer attention with half as many key-value heads."""
+    """Gated DeltaNet layers; every `every`-th layer is attention instead, with `heads` // 2 key-value heads."""
     names = ["linear_attention" if i % every else "full_attention" for i in range(1, layers + 1)]
     head = width // heads
     linear = {"linear_num_key_heads": heads, "linear_num_value_heads": heads}
@@ -75,7 +75,7 @@ def _with_positions(model: Architecture) -> Architecture:
 
 
 MODELS: dict[str, Architecture] = {
-    # Tables F.1 and F.2; what they do not give is as in the configurations of the same names on the hub.
+    # Tables F.1 and F.2; what they do not give is taken from the configurations of the same names on the hub.
     "gpt2": _gpt2(12, 768, 12),
     "gpt2-medium": _gpt2(24, 1024, 16),
     "gpt2-large": _gpt2(36, 1280, 20),
@@ -88,10 +88,10 @@ MODELS: dict[str, Architecture] = {
     "mamba2-130m": _mamba2(24, 768),
     "mamba2-370m": _mamba2(48, 1024),
     "mamba2-790m": _mamba2(48, 1536),
-    # not in the paper: two layers for Gaussian sequences on a CPU. All have a table of positions: without one a
-    # recurrent model this small stays far above what its state allows, perhaps because it has to learn to count (rows
-    # of 4, of 16, …), as names that end in -no-pos show. The number behind mamba2-mini is the size of its two recurrent
-    # states together; the kernel of its convolutions is 2, so that they add only 520 to 768 to that.
+    # not in the paper: two layers for Gaussian sequences on a CPU. All have learned position embeddings. Without them
+    # the loss of such a small recurrent model stays far above what its state allows (see the names in -no-pos), perhaps
+    # because it has to learn to count (rows of 4, of 16, …). The number after mamba2-mini is the total size of its two
+    # recurrent states; its convolutions, with a kernel of 2, add only 520 to 768 elements.
     "gpt2-mini": _with_positions(_gpt2(2, 64, 8)),
     "qwen3-mini": _with_positions(_attention("qwen3", 2, 64, 8, 128, num_key_value_heads=4, head_dim=8)),
     "window-mini": _with_positions(_attention("mistral", 2, 64, 8, 128, num_key_value_heads=8, sliding_window=16)),
@@ -102,14 +102,14 @@ MODELS: dict[str, Architecture] = {
     "mamba2-mini-512": _with_positions(_mamba2(2, 64, state=2, head=16, conv_kernel=2)),
     "mamba2-mini-2048": _with_positions(_mamba2(2, 64, state=8, head=16, conv_kernel=2)),
     "mamba2-mini-8192": _with_positions(_mamba2(2, 64, state=32, head=16, conv_kernel=2)),
-    # not in the paper: two layers of width 128 for Fig. 3 on a CPU; those of any state: `architecture`, below.
+    # not in the paper: two layers of width 128 for Fig. 3 on a CPU; for other state sizes see `architecture` below.
     "gpt2-128": _with_positions(_gpt2(2, 128, 8)),
     "qwen3-128": _with_positions(_attention("qwen3", 2, 128, 8, 256, num_key_value_heads=8, head_dim=16)),
     "window-128": _with_positions(_attention("mistral", 2, 128, 8, 256, num_key_value_heads=8, sliding_window=16)),
-    # not in the paper: for books on a CPU. In the order small, medium, large: 0.8, 3.1 and 19 million parameters of a
-    # transformer without the vocabulary, and about as many of the others, which have twice its layers, as in the
-    # tables. The recurrences of mamba2-mini keep 32,768, 65,536 and 196,608 elements, and with -state1 a 16th of
-    # that. GPT-NeoX stands beside GPT2 because its positions, by rotation, need not be learnt.
+    # not in the paper: for books on a CPU. Small, medium and large transformers have 0.8, 3.1 and 19 million parameters
+    # without the vocabulary. The other models have about as many, in twice as many layers, as in the tables. The
+    # recurrences of mamba2-mini keep 32,768, 65,536 and 196,608 elements, those of -state1 a 16th of that. GPT-NeoX is
+    # here in addition to GPT2 because its rotary positions need not be learnt.
     "gpt2-mini-small": _gpt2(4, 128, 4),
     "gpt_neox-mini-small": _gpt_neox(4, 128, 4),
     "gpt_neox-mini-medium": _gpt_neox(4, 256, 8),
@@ -126,13 +126,14 @@ MODELS: dict[str, Architecture] = {
 
 
 SIZED = re.compile(r"(gru|mamba2)-(\d+)-(\d+)(-no-pos)?")
-HEAD = 16  # width of the heads of a Mamba2 of any size
+HEAD = 16  # width of the heads of mamba2-WIDTH-STATE
 
 
 def architecture(name: str) -> Architecture:
-    """Of MODELS, or of a name like gru-128-64 or mamba2-128-1024: the width, and the elements of its recurrent states.
+    """The architecture called `name`: one of MODELS, or gru-WIDTH-STATE or mamba2-WIDTH-STATE, e.g. gru-128-64.
 
-    UserError: no such name, or a size that the states of the kind cannot have.
+    STATE: elements of all recurrent states together. A suffix -no-pos leaves out the position embeddings. UserError: no
+    such name, or a size that the states of this kind cannot have.
     """
     if name in MODELS:
         return MODELS[name]
@@ -148,10 +149,10 @@ def architecture(name: str) -> Architecture:
 
 
 def _narrow_mamba2(width: int, elements: int) -> Architecture:
-    """Two layers whose inner width, N times a state of N columns, may be below that of the tokens; kernel 2.
+    """Two Mamba2 layers whose recurrences keep `elements`, 2 · inner width · N with N state columns; kernel 2.
 
-    The inner width is about eight times the columns. The convolutions keep 2 · (inner + 2 · columns) elements per layer
-    beside the `elements` of the recurrences.
+    The inner width is as close to 8 · N as possible, and may be below `width`. In addition, the convolutions keep
+    2 · (inner width + 2 · N) elements per layer.
     """
     layers = 2
     product, rest = divmod(elements, layers * HEAD)
@@ -168,22 +169,22 @@ def _narrow_mamba2(width: int, elements: int) -> Architecture:
 
 
 def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
-    """Of an `architecture`, for sequences of at most L tokens; ids: vocab_size and ids of special tokens.
+    """The configuration of an `architecture`, for at most L tokens; ids: vocab_size and ids of special tokens.
 
-    UserError: another name, or a model type that transformers lacks.
+    UserError: an unknown name, or a model type that transformers lacks.
     """
     kind, settings, _ = architecture(name)
-    # transformers' Mamba2 works with an inner width below the width, but its configuration wants a whole `expand`.
+    # transformers' Mamba2 works with an inner width below the width, but its configuration needs an integer `expand`.
     narrow = {key: settings[key] for key in ("expand", "num_heads", "head_dim") if settings.get("expand")}
     whole = {"expand": 1, "num_heads": 1, "head_dim": settings["hidden_size"]} if narrow else {}
     try:
         config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings | whole)
     except ValueError as error:
-        raise UserError(f"model {name}: transformers has no model type {kind!r}: mend its line of MODELS") from error
+        raise UserError(f"model {name}: transformers has no model type {kind!r}: correct its line in MODELS") from error
     vars(config).update(narrow)
     if hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = L
     if kind == "mamba2":
-        # No number depends on the chunk, only the time and memory of the scan; the kernels want a power of two from 16.
+        # The chunk changes only the time and memory of the scan; the kernels need a power of two of at least 16.
         config.chunk_size = 32 if L >= 32 else 16
     return config

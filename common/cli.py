@@ -1,4 +1,4 @@
-"""Command lines: a settings dataclass gives the flags, presets other defaults, and bad input is one line."""
+"""Command lines: flags from a settings dataclass, presets of other defaults, and one-line messages for bad input."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import tyro
 
 Settings = TypeVar("Settings")
-Presets = Mapping[str, Mapping[str, Any]]  # by name, what a preset sets in place of the defaults of a settings class
-SEEDS = 2**32  # transformers.set_seed takes no larger one, torch on a CPU leaves further bits out
+Presets = Mapping[str, Mapping[str, Any]]  # preset name → values that replace defaults of a settings class
+SEEDS = 2**32  # transformers.set_seed takes only smaller seeds; torch on a CPU ignores higher bits
 
 
 class UserError(Exception):
@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Parse the command line into `settings`, run `main(cfg)`, and turn expected failures into one line, exit code 2.
 
-    Settings may have a method `validate` that raises UserError. presets: see `parse`. Anything unexpected keeps its
+    Settings may have a method `validate` that raises UserError. presets: see `parse`. Unexpected errors keep their
     traceback: a bug should look like one.
     """
     if getattr(sys.stdout, "errors", None) == "strict":  # printing a file name that is not UTF-8 must not end a run
@@ -46,11 +46,11 @@ def run(
         main(cfg)
     except UserError as error:
         sys.exit(_say(f"error: {error}"))
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # as `… | head` does when it has seen enough
         sys.stderr.close()
         sys.exit(0)
     except KeyboardInterrupt:
-        _say("interrupted: the same command again goes on from what has been saved")
+        _say("interrupted: run the same command again to continue from what was saved")
         sys.exit(130)
     except Exception as error:
         line = _of_the_place(error)
@@ -62,10 +62,10 @@ def run(
 def parse(
     settings: type[Settings], args: Sequence[str], description: str | None = None, presets: Presets | None = None
 ) -> Settings:
-    """The settings that these arguments give: flags before the preset of `--preset NAME`, before the defaults.
+    """Parse `args` into settings: flags override the preset of `--preset NAME`, which overrides the defaults.
 
-    A preset may set a value by length, as {16: 1000, 64: 2000}: it goes by the setting L, and an L in between takes the
-    value of the next shorter one, an L below all of them that of the shortest. UserError: no such preset.
+    A preset may give a value for each length, as {16: 1000, 64: 2000}. The setting L then selects the value of the
+    largest length that is not above L, or of the smallest length if all are above L. UserError: no such preset.
     """
     if not presets:
         return tyro.cli(settings, args=args, description=description)
@@ -75,7 +75,7 @@ def parse(
         name, args = parser.parse_known_args(args)
     except argparse.ArgumentError:
         raise UserError(f"--preset: choose one of {', '.join(presets)}") from None
-    choice = f"--preset {'|'.join(presets)}: other defaults than those below; flags override them"
+    choice = f"--preset {'|'.join(presets)}: use other defaults than those below; flags override them"
     description = f"{(description or '').rstrip()}\n\n{choice}"
     values = presets[name.preset] if name.preset else {}
     cfg = tyro.cli(settings, args=args, description=description, default=_with(settings, values))
@@ -85,7 +85,7 @@ def parse(
 
 
 def _with(settings: type[Settings], values: Mapping[str, Any], L: int | None = None) -> Settings:
-    """The settings with the values of a preset, tyro.MISSING where one has to be given. L: None, its default."""
+    """Settings with the values of a preset; tyro.MISSING for required ones it lacks. L: None for its default."""
     known = {one.name: one for one in fields(settings)}
     needed = {name: tyro.MISSING for name, one in known.items() if one.default is one.default_factory is MISSING}
     L = known["L"].default if L is None and "L" in known else L
@@ -94,19 +94,19 @@ def _with(settings: type[Settings], values: Mapping[str, Any], L: int | None = N
 
 
 def of_length(table: Mapping[int, Any], L: int) -> Any:
-    """The value of the largest length in `table` that is not above L, or of the smallest."""
+    """The value of the largest length in `table` that is not above L, or of the smallest length if there is none."""
     return table[max((length for length in table if length <= L), default=min(table))]
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# Of libraries in Rust, and of torch, which does not give the number.
+# Disk-full messages of Rust libraries, and of torch, which omits the error number.
 FULL_IN_WORDS = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|unexpected pos \d+ vs|StreamWriter failed")
 
 
 def _of_the_place(error: BaseException) -> str | None:
-    """The line for an error that a file's place explains; None for any other."""
+    """The message for an error caused by where a file is (full disk, bad path); None for any other error."""
     cause: BaseException | None = error
-    while cause is not None:  # a library's own error can hide the system's behind it, or tell it in words alone
+    while cause is not None:  # a library's error may wrap the system's, or only quote it in its text
         full = isinstance(cause, OSError) and cause.errno in FULL
         if full or FULL_IN_WORDS.search(str(cause)):
             where = f" while writing {cause.filename}" if full and cause.filename else ""
@@ -119,14 +119,14 @@ def _of_the_place(error: BaseException) -> str | None:
 
 
 def _same_checkout(script: str | None) -> None:
-    """UserError: the script is of another checkout than this module, whose commit the records would give."""
+    """UserError: the script is from another checkout than this module, so records would give the wrong commit."""
     here, there = (Path(file).resolve().parents[1] for file in (__file__, script or __file__))
     if there != here and (there / "common" / "cli.py").is_file():
         raise UserError(f"{script} would run with the modules of {here}: activate the environment of {there}")
 
 
 def check_settings(cfg: Any) -> None:
-    """What no program can use, whatever it does: a seed out of range, a number that is not finite, a value given twice.
+    """Refuse what no program can use: a seed out of range, a number that is not finite, a value given twice.
 
     UserError names the first of them.
     """
@@ -142,11 +142,11 @@ def check_settings(cfg: Any) -> None:
                 raise UserError(f"{flag} {item}: give a finite number")
             if item in values[:i]:
                 shown = " ".join(map(str, item)) if isinstance(item, tuple) else item
-                raise UserError(f"{flag} {shown} is given twice: give each once")
+                raise UserError(f"{flag} {shown} is given twice: remove the duplicate")
 
 
 def at_least(least: int, cfg: Any, *names: str) -> None:
-    """UserError: a setting of one of these names is below `least`; None is not given."""
+    """UserError: one of the settings called `names` is below `least`. A setting of None passes."""
     for name in names:
         if (value := getattr(cfg, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")

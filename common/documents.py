@@ -1,4 +1,4 @@
-"""Opening a folder that measure_mutual_info/prepare_dataset.py wrote, the same way in every program that reads one."""
+"""Open a folder written by measure_mutual_info/prepare_dataset.py, the same way in every program that reads one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from common.cli import UserError
 
 COLUMNS = ("document", "book", "input_ids")
 FACTS = ("source", "tokenizer", "tokenizer_vocab_size")
-REPEAT_TOKENS = 32  # two documents of so many tokens are not the same by chance
+REPEAT_TOKENS = 32  # documents that share this many tokens do not do so by chance
 
 
 def open_documents(folder: Path) -> tuple[Dataset, dict]:
     """The documents of a folder (memory-mapped), and its prepare.json.
 
-    UserError: not a folder that prepare_dataset.py wrote and finished, or one without documents.
+    UserError: prepare_dataset.py did not write and finish the folder, or it holds no documents.
     """
     description = folder / "prepare.json"
     said = f"no folder {folder}" if not folder.is_dir() else f"no prepare.json in {folder}"
@@ -31,7 +31,7 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
             facts = json.loads(description.read_text(encoding="utf-8"))
             documents = load_from_disk(str(folder))
             columns = list(documents.column_names)
-            documents.data.table.validate(full=True)  # offsets and names: quick, as any whole number may be a token
+            documents.data.table.validate(full=True)  # offsets and names only, so quick: any integer may be a token
             lacking = [name for name in COLUMNS if name not in columns] + [key for key in FACTS if key not in facts]
             if not lacking:
                 return documents, facts
@@ -45,20 +45,20 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
 
 
 def document_lengths(documents: Dataset) -> np.ndarray:
-    """Tokens of each document, shape (documents,), without reading the tokens themselves."""
-    # Chunk by chunk: one Arrow list array ends at 2^31 tokens, and a large corpus has more.
+    """Number of tokens of each document, shape (documents,), without reading the tokens themselves."""
+    # Chunk by chunk: one Arrow list array holds at most 2^31 tokens, and a large corpus has more.
     chunks = documents.data.column("input_ids").chunks
     return np.concatenate([np.asarray(chunk.value_lengths()) for chunk in chunks])
 
 
 def first_of_equal(documents: Dataset, tokens: int) -> np.ndarray:
-    """For each document the number of the first that begins with the same tokens, its own if there is none before it.
+    """For each document, the index of the first one that begins with the same tokens (its own if none comes before it).
 
-    tokens: how many are compared, at least REPEAT_TOKENS; a document of fewer than these repeats none, as it may be
-    equal to another by chance. Returns shape (documents,) int64.
+    tokens: how many tokens to compare, but at least REPEAT_TOKENS. A document shorter than REPEAT_TOKENS gets its own
+    index, because it may equal another by chance. Returns shape (documents,), int64.
     """
     lengths, compared = document_lengths(documents), max(tokens, REPEAT_TOKENS)
-    hashes = np.empty(len(lengths), np.uint64)  # not the tokens, which of millions of documents do not fit memory
+    hashes = np.empty(len(lengths), np.uint64)  # not the tokens: those of millions of documents do not fit in memory
     ends, number = np.minimum(lengths, compared).astype(np.int64), 0
     for chunk in documents.data.column("input_ids").chunks:
         ids, start = chunk.flatten().to_numpy(zero_copy_only=False), 0
@@ -73,7 +73,7 @@ def first_of_equal(documents: Dataset, tokens: int) -> np.ndarray:
 
 
 def matching(names: Sequence[str], option: str, patterns: Sequence[str]) -> list[str]:
-    """The names of books that match a pattern ("held_out/1*"; * stands for / too). UserError: one matches none."""
+    """The names of books that match a pattern ("held_out/1*"; * also matches /). UserError: a pattern matches none."""
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"{option} {pattern}: none of {len(names):,} books, the first of which is {names[0]}")

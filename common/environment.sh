@@ -1,13 +1,13 @@
-# Sourced by the shell files, which have gone to the project's root: their --help, the settings they take, the Python they
-# use, and virtual environments, made where they are missing.
+# Sourced by the shell files after they have changed to the project's root: their --help, the settings they take, the
+# Python they use, and virtual environments, which are made if they are missing.
 
-here=${OLDPWD:-$PWD} # where the person stands; the root, where a shell file calls another
+here=${OLDPWD:-$PWD} # the caller's folder; the root if a shell file calls another
 case ${PYTHON:-} in
     [!/]*/*) if [ -x "$here/$PYTHON" ]; then PYTHON=$here/$PYTHON; fi ;;
 esac
 
-# environment FOLDER REQUIREMENTS: afterwards FOLDER/bin/python has everything that REQUIREMENTS names, and the modules of
-# this checkout. A folder that is half made, copied, or was made from other requirements, is brought up to date.
+# environment FOLDER REQUIREMENTS: makes sure that FOLDER/bin/python has everything that REQUIREMENTS names and the
+# modules of this checkout. A folder that is incomplete, copied, or made from other requirements is brought up to date.
 environment() {
     local folder=$1 requirements=$2 wanted candidate
     wanted=$(cat "$requirements" pyproject.toml | cksum)
@@ -26,14 +26,14 @@ environment() {
         }
     fi
     "$folder/bin/python" -m pip install --requirement "$requirements" || {
-        echo "error: $requirements could not be installed (pip says why above): mend that, then run this again" >&2
+        echo "error: $requirements could not be installed (pip says why above): fix that, then run this again" >&2
         return 1
     }
     echo "$wanted" > "$folder/requirements.cksum"
 }
 
-# fits PYTHON [PACKAGE …]: whether it has these packages and finds the modules of this checkout, whichever script it runs.
-# Otherwise says why, if it can.
+# fits PYTHON [PACKAGE …]: succeeds if PYTHON has these packages and finds the modules of this checkout, whichever
+# script it runs. Otherwise prints why, if it can.
 fits() {
     "$1" -P -c '
 import importlib.util, os, sys
@@ -41,13 +41,13 @@ if not all(importlib.util.find_spec(name) for name in sys.argv[1:]):
     sys.exit(1)
 common = importlib.util.find_spec("common")
 if not common or not common.origin or not os.path.samefile(os.path.dirname(common.origin), "common"):
-    sys.exit(print("has not the modules of this checkout") or 1)' "${@:2}" 2> /dev/null
+    sys.exit(print("lacks the modules of this checkout") or 1)' "${@:2}" 2> /dev/null
 }
 
-# begin SETTING …: makes PRESET cpu where it is not set. Refuses the settings that the figure does not read, because a
-# result that silently is of something else is worse than none; then sets $python to PYTHON or to the environment that is
-# active, if all that is needed is there, else to that of .venv, made where it is missing. OUT, RUNS and what exists there
-# (the folder of a pattern, say) are paths from where the person stands; those in PREPARE_FLAGS and flags from the root.
+# begin SETTING …: sets PRESET to cpu if it is not set. Refuses settings that the figure does not read, because a result
+# that silently ignores them is worse than none. Sets $python to PYTHON or to the active environment if that has all
+# that is needed, else to .venv, made if missing. OUT and RUNS are relative to the caller's folder, as are inputs that
+# exist there (or, for a pattern, whose folder does); paths in PREPARE_FLAGS and flags are relative to the root.
 begin() {
     local setting reason value
     PRESET=${PRESET:-cpu}
@@ -63,7 +63,7 @@ begin() {
     if [ -n "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         python=${PYTHON:-python}
         if ! reason=$(fits "$python" datasets matplotlib pandas torch transformers tyro); then
-            echo "== $python ${reason:-has not all that requirements.txt names}: taking .venv instead"
+            echo "== $python ${reason:-lacks packages of requirements.txt}: taking .venv instead"
             python=.venv/bin/python
         fi
     fi
@@ -80,11 +80,11 @@ begin() {
     done
 }
 
-# at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time; on
-# a machine with several GPUs each worker has one to itself. Ends when a call returns 255.
+# at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time.
+# On a machine with several GPUs, each worker uses one of them. Ends when a call returns 255.
 at_a_time() {
     local workers=$1 function=$2 devices
-    # pipefail and set -e would end the figure where there is no nvidia-smi.
+    # Without `|| true`, pipefail and set -e would end the script on a machine without nvidia-smi.
     devices=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd, - || true)}
     case $devices in
         *,*) # --process-slot-var is of GNU, as is every machine with several GPUs
@@ -96,7 +96,7 @@ at_a_time() {
     esac
 }
 
-# logged NAME FILE COMMAND …: calls a program for `at_a_time`, says what it printed last, keeps all in FILE.
+# logged NAME FILE COMMAND …: runs a program for `at_a_time`, appends its output to FILE and prints the last line.
 logged() {
     local name=$1 file=$2
     shift 2
@@ -105,12 +105,12 @@ logged() {
         echo "$name: $(tail -n 1 "$file")"
     else
         echo "error: $name, see $file: $(tail -n 1 "$file")" >&2
-        return 255 # xargs begins no further run
+        return 255 # xargs starts no further run
     fi
 }
 export -f logged
 
-# mamba_kernels: refuses to begin weeks of training on the slow path.
+# mamba_kernels: refuses to start weeks of training without the fast kernels.
 mamba_kernels() {
     if ! "$python" -c 'import causal_conv1d, mamba_ssm' 2> /dev/null; then
         echo "error: PRESET=paper trains Mamba models, which take many times longer without the CUDA kernels of" \
@@ -120,7 +120,7 @@ mamba_kernels() {
     fi
 }
 
-# The arguments here are those of the shell file that sources this one; its head is its help.
+# The arguments are those of the shell file that sources this one; the comment at its top is its help.
 case ${1:-} in
     -h | --help)
         sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"

@@ -1,4 +1,4 @@
-"""How many operations a training step takes, and how many a GPU could do: model FLOPs utilisation is their ratio.
+"""Operations needed by training, and the peak of a GPU: their ratio is the model FLOPs utilisation.
 
 flops_a_token(model, L) * tokens / seconds / peak_flops("bf16", torch.device("cuda"))
 """
@@ -11,7 +11,7 @@ import torch
 
 from common.history_state import layer_types
 
-# Dense matrix products, 10^12 a second, from NVIDIA's data sheets (of the SXM form where there are several).
+# Dense matrix products, 10^12 operations per second, from NVIDIA's data sheets (SXM version if there are several).
 PEAK_TFLOPS = {
     "H100": {"fp32": 67, "tf32": 495, "bf16": 989},
     "H200": {"fp32": 67, "tf32": 495, "bf16": 989},
@@ -21,11 +21,11 @@ PEAK_TFLOPS = {
 
 
 def flops_a_token(model: torch.nn.Module, L: int) -> float:
-    """Operations of a training step for each token: 6 a weight, and of attention 12 · layers · width · L.
+    """Operations of training per token: 6 per weight, plus 12 · layers · width · L for attention.
 
-    model: one with a transformers `config`. Embeddings that are only looked up do not count, an output layer does.
-    Attention is counted without regard to causality, as kernels differ in what they skip; the scans of recurrent layers
-    are small beside their projections, and left out.
+    model: has a transformers `config`. Embeddings that are only looked up are not counted, an output layer is. For
+    sliding-window layers, L is at most the window. Attention is counted as if it were not causal, as kernels differ in
+    what they skip. The scans of recurrent layers are left out: they are small compared with the projections.
     """
     computing = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
     values = (value for module in computing for value in module.parameters(recurse=False))
@@ -40,7 +40,7 @@ def flops_a_token(model: torch.nn.Module, L: int) -> float:
 
 
 def peak_flops(precision: str, device: torch.device) -> float:
-    """Operations a second that the device could do; not a number on a CPU, and for a GPU that PEAK_TFLOPS lacks."""
+    """Peak operations per second of the device; NaN for a CPU, or a GPU that PEAK_TFLOPS lacks."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     known = [peak[precision] for card, peak in PEAK_TFLOPS.items() if card in name]
     return 1e12 * (known or [math.nan])[0]

@@ -1,9 +1,9 @@
-"""What a GGUF file says and transformers does not read: applied, or refused by name.
+"""Apply what transformers ignores in a GGUF file, or refuse the file with an error that names it.
 
-transformers passes over every key and every tensor that it has no use for, so a model with scaled positions, a window
-or a soft-cap would be scored without them, wrong by nats per token. Here each key of the model (`llama.…`) that is left
-over is compared with the configuration that was made from the file, and each tensor with the model's own.
-`check_config` does so before the weights are loaded, `complete_model` after.
+transformers ignores every key and tensor that it has no use for. A model with scaled positions, a window or a soft-cap
+would be scored without them, with errors of nats per token. Here each ignored key of the model (`llama.…`) is compared
+with the configuration that was made from the file, and each tensor with the weights of the model. `check_config` does
+the first before the weights are loaded, `complete_model` the second afterwards.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from common.cli import UserError
 
-# What changes the computation if it is passed over; other keys that are left over are named in a note.
+# Keys that change the computation if ignored; other ignored keys are only printed.
 SENSITIVE = re.compile(r"rope|alibi|window|swa|scal|softcap|clamp|bias|position|temperature|parallel|rms")
 HARMLESS = ("context_length", "vocab_size", "block_count", "feed_forward_length", "tensor_data_layout")
-# Tensors that stand for no weight: rope_freqs is applied to the model here, attn_rot_embd repeats what the keys say.
+# Tensors that are not weights: rope_freqs is applied to the model here, attn_rot_embd repeats what the keys say.
 NO_WEIGHTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?")
-# The pre-tokenizers (`tokenizer.ggml.pre`) that cut as GPT-2 does, and those that take every digit out first.
+# Pre-tokenizers (`tokenizer.ggml.pre`) that split text as GPT-2 does, and those that first separate every digit.
 LIKE_GPT2 = ("default", "gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "trillion")
 DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum")
 
@@ -34,33 +34,33 @@ DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 class GgufFile:
     path: Path
     architecture: str
-    keys: dict[str, Any]  # metadata; of an array of strings its length
+    keys: dict[str, Any]  # metadata; for an array of strings, its length
     tensors: tuple[str, ...]
 
     def refuse(self, what: str) -> UserError:
         return UserError(
-            f"{self.path}: {what}, and transformers does not read that: the model would be another; give its folder or "
-            "its name on the hub instead of the GGUF file"
+            f"{self.path}: {what}, which transformers ignores, so it would load a different model: give the model's "
+            "folder or its name on the hub instead of the GGUF file"
         )
 
 
 @cache
 def read(path: Path | str) -> GgufFile:
-    """The metadata of a file, and the names of its tensors. UserError: damaged, or no GGUF file."""
+    """Read the metadata of a file and the names of its tensors. UserError: damaged, or not a GGUF file."""
     from transformers.integrations.gguf import read_gguf_metadata
 
     try:
         keys, tensors = read_gguf_metadata(str(path))
-    except Exception as error:  # whatever a cut or foreign file leads the reader into
+    except Exception as error:  # the reader may raise almost anything on a truncated or foreign file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} is no whole GGUF file ({reason}): fetch it again") from error
+        raise UserError(f"{path} is not a complete GGUF file ({reason}): download it again") from error
     return GgufFile(Path(path), keys["general.architecture"], keys, tensors)
 
 
 def check_config(file: GgufFile, config: PreTrainedConfig) -> None:
-    """Hold the keys that transformers passes over against the configuration that it made.
+    """Compare the keys that transformers ignores with the configuration that it made; print the keys it lacks.
 
-    UserError: a key that changes the computation, and that the configuration does not say as well.
+    UserError: the configuration contradicts a key, or lacks one that changes the computation.
     """
     from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
 
@@ -69,7 +69,7 @@ def check_config(file: GgufFile, config: PreTrainedConfig) -> None:
     unread = []
     for key, value in file.keys.items():
         name = key.removeprefix(f"{file.architecture}.")
-        if name == key or known.get(name) is not None:  # of the file rather than the model, or read by transformers
+        if name == key or known.get(name) is not None:  # not about the model, or read by transformers
             continue
         said = _said_by(config, name)
         switched_off = value is not True and value in (0, 1.0, "none")
@@ -82,7 +82,7 @@ def check_config(file: GgufFile, config: PreTrainedConfig) -> None:
 
 
 def _said_by(config: PreTrainedConfig, name: str) -> Any:
-    """What the configuration says that the key `name` stands for; None if it does not know of it."""
+    """The value in the configuration that corresponds to the key `name`; None if there is none."""
     rotation = getattr(config, "rope_parameters", None) or {}
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     match name:
@@ -103,15 +103,15 @@ def _said_by(config: PreTrainedConfig, name: str) -> Any:
 
 
 def complete_model(file: GgufFile, model: PreTrainedModel) -> None:
-    """Apply the factors of `rope_freqs` (Llama 3), and hold the file's tensors against the model's weights.
+    """Apply the factors of `rope_freqs` (Llama 3), and compare the file's tensors with the model's weights.
 
-    UserError: a tensor that the model does not have, or one of another shape than the file's keys say.
+    UserError: the model does not have a tensor, or its shape differs from what the file's keys say.
     """
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in type(model)(model.config).named_parameters()}
-    for name, weight in model.named_parameters():  # transformers puts them in place whatever their shape
+    for name, weight in model.named_parameters():  # transformers assigns weights of any shape
         if weight.shape != shapes[name]:
             raise file.refuse(f"{name} has the shape {tuple(weight.shape)}, its keys say {tuple(shapes[name])}")
     if "rope_freqs.weight" in file.tensors:
@@ -119,11 +119,11 @@ def complete_model(file: GgufFile, model: PreTrainedModel) -> None:
     try:
         processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=model.config.to_dict())
         wanted = set(get_gguf_hf_weights_map(model, processor))
-    except NotImplementedError:  # an architecture of transformers' newer reader, whose report names what is left over
+    except NotImplementedError:  # transformers' newer reader for some architectures, which reports leftovers itself
         return
     for name in file.tensors:
         block = re.match(r"blk\.(\d+)\.", name)
-        beyond = block and int(block[1]) >= model.config.num_hidden_layers  # predicts further tokens, and is not used
+        beyond = block and int(block[1]) >= model.config.num_hidden_layers  # predicts further tokens; not used
         if not {name, name.removesuffix(".weight")} & wanted and not NO_WEIGHTS.fullmatch(name) and not beyond:
             raise file.refuse(f"it holds the tensor {name}")
 
@@ -142,7 +142,7 @@ def _divide_frequencies(file: GgufFile, model: PreTrainedModel) -> None:
 
 
 def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
-    """Give `tokenizer` the pre-tokenizer that the file names. UserError: one that is not known here."""
+    """Give `tokenizer` the pre-tokenizer that the file names. UserError: unknown here, or an unwanted prefix space."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     kind, pre = file.keys.get("tokenizer.ggml.model"), file.keys.get("tokenizer.ggml.pre", "default")
@@ -153,7 +153,7 @@ def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
     if kind != "gpt2":
         return
     if pre == "default":
-        print(f"{file.path.name} names no pre-tokenizer: GPT-2's is taken, which may cut elsewhere than the original")
+        print(f"{file.path.name} names no pre-tokenizer: using GPT-2's, which may split text differently")
     if pre in DIGITS_FIRST:
         digits, like_gpt2 = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, like_gpt2])

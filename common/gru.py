@@ -1,9 +1,9 @@
-"""A gated recurrent network as a model type of transformers, `gru`: the plain RNN, whose state has any size.
+"""A gated recurrent network as the transformers model type `gru`: a plain RNN with a state of any size.
 
     model = AutoModel.from_config(AutoConfig.for_model("gru", hidden_size=128, state_size=16))
 
-Every layer adds to its tokens what a GRU (Cho et al., 2014) of `state_size` elements reads from them, and keeps these
-elements alone. Importing this module makes the type known to AutoConfig and AutoModel.
+Each layer adds the projected output of a GRU (Cho et al., 2014) to its input. The GRU's `state_size` elements are all
+that the layer keeps of the past. Importing this module registers the type with AutoConfig and AutoModel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class GRUConfig(PreTrainedConfig):
-    """state_size: elements of the state of a layer."""
+    """state_size: number of elements in the state of each layer."""
 
     model_type = "gru"
     hidden_size: int = 128
@@ -50,7 +50,7 @@ class GRUModel(PreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, inputs_embeds: torch.Tensor, use_cache: bool = False) -> BaseModelOutput:
-        """inputs_embeds: (sequences, L, hidden_size). There is no cache: sequences are read whole."""
+        """inputs_embeds: (sequences, L, hidden_size). There is no cache: each call reads whole sequences."""
         x = inputs_embeds
         for layer in self.layers:
             x = layer(x)

@@ -1,10 +1,10 @@
-"""What one layer of each model type keeps of the past; common/history_state.py adds the layers up.
+"""What one layer of each model type keeps of the past; common/history_state.py sums over the layers.
 
-Elements of one sequence, as the tensors of transformers' cache hold them: of the K columns of a convolution K − 1 carry
-information, and of a chunk the tokens since it began, but all are counted that are kept.
+Counts are elements per sequence, as held in the tensors of transformers' cache. Everything kept is counted, although
+only K − 1 of the K columns of a convolution carry information, and of a chunk only the tokens since it began.
 
-A model type of your own: its name in ATTENTION or LATENT, or a formula in RECURRENT; then a small configuration in
-tests/common/test_history_state.py, which compares the count with the cache of a random model.
+To add a model type, put its name into ATTENTION or LATENT, or a formula into _FORMULAS. Then add a small configuration
+to tests/common/test_history_state.py, which compares the count with the cache of a random model.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from common.cli import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """What one layer keeps of one kind: `fixed` elements, and `per_token` for each of the last `reach` tokens."""
+    """One kind of state in one layer: `fixed` elements, plus `per_token` for each of the last `reach` tokens."""
 
     kind: str
     fixed: int = 0
     per_token: int = 0
     reach: int | None = None  # tokens; None: all of them
-    block: int = 1  # tokens that share the `per_token` elements once there are that many
+    block: int = 1  # tokens that share the `per_token` elements once the block is full
     per_waiting: int = 0  # elements for each token of the unfinished block
-    bits: int = 16  # of an element; most implementations keep recurrent states in float32
+    bits: int = 16  # bits per element; most implementations keep recurrent states in float32
 
     def elements(self, context: int) -> int:
         tokens = context if self.reach is None else min(context, self.reach)
@@ -37,12 +37,12 @@ class Part:
 
     @property
     def growth(self) -> int:
-        """g of elements ~ ℓ^g."""
+        """Exponent g in elements ~ ℓ^g."""
         return int(self.per_token > 0 and self.reach is None)
 
 
 class Settings:
-    """The settings of one layer, so that one that is missing or makes no sense is an error that names it."""
+    """The settings of one layer. UserError: a setting is missing or makes no sense (names it)."""
 
     def __init__(self, config: PreTrainedConfig, layer: int = 0) -> None:
         self._config, self.layer = config, layer
@@ -60,7 +60,7 @@ class Settings:
         return value
 
     def quotient(self, name: str, divisor: str) -> int:
-        """UserError: the first is no multiple of the second."""
+        """Setting `name` divided by setting `divisor`. UserError: it is not a multiple."""
         whole, part = getattr(self, name), getattr(self, divisor)
         if whole % part:
             raise UserError(f"{name} {whole} is not a multiple of {divisor} {part}: give numbers that divide")
@@ -68,7 +68,7 @@ class Settings:
 
 
 def attention(c: Settings, kind: str) -> list[Part]:
-    """Keys and values, 2 · H_kv · D a token: of all, or of the last of a window or chunk, less the one that asks."""
+    """Keys and values, 2 · H_kv · D per token: all tokens, or the last window or chunk less the querying token."""
     reach = None
     if kind == "sliding_attention":
         reach = c.sliding_window - 1
@@ -92,19 +92,19 @@ def head_width(c: Settings) -> int:
 
 
 def latent(c: Settings, kind: str) -> list[Part]:
-    """MLA: what all heads' keys and values follow from; beside it an indexer's keys, also of every token."""
+    """MLA: the latent that gives all heads' keys and values, plus an indexer's keys; both for every token."""
     found = [Part("latent_attention", per_token=c.kv_lora_rank + c.get("qk_rope_head_dim", 0))]
-    # Some layers reuse the choice that the indexer of a layer below made.
+    # Some layers have no indexer and reuse the selection of a layer below.
     if kind == "indexed_attention" and c.get("indexer_types", ["full"] * (c.layer + 1))[c.layer] == "full":
         found.append(Part("indexer_keys", per_token=c.index_head_dim))
     return found
 
 
 def compressed(c: Settings, kind: str) -> list[Part]:
-    """DeepSeek V4: keys that are also the values, of a window, and one for each block of tokens, however far back.
+    """DeepSeek V4: keys (which are also the values) for a window of tokens, and one for every block of tokens.
 
-    The sparse kind keeps a second, smaller row of blocks for its indexer; its blocks overlap, so that inputs are twice
-    as wide and half of those of the last whole block stay. Inputs wait with their gates, of the same width.
+    The sparse kind also keeps one narrower key per block for its indexer. Its blocks overlap, so inputs are twice as
+    wide, and half of the last full block's inputs are kept. Inputs are kept together with gates of the same width.
     """
     found = [Part("sliding_attention", per_token=c.head_dim, reach=c.sliding_window - 1)]
     if kind == "sliding_attention":
@@ -135,7 +135,7 @@ def mamba2(heads: int, width: int, state: int, groups: int, kernel: int) -> list
 
 
 def delta(name: str, key_heads: int, key: int, value_heads: int, value: int, kernel: int) -> list[Part]:
-    """H_v · D_k · D_v + (2 · H_k · D_k + H_v · D_v) · K."""
+    """H_v · D_k · D_v + (2 · H_k · D_k + H_v · D_v) · K: H_k keys of width D_k, H_v values of width D_v."""
     return recurrence(name, value_heads * key * value, (2 * key_heads * key + value_heads * value) * kernel)
 
 
@@ -163,15 +163,15 @@ _FORMULAS: dict[str, Callable[[Settings], list[Part]]] = {
     "minimax": lambda c: recurrence("lightning", c.num_attention_heads * head_width(c) ** 2),
     "recurrent_gemma": lambda c: recurrence("rglru", c.lru_width, c.lru_width * (c.conv1d_width - 1)),
     "lfm2 lfm2_moe": lambda c: [Part("short_convolution", c.hidden_size * c.conv_L_cache)],
-    # Numerator, denominator and exponent, from version 7 on H matrices of D · D; the token before, in both halves.
+    # rwkv: numerator, denominator, exponent. rwkv7: H matrices of D · D. Both: the previous token, in each half-layer.
     "rwkv": lambda c: recurrence("rwkv4", 3 * c.attention_hidden_size, 2 * c.hidden_size, "shift"),
     "rwkv7": lambda c: recurrence("rwkv7", c.head_dim * c.hidden_size, 2 * c.hidden_size, "shift"),
     "gru": lambda c: recurrence("gru", c.state_size),
     "xlstm": lambda c: recurrence("xlstm", c.num_heads * (c.qk_head_dim * c.v_head_dim + c.qk_head_dim + 1)),
 }
-# Model types by what their recurrent layers keep; those in ATTENTION or LATENT too are hybrids.
+# What the recurrent layers of each model type keep; types that are also in ATTENTION or LATENT are hybrids.
 RECURRENT = {model_type: formula for types, formula in _FORMULAS.items() for model_type in types.split()}
-# Model types whose attention layers keep ordinary keys and values, of all tokens, of a window or of a chunk.
+# Model types whose attention layers keep ordinary keys and values of all tokens, a window or a chunk.
 _KEYS_AND_VALUES = """
     apertus arcee bitnet bloom cohere cohere2 dots1 ernie4_5 ernie4_5_moe exaone4 falcon gemma gemma2 gemma3_text
     gemma3n_text gemma4_text glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe hunyuan_v1_moe
@@ -181,7 +181,7 @@ _KEYS_AND_VALUES = """
     qwen3_5_text qwen3_next recurrent_gemma zamba zamba2
 """
 ATTENTION = set(_KEYS_AND_VALUES.split())
-# Model types whose attention layers keep the latent from which the keys and values of all heads are made.
+# Model types whose attention layers keep a latent from which the keys and values of all heads are computed.
 LATENT = {"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "minicpm3"}
-# Model types whose layers keep one entry for a block of tokens, beside a window.
+# Model types whose layers keep one entry per block of tokens, plus a window.
 COMPRESSED = {"deepseek_v4"}

@@ -1,4 +1,4 @@
-"""Work in several processes: one pool for every program that wants more than one core."""
+"""Work in several processes: one pool for every program that uses more than one core."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ WAKE_EVERY = 2.0  # seconds
 def in_parallel(
     work: Callable[[Task], Result], tasks: Iterable[Task], processes: int, remedy: str = "fewer --processes"
 ) -> Iterator[tuple[Task, Result]]:
-    """(task, work(task)) for every task, as they are finished: in order with one process, otherwise in any order.
+    """Yield (task, work(task)) for every task as it finishes: in order with one process, otherwise in any order.
 
-    Tasks are taken as there is room, so they may be many and large. work: a function of a module, or a partial of one;
-    what it loads once a process belongs into an lru_cache. processes: 1 works here, without a pool.
-    UserError: of `work`, as it is; or a worker was killed, and `remedy` follows "run the same command again with".
+    Tasks are taken only as needed, so they may be many and large. work: a module-level function, or a partial of one;
+    what it loads once per process belongs in an lru_cache. processes: 1 works in this process, without a pool. Errors
+    of `work` are passed on. UserError: a worker was killed; `remedy` follows "run the same command again with".
     """
     tasks = iter(tasks)
     first = list(islice(tasks, 2))
@@ -39,7 +39,7 @@ def in_parallel(
         return
     # "spawn", not "fork": threads of tokenizers, torch and the hub do not survive a fork.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
-    # A task larger than the pipe to the workers blocks its sender where they are gone, and Python waits for it at exit.
+    # If the workers are gone, a task larger than the pipe blocks its sender, for which Python would wait at exit.
     pool._call_queue.cancel_join_thread()
     pending: dict[Future[Result], Task] = {}
     waiting = first
@@ -52,8 +52,8 @@ def in_parallel(
                 break
             done, _ = wait(pending, WAKE_EVERY, FIRST_COMPLETED)
             if not done:
-                # Of a worker that was started last the pool would not notice the death: it looks anew when it is woken.
-                pool.submit(int)  # not cancelled: a pool that breaks would stumble over it
+                # The pool does not notice the death of the worker started last until it is woken.
+                pool.submit(int)  # never cancelled: a breaking pool would fail on a cancelled future
             for future in done:
                 yield pending.pop(future), future.result()
         pool.shutdown()
@@ -62,7 +62,7 @@ def in_parallel(
             f"a worker process was killed, probably for memory: run the same command again with {remedy}"
         ) from error
     finally:
-        # After an error or an interrupt: the others would work on, or wait for tasks for ever.
+        # After an error or an interrupt, the other workers would go on, or wait for tasks for ever.
         for child in multiprocessing.active_children():
             child.terminate()
         pool.shutdown(cancel_futures=True)
@@ -71,12 +71,12 @@ def in_parallel(
 def _submit(pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task) -> Future[Result]:
     try:
         return pool.submit(work, task)
-    except OSError as error:  # the process that was being started is gone
+    except OSError as error:  # a worker died while it was being started
         raise BrokenProcessPool from error
 
 
 def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end with it even where it was killed."""
+    """In a worker: leave Ctrl-C to the parent, and exit when the parent ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:

@@ -1,10 +1,10 @@
-"""Fits of how information grows with length (Figs. 2b, 2c, B.1, B.2, B.4, C.6): laws, intervals, and how far to trust.
+"""Fit laws of how information grows with length (Figs. 2b, 2c, B.1, B.2, B.4, C.6), with intervals and p-values.
 
 Points at different L come from the same documents, so their errors are correlated. `fit_law` is generalised least
-squares with the documents' covariance, on log I, or on I itself where a point lies so near 0 that its logarithm is not
-near normal; `fit_power_ols` is the paper's unweighted line in log-log. `sweep` is the same fit over every window of
-lengths; `bootstrap_intervals` asks whole books instead of single documents. Natural logarithms; I in nats, L in tokens
-(or d, for two-point information).
+squares with the documents' covariance. It fits log I, or I itself if a point is so close to 0 that its logarithm is far
+from normal. `fit_power_ols` is the paper's unweighted straight line in log-log. `sweep` fits the power law over every
+window of lengths; `bootstrap_intervals` resamples whole books, not single documents. Logarithms are natural; I is in
+nats, L in tokens (d for two-point information).
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from scipy.optimize import least_squares
 from scipy.special import fdtrc, gammaincc, ndtri, stdtrit
 
 MIN_POINTS = 3  # two points fit any power law
-MIN_SIGNIFICANCE = 3.0  # standard errors above 0 under which log I is no longer near normal
-ACCEPTED = 0.05  # not in the paper: the least p-value of a law that is drawn or quoted
-BREAK_SHARPNESS = 4.0  # not in the paper: broken_power turns from one slope to the other within about a factor of 2
+MIN_SIGNIFICANCE = 3.0  # fewer standard errors above 0 than this, and log I is far from normal
+ACCEPTED = 0.05  # not in the paper: smallest p-value of a law that is drawn or quoted
+BREAK_SHARPNESS = 4.0  # not in the paper: broken_power changes slope within about a factor of 2 in L
 
 
 class NoFitError(ValueError):
-    """The points allow no fit; the message is one line that says why."""
+    """No fit to the points is possible; the message is one line that says why."""
 
 
 class FitForm(NamedTuple):
-    """I(L) as a function of its parameters. θ holds the logarithms of those in `positive`, the others as they are."""
+    """I(L) as a function of parameters θ. Those in `positive` are stored in θ as logarithms, the others as they are."""
 
     parameters: tuple[str, ...]
     positive: tuple[str, ...]
     mi: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (θ, x = log L) → I in nats
     starts: Callable[[np.ndarray, np.ndarray], Sequence[Sequence[float]]]
-    """(x, I > 0) → values of θ to begin a search from"""
+    """(x, I > 0) → values of θ from which to start a search"""
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Intercept and slope of the straight line."""
+    """Intercept and slope of the least-squares line."""
     slope, intercept = np.polyfit(x, y, 1)
     return float(intercept), float(slope)
 
@@ -53,7 +53,7 @@ def _plus_constant_starts(x: np.ndarray, mi: np.ndarray) -> list[Sequence[float]
         if A > 0:
             starts.append((math.log(A), beta, C))
     if starts and not any((np.exp(log_A + beta * x) + C).min() > 0 for log_A, beta, C in starts):
-        starts.append((*_line(x, np.log(mi)), 0.0))  # on a log scale no search leaves a curve below 0
+        starts.append((*_line(x, np.log(mi)), 0.0))  # on a log scale, a search from a curve below 0 gets stuck
     return starts
 
 
@@ -86,7 +86,7 @@ def _power(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 LAWS = {
     # A · L^β
     "power": FitForm(("A", "beta"), ("A",), _power, lambda x, mi: [_line(x, np.log(mi))]),
-    # A · L^β + C: also the two-point law of Eq. B.15, with β = −α
+    # A · L^β + C; with β = −α also the two-point law of Eq. B.15
     "power_plus_constant": FitForm(
         ("A", "beta", "C"), ("A",), lambda theta, x: _power(theta, x) + theta[2], _plus_constant_starts
     ),
@@ -94,20 +94,20 @@ LAWS = {
     "logarithm": FitForm(
         ("A", "B"), (), lambda theta, x: theta[0] + theta[1] * x, lambda x, mi: [_line(x[[0, -1]], mi[[0, -1]])]
     ),
-    # I_inf / (1 + (L_0/L)^β): a power law well below L_0, a constant far above
+    # I_inf / (1 + (L_0/L)^β): a power law far below L_0, a constant far above
     "saturating": FitForm(("I_inf", "L_0", "beta"), ("I_inf", "L_0", "beta"), _saturating, _saturating_starts),
-    # A · L^β1 below L_break, slope β2 above
+    # A · L^β1 below L_break, exponent β2 above
     "broken_power": FitForm(("A", "beta_1", "beta_2", "L_break"), ("A", "L_break"), _broken, _broken_starts),
-    # C, of either sign, and so never on a log scale: that nothing grows or decays
+    # C: neither growth nor decay. C may be negative, so it is never fitted on a log scale
     "constant": FitForm(("C",), (), lambda theta, x: theta[0] + 0 * x, lambda x, mi: []),
 }
-LINEAR = (("power", "log"), ("logarithm", "linear"), ("constant", "linear"))  # in θ; solved without a search
-GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # of bipartite information
+LINEAR = (("power", "log"), ("logarithm", "linear"), ("constant", "linear"))  # linear in θ: solved without a search
+GROWTH_LAWS = ("power", "power_plus_constant", "logarithm", "saturating", "broken_power")  # bipartite information
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. `parameters`: name to (value, lo95, hi95); NaN where nothing is claimed."""
+    """A fitted law. `parameters` maps each name to (value, lo95, hi95), with NaN where no interval is known."""
 
     law: str
     parameters: dict[str, tuple[float, float, float]]
@@ -116,14 +116,14 @@ class Fit:
     chi2: float
     dof: int
     p_value: float
-    """how often points that follow the law would miss it by more; not from `chi2` where the covariance was shrunk"""
+    """probability that points which follow the law deviate from it by more; how it is computed: see `fit_law`"""
     aic: float
-    heldout_error: float  # relative error of I at the largest L as predicted from the others: predicted / measured − 1
-    scale: str  # what was fitted: "log" I, or "linear" I
+    heldout_error: float  # of I at the largest L, predicted from the other points: predicted / measured − 1
+    scale: str  # "log" if log I was fitted, "linear" if I itself
 
     @classmethod
     def unweighted(cls, law: str, values: dict[str, float], L: np.ndarray, heldout_error: float) -> Fit:
-        """A fit of log I that knows no errors, and so claims no interval and no goodness."""
+        """A fit of log I without known errors, and so without intervals, chi2 or p-value."""
         parameters = {name: (value, math.nan, math.nan) for name, value in values.items()}
         ends, dof = (L.min().item(), L.max().item()), len(L) - len(values)
         return cls(law, parameters, *ends, math.nan, dof, math.nan, math.nan, float(heldout_error), "log")
@@ -148,23 +148,23 @@ def fit_law(
 ) -> Fit:
     """Fit one of LAWS by generalised least squares.
 
-    L: (p,) tokens, ascending. mi_nats: (p,) means over documents. covariance: (p, p) of these means in nats². Where
-    every point lies MIN_SIGNIFICANCE standard errors above 0 the residuals are those of log I, with the covariance
-    cov / (I Iᵀ); otherwise, and for constant, they are those of I, points at or below 0 included.
-    n_documents, shrinkage: given where `covariance` was estimated (`covariance_of_mean`) rather than known. The p − k
-    directions in which the points can miss a law of k parameters serve as control variates with estimated weights,
-    which costs as many degrees of freedom (those that shrinkage has decided need no estimate): with ν = n − 1 and
-    q = (1 − shrinkage)(p − k) the variances grow by ν/(ν − q) · (1 + χ²/ν) and the intervals are Student's with ν − q
-    (exact for normal data, laws linear in θ, no shrinkage; C. R. Rao, Biometrika 54 (1967) 49).
+    L: (p,) tokens, ascending. mi_nats: (p,) means over documents. covariance: (p, p) of these means, in nats². If every
+    point lies MIN_SIGNIFICANCE standard errors above 0, the residuals are those of log I, with covariance cov / (I Iᵀ).
+    Otherwise, and always for "constant", they are those of I, and points at or below 0 are included.
+    n_documents, shrinkage: given if `covariance` was estimated (`covariance_of_mean`), not known. The p − k directions
+    in which the points can deviate from a law of k parameters serve as control variates with estimated weights. This
+    costs q = (1 − shrinkage)(p − k) degrees of freedom (what shrinkage fixes needs no estimate): with ν = n − 1, the
+    variances grow by ν/(ν − q) · (1 + χ²/ν), and the intervals are Student's with ν − q degrees of freedom (exact for
+    normal data, laws linear in θ, no shrinkage; C. R. Rao, Biometrika 54 (1967) 49).
 
-    The 95% intervals take documents as independent. Those of positive parameters are symmetric in the logarithm; those
-    of a parameter at the edge of its range, or that the points leave open, are NaN. chi2 is rᵀ C⁻¹ r with dof = p − k;
-    aic = chi2 + 2k, as the covariance is not fitted; NaN for p <= k. p_value is that of χ²; where the covariance was
-    estimated, Hotelling's with the covariance before it was shrunk (with p documents or fewer, of this one, which lets
-    a law off too easily). A power_plus_constant with |β| below about 0.02 is a logarithm, and its A and C mean nothing.
-    ValueError: L not ascending, or a number that is not finite.
-    NoFitError: fewer points than parameters, fewer than three of them MIN_SIGNIFICANCE standard errors above 0 (which
-    constant does not ask for), a covariance that is singular or comes from too few documents, or no solution.
+    The 95% intervals assume independent documents. For positive parameters they are symmetric in the logarithm; for a
+    parameter at the edge of its range, or that the points do not determine, they are NaN. chi2 is rᵀ C⁻¹ r with
+    dof = p − k, and aic = chi2 + 2k, as the covariance is not fitted. p_value is that of χ² or, if the covariance was
+    estimated, of Hotelling's T². T² uses the covariance before shrinkage; for p documents or fewer it uses the shrunk
+    one and accepts a law too easily. aic and p_value are NaN for p <= k. A power_plus_constant with |β| below about
+    0.02 is a logarithm, and its A and C mean nothing. ValueError: L not ascending, or a number that is not finite.
+    NoFitError: fewer than three points or than parameters; fewer than three points MIN_SIGNIFICANCE standard errors
+    above 0 (except for "constant"); a covariance that is singular or from too few documents; or no solution.
     """
     points = _Points.of(L, mi_nats, covariance, n_documents, shrinkage)
     significant, needed = int(points.significant.sum()), max(MIN_POINTS, len(LAWS[law].parameters))
@@ -197,10 +197,10 @@ def fit_power_ols(L: np.ndarray, mi_nats: np.ndarray) -> Fit:
 def sweep(
     L: np.ndarray, mi_nats: np.ndarray, covariance: np.ndarray, n_documents: int | None = None, shrinkage: float = 0.0
 ) -> list[Fit]:
-    """The power law over every window of successive L; arguments as `fit_law`.
+    """Fit the power law over every window of successive L; arguments as in `fit_law`.
 
-    A window of two points is the local slope log(I'/I) / log(L'/L). Windows in which fewer than two points (three of a
-    longer window) lie clearly above 0, or that allow no fit, are left out.
+    A window of two points gives the local slope log(I'/I) / log(L'/L). Windows are left out if fewer than two points
+    (three in a longer window) lie MIN_SIGNIFICANCE standard errors above 0, or if no fit is possible.
     """
     points, fits = _Points.of(L, mi_nats, covariance, n_documents, shrinkage), []
     for first in range(len(points.mi)):
@@ -213,21 +213,21 @@ def sweep(
 
 
 def longest_accepted(windows: pd.DataFrame) -> pd.Series | None:
-    """Of some rows of sweep.csv that of the most lengths at which the power law is accepted; of several the last.
+    """The longest window in which the power law is accepted, a row of sweep.csv; of several, the one at the largest L.
 
-    None: at no three neighbouring lengths. Many windows were tried, so its p-value tells where the law may be, and does
-    not test it.
+    None: no window of three or more lengths is accepted. As many windows were tried, the p-value shows where the law
+    may hold, but does not test it.
     """
     accepted = windows[(windows["dof"] > 0) & (windows["p_value"] >= ACCEPTED)]
     return None if accepted.empty else accepted.sort_values(["dof", "L_max"]).iloc[-1]
 
 
 def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
-    """Covariance of the mean over documents, its correlations shrunk, and by how much (0 = not at all, 1 = to none).
+    """Covariance of the mean over documents with shrunk correlations, and the shrinkage (0 = none, 1 = to zero).
 
-    samples: (n, p), a row per document, n >= 2. Returns ((p, p), λ). The variances stay; the correlations are
-    multiplied by 1 − λ, λ = Σ_{i≠j} Var(r_ij) / Σ_{i≠j} r_ij² cut to [0, 1] (Schäfer and Strimmer, Stat. Appl. Genet.
-    Mol. Biol. 4 (2005) 32, target D), so that the matrix has an inverse where documents are few. λ falls as 1/n.
+    samples: (n, p), one row per document, n >= 2. Returns ((p, p), λ). The variances are kept; the correlations are
+    multiplied by 1 − λ, with λ = Σ_{i≠j} Var(r_ij) / Σ_{i≠j} r_ij² clipped to [0, 1] (Schäfer and Strimmer, Stat. Appl.
+    Genet. Mol. Biol. 4 (2005) 32, target D), so that the matrix is invertible for few documents. λ falls as 1/n.
     """
     samples = np.asarray(samples, dtype=float)
     n, p = samples.shape
@@ -247,13 +247,13 @@ def covariance_of_mean(samples: np.ndarray) -> tuple[np.ndarray, float]:
 def bootstrap_intervals(
     units: np.ndarray, fits: Callable[[np.ndarray], Sequence[Fit]], replications: int = 500, seed: int = 0
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """95% intervals of the parameters of fits by resampling whole units, everything fitted anew.
+    """95% intervals of fitted parameters, by resampling whole units and repeating every fit.
 
-    units: (n,) the book of each document (or the document itself), B of them. fits: takes the rows of the resampled
-    documents and how often each unit was drawn, in the order of np.unique(units); a NoFitError of its is a replication
-    without result. Returns (law, parameter) to (lo95, hi95), in the logarithm for A: the estimate ± `half_width`. NaN
-    where the spread is 0, at the edge of a range. NoFitError: fewer than two units, or fewer than half of the
-    replications with a result.
+    units: (n,) the book of each document (or the document itself), B different ones. fits: called with the row numbers
+    of the resampled documents and how often each unit was drawn (in the order of np.unique(units)); replications in
+    which it raises NoFitError are dropped. Returns (law, parameter) → (lo95, hi95): the estimate ± `half_width`, for A
+    in the logarithm. They are NaN if the spread is 0 (a parameter at the edge of its range). NoFitError: fewer than two
+    units, no fit of the original documents, or fewer than half of the replications left.
     """
     _, unit = np.unique(units, return_inverse=True)
     B = unit.max() + 1
@@ -280,17 +280,17 @@ def bootstrap_intervals(
 
 
 def half_width(drawn: np.ndarray, units: int) -> np.ndarray:
-    """Half the width of 95% intervals, from what resamplings of `units` books or documents gave, (replications, …).
+    """Half the width of 95% intervals. drawn: (replications, …) estimates from resamplings of B = `units` units.
 
-    t times the spread over replications times √(B/(B − 1)), which a resampling of B units lacks. t is Student's 97.5%
-    point with B − 1 degrees of freedom, because a handful of books tell little about how books differ.
+    t times the standard deviation over replications times √(B/(B − 1)), as resampling B units understates the spread.
+    t is Student's 97.5% point with B − 1 degrees of freedom, because a few books tell little about how books differ.
     """
     return float(stdtrit(units - 1, 0.975)) * np.std(drawn, axis=0, ddof=1) * math.sqrt(units / (units - 1))
 
 
 @dataclass(frozen=True)
 class _Points:
-    """L, I, the covariance of I as standard errors and correlations, and of how many documents it is an estimate."""
+    """L, I, and the covariance of I as standard errors and correlations, with `n_documents` (None if it is known)."""
 
     L: np.ndarray
     mi: np.ndarray
@@ -353,9 +353,9 @@ def _fit(law: str, points: _Points) -> Fit:
 
 
 def _hotelling(law: str, points: _Points, log_scale: bool, theta: np.ndarray) -> float:
-    """p-value of the law: T² of what misses it, with the documents' covariance as it was before shrinkage.
+    """p-value of the law by Hotelling's T² of the residuals, with the documents' covariance before shrinkage.
 
-    Shrunk correlations overstate the errors of what is left of strongly correlated points, and χ² comes out too small.
+    Shrunk correlations overstate the errors of the residuals of strongly correlated points, so χ² comes out too small.
     """
     nu, p, missing = points.n_documents - 1, len(points.mi), len(points.mi) - len(theta)
     estimated = points.shrinkage
@@ -385,9 +385,9 @@ def _heldout_error(law: str, points: _Points, log_scale: bool, theta: np.ndarray
 def _solve(
     law: str, points: _Points, log_scale: bool, starts: Sequence[np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """θ, its covariance if that of the points is known, and χ²."""
+    """θ, its covariance (taking that of the points as known), and χ²."""
     x, mi, error = np.log(points.L), points.mi, points.error
-    # Whitened by the Cholesky factor of the correlations, whose condition is the smallest to be had.
+    # Whiten by the Cholesky factor of the correlations: unit variances keep the condition number small.
     alike = error <= 1e-12 * np.abs(mi)
     if alike.any():
         raise NoFitError(f"all documents have the same term at L = {points.L[alike][0]:g}: fit other lengths")
@@ -406,7 +406,7 @@ def _solve(
     target = np.log(mi) if log_scale else mi
     if (law, "log" if log_scale else "linear") in LINEAR:
         jacobian = whitened(np.stack([np.ones(len(x)), x], axis=1)[:, : len(LAWS[law].parameters)])
-        # By QR rather than normal equations, which square the condition and can give negative variances.
+        # QR, not normal equations, which square the condition number and can give negative variances.
         Q, R = np.linalg.qr(jacobian)
         wanted = whitened(target)
         if np.abs(np.diag(R)).min() < 1e-9 * np.abs(R).max():
@@ -437,18 +437,18 @@ def _solve(
 
 
 def _range(law: str, x: np.ndarray) -> np.ndarray:
-    """Edges of θ, (2, parameters): no law may run off to where it is another one."""
+    """Bounds of θ, (2, parameters), which keep a law from degenerating into another one."""
     edges = {"A": (-60, 60), "I_inf": (-60, 60), "L_break": (x[0], x[-1]), "L_0": (x[0] - 20, x[-1] + 20)}
     edges |= dict.fromkeys(("beta", "beta_1", "beta_2"), (-5, 5))
     if law == "saturating":
-        edges["beta"] = (-4, 1.6)  # of its logarithm
+        edges["beta"] = (-4, 1.6)  # bounds of log β
     if law == "logarithm":
         del edges["A"]
     return np.array([edges.get(name, (-np.inf, np.inf)) for name in LAWS[law].parameters], dtype=float).T
 
 
 def _covariance_of_theta(jacobian: np.ndarray, at_edge: np.ndarray) -> np.ndarray:
-    """(JᵀJ)⁻¹ of the free parameters; NaN for those at an edge, and for all if the points leave them undetermined."""
+    """(JᵀJ)⁻¹ of the free parameters; NaN for those at a bound, and for all if the points do not determine them."""
     free = np.flatnonzero(at_edge == 0)
     covariance = np.full((len(at_edge), len(at_edge)), np.nan)
     scale = np.sqrt((jacobian[:, free] ** 2).sum(axis=0))

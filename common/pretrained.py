@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub, of a local folder or of a GGUF file, the same way in every program.
+"""Load models from the Hugging Face hub, a local folder or a GGUF file, the same way in every program.
 
-A model is refused where what is loaded would not be what its files describe: weights missing or left over, keys of a
-GGUF file that transformers does not read, an attention implementation that drops a term.
+A model is refused if what is loaded would not be what its files describe: weights are missing or left over,
+transformers ignores keys of a GGUF file, or an attention implementation drops a term.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from common import gguf_file
 from common.cli import UserError
 from common.tokenizer import HubTokenizer, load_tokenizer
 
-# Longest sequence, in tokens, under the names that configurations give it.
+# Names under which configurations give the longest sequence, in tokens.
 CONTEXT = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "max_seq_length", "model_max_length")
 CONTEXT += ("n_positions", "n_ctx", "seq_length")
-# Where two attention implementations of transformers differ: which one computes all that the configuration names.
+# Settings on which two attention implementations of transformers differ, and the implementation that is right.
 ATTENTION = {
     "attn_logit_softcapping": "eager",  # sdpa drops the soft-cap (Gemma 2, VaultGemma)
     "alibi": "sdpa",  # eager adds the bias twice (Falcon)
 }
-LOGIT_ROWS = 512  # rows of logits that are turned into log-probabilities at a time: bounds the fp32 copy
-MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")  # that old checkpoints keep
+LOGIT_ROWS = 512  # rows of logits turned into log-probabilities at a time: limits the size of the fp32 copy
+MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")  # attention masks stored in old checkpoints
 
 
 def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
-    """Of the hub, a folder or a .gguf file, which transformers wants by its folder and its name."""
+    """`kind.from_pretrained` of a hub id, a folder or a .gguf file (for transformers, a folder and a file name)."""
     path = Path(model)
     if gguf := path.suffix == ".gguf":
         options["gguf_file"] = path.name
@@ -44,7 +44,7 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
         return kind.from_pretrained(str(path.parent) if gguf else model, **options)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{model}: the {what} do not fit the GPU: use --dtype bfloat16, or --device split") from error
-    except Exception as error:  # the loaders raise almost anything at a damaged file
+    except Exception as error:  # transformers may raise almost anything on a damaged file
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(
             f"{model}: could not load the {what}: check that the folder is complete (config.json, tokenizer files, "
@@ -53,7 +53,7 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
 
 
 def load_config(model: str) -> PreTrainedConfig:
-    """The text model's configuration, without weights. UserError if it cannot be had."""
+    """The configuration of the text model, without weights. UserError: it cannot be loaded."""
     return _load_whole_config(model).get_text_config(decoder=True)
 
 
@@ -65,10 +65,10 @@ def _load_whole_config(model: str) -> PreTrainedConfig:
 
 
 def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
-    """A causal model, for evaluation. dtype: float32, bfloat16 or float16; device: see `find_device`.
+    """A causal model in evaluation mode. dtype: float32, bfloat16 or float16; device: see `find_device`.
 
-    UserError: it cannot be had, is not whole, has weights that would not be used, or sees the tokens that it should
-    predict; its attention implementations differ and which is right is not known.
+    UserError: it cannot be loaded, lacks weights, has layer weights that would not be used, or sees the tokens that it
+    should predict; or its attention implementations differ and it is not known which is right.
     """
     config = _load_whole_config(model)
     place = "auto" if device == "split" else device
@@ -89,18 +89,18 @@ def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
 
 
 def _check_weights(name: str, model: PreTrainedModel, missing: Iterable[str], left_over: Iterable[str]) -> None:
-    """Print which weights of a checkpoint the model has no use for.
+    """Print how many weights of a checkpoint the model does not use.
 
-    UserError: some are missing (transformers would fill them up at random and warn); one that is left over lies within
-    a layer of the model (a bias, a norm), so that the layer is another than the checkpoint's.
+    UserError: weights are missing (transformers would initialise them at random and only warn), or an unused weight
+    belongs to a layer of the model (a bias, a norm), so that the layer differs from the checkpoint's.
     """
     if missing := sorted(missing):
-        raise UserError(f"{name}: {len(missing)} weights are missing ({missing[0]} …): fetch the model again")
+        raise UserError(f"{name}: {len(missing)} weights are missing ({missing[0]} …): download the model again")
     left_over = sorted(weight for weight in left_over if not MASKS.search(weight))
     layers = tuple(f"{path}." for path, _ in model.named_modules() if re.search(r"\.\d+$", path))
     if within := [weight for weight in left_over if weight.startswith(layers)]:
         raise UserError(
-            f"{name}: {type(model).__name__} has no use for {len(within)} weights of its own layers ({within[0]} …), "
+            f"{name}: {type(model).__name__} does not use {len(within)} weights of its own layers ({within[0]} …), "
             "so it is not the model that was saved: check config.json (biases, norms, model_type)"
         )
     if left_over:
@@ -113,9 +113,9 @@ def _known_attention(config: PreTrainedConfig) -> str | None:
 
 @torch.inference_mode()
 def check_attention(name: str, model: PreTrainedModel, tokens: int = 64) -> None:
-    """Compare the attention implementation that was chosen with the plain one on a short text.
+    """Compare the chosen attention implementation with the plain one, "eager", on a short text.
 
-    UserError: they differ, and ATTENTION does not know which one is right.
+    UserError: they differ, and ATTENTION does not say which is right.
     """
     chosen = getattr(model.config, "_attn_implementation", None)
     text = model.config.get_text_config(decoder=True)
@@ -130,17 +130,17 @@ def check_attention(name: str, model: PreTrainedModel, tokens: int = 64) -> None
             found.append(torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1))
         return float((found[0] - found[1]).abs().mean())
 
-    exact = 1e-3  # rounding is 1e-5 in float32, mostly 0.05 in bfloat16
+    exact = 1e-3  # rounding alone gives 1e-5 in float32, usually 0.05 in bfloat16
     try:
         off, most = difference(), exact if model.dtype == torch.float32 else 0.2
-        if off > most > exact:  # in 16 bits the plain one alone can be as far off: 0.5 nats for Qwen2.5 1.5B
+        if off > most > exact:  # in 16 bits "eager" alone can be this far off: 0.5 nats for Qwen2.5 1.5B
             with in_float32(model):
                 off, most = difference(), exact
-    except (ValueError, RuntimeError, AttributeError, TypeError):  # it has no plain one
+    except (ValueError, RuntimeError, AttributeError, TypeError):  # it has no eager implementation
         return
     finally:
         model.set_attn_implementation(chosen)
-    if off > most:  # not where it is NaN, which is no sign of either
+    if off > most:  # False if `off` is NaN, which says nothing about a difference
         raise UserError(
             f'{name}: its attention implementations "{chosen}" and "eager" differ by {off:.2g} nats per token: find '
             "out which is right, and add the setting that tells to ATTENTION in common/pretrained.py"
@@ -149,7 +149,7 @@ def check_attention(name: str, model: PreTrainedModel, tokens: int = 64) -> None
 
 @contextlib.contextmanager
 def in_float32(model: PreTrainedModel) -> Iterator[None]:
-    """Weights in float32 for a while, then as they were; buffers, e.g. the frequencies of RoPE, stay as they are."""
+    """Weights in float32 inside the block, then as before. Buffers, e.g. the frequencies of RoPE, are left alone."""
     of = [(value, value.dtype) for value in model.parameters()]
     try:
         for value, _ in of:
@@ -162,11 +162,11 @@ def in_float32(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.inference_mode()
 def sees_what_follows(model: PreTrainedModel, tokens: int = 8) -> bool:
-    """Whether another last token changes the logits before it. transformers loads encoders as causal models, too."""
+    """Whether changing the last token changes earlier logits; transformers also loads encoders as causal models."""
     ids = torch.zeros(2, tokens, dtype=torch.long, device=model.device)
     ids[1, -1] = 1
     before = model(input_ids=ids).logits[:, :-1].float()
-    # Rounding in bfloat16 is a hundredth of this, what an encoder sees many times as much.
+    # Rounding in bfloat16 is a hundredth of this threshold; in an encoder the change is many times larger.
     return bool((before[0] - before[1]).abs().max() > 0.05 * before.std())
 
 
@@ -181,7 +181,7 @@ def target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 
 def find_device(device: str) -> str:
-    """auto: a GPU if there is one. split: the layers over all GPUs. UserError: an unknown name, a GPU without one."""
+    """Resolve "auto" to "cuda" or "cpu". "split" spreads layers over all GPUs. UserError: unknown name, or no GPU."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     known = r"cpu|mps|split" + r"|cuda(:\d+)?" * torch.cuda.is_available()
@@ -191,7 +191,7 @@ def find_device(device: str) -> str:
 
 
 def find_dtype(device: str) -> str:
-    """bfloat16 if a device of `find_device` computes in it (CPU: AVX512-BF16 or AMX), else float32."""
+    """bfloat16 if `device`, from `find_device`, supports it in hardware (CPU: AVX512-BF16 or AMX), else float32."""
     if device.startswith("cuda") or (device == "split" and torch.cuda.is_available()):
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -200,7 +200,7 @@ def find_dtype(device: str) -> str:
 
 
 def context_tokens(config: PreTrainedConfig) -> int | None:
-    """Longest sequence the model takes, BOS included, in tokens; None if nothing bounds it (recurrent models)."""
+    """Longest sequence the model takes, BOS included, in tokens; None if there is no limit (recurrent models)."""
     return next((value for name in CONTEXT if isinstance(value := getattr(config, name, None), int)), None)
 
 
@@ -212,11 +212,11 @@ def start_token(
     facts: dict[str, Any],
     extent: tuple[int, int],
 ) -> tuple[int, str]:
-    """Id and text of the token in front of every text (the paper's "BOS"), once the documents fit the model; prints it.
+    """Print and return the id and text of the token put before every text (the paper's "BOS"), and check the documents.
 
-    bos: a token or its id; None: the tokenizer's BOS, or else its EOS; of a model that train.py trained on bytes or
-    characters, its start token. facts: prepare.json of the documents; extent: the least and the largest id in them.
-    UserError: documents of another tokenizer, no BOS, ids outside the vocabulary.
+    bos: a token or its id; None: the tokenizer's BOS, or else its EOS (for a model that train.py trained on bytes or
+    characters, its start token). facts: prepare.json of the documents; extent: the smallest and largest id in them.
+    UserError: documents made with another tokenizer, no such token, or ids outside the vocabulary.
     """
     given = int(bos) if bos is not None and bos.isdecimal() else None
     try:
@@ -224,8 +224,8 @@ def start_token(
     except UserError:
         if given is None:
             raise
-        tokenizer = None  # a model without one of its own (DNA, say): the ids themselves are checked below
-    # Bytes and characters have no fingerprint, but how many there are tells them apart.
+        tokenizer = None  # a model without its own tokenizer (DNA, say): the ids are checked below
+    # Bytes and characters have no fingerprint, but the size of the vocabulary tells them apart.
     of_documents = facts.get("tokenizer_hash") or facts["tokenizer_vocab_size"]
     if tokenizer is not None and of_documents != (tokenizer.hash or tokenizer.size):
         raise UserError(
@@ -235,15 +235,15 @@ def start_token(
     hub = tokenizer.tokenizer if isinstance(tokenizer, HubTokenizer) else None
     if bos is not None:
         number, why = hub.get_vocab().get(bos) if hub is not None and given is None else given, "--bos"
-    elif hub is None:  # train.py makes the first id past the tokenizer's own the start
+    elif hub is None:  # train.py uses the first id after the tokenizer's as the start token
         number, why = config.bos_token_id, "its own"
     elif hub.bos_token_id is not None:
         number, why = hub.bos_token_id, "the tokenizer's BOS"
-    else:  # models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best beginning of a text
+    else:  # models without BOS (Qwen, GPT-NeoX, …) saw their EOS between documents: the next best start token
         number, why = hub.eos_token_id, "the tokenizer's EOS, as it has no BOS"
     if number is None:
-        what = "it has neither BOS nor EOS" if bos is None else f"--bos {bos} is none of its tokens"
-        raise UserError(f"{model}: {what}: name a token to begin with by --bos, or its id")
+        what = "it has neither BOS nor EOS" if bos is None else f"--bos {bos} is not one of its tokens"
+        raise UserError(f"{model}: {what}: give a start token, or its id, with --bos")
     for worst in (max(extent[1], number), extent[0]):
         if not 0 <= worst < config.vocab_size:
             raise UserError(
@@ -257,10 +257,10 @@ def start_token(
 
 
 def model_fingerprint(model: str) -> dict[str, str]:
-    """What tells a local model from another of the same name: a hash of each file.
+    """A hash of each file of a local model, to tell it from another model of the same name.
 
-    Of files over 1 GB the size and 64 megabytes spread evenly over them are hashed. Empty for a model of the hub, which
-    its revision tells.
+    For files over 1 GB, only the size and 64 megabytes, spread evenly, are hashed. Empty for a model of the hub, which
+    its revision identifies.
     """
     path, block, found = Path(model), 1 << 20, {}
     for file in sorted(file for file in (path, *path.glob("*")) if file.is_file()):

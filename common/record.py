@@ -2,7 +2,7 @@
 
 `x.csv` holds one row per observation. `x.json` holds the command, the settings, the commit, the versions, the machine,
 the SHA-256 of every input file and the seconds it took. Both are written under a temporary name and moved into place,
-the CSV last, so that a reader never meets half a file, nor a new CSV without its record.
+the CSV last, so that a reader never sees half a file or a new CSV without its record.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def write_csv(
     """Write `table` to `path` (a .csv) and its provenance to the .json beside it.
 
     settings: the script's settings dataclass, or a dict. inputs: files (or folders of files) that were read; each is
-    recorded with its SHA-256. started: `time.time()` at the start of the work; the import of this module otherwise.
-    facts: anything else worth keeping, e.g. device="cuda". OSError: disk full; an older pair of files stays.
+    recorded with its SHA-256. started: `time.time()` at the start of the work (default: when this module was imported).
+    facts: anything else worth keeping, e.g. device="cuda". OSError: the disk is full; an older pair of files is kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     provenance = {
-        # `--out=/somewhere/x.csv` holds a path behind the sign.
+        # In `--out=/somewhere/x.csv` the path follows the "=".
         "command": " ".join(["python", *("=".join(_portable(argument.split("=", 1))) for argument in sys.argv)]),
         "settings": _portable(dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else dict(settings)),
         "rows": len(table),
@@ -64,9 +64,9 @@ def write_csv(
         "inputs": _hashes(inputs),
         **_portable(facts),
     }
-    record = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"  # JSON refuses before anything is written
-    # The CSV says that the work is finished, so it takes its name last, after its record. Its bytes are on the disk
-    # before that, so that a full disk leaves an older pair together.
+    record = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"  # fails before anything is written
+    # The CSV marks the work as finished, so it is moved into place after its record. Its bytes are on the disk before
+    # that, so that a full disk leaves an older pair intact.
     with atomic_file(path) as file:
         file.write(table.to_csv(index=False, lineterminator="\n"))
         file.flush()
@@ -77,10 +77,10 @@ def write_csv(
 def read_csv(
     path: Path | str, columns: Sequence[str], remedy: str, floats: Sequence[str] = (), whole: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """These columns of a CSV, as text, because a document may be called "NA" or "1e5", but for `floats` and `whole`.
+    """Read `columns` of a CSV as text (a document may be called "NA" or "1e5"), `floats` and `whole` as numbers.
 
-    remedy: what to do about a bad file, the end of the messages. UserError: no such file, no CSV table, columns
-    missing, or as `numbers`, `whole_numbers`.
+    remedy: what to do about a bad file; error messages end with it. UserError: no such file, not a CSV table, missing
+    columns, or as in `numbers` and `whole_numbers`.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -99,7 +99,7 @@ def read_csv(
 
 
 def numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:
-    """A column of `read_csv` as float64; an empty cell is NaN. UserError names the line of what is not a number."""
+    """A column of `read_csv` as float64; an empty cell is NaN. UserError: a cell is not a number (names its line)."""
     values = pd.to_numeric(column.str.strip(), errors="coerce").astype(float)
     bad = values.isna() & ~column.str.strip().str.lower().isin(["", "nan"])
     if bad.any():
@@ -109,9 +109,9 @@ def numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:
 
 
 def whole_numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series:
-    """A column of `read_csv` as int64. UserError names the line of what is no whole number."""
+    """A column of `read_csv` as int64. UserError: a cell is not a whole number below 2^53 (names its line)."""
     values = numbers(column, path, remedy)
-    bad = ~(np.abs(values) < 2**53) | (values != np.round(values))  # NaN compares as not below
+    bad = ~(np.abs(values) < 2**53) | (values != np.round(values))  # the first is also True for NaN
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(f"{path}, line {row + 2}: {column.name} is {column.iloc[row]!r}, not a whole number: {remedy}")
@@ -120,15 +120,15 @@ def whole_numbers(column: pd.Series, path: Path | str, remedy: str) -> pd.Series
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write ("w": UTF-8, or "wb") that becomes `path` in one step, on the disk, when the block ends.
+    """A file to write ("w" for UTF-8, or "wb"), which becomes `path` in one step, synced to disk, when the block ends.
 
-    Text is made `printable`; in JSON that loses nothing, as \\udce9 is JSON's own way to write it.
-    Whatever ends the block early (a crash, a full disk) leaves an older file whole and no partial new one. An OSError
-    of the writing names `path`. What killed runs left half written of this file is removed first.
+    Text is made `printable`, which loses nothing in JSON, because \\udce9 is JSON's own notation. If the block ends
+    early (a crash, a full disk), an older file stays intact and no partial new one is left. An OSError in writing names
+    `path`. Partial files that killed runs left behind are removed first.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError, ValueError):
-            # A writer on another machine has no process here, but it touches its file.
+            # A writer on another machine has no process here, but its file is recent.
             if not psutil.pid_exists(int(leftover.suffixes[-2][1:])) and time.time() - leftover.stat().st_mtime > 60:
                 leftover.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -154,12 +154,12 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with what UTF-8 cannot hold written out (\\udce9): bytes of file names, halves of surrogate pairs."""
+    """The text with what UTF-8 cannot encode escaped (\\udce9): bytes of file names, lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file; of a folder, over the lines "<SHA-256 of a file>  <its name>", sorted by name."""
+    """SHA-256 of a file; for a folder, of the lines "<SHA-256 of a file>  <its name>", sorted by name."""
     path = Path(path)
     if not path.is_dir():
         with open(path, "rb") as stream:
@@ -170,7 +170,7 @@ def file_hash(path: Path | str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a number can depend on, as far as installed."""
+    """Versions of Python and of the installed packages that results can depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -200,7 +200,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the code, with '+changes' where a program differs from it; 'unknown' outside a checkout."""
+    """The commit of the code, with '+changes' if a .py file differs from it; 'unknown' outside a checkout."""
     git = ["git", "-C", str(ROOT)]
     try:
         commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL).strip()
@@ -214,14 +214,14 @@ def _hashes(inputs: Iterable[Path | str]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for file in map(Path, inputs):
         name = _portable(str(file))
-        if name in hashes:  # two files of one name, from different folders
+        if name in hashes:  # files of the same name from different folders
             name = f"{file.resolve().parent.name}/{file.name}"
         hashes[name] = file_hash(file)
     return hashes
 
 
 def _portable(value: Any) -> Any:
-    """The same value with absolute paths made relative to the repository, or cut to their last part outside it."""
+    """The same value with absolute paths made relative to the repository, or reduced to their last part outside it."""
     if isinstance(value, dict):
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

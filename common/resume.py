@@ -1,8 +1,8 @@
-"""Resuming: a run that was killed goes on from the pieces it finished, and never from those of another run.
+"""Resuming: a killed run continues from the pieces it finished, and never from those of another run.
 
-What decides the numbers of a run is its `identity`. It is stored beside what the run writes and compared by
-`refuse_other` when the same folder or file is met again. Work that takes long is cut into pieces with keys, each
-written in one step by `Pieces`; a checkpoint of a training run or a shard of documents is a piece as well.
+The `identity` of a run is everything that determines its numbers. It is stored with the run's output and compared by
+`refuse_other` when the same folder or file is used again. Long work is divided into pieces with keys, each written in
+one step by `Pieces`; a checkpoint of a training run or a shard of documents is a piece as well.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import numpy as np
 from common.cli import UserError
 from common.record import atomic_file, printable, replace_text
 
-# Metadata of a setting that may change when a run is resumed, as it moves no number but by rounding.
+# Metadata of a setting that may change when a run is resumed, because it changes numbers only by rounding.
 RESUME_OK = {"resume_ok": True}
 MANIFEST = "manifest.json"
-SHOWN = 3  # differences that a message names
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what np.load raises
+SHOWN = 3  # number of differences named in a message
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what np.load may raise
 
 
 def identity(cfg: Any, **facts: Any) -> dict[str, Any]:
-    """What must be the same for a run to go on: the settings without the metadata RESUME_OK, and `facts`.
+    """What must be the same for a run to be resumed: the settings without the metadata RESUME_OK, and `facts`.
 
-    It has been through JSON, so that it compares equal with what is read from disk.
+    It has been through JSON, so that it compares equal to what is read from disk.
     """
     kept = [one.name for one in fields(cfg) if not one.metadata.get("resume_ok")]
     settings = asdict(cfg)
@@ -40,9 +40,9 @@ def identity(cfg: Any, **facts: Any) -> dict[str, Any]:
 def refuse_other(
     found: Any, wanted: dict[str, Any], where: Path, remedy: str = "choose another --out, or delete it"
 ) -> None:
-    """UserError unless `found`, which lies at `where`, is the identity `wanted`; it names what differs."""
+    """UserError: `found`, read from `where`, is not the identity `wanted`; names what differs."""
     if not isinstance(found, dict):
-        raise UserError(f"{where} is of something else, or damaged: {remedy}")
+        raise UserError(f"{where} belongs to something else, or is damaged: {remedy}")
     found, wanted = _flat(found), _flat(wanted)
     differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if differing:
@@ -52,7 +52,7 @@ def refuse_other(
 
 
 def _flat(nested: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """{"model": {"width": 64}} as {"model.width": 64}."""
+    """Flatten {"model": {"width": 64}} to {"model.width": 64}."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
@@ -65,7 +65,7 @@ def _brief(values: dict[str, Any], key: str) -> str:
 
 
 def read_identity(path: Path, key: str) -> Any:
-    """What the JSON file `path` holds under `key`; None if the file is not there or holds nothing of the kind."""
+    """The value under `key` in the JSON file `path`; None if there is no such file or key."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError):
@@ -73,12 +73,15 @@ def read_identity(path: Path, key: str) -> Any:
 
 
 def begun(folder: Path, wanted: dict[str, Any], record: str = MANIFEST) -> bool:
-    """Whether this run has begun `folder`, by the `identity` in its file `record`; False if it is empty or not there.
+    """Whether `folder` belongs to this run, according to the `identity` in its file `record`; False if it is empty.
 
-    UserError: the folder is a file, holds something else, or is of a run with other settings.
+    A missing folder counts as empty. UserError: the folder is a file, has a name that is not UTF-8, holds other files,
+    or belongs to a run with other settings.
     """
     if printable(str(folder)) != str(folder):
-        raise UserError(f"{printable(str(folder))} is no UTF-8, so no library would open it: choose another --out")
+        raise UserError(
+            f"{printable(str(folder))} is not valid UTF-8, so libraries cannot open it: choose another --out"
+        )
     if folder.is_file():
         raise UserError(f"{folder} is a file: name a folder with --out")
     if not folder.exists() or not any(path for path in folder.iterdir() if not path.name.startswith(f".{record}.")):
@@ -90,16 +93,16 @@ def begun(folder: Path, wanted: dict[str, Any], record: str = MANIFEST) -> bool:
 
 
 def begin(folder: Path, wanted: dict[str, Any], record: str = MANIFEST, **facts: Any) -> None:
-    """Make `folder` and its file `record`, once everything that can refuse the run has had its say."""
+    """Create `folder` and its file `record`; call this after every check that can refuse the run."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / record, json.dumps({"identity": wanted} | facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def finished(result: Path, wanted: dict[str, Any], *pieces: Pieces) -> bool:
-    """Whether the CSV `result` is there, by the `identity` in its record; then it says so.
+    """Whether the CSV `result` exists and has the identity `wanted` in its record; if so, print that it is complete.
 
-    pieces: those of the run. One that was killed right after its last step leaves them, and they are removed here.
-    UserError: the result is of other settings.
+    pieces: those of the run. They are left over if it was killed right after its last step, and are removed here.
+    UserError: the result was made with other settings.
     """
     if not result.exists():
         return False
@@ -111,10 +114,10 @@ def finished(result: Path, wanted: dict[str, Any], *pieces: Pieces) -> bool:
 
 
 class Pieces:
-    """The finished pieces of a run: a folder with its identity, and an .npz of named arrays for each key."""
+    """The finished pieces of a run: a folder with its identity, and one .npz file of named arrays per key."""
 
     def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
-        """UserError: the folder is of another run. Nothing is written before the first piece."""
+        """UserError: as in `begun`. Nothing is written before the first piece."""
         self.folder, self.wanted = folder, wanted
         self._begun = begun(folder, wanted)
 
@@ -125,15 +128,15 @@ class Pieces:
         return self.path(key).exists()
 
     def write(self, key: int | str, arrays: dict[str, np.ndarray]) -> None:
-        """Store a piece in one step. OSError if the disk is full; nothing partial stays. UserError as at the start."""
-        if not self._begun and not begun(self.folder, self.wanted):  # another shard may have, with other settings
+        """Store a piece in one step. OSError: the disk is full; no partial file is left. UserError: as in `begun`."""
+        if not self._begun and not begun(self.folder, self.wanted):  # another shard may have begun it
             begin(self.folder, self.wanted)
             self._begun = True
         with atomic_file(self.path(key), "wb") as file:
             np.savez(file, **arrays)
 
     def read(self, key: int | str, shapes: dict[str, tuple[int, ...] | None]) -> dict[str, np.ndarray]:
-        """The arrays of a piece. shapes: by name, None where any will do.
+        """The arrays of a piece. shapes: name → expected shape, or None for any.
 
         UserError: the file is missing, damaged, or holds other names or shapes.
         """
@@ -150,7 +153,7 @@ class Pieces:
         return arrays
 
     def remove(self) -> None:
-        """The pieces are in the result. The manifest goes last: a kill leaves a folder that a next run knows."""
+        """Remove the pieces, once the result has them. The manifest goes last, so that a next run knows the folder."""
         for piece in self.folder.glob("*.npz"):
             piece.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Tokenizers of the Hugging Face hub, of a local folder or of a GGUF file, bytes and characters, all with one face.
+"""One interface for tokenizers of the Hugging Face hub, a local folder or a GGUF file, and for bytes and characters.
 
 tokenizer = load_tokenizer("HuggingFaceTB/SmolLM2-135M")
 tokenizer.ids("Call me Ishmael.")
@@ -18,23 +18,23 @@ import numpy as np
 from common.cli import UserError
 from common.resume import read_identity
 
-# Whatever tokenizers are known to disagree about: digits, contractions, runs of blanks, line ends, marks, scripts.
+# What tokenizers are known to disagree about: digits, contractions, runs of blanks, line ends, marks, scripts.
 PROBE = (
     "It's 1850; they'll pay $3,141.59 (27%)...  \n\n\tif (x != y):  # 10 000\r\n   We'D  re-enter “naïve” cafés—"
     "twice!\n\n\n1ST Samuel 12:7 ﬁne e\u0301 Ǆ STRASSE straße İ 東京は日本の首都です。 Привет, мир! मानव שלום 🙂🙂"
     "  a\u00a0b\u200b <s> </s> _x_ ~~ ### $$ ''' \"\"\" www.example.org/a_b?c=d&e=f 0x1F 1e-5 ½ ² ①"
     " \\n {'k': [1, 2]}     end "
 )
-PROBE_TOKENS = 20_000  # of the vocabulary, spread evenly, that are tokenised again in a fingerprint
+PROBE_TOKENS = 20_000  # about how many tokens, spread over the vocabulary, a fingerprint tokenises again
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class ByteTokenizer:
-    """The bytes of UTF-8 are the tokens. The other tokenizers have the same attributes and methods."""
+    """Tokens are UTF-8 bytes. The other tokenizers have the same attributes and methods."""
 
-    size = 256  # how many ids there are
-    hash = None  # `fingerprint`; None where the ids are bytes or code points
-    unknown = None  # the id of what it has no token for; None where there is none
+    size = 256  # number of ids
+    hash = None  # the `fingerprint`; None for bytes and characters
+    unknown = None  # id of the unknown token; None if there is none
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text` by itself, without special tokens."""
@@ -45,11 +45,11 @@ class ByteTokenizer:
 
 
 class CharacterTokenizer:
-    """The code points of Unicode are the tokens.
+    """Tokens are Unicode code points.
 
-    A text uses a hundred or so of them, so a million characters measure the entropy of pairs well, where the words of
-    a usual tokenizer would need billions (Sec. B.VI). A letter beyond ASCII stays one token, unlike with bytes, whose
-    pairs within a letter are alike at a distance for no other reason.
+    A text uses only a hundred or so of them, so a million characters are enough to measure the entropy of pairs, while
+    an ordinary tokenizer would need billions of tokens (Sec. B.VI). A letter outside ASCII is one token; as bytes it
+    would be several, which are correlated only because they encode the same letter.
     """
 
     size = 0x110000
@@ -63,7 +63,7 @@ class CharacterTokenizer:
 
 
 class HubTokenizer:
-    """A tokenizer of transformers. What looks like a special token in a text is taken as plain characters."""
+    """A tokenizer of transformers. Text that looks like a special token is treated as plain characters."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -87,10 +87,10 @@ NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Hub id, local folder, GGUF file, "bytes" or "characters".
+    """The tokenizer called `name`: a hub id, local folder, GGUF file, "bytes" or "characters".
 
-    A folder that train.py wrote says itself whether its tokens are bytes or characters. UserError: it is not there, or
-    incomplete.
+    If train.py wrote the folder, its config.json says whether the tokens are bytes or characters. UserError: the
+    tokenizer is missing or incomplete.
     """
     if name in NAMED:
         return NAMED[name]()
@@ -105,12 +105,12 @@ def load_tokenizer(name: str) -> Tokenizer:
     try:
         where = {"gguf_file": path.name} if is_file else {}
         loaded = AutoTokenizer.from_pretrained(str(path.parent) if is_file else name, **where)
-        # From a configuration alone transformers makes up a tokenizer of a few ids.
+        # Given only a configuration, transformers makes up a tokenizer of a few ids.
         files = {"tokenizer.json", *(loaded.vocab_files_names.values() or ["tokenizer_config.json"])}
         tokenizer = HubTokenizer(loaded)
         if not tokenizer.ids("a b") or (path.is_dir() and not any((path / file).is_file() for file in files)):
             raise ValueError("it has no tokenizer files, or they are empty")
-    except Exception as error:  # the loaders of transformers raise almost anything at a damaged file
+    except Exception as error:  # transformers may raise almost anything on a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".: ")
         raise UserError(
             f"tokenizer {name} cannot be loaded: {reason}; check the name and the network; a folder needs "
@@ -124,10 +124,11 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def fingerprint(tokenizer: HubTokenizer) -> str:
-    """16 hex digits of what a tokenizer does: its vocabulary, its merges or scores, and the ids of a probe text.
+    """16 hex digits of a hash of the vocabulary, the merges or scores, and the ids of probe texts.
 
-    The probe is PROBE, and tokens of the vocabulary side by side and apart, so that tokenizers of one vocabulary that
-    cut a text elsewhere differ, and the same one read from another kind of file does not.
+    The probes are PROBE and tokens of the vocabulary, joined without and with spaces. So tokenizers that share a
+    vocabulary but split text differently get different fingerprints, and a tokenizer gets the same one from whichever
+    kind of file it is read.
     """
     vocabulary = sorted(tokenizer.tokenizer.get_vocab().items())
     digest = hashlib.sha256(json.dumps(vocabulary).encode("utf-8", "surrogatepass"))

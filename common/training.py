@@ -3,14 +3,14 @@
     with processes(cfg) as accelerator:              # those of torchrun or accelerate launch, or this one alone
         train(cfg, task, accelerator)
 
-A program gives its `Settings` and a `Task`: a model, the batch of each step, and the loss of a part of it. Writes into
-cfg.out:
+A program supplies its `Settings` and a `Task`: a model, the batch of each step, and the loss of part of a batch. The
+loop writes into cfg.out:
     run.json        the identity of the run (see common/resume.py), and facts of the program
     checkpoint.pt   model, optimizers, schedules, rows of the log; every --checkpoint-every steps
-    log.csv         step, tokens, the loss by its own name, learning_rate, tokens_per_second; with the checkpoint
+    log.csv         step, tokens, the loss (Task.column), learning_rate, tokens_per_second; with each checkpoint
 
-A killed run goes on from its checkpoint by the same command, as if it had not been killed. A batch follows from the
-seed and the number of its step alone, so no number of processes or micro-batches changes the steps either.
+The same command resumes a killed run from its checkpoint, as if it had not been killed. A batch depends only on the
+seed and the step number, so the number of processes or micro-batches does not change the steps either.
 """
 
 from __future__ import annotations
@@ -44,38 +44,38 @@ from common.record import atomic_file, versions, write_csv
 from common.resume import RESUME_OK, begin, begun, identity
 
 RUN, CHECKPOINT = "run.json", "checkpoint.pt"
-MUON_RATE, MUON_DECAY = 5.0, 0.1  # times AdamW's rate, and Muon's own weight decay, torch's default
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # of all processes' shards together
+MUON_RATE, MUON_DECAY = 5.0, 0.1  # Muon's rate relative to AdamW's, and its weight decay (torch's default)
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathers the shards of all processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What both programs can be told; each adds its own."""
+    """Settings that both training programs share; each adds its own."""
 
-    model: str  # a name of common/architectures.py
+    model: str  # a name from common/architectures.py
     out: Path = field(metadata=RESUME_OK)  # folder of this run
-    seed: int = 0  # of the initial weights and of the batches
+    seed: int = 0  # seed of the initial weights and of the batches
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon, not in the paper: for the matrices inside the network, at five times the rate, and AdamW for all else"""
-    learning_rate: float = 5e-5  # peak, of AdamW; a cosine to 0 at the last step
+    """muon (not in the paper): Muon for the matrices inside the network, at five times the rate, AdamW for all else"""
+    learning_rate: float = 5e-5  # peak rate of AdamW; falls as a cosine to 0 at the last step
     warmup: int = 2000  # steps of linear warm-up
     restarts: int = field(default=0, metadata=RESUME_OK)
-    """not in the paper: at the end the learning rate starts again, for twice as many steps, and at most so often"""
+    """not in the paper: how often, at most, the learning rate starts again, each time for twice as many steps"""
     stop_below: float = field(default=0.0, metadata=RESUME_OK)
-    """with restarts: none follows two in a row that each lowered the loss by less than this share of it"""
+    """with restarts: stop after two in a row that each lowered the loss by less than this fraction of it"""
     negligible: float = field(default=0.0, metadata=RESUME_OK)
-    """with restarts: nor does one where the loss is below this, in nats per token"""
-    weight_decay: float = 0.01  # of AdamW; Muon has its own
-    clip: float | None = None  # not in the paper: largest norm of the gradient
+    """with restarts: also stop at the end of a cosine if the loss is below this, in nats per token"""
+    weight_decay: float = 0.01  # weight decay of AdamW; Muon has its own
+    clip: float | None = None  # not in the paper: clip the gradient to this norm
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """tf32: float32 with faster products on a GPU; bf16: products in bfloat16, weights and loss in float32"""
-    log_every: int = 100  # steps a row of log.csv
+    log_every: int = 100  # steps per row of log.csv
     accumulate: int = field(default=1, metadata=RESUME_OK)
-    """not in the paper: micro-batches a step and process, so that less has to fit memory; the steps stay the same"""
-    checkpoint_every: int = field(default=2000, metadata=RESUME_OK)  # steps, a multiple of log_every
-    compile: bool = field(default=False, metadata=RESUME_OK)  # torch.compile; it changes the rounding
+    """not in the paper: micro-batches per step and process; more take less memory, and the steps stay the same"""
+    checkpoint_every: int = field(default=2000, metadata=RESUME_OK)  # in steps, a multiple of log_every
+    compile: bool = field(default=False, metadata=RESUME_OK)  # use torch.compile; it changes the rounding
     gradient_checkpointing: bool = field(default=False, metadata=RESUME_OK)
-    """make the activations of each layer again on the way back: a third more time, far less memory"""
+    """recompute the activations of each layer in the backward pass: a third more time, far less memory"""
     fsdp: bool = field(default=False, metadata=RESUME_OK)
     """under torchrun: shard weights and optimizer over the processes (FSDP), for a model that does not fit one GPU"""
     device: str = field(default="auto", metadata=RESUME_OK)
@@ -94,29 +94,29 @@ class Settings:
 
 @dataclass
 class Task:
-    """What one program trains."""
+    """What a program trains, and how."""
 
-    model: nn.Module  # with the configuration of transformers as `config`
-    backbone: PreTrainedModel  # the part of it whose matrices Muon takes
-    steps: int  # of the first cosine, and all where there are no restarts
+    model: nn.Module  # has its transformers configuration as `config`
+    backbone: PreTrainedModel  # the part of `model` whose matrices Muon optimises
+    steps: int  # number in the first cosine; without restarts, all steps
     batch: int  # sequences per step, over all processes and micro-batches
-    L: int  # tokens of a sequence
+    L: int  # tokens per sequence
     draw: Callable[[int], Sequence[torch.Tensor]]
-    """the batch of a step, first dimension `batch`, on the device of this process"""
+    """step → its batch: tensors of first dimension `batch`, on the device of this process"""
     loss: Callable[[nn.Module, Sequence[torch.Tensor]], torch.Tensor]
-    """of the model (as the processes share it) and a part of the batch: the mean loss, a scalar"""
+    """(model, as wrapped for several processes; part of a batch) → the mean loss, a scalar"""
     column: str  # name of the loss in log.csv
-    scale: float = 1.0  # times the loss is what stands there, nats per token
-    undecayed: Collection[str] = ()  # names of the parameters without weight decay
-    identity: dict[str, Any] = field(default_factory=dict)  # beside settings and configuration
-    facts: dict[str, Any] = field(default_factory=dict)  # for run.json
+    scale: float = 1.0  # log.csv holds scale · loss, in nats per token
+    undecayed: Collection[str] = ()  # names of parameters without weight decay
+    identity: dict[str, Any] = field(default_factory=dict)  # what identifies the run besides settings and configuration
+    facts: dict[str, Any] = field(default_factory=dict)  # further entries of run.json
     notes: Sequence[str] = ()  # lines to print at the start
     export: Callable[[int, dict[str, torch.Tensor]], None] | None = None
-    """writes the weights of a step in another form as well"""
+    """(step, weights) → also writes the weights in another form"""
 
 
 def torch_device(name: str, gpu: int | None = None) -> torch.device:
-    """auto, cpu, cuda (the GPU of number `gpu`) or cuda:1. UserError: no such device."""
+    """The device called auto, cpu, cuda (GPU number `gpu`) or cuda:1. UserError: no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -130,16 +130,16 @@ def torch_device(name: str, gpu: int | None = None) -> torch.device:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether float32 products may be rounded to TF32 on a GPU; torch rounds those of convolutions unless told."""
+    """Set whether float32 products may be rounded to TF32 on a GPU; by default torch does so in convolutions."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextlib.contextmanager
 def processes(cfg: Settings) -> Iterator[Accelerator]:
-    """This process's place among those of torchrun or accelerate launch; its `device` is where the model goes.
+    """The Accelerator of this process, under torchrun, accelerate launch or alone; the model goes to its `device`.
 
-    UserError: no such device, FSDP without processes.
+    UserError: no such device, or FSDP without torchrun.
     """
     allow_tf32(cfg.precision == "tf32")
     if cfg.fsdp and "WORLD_SIZE" not in os.environ:
@@ -149,31 +149,31 @@ def processes(cfg: Settings) -> Iterator[Accelerator]:
     try:
         yield accelerator
     finally:
-        # What still shares gradients when the group of processes ends can wait for it for ever (gloo).
+        # A model that still shares gradients when the process group ends can hang for ever (gloo).
         accelerator.free_memory()
         accelerator.end_training()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `Run.save` wrote, tensors mapped from disk as they are used. UserError: no or a damaged checkpoint."""
+    """Read what `Run.save` wrote; tensors are memory-mapped. UserError: the checkpoint is missing or damaged."""
     try:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         if not {"identity", "model", "optimizers", "schedules", "step", "rows"} <= saved.keys():
             raise ValueError("keys missing")
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint {path}: give the folder of a run of train.py") from error
-    except Exception as error:  # torch.load raises almost anything at a file that is not its own
+    except Exception as error:  # torch.load may raise almost anything on a file that is not its own
         raise UserError(f"{path} is no checkpoint of train.py, or damaged: delete it and train again") from error
     return saved
 
 
 def cosine_ends(steps: int, restarts: int) -> list[int]:
-    """Where the cosines end: the first after `steps`, each twice as long as before."""
+    """The steps at which the cosines end: the first after `steps`, each later one twice as long as the one before."""
     return [steps * (2 ** (i + 1) - 1) for i in range(restarts + 1)]
 
 
 def learning_rate(step: int, warmup: int, ends: list[int]) -> float:
-    """The share of the peak at a step: in each cosine a linear warm-up first, then half a cosine to 0."""
+    """The rate at a step as a fraction of the peak: each cosine is a linear warm-up, then half a cosine to 0."""
     start, end = max(((a, b) for a, b in zip([0, *ends], ends, strict=False) if a <= step), default=(0, ends[0]))
     if step - start < warmup:
         return (step - start) / warmup
@@ -181,27 +181,29 @@ def learning_rate(step: int, warmup: int, ends: list[int]) -> float:
 
 
 def ends_of_cosines(losses: dict[int, float], steps: int) -> list[float]:
-    """The loss at the end of each cosine so far. losses: by step, of the rows of a log; steps: of the first cosine."""
+    """The loss at the end of each cosine so far. losses: step → loss in the log; steps: length of the first cosine."""
     return [losses[end] for end in cosine_ends(steps, 30) if end in losses]
 
 
 def settled(ends: list[float], little: float, negligible: float) -> bool:
-    """Whether more steps would change little: the last of `ends_of_cosines` is below `negligible`, or the last two
-    restarts each lowered it by less than the share `little`. One is not enough: some models leave a plateau later.
+    """Whether more steps would change little. ends: from `ends_of_cosines`.
+
+    Either the last loss is below `negligible`, or the last two restarts each lowered it by less than the fraction
+    `little`. One such restart is not enough: some models leave a plateau later.
     """
     gains = [(before - after) / before for before, after in pairwise(ends)]
     return ends[-1] < negligible or (len(gains) > 1 and max(gains[-2:]) < little)
 
 
 def log_table(rows: list[tuple], column: str) -> pd.DataFrame:
-    """log.csv of the rows of a checkpoint; column: name of the loss."""
+    """The table of log.csv from the rows of a checkpoint; column: name of the loss."""
     return pd.DataFrame(rows, columns=["step", "tokens", column, "learning_rate", "tokens_per_second"])
 
 
 def make_optimizers(cfg: Settings, task: Task) -> list[torch.optim.Optimizer]:
-    """AdamW, and for `muon` Muon beside it, which takes the weights of linear and recurrent layers inside the backbone.
+    """AdamW; for `muon` also Muon, which takes the weight matrices of linear and recurrent layers in the backbone.
 
-    Embeddings, tables of positions, the layers around the backbone, norms, convolutions and vectors stay AdamW's.
+    Embeddings, position tables, layers outside the backbone, norms, convolutions and vectors are left to AdamW.
     """
     linear = [module for module in task.backbone.modules() if isinstance(module, (nn.Linear, Conv1D, nn.RNNBase))]
     weights = [value for module in linear for value in module.parameters() if value.ndim == 2]
@@ -223,8 +225,8 @@ class Run:
     """Model, optimizers and schedules at a step, and the rows of the log up to it."""
 
     def __init__(self, cfg: Settings, task: Task, accelerator: Accelerator) -> None:
-        """UserError: a batch that cannot be split, a warm-up without end, a folder with another run, a damaged
-        checkpoint.
+        """UserError: a batch that cannot be split, a warm-up as long as the first cosine, a folder of another run, a
+        damaged checkpoint, or, with restarts, a number of steps that log_every does not divide.
         """
         self.cfg, self.task, self.accelerator, self.started = cfg, task, accelerator, time.time()
         parts = accelerator.num_processes * cfg.accumulate
@@ -244,7 +246,7 @@ class Run:
         of = {"settings": identity(cfg), "configuration": config, **task.identity}
         self.identity = json.loads(json.dumps(of, default=str))  # so that it equals what is read from disk
         found = begun(cfg.out, self.identity, RUN)
-        accelerator.wait_for_everyone()  # nobody writes while another is still looking at what is there
+        accelerator.wait_for_everyone()  # no process writes while another still inspects the folder
         if not found and accelerator.is_main_process:
             begin(cfg.out, self.identity, RUN, steps=task.steps, versions=versions(), **task.facts)
         if cfg.gradient_checkpointing:
@@ -262,14 +264,14 @@ class Run:
             self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def ended(self) -> bool:
-        """Whether all steps are done, or the last cosines changed too little for another."""
+        """Whether all steps are done, or the last cosines changed too little to go on."""
         if self.step not in self.ends or self.step == self.ends[-1]:
             return self.step >= self.ends[-1]
         ends = ends_of_cosines({row[0]: row[2] for row in self.rows}, self.task.steps)
         return settled(ends, self.cfg.stop_below, self.cfg.negligible)
 
     def _place(self) -> nn.Module:
-        """The model on its device, as the processes share it."""
+        """The model on its device, wrapped for several processes."""
         model = self.task.model.train()
         if self.cfg.compile:
             model.compile()
@@ -282,7 +284,7 @@ class Run:
         return fully_shard(model)
 
     def save(self) -> None:
-        """log.csv and checkpoint.pt. UserError: weights that are not finite, and then an older checkpoint stays."""
+        """Write log.csv and checkpoint.pt. UserError: the weights are not finite; an older checkpoint is kept."""
         model, optimizers = get_state_dict(self.model, self.optimizers, options=WHOLE)
         if not self.accelerator.is_main_process:
             return
@@ -290,7 +292,7 @@ class Run:
             raise UserError(self.diverged(f"the weights are not finite at step {self.step}"))
         if self.task.export:
             self.task.export(self.step, model)
-        # The checkpoint goes last: a run that is killed before it makes the same rows again.
+        # The checkpoint is written last: a run that is killed before that computes the same rows again.
         facts = {"device": str(self.accelerator.device), "processes": self.accelerator.num_processes}
         table = log_table(self.rows, self.task.column)
         write_csv(self.cfg.out / "log.csv", table, self.cfg, started=self.started, **facts, step=self.step)
@@ -301,9 +303,9 @@ class Run:
         self.saved_step = self.step
 
     def train_step(self) -> torch.Tensor:
-        """One optimizer step; the mean loss of this process's share, still on its device."""
+        """Take one optimizer step; returns the mean loss over this process's share, still on its device."""
         cfg, place = self.cfg, self.accelerator
-        # Every process has the whole batch and takes its part: that is cheap, and no split changes what is drawn.
+        # Every process draws the whole batch and takes its part. This is cheap, and no split changes what is drawn.
         batch = self.task.draw(self.step)
         total = torch.zeros((), device=place.device)
         for i in range(cfg.accumulate):
@@ -319,7 +321,7 @@ class Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), cfg.clip)
         for one in (*self.optimizers, *self.schedules):
             one.step()
-        for one in self.optimizers:  # together they have every parameter
+        for one in self.optimizers:  # together they hold every parameter
             one.zero_grad()
         self.step += 1
         return total
@@ -331,7 +333,7 @@ class Run:
 
 
 def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
-    """All steps that are left. UserError: see `Run`, loss or weights not finite, too little memory on the GPU."""
+    """Do all remaining steps. UserError: as in `Run`; loss or weights not finite; too little memory on the GPU."""
     try:
         run = Run(cfg, task, accelerator)
         size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
@@ -351,11 +353,11 @@ def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
 def _steps(run: Run) -> None:
     cfg, task, place = run.cfg, run.task, run.accelerator
     amount, tokens = flops_a_token(task.model, task.L), task.batch * task.L
-    losses = torch.zeros(cfg.log_every, device=place.device)  # read once a row: reading waits for the GPU
+    losses = torch.zeros(cfg.log_every, device=place.device)  # read once per row, because reading waits for the GPU
     row_began, quiet = time.perf_counter(), not place.is_main_process
     with tqdm(total=run.ends[-1], initial=run.step, unit="step", desc=cfg.model, disable=quiet) as bar:
         while not run.ended():
-            slot, rate = run.step % cfg.log_every, run.schedules[0].get_last_lr()[0]  # AdamW's, of the next step
+            slot, rate = run.step % cfg.log_every, run.schedules[0].get_last_lr()[0]  # AdamW's rate in the next step
             losses[slot] = run.train_step()
             bar.update()
             if slot + 1 < cfg.log_every and run.step < run.ends[-1]:

@@ -1,20 +1,20 @@
-"""The claims of the paper, our number beside each, and a verdict: committed CSVs → claims.csv and tables of two pages.
+"""The claims of the paper with our numbers and verdicts: committed CSVs → claims.csv and tables in two pages.
 
     python docs/claims.py
 
-Each claim is a function below, whose rule derives the verdict from the CSVs in results/ that the figures are drawn
-from. Writes claims.csv, a row per claim, and Markdown tables between two marker comments of a page: all but the reasons
-into README.md, the reasons into docs/claims.md. Columns:
+Each claim is a function below, which derives the verdict from the CSVs in results/ that the figures are drawn from.
+Writes claims.csv, one row per claim, and Markdown tables between two marker comments of a page: the reasons into
+docs/claims.md, all else into README.md. Columns:
     claim, paper     what the paper says, and its number
     ours             our number from the committed results, with its 95% interval where there is one
     verdict, reason  `reproduced`, `contradicted` or `not decided here`, and why
-    figure, picture, source    where the claim stands in the paper, our picture of it, the CSVs that were read
+    figure, picture, source    where the paper makes the claim, our picture of it, the CSVs that were read
 
 An exponent is `reproduced` if a power law fits all lengths (p >= 0.05) and its 95% interval includes the paper's value,
 `contradicted` if the law fits and the interval does not include it, and `not decided here` if no power law fits all
-lengths, because the paper's own model is 3,000 times larger. A two-point exponent is not decided either where the
-paper's fit and the joint fit disagree. A claim about models trained on books must hold after both of the last two
-numbers of tokens of training. One CPU core, a second.
+lengths, because the paper's own model is 3,000 times larger. A two-point exponent is also not decided if the paper's
+fit and the joint fit disagree. A claim about models trained on books must hold at the ends of both of the last two
+cosines of training. One CPU core, a second.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ BEGIN, END = "<!-- claims: written by docs/claims.py -->", "<!-- end of claims -
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "not decided here"
 FAMILIES = [f"{name}/{table}" for name in ("subvolume", "logarithmic") for table in ("two_point", "gaussian_mi")]
 COLUMNS = ["claim", "paper", "ours", "verdict", "reason", "figure", "picture", "source"]
-RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []  # and paper, figure, picture, source
+RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []  # rule, paper, figure, picture, source
 
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = ROOT / "results/claims.csv"  # table to write; its .json lies beside it
-    page: Path = ROOT / "README.md"  # both pages have the two marker comments
-    reasons: Path = ROOT / "docs/claims.md"
+    out: Path = ROOT / "results/claims.csv"  # table to write, with its .json beside it
+    page: Path = ROOT / "README.md"  # page for the claims; both pages need the two marker comments
+    reasons: Path = ROOT / "docs/claims.md"  # page for the reasons
 
 
 def claim(figure: str, picture: str, *sources: str, paper: str = "–") -> Callable:
-    """Makes a function a row: its docstring is the claim, and it takes the sources, tables of results/, and returns
-    ours, verdict, reason. picture, sources: without suffix."""
+    """Register a function as a row: its docstring is the claim, it takes the sources, tables of results/, and returns
+    ours, verdict and reason. picture, sources: without suffix."""
 
     def add(rule: Callable[..., tuple[str, str, str]]) -> Callable:
         names = " ".join(f"{name}.csv" for name in sources)
@@ -65,7 +65,7 @@ class Number(NamedTuple):
     p_value: float = math.nan
 
     def __format__(self, decimals: str) -> str:
-        """With its interval; decimals: such as "4", or "" for 2."""
+        """The value with its interval. decimals: such as "4", or "" for 2."""
         value, lo, hi = (f"{x:,.{decimals or 2}f}".replace("-", "−") for x in self[:3])
         return f"{value} [{lo}, {hi}]"
 
@@ -74,7 +74,7 @@ class Number(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether its law is accepted; a NaN is no acceptance."""
+        """Whether its law is accepted; with a p-value of NaN it is not."""
         return self.p_value >= 0.05
 
     @property
@@ -90,7 +90,7 @@ def fitted(table: pd.DataFrame, parameter: str, law: str, estimator: str, ratio:
 
 
 def of_exponent(number: Number, paper: float, reason: str) -> tuple[str, str]:
-    """The rule for an exponent, see the top of the file. reason: what to say where no power law fits."""
+    """Verdict and reason for an exponent, see the top of the file. reason: the reason if no power law fits."""
     if not number.fits:
         return UNDECIDED, reason
     return REPRODUCED if number.lo <= paper <= number.hi else CONTRADICTED, f"the law fits ({number.p})"
@@ -139,7 +139,7 @@ def bipartite(fit: pd.DataFrame, estimator: str = "direct", ratio: float = 2) ->
 
 
 def exponents(models: pd.DataFrame, quantity: str, estimator: str = "direct") -> dict[str, Number]:
-    """beta or beta_long of models.csv, by the model."""
+    """`quantity` (beta or beta_long) of each model in models.csv."""
     rows = models[(models["quantity"] == quantity) & (models["estimator"] == estimator)]
     return {
         row.model.split(".Q")[0].removesuffix("-Instruct"): Number(row.value, row.lo95, row.hi95, row.p_value)
@@ -153,7 +153,7 @@ def long_range(models: pd.DataFrame, estimator: str = "direct") -> str:
 
 
 def no_law(beta: Number, whole_books: pd.DataFrame, estimator: str) -> str:
-    """Why an exponent of the books is not decided. beta: of SmolLM2 on all texts."""
+    """Why an exponent of the books is not decided. beta: that of SmolLM2 on all texts."""
     best = max(exponents(whole_books, "beta", estimator).values(), key=lambda one: one.p_value)
     others = "nor does any model" if not best.fits else "a model does"
     reason = f"SmolLM2 (135M) gives no power law ({beta.p}); {others} on the twelve books alone, without addresses "
@@ -258,7 +258,7 @@ def plateau(books, wikipedia, shuffled):
 
 
 def by_length(summary: pd.DataFrame, column: str, over_seeds: str = "mean") -> pd.DataFrame:
-    """A column of summary.csv: a row per model, a column per length; "mean", "min" or "max" over seeds."""
+    """A column of summary.csv: one row per model, one column per length; over_seeds: "mean", "min" or "max"."""
     return summary.pivot_table(index="model", columns="L", values=column, aggfunc=over_seeds)
 
 
@@ -290,7 +290,7 @@ def fixed_states_grow(summary):
     ours = f"Mamba2 of {size[small]:,.0f} elements: {listed(kl.loc[small])}; the largest fixed state, of "
     ours += f"{size[large]:,.0f}, stays at or below {kl.loc[large].max():.2g}"
     done = summary[summary["L"] == last].groupby("model")["converged"].all()
-    floor = FLOOR * kl.loc["independent", last]  # where training may stop: less says nothing about the state
+    floor = FLOOR * kl.loc["independent", last]  # where training may stop: a KL below this says nothing about the state
     ordered = kl.loc[[name for name in states if done[name]], last].clip(lower=floor).is_monotonic_decreasing
     reason = f"from L = {worst.name} to {last} at least {growth.min():.2g} times where the rank exceeds the state, "
     reason += f"Mamba2 at least {growth.filter(like='mamba2').min():.0f} times, all seeds; "
@@ -318,15 +318,15 @@ def one_curve(collapse):
     return f"I/dim(z) explains {shown[0]}", decided(all(better.values())), reason + "which bounds linear states only"
 
 
-REACH = 64  # tokens: what context beyond so many gains is a matter of memory
-SETTLED = 0.02  # of the loss: models of books of which the last restart takes less have learnt what they can
+REACH = 64  # tokens: a gain from context further back needs memory
+SETTLED = 0.02  # share of the loss: if the last restart lowers it by less, models have learnt what they can
 SIZES = {"small": "1.1M", "medium": "3.7M"}  # parameters of GPT-NeoX
 LOSS, GAIN = ["gap_nats", "lo95", "hi95"], ["gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]
 
 
 def after_training(token_gaps: pd.DataFrame, last: int, columns: list[str]) -> dict[str, list[Number]]:
-    """GPT-NeoX less Mamba2 in the doubling that ends at this position, by size, after either of the last two numbers of
-    tokens: LOSS or GAIN, nats per byte."""
+    """GPT-NeoX minus Mamba2 in the doubling that ends at position `last`, by size, at the ends of the last two cosines
+    of training. columns: LOSS or GAIN; in nats per byte."""
     rows = token_gaps[token_gaps["last"] == last].sort_values("tokens").set_index("model_b")[columns]
     return {size: [Number(*row) for row in rows.loc[f"mamba2-mini-{size}"].tail(2).to_numpy()] for size in SIZES}
 
@@ -336,7 +336,7 @@ def by_size(found: dict[str, list[Number]]) -> str:
 
 
 def falling(tokens: pd.DataFrame) -> tuple[bool, str]:
-    """Whether more tokens of training would change much, and what they changed."""
+    """Whether a loss fell by SETTLED or more in the last restart, and a text on how much the losses fell."""
     last = tokens.groupby("model").tail(1)
     percent = 100 * last["fell_nats"] / last["nats_per_unit"]
     said = f"the last restart, over half of the training, lowered the losses by {percent.min():.1f} to "
@@ -368,8 +368,8 @@ def gap_closes(token_gaps, tokens):
 
 
 def grows_to(gains: pd.DataFrame) -> pd.Series:
-    """The end of the last doubling in which the gain of each model over the last REACH tokens grows significantly; 0
-    where it never does."""
+    """For each model, the end of the last doubling in which its gain over the last REACH tokens grows significantly; 0
+    if it never does."""
     of = gains[gains["context"] == REACH]
     return of["last"].where(of["growth_lo95"] > 0, 0).groupby(of["model"], sort=False).max()
 
@@ -417,7 +417,7 @@ def million_tokens(required):
 
 
 def claims() -> pd.DataFrame:
-    """A row per claim: reproduced first, then contradicted, then the others; in the order of the functions above."""
+    """One row per claim: reproduced, contradicted, then undecided ones, each in the order of the functions above."""
     rows = []
     for rule, paper, figure, picture, source in RULES:
         tables = [pd.read_csv(ROOT / "results" / name) for name in source.split()]
@@ -427,7 +427,7 @@ def claims() -> pd.DataFrame:
 
 
 def front(table: pd.DataFrame) -> str:
-    """A sentence of counts, and a table of what we measured."""
+    """Text for README.md: a sentence with the counts, and the table of claims without reasons."""
     counts = table["verdict"].value_counts()
     lines = [
         f"Of {len(table)} claims, {counts[REPRODUCED]} are reproduced, {counts[CONTRADICTED]} contradicted, and "
@@ -443,7 +443,7 @@ def front(table: pd.DataFrame) -> str:
 
 
 def reasons(table: pd.DataFrame) -> str:
-    """A table of the reasons, and of the CSVs that decide."""
+    """Text for docs/claims.md: a table of the reasons, and of the CSVs that decide."""
     lines = ["| claim of the paper | verdict | why | decided by, in `results/` |", "|---|---|---|---|"]
     for one in table.itertuples():
         sources = ", ".join(f"[`{name}`](../results/{name})" for name in one.source.split())
@@ -452,7 +452,7 @@ def reasons(table: pd.DataFrame) -> str:
 
 
 def on_page(text: str, table: str, page: Path) -> str:
-    """The page with `table` between the markers. UserError: a marker is missing or stands twice."""
+    """The page with `table` between the markers. UserError: a marker is missing or occurs twice."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise UserError(f"{page} needs one line {BEGIN!r} and one line {END!r}: put them where the table belongs")
     before, rest = text.split(BEGIN)

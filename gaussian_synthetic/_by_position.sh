@@ -1,4 +1,4 @@
-# Sourced by figG7.sh and figG8.sh: other pictures of the runs of Fig. 3, position by position.
+# Sourced by figG7.sh and figG8.sh, which draw the runs of Fig. 3 by position.
 
 case $PRESET in
     cpu) results=results ;;

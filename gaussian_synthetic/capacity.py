@@ -4,22 +4,22 @@
     python gaussian_synthetic/capacity.py --L 1024 4096 --cuts middle --out results/mine
 
 A model that keeps d linear functions of the past for each of its independent copies cannot predict better than these
-numbers, whatever it is trained for. Three of them, for each L and d, in nats per copy:
+numbers allow, whatever it is trained for. There are three for each L and d, in nats per copy:
     middle     what any d linear functions of X lose about Y at the cut L/2: −½ Σ_{i>d} ln(1 − ρ_i²), with ρ the
                canonical correlations of X and Y in descending order
-    lower      a state has to serve every cut: the sequence is cut into segments, and on segment [a, b) the state at a
-               loses at least that much about Y_[a,b); the largest sum over all ways to cut it (dynamic programming)
-    attained   Σ_t ½ ln(v_t/p_t) of a filter s_t = U_t (s_{t−1}, y_t), found by L-BFGS from a greedy start: p_t the
-               variance of y_t given the whole past, v_t given s_{t−1}
-The best linear state lies between `lower` and `attained`. Caveats: a state of real numbers that is no linear function
-of the past is not bound by this; and a model that sees the current token beside its state has about one element a copy
-more. Copies are independent and `middle` is convex in d, so a state of S elements for c copies has d = S/c.
+    lower      a state must serve every cut: divide the sequence into segments [a, b); the state at a loses at least
+               what `middle` says for Y = Y_[a,b); the largest sum over all divisions (dynamic programming)
+    attained   Σ_t ½ ln(v_t/p_t) of a filter s_t = U_t (s_{t−1}, y_t), found by L-BFGS from a greedy start; p_t is the
+               variance of y_t given the whole past, v_t its variance given s_{t−1}
+The loss of the best linear state lies between `lower` and `attained`. Caveats: these limits do not apply to a state
+that is a nonlinear function of the past, and a model that sees the current token as well as its state has about one
+more element per copy. Copies are independent and `middle` is convex in d, so S elements for c copies mean d = S/c.
 
 Writes into --out:
     spectrum.csv   family, k, n, L, i, rho, information_nats: the canonical correlations at the middle cut
-    capacity.csv   family, k, n, L, d, rank, mi_nats, and of middle, lower and attained the columns <name>_nats, a
-                   copy's sum over positions, and <name>_kl_nats, the KL per token of --copies copies
-A killed run goes on from `<out>/capacity.parts`. One CPU core: half a minute to L = 64, 15 minutes to 256.
+    capacity.csv   family, k, n, L, d, rank, mi_nats; for middle, lower and attained the columns <name>_nats, the sum
+                   over positions for one copy, and <name>_kl_nats, the KL per token of --copies copies
+A killed run resumes from `<out>/capacity.parts`. One CPU core: half a minute up to L = 64, 15 minutes up to 256.
 Expect: rank 5, 16, 49 at L = 16, 64, 256; half of I(L/2; L) is lost at about 0.63 nats per element.
 """
 
@@ -44,9 +44,9 @@ from common.record import read_csv, write_csv
 from common.resume import RESUME_OK, Pieces, identity
 from gaussian_synthetic.exact import dense, families
 
-RANK_NATS = 1e-10  # a canonical direction with less information is rounding
-CAPACITY = ["family", "k", "n", "L", "d", "mi_nats", "lower_nats", "attained_nats"]  # what others read of capacity.csv
-BYTES_A_PAIR = 6 * 8  # of positions: Σ and its factors in float64
+RANK_NATS = 1e-10  # a canonical direction with less information is a rounding error
+CAPACITY = ["family", "k", "n", "L", "d", "mi_nats", "lower_nats", "attained_nats"]  # columns that other programs read
+BYTES_A_PAIR = 6 * 8  # memory per pair of positions: Σ and its factors in float64
 _sigma = lru_cache(maxsize=2)(dense.covariance)
 
 
@@ -55,13 +55,13 @@ class Settings:
     out: Path = field(metadata=RESUME_OK)  # folder for the CSVs
     L: tuple[int, ...] = (16, 64, 256)  # tokens: powers of n
     d: tuple[int, ...] = ()
-    """elements of the state a copy; default: from 0 to the rank, every one to 16 and about 8 a doubling beyond"""
+    """elements of the state per copy; default: from 0 to the rank, all up to 16, then about 8 values per doubling"""
     family: Literal["subvolume", "logarithmic"] = "subvolume"  # App. C: three of the four columns copied, or one
-    k: int | None = None  # copied columns in the family's place
-    n: int = families.PAPER_N  # branching, values of a row
+    k: int | None = None  # copied columns, instead of the family's
+    n: int = families.PAPER_N  # branching: values per row
     copies: int = 64  # independent sequences side by side in one token, for the KL per token
-    cuts: Literal["all", "middle"] = "all"  # middle: no lower and attained, which take O(L³) time for each d
-    iterations: int = 300  # of L-BFGS, at most, from the greedy filter
+    cuts: Literal["all", "middle"] = "all"  # middle: skips lower and attained, which take O(L³) time for each d
+    iterations: int = 300  # maximum iterations of L-BFGS, starting from the greedy filter
     processes: int = field(default=1, metadata=RESUME_OK)  # each works on one L and d at a time
 
     def validate(self) -> None:
@@ -79,34 +79,34 @@ class Settings:
 
 
 def canonical_correlations(sigma: np.ndarray, cut: int) -> np.ndarray:
-    """ρ of the first `cut` positions and the others, descending, (min(cut, L − cut),). sigma: (L, L)."""
+    """ρ between the first `cut` positions and the others, descending, (min(cut, L − cut),). sigma: (L, L)."""
     return np.linalg.svd(_whitened_cross(sigma, cut), compute_uv=False)
 
 
 def _whitened_cross(sigma: np.ndarray, cut: int) -> np.ndarray:
-    """C_X⁻¹ Σ_XY C_Y⁻ᵀ, (cut, L − cut). Its first j columns are those of the j positions after the cut alone."""
+    """C_X⁻¹ Σ_XY C_Y⁻ᵀ, (cut, L − cut). Its first j columns depend only on X and the first j positions of Y."""
     of_x, of_y = (torch.from_numpy(np.linalg.cholesky(block)) for block in (sigma[:cut, :cut], sigma[cut:, cut:]))
     cross = torch.linalg.solve_triangular(of_x, torch.from_numpy(sigma[:cut, cut:].copy()), upper=False)
     return torch.linalg.solve_triangular(of_y, cross.T.contiguous(), upper=False).T.numpy()
 
 
 def beyond(rho: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """−½ Σ_{i>d} ln(1 − ρ_i²) in nats, (…, numbers of d). rho: (…, r), descending."""
+    """−½ Σ_{i>d} ln(1 − ρ_i²) in nats, (…, len(d)). rho: (…, r), descending."""
     lost = -np.log1p(-(rho**2)) / 2
     tails = np.concatenate([lost[..., ::-1].cumsum(axis=-1)[..., ::-1], np.zeros_like(lost[..., :1])], axis=-1)
     return tails[..., np.minimum(d, rho.shape[-1])]
 
 
 def lower_bounds(sigma: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """The largest Σ over segments of what d elements at the segment's start lose about it, nats, (numbers of d,)."""
+    """The largest sum over segments of what d elements at a segment's start lose about it, in nats, (len(d),)."""
     L = len(sigma)
-    best = np.zeros((L + 1, len(d)))  # of the positions before each cut; a first segment loses nothing
+    best = np.zeros((L + 1, len(d)))  # largest sum for the positions before each cut; the first segment loses nothing
     for a in range(1, L):
         cross = _whitened_cross(sigma, a)
         _, values, right = np.linalg.svd(cross, full_matrices=False)
         kept = int(np.searchsorted(-values, -math.sqrt(2 * RANK_NATS) / L))
-        rows = torch.from_numpy(values[:kept, None] * right[:kept])  # the same Gram matrices with fewer rows
-        grams = torch.einsum("ij,kj->jik", rows, rows).cumsum(dim=0)  # of the first 1, 2, … columns
+        rows = torch.from_numpy(values[:kept, None] * right[:kept])  # same inner products of columns, fewer rows
+        grams = torch.einsum("ij,kj->jik", rows, rows).cumsum(dim=0)  # Gram matrices of the first 1, 2, … columns
         squares = torch.linalg.eigvalsh(grams).flip(1).clamp(0, 1 - 1e-15).numpy()
         best[a + 1 :] = np.maximum(best[a + 1 :], best[a] + beyond(np.sqrt(squares), d))
     return best[L]
@@ -116,8 +116,8 @@ def filter_variances(sigma: torch.Tensor, maps: torch.Tensor | None, d: int) -> 
     """v_t = Var(y_t | s_{t−1}), (L,), of a filter that keeps d elements, and its maps Q_t, (L − d − 1, d, d+1).
 
     State and innovation, z_t = (s_{t−1}, (y_t − E[y_t | s_{t−1}])/√v_t), have the identity as covariance, and
-    s_t = Q_t z_t with orthonormal rows: those of maps[t − d], made orthonormal, or where there are none the d
-    directions of z_t that tell most about the future. The first d states keep everything.
+    s_t = Q_t z_t, where Q_t has orthonormal rows. Q_t is maps[t − d], orthonormalised; if `maps` is None, it selects
+    the d directions of z_t that tell most about the future. The first d states keep everything.
     """
     L = len(sigma)
     cross = sigma.new_empty(0, L)  # Cov(s_{t−1}, y_t …)
@@ -135,7 +135,7 @@ def filter_variances(sigma: torch.Tensor, maps: torch.Tensor | None, d: int) -> 
                 whitened = torch.linalg.solve_triangular(of_future, joint.T, upper=False)
                 keep = torch.linalg.svd(whitened, full_matrices=True)[2][:d]
             else:
-                given = maps[t - d]  # not by QR, whose signs would turn the frame of the maps that follow
+                given = maps[t - d]  # not QR: its arbitrary signs would change the basis that later maps assume
                 keep = torch.linalg.solve_triangular(torch.linalg.cholesky(given @ given.T), given, upper=False)
             used.append(keep)
             cross = keep @ joint
@@ -143,7 +143,7 @@ def filter_variances(sigma: torch.Tensor, maps: torch.Tensor | None, d: int) -> 
 
 
 def best_filter(sigma: np.ndarray, log_std: np.ndarray, d: int, iterations: int) -> tuple[float, np.ndarray]:
-    """Σ_t ½ ln(v_t/p_t) in nats per copy of the best filter found, and its maps. log_std: (L,) ½ ln p_t."""
+    """Σ_t ½ ln(v_t/p_t) of the best filter found, in nats per copy, and its maps. log_std: (L,), ½ ln p_t."""
     cov, floor = torch.from_numpy(sigma), float(log_std.sum())
 
     def loss(maps: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,12 +169,12 @@ def best_filter(sigma: np.ndarray, log_std: np.ndarray, d: int, iterations: int)
 
 
 def rank_of(rho: np.ndarray) -> int:
-    """Canonical directions that carry information, beyond rounding."""
+    """Number of canonical directions with more information than rounding errors produce (RANK_NATS)."""
     return int((beyond(rho, np.arange(len(rho))) > RANK_NATS).sum())
 
 
 def default_d(rank: int) -> list[int]:
-    """0 … 16, then about 8 a doubling, and the rank."""
+    """0 … 16, then about 8 values per doubling, and the rank."""
     beyond_16 = np.unique(np.round(2 ** np.arange(4, math.log2(max(rank, 16)) + 1e-9, 1 / 8)).astype(int))
     return sorted({*range(min(rank, 16) + 1), *(int(d) for d in beyond_16 if d < rank), rank})
 
@@ -187,7 +187,7 @@ def _attained(task: tuple[int, int], cfg: Settings) -> float:
 
 
 def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """spectrum.csv and capacity.csv; the attained values, which take the time, are pieces."""
+    """spectrum.csv and capacity.csv. The attained values, which take most of the time, are stored as pieces."""
     spectra, rows, wanted = [], [], []
     for L in cfg.L:
         of = cfg.build(L)
@@ -219,7 +219,7 @@ def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read_capacity(path: Path) -> pd.DataFrame:
-    """capacity.csv. UserError: a bad one."""
+    """Read capacity.csv. UserError: the file is missing or damaged."""
     return read_csv(path, CAPACITY, "make it with python gaussian_synthetic/capacity.py", CAPACITY[1:])
 
 

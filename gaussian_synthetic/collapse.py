@@ -2,23 +2,23 @@
 
     python gaussian_synthetic/collapse.py --summary results/fig3/summary.csv --out results/fig3/collapse.csv
 
-Reads summary.csv (evaluate.py) and uses the models whose history state is the same at every length, like Mamba's. A
-cell is a model at a length, with the mean over seeds of ln KL. For each predictor below, a polynomial in the logarithm
-of the predictor is fitted to the cells that are not left out and predicts ln KL of those that are:
-    explained = 1 − Σ (ln KL − predicted)² / Σ (ln KL − mean of the cells that are not left out)²
+Reads summary.csv (evaluate.py) and uses the models whose history state has the same size at every length, like Mamba's.
+A cell is one model at one length, with ln KL averaged over seeds. For each predictor below, a polynomial in the
+logarithm of the predictor is fitted to the cells that are kept, and predicts ln KL of the cells that are left out:
+    explained = 1 − Σ (ln KL − predicted)² / Σ (ln KL − mean of the cells that are kept)²
 This is 1 if one curve explains everything, and 0 or less if the curve is useless. Predictors:
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size
-    parameters        of the model at its shortest length; with its table of positions they would depend on L
-    frontier          the KL of the best linear state of the same size (capacity.py), plus FLOOR of what ignoring the
-                      past costs, since it is 0 from some size on
-The 95% intervals take cells as independent: the linearised error of a ratio of two sums over cells, and Student's t.
-Rows such as `mi_per_state − L` hold the difference on the same cells; above 0 the paper's claim explains more.
+    parameters        number of parameters at the model's shortest length, since a table of positions grows with L
+    frontier          the KL of the best linear state of the same size (capacity.py), plus the fraction FLOOR of what
+                      ignoring the past costs, because that KL is 0 above some size
+The 95% intervals treat cells as independent: linearised error of a ratio of two sums over cells, with Student's t.
+Rows such as `mi_per_state − L` hold the difference on the same cells; above 0, the paper's claim explains more.
 
-Writes collapse.csv: kl_of (`trained`, or `linear`: that of the best linear states of all sizes in capacity.csv, at the
-lengths of the models, where it is above FLOOR), cells_of (all, or only those that converged at every seed), left_out
-(a cell at a time, or a length), degree, predictor, explained, lo95, hi95, residual_sd (of ln KL), cells, runs. One CPU
-core, seconds.
+Writes collapse.csv: kl_of (`trained`, or `linear`: the KL of the best linear states of all sizes in capacity.csv, at
+the lengths of the models, where it is above FLOOR), cells_of (all, or only those that converged at every seed),
+left_out (one cell at a time, or one length), degree, predictor, explained, lo95, hi95, residual_sd (of ln KL), cells,
+runs. One CPU core, seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COLUMNS = ["L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters", "
 WORDS = ["model", "converged", "family"]
 CLAIM = "mi_per_state"
 PREDICTORS = (CLAIM, "L", "state_size", "parameters", "frontier")
-FLOOR = 0.002  # of the KL of `independent`
+FLOOR = 0.002  # fraction of the KL of `independent`
 MIN_CELLS = 8
 RESULT = ["kl_of", "cells_of", "left_out", "degree", "predictor", "explained", "lo95", "hi95", "residual_sd"]
 RESULT += ["cells", "runs"]
@@ -51,12 +51,12 @@ REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out re
 class Settings:
     summary: Path  # summary.csv of evaluate.py
     out: Path  # the CSV to write
-    capacity: Path = ROOT / "results/capacity/capacity.csv"  # of capacity.py
+    capacity: Path = ROOT / "results/capacity/capacity.csv"  # capacity.csv of capacity.py
 
 
 def read_runs(path: Path) -> pd.DataFrame:
-    """The runs of summary.csv that count, with mi_per_state, frontier, floor and ln_kl. UserError: a bad file, too few
-    cells.
+    """Runs of models with a fixed state and several lengths; adds mi_per_state, frontier, floor and ln_kl. UserError: a
+    bad file, too few cells.
     """
     table = read_csv(path, [*WORDS, *COLUMNS], REMEDY, COLUMNS)
     table["converged"] = table["converged"] == "True"
@@ -65,7 +65,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     models = table.groupby("model")
     table = table[(models["state_size"].transform("nunique") == 1) & (models["L"].transform("nunique") > 1)]
     if not (table[["mean_kl_nats", "mi_nats", "L", "parameters"]] > 0).all(axis=None):
-        raise UserError(f"{path}: a number that is not above 0 has no logarithm: {REMEDY}")
+        raise UserError(f"{path}: a number is 0 or negative, so it has no logarithm: {REMEDY}")
     cells = table.groupby(["model", "L"]).ngroups
     if cells < MIN_CELLS:
         raise UserError(f"{path} has {cells} cells (see --help) and {MIN_CELLS} are needed: evaluate more runs")
@@ -76,25 +76,28 @@ def read_runs(path: Path) -> pd.DataFrame:
 
 
 def left_out_errors(x: np.ndarray, y: np.ndarray, degree: int, groups: np.ndarray) -> np.ndarray:
-    """(cells,): y less what a polynomial in x, fitted to the cells of other groups, predicts. All: (cells,)."""
+    """(cells,): y minus the prediction of a polynomial in x fitted to the other groups. x, y, groups: (cells,)."""
     X = np.vander(x - x.mean(), degree + 1)
     errors = np.empty(len(y))
     for group in np.unique(groups):
         out = groups == group
-        # Least norm where the others are too few for the polynomial.
+        # The solution of least norm if too few cells are left to determine the polynomial.
         errors[out] = y[out] - X[out] @ np.linalg.lstsq(X[~out], y[~out], rcond=None)[0]
     return errors
 
 
 def ratio(parts: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
-    """Σ parts / Σ whole over cells, and how far its 95% interval reaches, linearised. parts, whole: (cells,)."""
+    """Σ parts / Σ whole over cells, and the half width of its 95% interval, linearised. parts, whole: (cells,)."""
     n, value = len(whole), parts.sum() / whole.sum()
     error = np.sqrt(n / (n - 1) * ((parts - value * whole) ** 2).sum()) / whole.sum()
     return value, stats.t.ppf(0.975, n - 1) * error
 
 
 def linear_cells(capacity: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """A cell for each L and d of capacity.csv, of the family and lengths of the runs; a copy's numbers."""
+    """A cell per L and d of capacity.csv, for the runs' family and lengths, if its KL is above the floor.
+
+    state_size is per copy, kl per token of all copies.
+    """
     of = runs.groupby("L").agg(floor=("floor", "first"), copies=("copies", "first"))
     here = capacity[capacity["L"].isin(of.index) & (capacity["d"] > 0)]
     for name in ("family", "k", "n"):
@@ -106,14 +109,14 @@ def linear_cells(capacity: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def explained(cells: pd.DataFrame, predictors: Sequence[str], left_out: str, degree: int) -> pd.DataFrame:
-    """Rows of collapse.csv. cells: L, ln_kl and the predictors; left_out: cell or L."""
+    """Rows of collapse.csv. cells: columns L, ln_kl and the predictors; left_out: "cell" or "length"."""
     y, groups = cells["ln_kl"].to_numpy(), (cells["L"] if left_out == "length" else cells.index).to_numpy()
     whole = left_out_errors(np.zeros(len(y)), y, 0, groups) ** 2
     left = {name: left_out_errors(np.log(cells[name].to_numpy(float)), y, degree, groups) ** 2 for name in predictors}
     rows = []
     for name, squares in left.items():
         unexplained, reach = ratio(squares, whole)
-        ends = unexplained * np.exp(np.array([1, -1]) * reach / unexplained)  # in the logarithm: it is above 0
+        ends = unexplained * np.exp(np.array([1, -1]) * reach / unexplained)  # in the logarithm, to stay above 0
         rows.append((name, 1 - unexplained, *(1 - ends), np.sqrt(squares.mean())))
     for name in predictors[1:]:
         difference, reach = ratio(left[name] - left[CLAIM], whole)
@@ -123,7 +126,7 @@ def explained(cells: pd.DataFrame, predictors: Sequence[str], left_out: str, deg
 
 
 def collapse(runs: pd.DataFrame, capacity: pd.DataFrame) -> pd.DataFrame:
-    """The rows of collapse.csv; runs: from `read_runs`; capacity: capacity.csv."""
+    """All rows of collapse.csv. runs: from `read_runs`; capacity: the table in capacity.csv."""
     tables = []
     means = {name: (name, "mean") for name in (*PREDICTORS[2:], CLAIM, "ln_kl")}
     every = (

@@ -2,29 +2,29 @@
 
     python gaussian_synthetic/evaluate.py --runs runs/gpt2_256_0 runs/mamba-130m_256_0 --draws 256 --out results/fig3
 
-Reads checkpoint.pt of each run (train.py). All models of one L meet the same draws. Writes into --out:
-    kl.csv       for each position i, sums over the copies of a token (App. F.IV):
+Reads checkpoint.pt of each run (train.py). All models with the same L get the same draws. Writes into --out:
+    kl.csv       for each position i, summed over the copies of a token (App. F.IV):
                  kl_nats         D_i = E KL(p(W_i|W_<i) || q(W_i|W_<i))
-                 nll_nats        E −log q(W_i|W_<i), of the drawn W_i: entropy_nats + kl_nats, but noisier than that
+                 nll_nats        E −log q(W_i|W_<i) over the drawn W_i: estimates entropy_nats + kl_nats, with noise
                  entropy_nats    exact entropy of W_i given W_<i
-                 share_of_past   1 − D_i / I(W_i; W_<i), the share of what the past tells that the model uses
-    training.csv step, kl_nats: the rows of log.csv, a token's KL while training; steps: of the first cosine (train.py)
-    summary.csv  a row per run, and for each L one of model `independent`, which ignores the past (mean 0, deviation 1)
-                 state_size      elements of the history state of L/2 tokens
+                 share_of_past   1 − D_i / I(W_i; W_<i), the share of the past's information that the model uses
+    training.csv step, kl_nats: the rows of log.csv, KL per token during training; steps: of the first cosine (train.py)
+    summary.csv  a row per run, and one per L for the model `independent`, which ignores the past (mean 0, deviation 1)
+                 state_size      elements of the history state after L/2 tokens
                  mi_nats         exact I(L/2; L) of the token sequence
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
-                 last_gain       share of its KL that the last restart of the training took away (see train.py)
-                 converged       whether the last two did so by less than CONVERGED each, or the KL is below NEGLIGIBLE
-                                 of that of `independent`
-                 frontier_lo_nats, frontier_hi_nats   the mean D_i of the best linear state of that many elements lies
-                                 between these (--capacity); empty where the state grows or the L is not there
-with standard errors over draws, of the runs of this call, all of one family and number of copies. --add keeps the other
-runs that the CSVs hold already, and does not need their checkpoints. A killed run goes on: what was computed from a
-checkpoint is kept in <out>/kl.parts, 16 bytes per draw and position.
+                 last_gain       share of its KL that the last restart of the training removed (see train.py)
+                 converged       whether the last two restarts each removed a share below CONVERGED, or the KL is below
+                                 NEGLIGIBLE times that of `independent`
+                 frontier_lo_nats, frontier_hi_nats   bounds on the mean D_i of the best linear state of that many
+                                 elements (--capacity); empty if the state grows or the table lacks this L
+with standard errors over draws. All runs must have the same family and number of copies. --add keeps the rows of other
+runs that the CSVs already hold, and does not need their checkpoints. A killed run resumes: the results of each
+checkpoint are kept in <out>/kl.parts, 16 bytes per draw and position.
 
-A CPU is enough for small models; those of the paper need a GPU. Expect at L = 256 a mean D_i of 16 nats for
-`independent` (64 copies of 0.25 nats), and of 0 for an exact model.
+A CPU is enough for small models; those of the paper need a GPU. At L = 256, expect a mean D_i of 16 nats for
+`independent` (64 copies of 0.25 nats), and 0 for an exact model.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ TABLES = {
     "summary": [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"],
 }
 TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
-COMMON = ["family", "k", "n", "copies", "draws", "draw_seed"]  # of all runs of a table
+COMMON = ["family", "k", "n", "copies", "draws", "draw_seed"]  # the same for all runs in a table
 TABLES["summary"] += [*COMMON, "checkpoint"]
 TABLES["summary"] += ["last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"]
-CONVERGED = 0.1  # of the KL that the same run had before a restart
-NEGLIGIBLE = 0.002  # of the KL of `independent`
+CONVERGED = 0.1  # share of the run's KL before a restart
+NEGLIGIBLE = 0.002  # share of the KL of `independent`
 NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
 
@@ -74,10 +74,10 @@ class Settings:
     runs: tuple[Path, ...]  # folders that train.py wrote
     out: Path  # folder for the CSVs
     add: bool = False  # keep the rows of other runs that the CSVs in --out hold
-    draws: int = 256  # not in the paper: sequences of L tokens
-    batch: int = 8  # sequences at a time: bounds memory, changes nothing else
-    capacity: Path = ROOT / "results/capacity/capacity.csv"  # of capacity.py
-    seed: int = 0  # of the draws, which are never those of the training
+    draws: int = 256  # not in the paper: number of sequences of L tokens
+    batch: int = 8  # sequences at a time: limits memory, changes nothing else
+    capacity: Path = ROOT / "results/capacity/capacity.csv"  # capacity.csv of capacity.py
+    seed: int = 0  # seed of the draws, which are never those of the training
     device: str = "auto"  # auto, cpu, cuda or cuda:1
 
     def validate(self) -> None:
@@ -94,7 +94,7 @@ PRESETS = {"paper": {}, "gpu": {}, "cpu": {}, "smoke": {"draws": 16}}  # what --
 
 @dataclass(frozen=True)
 class Run:
-    """What a checkpoint says about itself; `settings` are those of train.py that change its numbers."""
+    """A run as its checkpoint describes it. settings: those of train.py that affect the results."""
 
     folder: Path
     settings: dict[str, Any]
@@ -112,12 +112,12 @@ class Run:
 
     @property
     def law(self) -> dict[str, Any]:
-        """What the runs of one kl.csv share."""
+        """Family and number of copies, which all runs in one kl.csv share."""
         family, k, n, copies = (self.settings[name] for name in ("family", "k", "n", "copies"))
         return {"family": family, "k": families.NAMED[family] if k is None else k, "n": n, "copies": copies}
 
     def convergence(self, independent_kl: float) -> dict[str, Any]:
-        """last_gain, not a number before the first restart, and converged. independent_kl: nats per token."""
+        """last_gain (NaN until the first restart ends) and converged. independent_kl: nats per token."""
         losses = dict(zip(self.log["step"], self.log["kl_nats"], strict=True))
         ends = training.ends_of_cosines(losses, self.settings["steps"])
         gain = (ends[-2] - ends[-1]) / ends[-2] if len(ends) > 1 else math.nan
@@ -125,9 +125,9 @@ class Run:
         return {"last_gain": gain, "converged": done}
 
     def frontier(self, capacity: pd.DataFrame, state: int) -> tuple[float, float]:
-        """Bounds of the KL per token of the best linear state of `state` elements; not numbers where L is not there.
+        """Bounds on the KL per token of the best linear state of `state` elements; NaN if the table lacks this L.
 
-        The loss is convex in the elements of a copy; where they do not divide, some copies have one more.
+        The loss is convex in the elements per copy; if these do not divide evenly, some copies have one more.
         """
         of = self.law | {"L": self.settings["L"]}
         same = [capacity[name] == of[name] for name in ("family", "k", "n", "L")]
@@ -139,31 +139,33 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """UserError: no checkpoint in the folder, or a damaged one."""
+    """Read the checkpoint of a run. UserError: no checkpoint in the folder, or a damaged one."""
     saved = training.read_checkpoint(folder / training.CHECKPOINT)
     settings, step = saved["identity"]["settings"], saved["step"]
     if step < settings["steps"]:
-        print(f"{folder} stands at step {step:,} of {settings['steps']:,}: evaluated as it is")
+        print(f"{folder} is at step {step:,} of {settings['steps']:,}: evaluated as it is")
     log = training.log_table(saved["rows"], "kl_nats")
     return Run(folder, settings, step, file_hash(folder / training.CHECKPOINT)[:16], log)
 
 
 def check_runs(runs: list[Run]) -> None:
-    """UserError: two runs of one model, L and seed, or of two families or numbers of copies."""
+    """UserError: two runs with the same model, L and seed, or with different families or numbers of copies."""
     for before, this in itertools.combinations(runs, 2):
         if before.key == this.key:
             raise UserError(f"{before.folder} and {this.folder} are both {this.key}: give one")
         if before.law != this.law:
-            raise UserError(f"{before.folder} is of {before.law}, {this.folder} of {this.law}: give each its own --out")
+            raise UserError(
+                f"{before.folder} has {before.law}, {this.folder} has {this.law}: use a separate --out for each"
+            )
 
 
 @torch.inference_mode()
 def measure(
     model: torch.nn.Module, conditionals: families.Conditionals, copies: int, draws: int, batch: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """D and −log q of every draw and position, (draws, L) float64 each, nats per token (sums over copies).
+    """D and −log q of every draw and position, (draws, L) float64 each, in nats per token (summed over copies).
 
-    Each draw has random numbers of its own, so that neither `batch` nor the number of draws changes it.
+    Each draw has its own random numbers, so neither `batch` nor the number of draws changes it.
     """
     device, std = conditionals.std.device, conditionals.std[:, None]
     kl, nll = np.empty((2, draws, conditionals.of.L))
@@ -184,26 +186,26 @@ def measure(
 def utilisation(kl: np.ndarray, mi_nats: float) -> tuple[float, float]:
     """U = 1 − Σ_{i>L/2} D_i / I(L/2; L) and its standard error over draws. kl: (draws, L), nats per token.
 
-    Σ_{i>L/2} D_i is what q(Y|X) costs above p(Y|X), so U · I = E log q(Y|X) − E log p(Y): the nats about the second
-    half Y that the model draws from the first half X, less whatever else it gets wrong in Y. 1: exact. 0: no better
-    than the exact law of Y alone, and below 0 worse.
+    Σ_{i>L/2} D_i is the excess cost of q(Y|X) over p(Y|X), so U · I = E log q(Y|X) − E log p(Y): the nats about the
+    second half Y that the model extracts from the first half X, minus its other errors in Y. 1: exact. 0: no better
+    than the exact law of Y alone. Below 0: worse than that.
 
-    Position by position there is no such number in O(L): the law of W_i given W_{L/2+1} … W_{i−1} alone does not follow
-    from the recursion of families.py. What is known at each position is all that the past tells: share_of_past.
+    There is no such number for each position in O(L): the recursion of families.py does not give the law of W_i given
+    W_{L/2+1} … W_{i−1} alone. share_of_past, which refers to the whole past, is known at each position.
     """
     mean, error = mean_and_error(kl[:, kl.shape[1] // 2 :].sum(axis=1))
     return 1 - mean / mi_nats, error / mi_nats
 
 
 def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the first axis, the draws, and its standard error."""
+    """Mean over the first axis (draws), and its standard error."""
     return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values))
 
 
 def position_rows(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: int) -> pd.DataFrame:
-    """The rows of kl.csv, without the key. kl, nll: (draws, L); log_std: (L,) of one copy given its past."""
+    """The rows of kl.csv, without the key. kl, nll: (draws, L); log_std: (L,) for one copy given its past."""
     mean_kl, error = mean_and_error(kl)
-    past = -copies * log_std  # I(W_i; W_<i): every variable has the variance 1
+    past = -copies * log_std  # I(W_i; W_<i): every variable has variance 1
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(past > 1e-9, 1 - mean_kl / past, np.nan)
     nats = {"kl_nats": _digits(mean_kl, 5), "nll_nats": _digits(nll.mean(axis=0), 6)}
@@ -212,7 +214,7 @@ def position_rows(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: 
 
 
 def summary_row(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: int) -> dict[str, Any]:
-    """What the draws say in summary.csv: means over all positions, and U. Arguments as `position_rows`."""
+    """Columns of summary.csv that the draws give: means over all positions, and U. Arguments: as `position_rows`."""
     mi = copies * bipartite_information(log_std, len(log_std) // 2)
     row: dict[str, Any] = {"mi_nats": mi, "mean_entropy_nats": copies * (NOISE + log_std.mean())}
     row["mean_kl_nats"], row["mean_kl_stderr_nats"] = mean_and_error(kl.mean(axis=1))
@@ -222,15 +224,15 @@ def summary_row(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: in
 
 
 def independent_row(log_std: np.ndarray, copies: int) -> dict[str, Any]:
-    """The same, exact, of the predictor that knows the variances and ignores the past: D_i = I(W_i; W_<i)."""
+    """As `summary_row`, exact, for the predictor that knows the variances but ignores the past: D_i = I(W_i; W_<i)."""
     past = -copies * log_std[None].repeat(2, axis=0)
     return summary_row(past, np.full_like(past, copies * NOISE), log_std, copies)
 
 
 def with_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The rows of the runs of `table`, and those of all other runs that the CSV at `path` holds, unchanged; as text.
+    """The rows of `table`, and unchanged those of all other runs in the CSV at `path`; all as text.
 
-    UserError: no such CSV, or one of other draws, another family or number of copies.
+    UserError: no such CSV, or one with other draws, another family or another number of copies.
     """
     old = read_csv(path, list(table.columns), "evaluate all runs without --add")
     new = pd.read_csv(StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
@@ -245,14 +247,14 @@ def with_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _digits(values: np.ndarray, digits: int) -> np.ndarray:
-    """Rounded to significant digits, so that a CSV of many positions stays small."""
+    """Round to significant digits, so that a CSV of many positions stays small."""
     return np.array([float(f"{value:.{digits}g}") for value in values])
 
 
 def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.ndarray]:
-    """kl and nll of a run, (draws, L), and as sizes the elements of its state after L/4 and L/2 tokens, its parameters.
+    """kl and nll of a run, (draws, L) each, and sizes: elements of its state after L/4 and L/2 tokens, and parameters.
 
-    UserError: tensors of another model, a KL that is not finite, a batch that does not fit the GPU.
+    UserError: tensors of another model, a KL that is not finite, a batch that does not fit on the GPU.
     """
     L, copies, name = this.settings["L"], this.settings["copies"], this.settings["model"]
     model = models.build(name, copies, L)

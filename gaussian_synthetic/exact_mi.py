@@ -1,18 +1,18 @@
-"""Exact information of the Gaussian families, to a million positions and beyond (App. C, Fig. C.6).
+"""Exact information of the Gaussian families, up to a million positions and more (App. C, Fig. C.6).
 
     python gaussian_synthetic/exact_mi.py --family subvolume --out results/figC6/subvolume
     python gaussian_synthetic/exact_mi.py --family logarithmic --copies 64 --layers 6 --ell 100 2048 --out results/mine
 
 Nothing is sampled or estimated. Information is in nats, for --copies independent sequences side by side; positions
-count from 1. Writes into --out, each CSV with the columns family and copies:
-    gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) of the first ℓ positions and the others
-    two_point.csv    L, i, j, mi_nats                   of two positions, the first and the last
-    rank.csv         L, ell, rank                       of Cov(X, Y): elements of the smallest linear history state
-    fit.csv          straight lines through I(L/2; L) from three layers on: `power_ols` (A, beta) in log-log,
-                     `logarithm_ols` (A + B ln L), `selected` the one that predicts the last point better from the
-                     others; and between neighbouring lengths `local_power` (beta)
+count from 1. Writes into --out (the first three CSVs also have the columns family and copies):
+    gaussian_mi.csv  L, ell, mi_nats                    I(ℓ; L) between the first ℓ positions and the others
+    two_point.csv    L, i, j, mi_nats                   information between the first and the last position
+    rank.csv         L, ell, rank                       rank of Cov(X, Y): size of the smallest linear history state
+    fit.csv          straight lines through I(L/2; L) for three layers and more: `power_ols` (A, beta) in log-log,
+                     `logarithm_ols` (A + B ln L); `selected` marks the one that better predicts the last point from
+                     the others; and `local_power` (beta) between neighbouring lengths
 
-Hardware: one CPU core, 5 seconds for 10 layers (L = 1,048,576; 0.5 GB) and the ranks to L = 1024. Expect
+Hardware: one CPU core, 5 seconds for 10 layers (L = 1,048,576; 0.5 GB) and the ranks up to L = 1024. Expect
 beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats per layer for logarithmic (paper: 0.79, and a logarithm).
 """
 
@@ -33,30 +33,30 @@ from common.record import write_csv
 from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.exact.families import Family
 
-COLUMNS = {  # of each CSV, behind family and copies
+COLUMNS = {  # columns of each CSV, after family and copies
     "gaussian_mi": ["L", "ell", "mi_nats"],
     "two_point": ["L", "i", "j", "mi_nats"],
     "rank": ["L", "ell", "rank"],
 }
 FIT_COLUMNS = ["source", "model", "estimator", "law", "parameter", "value", "L_min", "L_max", "heldout_error"]
 FIT_COLUMNS += ["selected"]
-FIT_LAYERS = 3  # the lines of fit.csv begin at so many layers
-SINGULAR = 1e-10  # singular values of a covariance below this times the largest are 0; they fall from 1e-4 to 1e-15
+FIT_LAYERS = 3  # smallest number of layers in the lines of fit.csv
+SINGULAR = 1e-10  # relative to the largest singular value; smaller ones count as 0 (they drop from 1e-4 to 1e-15)
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path  # folder for the CSVs
-    family: str = "subvolume"  # subvolume, logarithmic (App. C), or any name for one of your own, with --k
+    family: str = "subvolume"  # subvolume, logarithmic (App. C), or a name for your own family, with --k
     copies: int = 1  # independent sequences side by side in one token; the paper trains on 64
     layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)  # L = n^layers for each; paper: 1 … 8
-    ell: tuple[int, ...] = ()  # not in the paper: cuts ℓ in tokens beside L/2, at every L that is longer
+    ell: tuple[int, ...] = ()  # not in the paper: more cuts ℓ in tokens besides L/2, used at every L > ℓ
     rank_layers: int = 5
-    """not in the paper: ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
+    """not in the paper: compute ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
     k: int | None = None  # not in the paper: copied columns; β = log_n k
-    n: int = families.PAPER_N  # not in the paper: branching, values of a row
+    n: int = families.PAPER_N  # not in the paper: branching, values per row
     coupling: float | None = None
-    """not in the paper: correlation of two values of a row; −1/n if not given, the paper's −1/4"""
+    """not in the paper: correlation of two values in a row; default: −1/n, which is the paper's −1/4"""
 
     def validate(self) -> None:
         if not self.layers:
@@ -73,38 +73,38 @@ class Settings:
         longest = self.families()[-1].L
         for ell in self.ell:
             if not 1 <= ell < longest:
-                raise UserError(f"--ell {ell}: cuts lie from 1 to L − 1 = {longest - 1:,} of the longest sequence")
+                raise UserError(f"--ell {ell}: must be from 1 to L − 1 = {longest - 1:,} for the longest sequence")
 
     def families(self) -> list[Family]:
-        """Of each number of layers, ascending. UserError as families.family."""
+        """The family for each number of layers, ascending. UserError: as families.family."""
         k = families.NAMED[self.family] if self.k is None else self.k
         return [families.family(layers, k, self.n, self.coupling) for layers in sorted(self.layers)]
 
 
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:
-    """I(ℓ; L) of one sequence at a cut or several, in nats. log_std: (L,) ln std(z_t | z_<t), families.conditional_std.
+    """I(ℓ; L) of one sequence at one or more cuts, in nats. log_std: (L,) ln std(z_t | z_<t), families.conditional_std.
 
-    H(X) + H(Y) − H(X, Y), entropies up to constants sums of log_std: with S_t the sum of the first t, and the law the
-    same backwards (README.md), S_ℓ + S_{L−ℓ} − S_L. UserError: no cut at ell.
+    I = H(X) + H(Y) − H(X, Y), where each entropy is a sum of log_std up to constants that cancel. The law is the same
+    backwards (README.md), so with S_t the sum of the first t, I = S_ℓ + S_{L−ℓ} − S_L. UserError: no cut at ell.
     """
     L, ell = len(log_std), np.asarray(ell)
     if not (ell.min() >= 1 and ell.max() < L):
         raise UserError(f"no cut at ell = {ell.max() if ell.min() >= 1 else ell.min()}: give 1 to L − 1 = {L - 1}")
-    # Sums of a million terms whose difference counts: with the digits that long doubles add where there are any.
+    # A small difference of sums of a million terms: long doubles are more accurate on platforms that have them.
     sums = np.concatenate([[0], np.cumsum(log_std, dtype=np.longdouble)])
     return (sums[ell] + sums[L - ell] - sums[L]).astype(float)
 
 
 def correlation(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """corr(z_i, z_j) for m pairs of positions counted from 0, first and second (m,). Time O(L · different positions).
+    """corr(z_i, z_j) for m pairs of positions, first and second (m,), counted from 0. Time O(L · different positions).
 
-    Every z_i is a sum of the independent normals of all layers. From the top down, its weights on a layer's output
-    become those on the fresh normals of this layer, and those on the output of the copies below, by the transposed of
-    what a draw does (mixing, then M). UserError: a position outside the sequence.
+    Every z_i is a weighted sum of the independent normals of all layers. From the top down, its weights on a layer's
+    output give its weights on the layer's fresh normals and on the output of the copies below, by the transposes of
+    the steps of a draw in reverse order (mixing, then M). UserError: a position outside the sequence.
     """
     positions, index = np.unique(np.concatenate([first, second]), return_inverse=True)
     if len(positions) and not (positions[0] >= 0 and positions[-1] < of.L):
-        raise UserError(f"positions from 0 to {of.L - 1} make pairs, not others")
+        raise UserError(f"positions must lie between 0 and {of.L - 1}")
     weights = torch.zeros(of.L, len(positions), dtype=torch.float64)
     weights[positions, range(len(positions))] = 1
     products = torch.zeros(len(positions), len(positions), dtype=torch.float64)
@@ -119,21 +119,21 @@ def correlation(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray
 
 
 def two_point_information(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """I(z_i; z_j) = −½ ln(1 − corr²) of one sequence, in nats; arguments as `correlation`."""
+    """I(z_i; z_j) = −½ ln(1 − corr²) in one sequence, in nats. Arguments: as `correlation`."""
     return -np.log1p(-(correlation(of, first, second) ** 2)) / 2
 
 
 def cross_rank(sigma: np.ndarray, ell: int) -> int:
-    """Rank of Cov(X, Y), X the first ell positions of sigma (L, L): what a linear history state of X has to hold.
+    """Rank of Cov(X, Y), X the first ell positions of sigma (L, L): elements that a linear history state of X needs.
 
-    The best prediction of Y is Cov(Y, X) Cov(X)⁻¹ X, so `rank` linear functions of X say all that X says about Y.
+    The best prediction of Y is Cov(Y, X) Cov(X)⁻¹ X, so this many linear functions of X tell all that X tells about Y.
     """
     values = np.linalg.svd(sigma[:ell, ell:], compute_uv=False)
     return int((values > SINGULAR * values[0]).sum())
 
 
 def logarithm_rows(L: np.ndarray, mi_nats: np.ndarray) -> list[dict[str, float | str]]:
-    """Rows of fit.csv for A + B ln L by least squares, as fit_power_ols fits its line. L, mi_nats: (p,), p ≥ 3."""
+    """Rows of fit.csv for A + B ln L, fitted by least squares like fit_power_ols. L, mi_nats: (p,), p ≥ 3."""
     x = np.log(L)
     B, A = np.polyfit(x, mi_nats, 1)
     predicted = np.polyval(np.polyfit(x[:-1], mi_nats[:-1], 1), x[-1])
@@ -142,7 +142,7 @@ def logarithm_rows(L: np.ndarray, mi_nats: np.ndarray) -> list[dict[str, float |
 
 
 def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
-    """Rows of fit.csv. middle: rows of gaussian_mi.csv at ℓ = L/2, ascending in L; L_from: where the lines begin."""
+    """Rows of fit.csv. middle: rows of gaussian_mi.csv at ℓ = L/2, ascending in L; L_from: smallest L in the lines."""
     L, mi = middle["L"].to_numpy(), middle["mi_nats"].to_numpy()
     rows, inside = [], L >= L_from
     if inside.sum() >= MIN_POINTS:

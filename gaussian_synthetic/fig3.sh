@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# Fig. 3: models trained on the sub-volume family: average KL against L (a, b) and against I(L/2; L) / dim(z) (c), with how
-# well one curve explains it (collapse.csv), less that of the best linear state (d), and how much of I(L/2; L) they use.
+# Fig. 3: models trained on the sub-volume family. Average KL against L (a, b), against I(L/2; L) / dim(z) (c), with how
+# well one curve explains it (collapse.csv), and minus that of the best linear state (d); the share of I(L/2; L) used.
 #   PRESET=smoke  six small models to L = 16, 90 steps, which teach them little               2 CPU cores, 1 minute
 #   PRESET=cpu    ten small models (two layers, width 128, 16 copies), L = 16, 64, 256, two   2 CPU cores, 3 hours
 #                 seeds, each until more steps change little; seven of other sizes, one
 #                 seed; eight smaller ones with 4 copies at L = 16, 64 (committed; default)
 #   PRESET=gpu    the ten models to L = 1,024, three seeds, eight runs at a time              one GPU
 #   PRESET=paper  Table F.1: 12 models, 64 copies per token, 500,000 steps each               one GPU of 80 GB, months; days a run
-# Steps, learning rate, batch and copies of each preset stand at the top of train.py (PRESETS), draws in evaluate.py.
-# Except with PRESET=paper, a run starts from the weights of the run of the same model at a fourth of its length.
-# A part of it, or a model of your own (a line in common/architectures.py), and other lengths or families:
+# Steps, learning rate, batch and copies of each preset are in PRESETS of train.py, and draws in PRESETS of evaluate.py.
+# Except with PRESET=paper, a run starts from the weights of the same model trained at a quarter of its length.
+# To run a part of it, a model of your own (a line in common/architectures.py), or other lengths or families:
 #     MODELS="gpt2-128 gru-128-32" LENGTHS="16 64" SEEDS="0 1" OUT=results/mine bash gaussian_synthetic/fig3.sh --steps 2000
-# MODELS, LENGTHS and SEEDS that are not given are the ten models, 16 64 256 and 0, in every preset. Flags go to train.py,
-# e.g. --family logarithmic. With flags alone the runs are those of the preset; they need an OUT, too.
-# WORKERS=4 trains four runs at a time, RUNS=folder puts the checkpoints there. A killed run goes on.
+# If one of MODELS, LENGTHS and SEEDS is given, the others default to the ten models, 16 64 256 and 0 in every preset.
+# Flags go to train.py, e.g. --family logarithmic. With flags alone the runs are those of the preset; OUT is needed too.
+# WORKERS=4 trains four runs at a time; RUNS=folder puts the checkpoints there. The same command continues a killed run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
 begin MODELS LENGTHS SEEDS RUNS WORKERS OUT
 
-# grid: FOLDER of the results | PRESET of train.py | LENGTHS | SEEDS | MODELS; a run for each length, seed and model.
+# grid: FOLDER of the results | PRESET of train.py | LENGTHS | SEEDS | MODELS; one run per length, seed and model.
 fixed="mamba2-128-64 mamba2-128-256 mamba2-128-1024 mamba2-128-4096 mamba2-128-16384 gru-128-64 gru-128-256"
 small="gpt2-128 qwen3-128 window-128 $fixed"
 more="mamba2-128-128 mamba2-128-512 mamba2-128-2048 mamba2-128-8192 gru-128-16 gru-128-32 gru-128-128"
 few="gru-64-4 gru-64-8 gru-64-16 gru-64-32 gru-64-64 mamba2-64-32 mamba2-64-64 mamba2-64-128"
-# Without these, the allocator gives memory back to the system and asks for it again at every step.
+# Without these, the allocator returns memory to the system and requests it again at every step.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=200000000
 warm=1 # whether a run starts from the weights of the run at a fourth of its length
 case $PRESET in
@@ -58,7 +58,7 @@ runs=data/gaussian_runs/$PRESET
 if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ]; then
     grid="full | $PRESET | ${LENGTHS:-16 64 256} | ${SEEDS:-0} | ${MODELS:-$small}"
 fi
-if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ] || [ $# -gt 0 ]; then # one's own: everything goes to OUT
+if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ] || [ $# -gt 0 ]; then # custom inputs: everything goes to OUT
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS or flags of your own results go there"}
     runs=data/gaussian_runs/${out//\//_}
 fi
@@ -98,7 +98,7 @@ for name in $(cut -d' ' -f1 <<< "$list" | sort -u); do
     "$python" gaussian_synthetic/evaluate.py --runs "${folders[@]}" --preset "$PRESET" --out "$part"
 done
 if ! "$python" gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"; then
-    echo "no collapse.csv: it takes more models of fixed state, see above"
+    echo "no collapse.csv: it needs more models with a fixed state, see above"
 fi
 "$python" plots/gaussian_models.py --figure 3 --results "$out" --out "$out/fig3"
 "$python" plots/gaussian_models.py --figure frontier --results "$out" --out "$out/frontier"

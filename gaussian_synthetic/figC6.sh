@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fig. C.6: exact information of the sub-volume and the logarithmic family: between the halves I(L/2; L), between the
-# first and the last position, and how large a linear history state has to be.
+# Fig. C.6: exact information in the sub-volume and the logarithmic family: between the halves, I(L/2; L), and between
+# the first and the last position; and how large a linear history state has to be.
 #   PRESET=smoke  to L = 1,024                                                              1 CPU core, 10 seconds
 #   PRESET=cpu    to L = 1,048,576 (10 layers), ranks to 4,096 (committed; default)         1 CPU core, half a minute
 #   PRESET=paper  to L = 65,536 (8 layers)                                                  1 CPU core, 10 seconds

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fig. G.7: KL of each model position by position; another picture of the runs of Fig. 3.
-# Seconds where fig3.sh has run with the same PRESET (smoke, cpu, gpu, paper), else as long as that takes.
+# Fig. G.7: KL of each model by position, from the runs of Fig. 3.
+# Takes seconds if fig3.sh has run with the same PRESET (smoke, cpu, gpu, paper), else as long as fig3.sh.
 # Flags go to plots/gaussian_models.py, e.g. --L 64.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -4,12 +4,12 @@
     python gaussian_synthetic/train.py --model gpt2-mini --L 64 --preset cpu --out runs/mini      # PRESETS, see below
     torchrun --nproc-per-node 4 gaussian_synthetic/train.py …    # one process per GPU, the same steps and draws
 
-Every step draws fresh sequences, and the loss is the exact conditional KL (Eq. F.37): no data set, no noise of the next
-token. The loop, and what it writes into --out, are in common/training.py; kl_nats of log.csv is a token's: the sum over
-its copies, the mean over positions and the steps since the row before.
+Every step draws fresh sequences, and the loss is the exact conditional KL (Eq. F.37), so there is no data set, and no
+noise from the next token. The training loop is in common/training.py, which also says what is written into --out.
+kl_nats in log.csv is per token: summed over copies, averaged over positions and over the steps since the previous row.
 
-The paper: one H100 or A100 for each run. Expect kl_nats to begin above 0.2 · copies (12.8 with 64), which ignoring the
-past gives, and to fall towards 0, which is exact.
+The paper uses one H100 or A100 per run. Expect kl_nats to start above 0.2 · copies (12.8 with 64), which is what
+ignoring the past costs, and to fall towards 0, the value of an exact model.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Settings(training.Settings):
     L: int = 256  # tokens: a power of n
     family: Literal["subvolume", "logarithmic"] = "subvolume"  # App. C: three of the four columns copied, or one
     k: int | None = None
-    """not in the paper: copied columns in the family's place, for information that grows as L^β with β = log_n k"""
-    n: int = families.PAPER_N  # not in the paper: branching, values of a row
+    """not in the paper: copied columns, instead of the family's; information then grows as L^β with β = log_n k"""
+    n: int = families.PAPER_N  # not in the paper: branching, values per row
     copies: int = 64  # independent sequences side by side in one token (App. F.I)
     steps: int = 500_000  # optimizer steps
     batch: int = 4  # sequences of L tokens per step, over all processes and micro-batches
     start: Path | None = field(default=None, metadata=RESUME_OK)
-    """not in the paper: a run of the same model and copies at a shorter L, whose weights this one begins with"""
+    """not in the paper: a run of the same model and copies at a shorter L, whose weights this run starts from"""
 
     def validate(self) -> None:
         families.layers_of_length(self.L, self.n)
@@ -50,14 +50,14 @@ class Settings(training.Settings):
 
 
 def sequences(tokens: int) -> dict[int, int]:
-    """--batch for so many tokens per step, by L; at least one sequence."""
+    """The --batch that gives `tokens` tokens per step, for each L = 4 … 4^8; at least one sequence."""
     return {4**layers: max(1, tokens // 4**layers) for layers in range(1, 9)}
 
 
-# What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
-# Few tokens per step, and so many steps: the same time buys a lower KL than with larger batches. Few copies for the
-# same reason. After the first `steps` come twice as many, and twice as many again, until two such restarts change the
-# KL by less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
+# What --preset sets instead of the paper's values above. {L: value}: by length, see common.cli.parse.
+# Few tokens per step and therefore many steps give a lower KL in the same time than larger batches; few copies help for
+# the same reason. After the first `steps`, training restarts for twice as many, then twice as many again, until two
+# restarts lower the KL by less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
 LONG = {"restarts": {16: 6, 64: 7, 256: 3}, "stop_below": 0.1, "negligible": 0.005}
 MUON = {"optimizer": "muon", "clip": 1.0, "precision": "bf16", "log_every": 50, "checkpoint_every": 500}
 MUON |= {"learning_rate": 8e-3}  # results/benchmarks/training_rates.csv
@@ -68,30 +68,30 @@ PRESETS = {
     "paper": {},
     "gpu": GPU,
     "cpu": CPU,
-    "cpu-few": CPU | {"copies": 4, "negligible": 0.001},  # few copies, so that a state of few elements is not small
+    "cpu-few": CPU | {"copies": 4, "negligible": 0.001},  # few copies: more elements of the state for each
     "smoke": CPU | {"copies": 2, "steps": 30, "warmup": 5, "log_every": 10, "checkpoint_every": 10, "restarts": 1},
 }
 
 
 def build_family(name: str, L: int, k: int | None = None, n: int = families.PAPER_N) -> families.Family:
-    """The family of a run's settings. UserError: L no power of n, k outside 1 … n."""
+    """The family that a run's settings describe. UserError: L is not a power of n, k outside 1 … n."""
     return families.family(families.layers_of_length(L, n), families.NAMED[name] if k is None else k, n)
 
 
 def generator(seed: int, purpose: str, number: int, device: torch.device | str) -> torch.Generator:
-    """The random numbers of one step (purpose "train") or of one draw ("evaluate"), whatever came before them.
+    """The random generator of one step (purpose "train") or one draw ("evaluate"), whatever was drawn before.
 
-    So a resumed run needs no random state, and no number of GPUs or micro-batches changes what is drawn.
+    So a resumed run needs no random state, and the number of GPUs or micro-batches does not change what is drawn.
     """
     base = int(np.random.SeedSequence((seed, *purpose.encode())).generate_state(1, np.uint64)[0])
-    # Counted up rather than hashed: a CPU generator takes 32 bits, of which 500,000 hashes would repeat some.
+    # Counted up rather than hashed: a CPU generator uses 32 bits of the seed, and some of 500,000 hashes would collide.
     return torch.Generator(device).manual_seed((base + number) % 2**64)
 
 
 def draw_tokens(
     conditionals: families.Conditionals, draws: int, copies: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """z and E[z_t | z_<t], (draws, L, copies) each: `copies` independent sequences side by side make one token."""
+    """z and E[z_t | z_<t], (draws, L, copies) each: a token holds `copies` independent sequences side by side."""
     z, mean = families.draw(conditionals, draws * copies, generator)
     return tuple(values.view(len(values), draws, copies).transpose(0, 1) for values in (z, mean))
 
@@ -99,10 +99,10 @@ def draw_tokens(
 def conditional_kl(
     mean_q: torch.Tensor, log_std_q: torch.Tensor, mean_p: torch.Tensor, std_p: torch.Tensor
 ) -> torch.Tensor:
-    """KL(p || q) of each variable's conditional law, in nats (Eq. F.37); the shapes broadcast, float32.
+    """KL(p || q) of each variable's conditional law, in nats (Eq. F.37), float32; the shapes broadcast.
 
-    log(σ_q/σ_p) + (σ_p² + (μ_q − μ_p)²)/(2σ_q²) − ½, written so that little cancels where q is near p: a σ_q
-    off by the factor 1 + δ costs δ², which is right to 1e-7 · δ.
+    log(σ_q/σ_p) + (σ_p² + (μ_q − μ_p)²)/(2σ_q²) − ½, written to avoid cancellation where q is near p: a σ_q
+    that is off by a factor 1 + δ costs δ², and the error of the result is about 1e-7 · δ.
     """
     log_std_q = log_std_q.float()
     log_ratio = std_p.log() - log_std_q
@@ -111,14 +111,14 @@ def conditional_kl(
 
 
 def start_from(model: models.GaussianModel, run: Path) -> str:
-    """Give the model the weights of another run; its positions repeat where it was shorter. Returns their hash.
+    """Load the weights of another run into the model, and return their hash. A shorter table of positions is repeated.
 
     UserError: no checkpoint, or one of another model or number of copies.
     """
     weights, own = training.read_checkpoint(run / training.CHECKPOINT)["model"], model.state_dict()
     for name in weights.keys() & own.keys():
         rows, wanted = len(weights[name]), len(own[name])
-        if "positions" in name or "wpe" in name:  # row i mod rows: rows of 4, 16, … are alike at every length
+        if "positions" in name or "wpe" in name:  # row i gets row i mod rows: blocks of 4, 16, … repeat
             weights[name] = weights[name].repeat(-(-wanted // rows), 1)[:wanted]
     try:
         model.load_state_dict(weights)

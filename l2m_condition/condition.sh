@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The L²M condition (Sec. 5; not a figure of the paper): history states of published models against the laws of I(L/2; L).
+# The L²M condition (Sec. 5; not a figure of the paper): history states of published models and the laws of I(L/2; L).
 #   PRESET=smoke  three models to 65,536 tokens, the paper's laws                           1 CPU core, 10 seconds
 #   PRESET=cpu    all models of configurations.json to 16,777,216 tokens, and the law that  1 CPU core, half a minute
 #                 was measured on books (committed; default)
-#   PRESET=paper  the same with the laws that PRESET=paper fig2b.sh has measured            1 CPU core, half a minute
-# Models of your own, and a law:
+#   PRESET=paper  the same with the laws that fig2b.sh has measured with PRESET=paper       1 CPU core, half a minute
+# Your own models and law:
 #     MODEL="Qwen/Qwen3-8B my_model/" FIT=results/mine/fit.csv OUT=results/mine/condition bash l2m_condition/condition.sh
 # Flags go to required_state.py, e.g. --bits-per-element 4 --wanted 100_000.
 set -euo pipefail
@@ -21,7 +21,7 @@ case $PRESET in
     paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
-if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # one's own
+if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # custom inputs
     out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL, FIT or flags of your own results go there"}
 fi
 read -ra models <<< "${MODEL:-${models[*]}}"

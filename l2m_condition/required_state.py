@@ -3,18 +3,18 @@ r"""Which history states are large enough for a law of I(L/2; L) (Sec. 5: Theore
     python l2m_condition/required_state.py --state results/mine/state.csv --fit results/fig2b/fit.csv \
         --out results/mine
 
-The law I(L/2; L) = A · L^β, in nats, is one of the paper's two, or of fit.csv (estimate_bipartite.py) with its
+The law I(L/2; L) = A · L^β, in nats, is one of the paper's two, or one from fit.csv (estimate_bipartite.py) with its
 interval. It is compared with what the state after L/2 tokens can hold,
     I(L/2; L) <= C · dim(z_{L/2}) + ln M        (Theorem 5.2; M is the size of the vocabulary)
-which README.md of this folder derives. C, in nats per element, is an assumption that every row names (`capacity`):
+which README.md of this folder derives. C, in nats per element, is an assumption, named in every row (`capacity`):
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     1 nat        --nats-per-element
-    linear       --capacity, what the smallest linear state of a Gaussian family holds that loses nothing
+    linear       --capacity, what the smallest linear state that loses nothing holds for a Gaussian family
 Writes into the folder --out:
-    condition.csv  a row per model, law and capacity: verdict, by the exponents alone; satisfies_wanted, whether the
-                   state holds what --wanted tokens ask for; max_context_tokens, up to which it holds enough: inf
-                   where it grows as the law does, empty where it fails at every row of state.csv
-    required.csv   a row per law, L and capacity: I(L/2; L), and the smallest state, required_elements
+    condition.csv  a row per model, law and capacity: verdict, from the exponents alone; satisfies_wanted, whether the
+                   state can hold what --wanted tokens require; max_context_tokens, the largest L for which it can: inf
+                   if it grows at least as fast as the law, empty if it holds too little at every row of state.csv
+    required.csv   a row per law, L and capacity: I(L/2; L), and the smallest sufficient state, required_elements
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
 """
@@ -45,22 +45,22 @@ CONDITION += ["nats_per_element", "max_context_tokens", "wanted_tokens", "mi_nat
 CONDITION += ["state_elements", "capacity_nats", "satisfies_wanted"]
 REQUIRED = ["law", "A", "beta", "L_tokens", "mi_nats", "mi_lo95", "mi_hi95", "capacity", "nats_per_element"]
 REQUIRED += ["required_elements", "required_lo95", "required_hi95"]
-LENGTHS = {m * 10**k for k in range(3, 7) for m in (1, 2, 5)} | {10_000_000}  # L in tokens of required.csv
-SIDES = (0, -1, 1)  # of a law: its value, and the lower and upper end of its interval
+LENGTHS = {m * 10**k for k in range(3, 7) for m in (1, 2, 5)} | {10_000_000}  # L of required.csv, in tokens
+SIDES = (0, -1, 1)  # the value of a law, and the lower and upper end of its interval
 
 
 @dataclass(frozen=True)
 class Settings:
     state: Path  # state.csv of state_size.py
     out: Path  # folder for the CSVs
-    fit: tuple[Path, ...] = ()  # fit.csv files of estimate_bipartite.py, a law each beside the paper's two
-    estimator: str = "direct"  # of fit.csv
+    fit: tuple[Path, ...] = ()  # fit.csv files of estimate_bipartite.py; each adds a law to the paper's two
+    estimator: str = "direct"  # the estimator to use from fit.csv
     bits_per_element: float = 16.0
     """not in the paper: bits that an element of the state can hold; 16 is the size of a bfloat16"""
-    nats_per_element: tuple[float, ...] = (1.0,)  # not in the paper: further constants C
+    nats_per_element: tuple[float, ...] = (1.0,)  # not in the paper: further values of C
     capacity: Path | None = None
-    """capacity.csv of gaussian_synthetic/capacity.py: I/rank at its longest L is one more C"""
-    vocabulary: int = 128_256  # M. Llama 3.1, whose tokens the paper's laws count
+    """capacity.csv of gaussian_synthetic/capacity.py; I/rank at its longest L is one more value of C"""
+    vocabulary: int = 128_256  # M; the default is that of Llama 3.1, whose tokens the paper's laws count
     wanted: int = 1_000_000  # tokens: the context that a model should hold
 
     def validate(self) -> None:
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """I(ℓ; L) = A · L^β in nats, with the 95% interval that the fit claims (NaN: none)."""
+    """I(L/2; L) = A · L^β in nats, with the 95% interval of the fit (NaN: none)."""
 
     name: str
     A: float
@@ -82,12 +82,12 @@ class ScalingLaw:
     L_max: float = math.nan
 
     def mi(self, L: float, side: int = 0) -> float:
-        """Nats at L; side −1, +1: the ends of the 95% interval.
+        """I in nats at L; side −1 or +1: the lower or upper end of the 95% interval.
 
-        fit.csv has no covariance of ln A and β. In the middle of the fitted range, at x_0 in ln L, level and slope
-        of a line are about independent, so that with h the half-widths and x = ln L
+        fit.csv has no covariance of ln A and β. But the level of a line in the middle of the fitted range, at x_0 in
+        x = ln L, is about independent of its slope, so the half-widths h satisfy
             h(x)² = h_lnA² − h_β² · x_0² + h_β² · (x − x_0)²
-        (x_0 nearer 0 where h_lnA allows no less). Only the fit's errors: not whether the law holds so far out.
+        (with x_0 at most h_lnA / h_β). This covers the errors of the fit only, not whether the law holds so far out.
         """
         x, half = math.log(L), 0.0
         if side:
@@ -97,7 +97,7 @@ class ScalingLaw:
         return float(np.exp(math.log(self.A) + self.beta * x + side * half))
 
     def verdict(self, exponent: float) -> str:
-        """Of a state that grows as L^exponent: `satisfies`, `violates` or `undecided`, see above."""
+        """For a state that grows as L^exponent: `satisfies`, `violates`, or `undecided` if β's interval contains it."""
         half = 0 if math.isnan(self.half_beta) else self.half_beta
         if exponent >= self.beta + half:
             return "satisfies"
@@ -105,12 +105,14 @@ class ScalingLaw:
 
 
 def read_law(path: Path, estimator: str) -> ScalingLaw:
-    """The power law of fit.csv at L = 2 ℓ; the interval of resampled books where there is one. UserError: no such."""
+    """The power law in fit.csv at L = 2ℓ, with resampled books' interval if there is one. UserError: no valid law."""
     table = read_csv(path, FIT + FIT_NUMBERS, FIT_REMEDY, ["L_over_ell", *FIT_NUMBERS])
     rows = table[(table["law"] == "power") & (table["estimator"] == estimator) & (table["L_over_ell"] == 2)]
     if sorted(rows["parameter"]) != ["A", "beta"]:
         known = ", ".join(map(str, table["estimator"].unique())) or "no rows"
-        raise UserError(f"{path} has not one power law of {estimator} at L = 2 ell: choose --estimator from {known}")
+        raise UserError(
+            f"{path} does not have exactly one power law of {estimator} at L = 2 ell: choose --estimator from {known}"
+        )
     rows = rows.set_index("parameter")
     A, beta = rows["value"]["A"], rows["value"]["beta"]
     extent = rows.loc["beta", ["L_min", "L_max"]].astype(float)
@@ -127,16 +129,16 @@ def read_law(path: Path, estimator: str) -> ScalingLaw:
 
 @dataclass(frozen=True)
 class State:
-    """A model's history state: elements after so many tokens, (contexts,) each, ascending."""
+    """A model's history state: its elements after each number of tokens; both (contexts,), ascending."""
 
     model: str
-    group: str  # what the figure colours by
-    exponent: float  # g of dim(z) ~ t^g as t → ∞: the fastest kind's
+    group: str  # sets the colour in the figure
+    exponent: float  # g in dim(z) ~ t^g as t → ∞: that of the layer kind that grows fastest
     tokens: np.ndarray
     elements: np.ndarray
 
     def size(self, tokens: float) -> float:
-        """Elements. Between rows linear, exact for full attention; beyond them a line, or a·t^g."""
+        """Elements after `tokens`: linear between rows (exact for full attention); beyond them linear, or a·t^g."""
         t, s = self.tokens, self.elements
         if tokens <= t[-1]:
             return float(np.interp(tokens, t, s))
@@ -146,7 +148,7 @@ class State:
 
 
 def read_states(path: Path) -> list[State]:
-    """The models of state.csv in its order. UserError: columns or numbers missing, or what `_state` refuses."""
+    """The models of state.csv in its order. UserError: columns missing, bad numbers, a row twice, or see `_state`."""
     table = read_csv(path, STATE, STATE_REMEDY, STATE[2:])
     sensible = (table[STATE[2:]] >= [1, 0, 0]) & (table[STATE[2:]] <= [1e18, 1e30, 2])
     if table.empty or not sensible.all(axis=None) or table.duplicated(STATE[:3]).any():
@@ -155,14 +157,14 @@ def read_states(path: Path) -> list[State]:
 
 
 def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
-    """UserError: kinds of different contexts, one context only, or a window that is not full at the last, so that its
-    size further on is not known.
+    """The state of one model. UserError: layer kinds with different contexts, only one context, or a window that is not
+    full at the last context, so that its size beyond is unknown.
     """
     parts = rows[rows["layer_kind"] != "total"]
-    rows = parts if len(parts) else rows  # a table written by hand may have nothing else
+    rows = parts if len(parts) else rows  # a table written by hand may have only totals
     sizes = rows.pivot(index="context_tokens", columns="layer_kind", values="state_elements").sort_index()
     if len(sizes) < 2 or sizes.isna().any(axis=None):
-        raise UserError(f"{path}: the kinds of {model} have not the same two or more contexts: {STATE_REMEDY}")
+        raise UserError(f"{path}: the layer kinds of {model} do not share two or more contexts: {STATE_REMEDY}")
     growth = rows.groupby("layer_kind")["growth_exponent"].max()
     constant = growth.index[growth == 0]
     if (sizes[constant].iloc[-1] != sizes[constant].iloc[-2]).any():
@@ -178,7 +180,7 @@ def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
 
 
 def linear(path: Path) -> float:
-    """I(L/2; L) by the rank of Cov(X, Y), at the longest L of capacity.csv. UserError: a bad file."""
+    """I(L/2; L) divided by the rank of Cov(X, Y), in nats, at the longest L of capacity.csv. UserError: a bad file."""
     remedy, columns = "make it with python gaussian_synthetic/capacity.py", ["L", "mi_nats", "rank"]
     table = read_csv(path, columns, remedy, columns)
     longest = (table["mi_nats"] / table["rank"])[table["L"] == table["L"].max()].dropna()
@@ -189,7 +191,7 @@ def linear(path: Path) -> float:
 
 
 def max_context(law: ScalingLaw, state: State, nats: float, vocabulary: int) -> float:
-    """The L at which the law asks for more than the state of L/2 tokens holds; NaN: everywhere in its table."""
+    """The L beyond which the law requires more than the state after L/2 tokens holds; NaN: at every L of its table."""
     if state.exponent >= law.beta:
         return math.inf
 
@@ -204,7 +206,7 @@ def max_context(law: ScalingLaw, state: State, nats: float, vocabulary: int) -> 
 
 
 def condition(cfg: Settings, laws: list[ScalingLaw], capacities: dict[str, float]) -> pd.DataFrame:
-    """The rows of condition.csv. UserError: --wanted lies before a table's first context."""
+    """The rows of condition.csv. UserError: --wanted is below twice the first context of a model."""
     rows, ln_M = [], math.log(cfg.vocabulary)
     for state, law in itertools.product(read_states(cfg.state), laws):
         if cfg.wanted < 2 * state.tokens[0]:

@@ -1,20 +1,20 @@
-"""The size of a model's history state (Sec. 5: dim z of Def. 5.1) by kind of layer, from its configuration alone.
+"""The size of a model's history state (Sec. 5: dim z of Def. 5.1) by kind of layer, from its configuration only.
 
     python l2m_condition/state_size.py --out results/mine/state.csv                          # 57 published models
     python l2m_condition/state_size.py --out state.csv --model Qwen/Qwen3-8B my_model/ mine.json Llama-3.1-8B
 
---model takes names of l2m_condition/configurations.json, ids of the Hugging Face hub, local folders, GGUF files, and
-JSON files that hold a config.json. No weights are read; layers of unknown state are an error, not a guess.
+--model takes names from l2m_condition/configurations.json, ids on the Hugging Face hub, local folders, GGUF files, and
+JSON files with the contents of a config.json. No weights are read; a layer with unknown state is an error, not a guess.
 Writes --out:
     model, layer_kind           a row for each kind of layer, and one with the kind `total`
     context_tokens              tokens read
-    state_elements              numbers kept
-    state_bytes                 the same with recurrent states in 32 bits, and all else in 16
-    beyond_maximum              whether context_tokens passes max_position_embeddings of the configuration
-    growth_exponent             g of elements ~ context^g
+    state_elements              numbers kept in the state
+    state_bytes                 their size, with recurrent states in 32 bits and everything else in 16
+    beyond_maximum              whether context_tokens exceeds max_position_embeddings of the configuration
+    growth_exponent             g in elements ~ context^g
 common/history_state_layers.py says what is counted for each kind.
 
-Hardware: any CPU, 10 seconds. Expect for Llama-3.1-8B 65,536 elements per token, and 131,072 bytes.
+Hardware: any CPU, 10 seconds. Expect 65,536 elements and 131,072 bytes per token for Llama-3.1-8B.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ COLUMNS += ["growth_exponent"]
 class Settings:
     out: Path  # the CSV to write
     model: tuple[str, ...] = ()
-    """names of configurations.json, hub ids, folders, .json or .gguf files; all of configurations.json if not given"""
+    """names in configurations.json, hub ids, folders, .json or .gguf files; all of configurations.json if not given"""
     context: tuple[int, ...] = (*(4**i for i in range(5, 12)), 10_485_760)
-    """tokens; the last is what Llama 4 Scout announces"""
+    """tokens; the last default is the length announced for Llama 4 Scout"""
 
     def validate(self) -> None:
         if self.out.suffix != ".csv" or self.out.is_dir():
@@ -53,13 +53,13 @@ class Settings:
 
 
 def published() -> dict[str, PreTrainedConfig]:
-    """The configurations of configurations.json by name."""
+    """The configurations in configurations.json by name."""
     models = json.loads(CONFIGURATIONS.read_text(encoding="utf-8"))["models"]
     return {name: read_settings(entry["config"], f"{CONFIGURATIONS.name}, {name}") for name, entry in models.items()}
 
 
 def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrainedConfig]:
-    """A name for the tables, and the configuration. UserError: none there, no JSON, unknown, or it makes no sense."""
+    """A name for the tables, and the configuration. UserError: it is missing, not JSON, of unknown type, or invalid."""
     path = Path(model)
     if model in listed:
         return model, listed[model]
@@ -76,13 +76,13 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
 
 
 def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.DataFrame:
-    """The rows of state.csv for one model. UserError that names it: layers of unknown state."""
+    """The rows of state.csv for one model. UserError, which names the model: layers with unknown state."""
     try:
         kept = parts(config)
     except UserError as error:
         raise UserError(f"{model}: {error}") from error
     text = config.get_text_config(decoder=True)
-    # RWKV's bounds what one forward pass takes, not what the state carries on.
+    # RWKV's maximum limits the tokens of one forward pass, not the context that the state carries.
     maximum = None if text.model_type == "rwkv" else context_tokens(text)
     found = []
     for context in contexts:

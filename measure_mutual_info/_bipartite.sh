@@ -1,7 +1,7 @@
-# Sourced by the figures' shell files: the way from a corpus to bipartite.csv and fit.csv, each step a file to open.
-# They set the inputs: out (the folder of the results), documents (that of the tokenised documents), corpus, model, L_max
-# (tokens), n_documents ("all", or a number drawn at random), prepare_flags (of prepare_dataset.py) and tokenizer (if it is
-# not that of the model).
+# Sourced by the shell files of the figures: the steps from a corpus to bipartite.csv and fit.csv. Each writes a file.
+# The shell files set the inputs: out (the folder of the results), documents (the folder of the tokenised documents),
+# corpus, model, L_max (tokens), n_documents ("all", or how many to draw at random), prepare_flags (for
+# prepare_dataset.py) and tokenizer (if it is not that of the model).
 
 . common/environment.sh
 tokenizer=
@@ -11,7 +11,7 @@ gemma=$more_models/gemma-3-270m.Q4_K_M.gguf
 qwen_small=$more_models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
 qwen_large=$more_models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 
-# named CORPUS: sets corpus and prepare_flags for one that has a name here; else it is a corpus, as prepare_dataset.py reads.
+# named CORPUS: sets corpus and prepare_flags for the names below; any other CORPUS goes to prepare_dataset.py as it is.
 named() {
     corpus=$1 prepare_flags=""
     case $1 in
@@ -27,23 +27,23 @@ named() {
     esac
 }
 
-# short MODEL: its name without folder, owner and kind of file.
+# short MODEL: prints its name without folder, owner, "-Instruct", quantisation and file extension.
 short() {
     local name=${1##*/}
     name=${name%%.Q[0-9]_*}
     echo "${name%-Instruct}"
 }
 
-# take_own: puts the settings CORPUS, MODEL, PREPARE_FLAGS and OUT in the place of these inputs.
+# take_own: replaces the inputs by the settings CORPUS, MODEL, PREPARE_FLAGS and OUT, if they are given.
 take_own() {
-    if [ -n "${CORPUS:-}${MODEL:-}" ]; then # one's own: everything goes to a folder of its own
+    if [ -n "${CORPUS:-}${MODEL:-}" ]; then # custom inputs: everything goes to a separate folder
         documents=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or MODEL of your own the results go there"}/documents
     fi
     if [ -n "${CORPUS:-}" ]; then named "$CORPUS"; fi
     model=${MODEL:-$model} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
 }
 
-# prepare MIN_TOKENS
+# prepare MIN_TOKENS: fetches what is needed of the sample and writes documents of at least MIN_TOKENS tokens.
 prepare() {
     local parts=()
     case $corpus in
@@ -63,7 +63,7 @@ prepare() {
         --min-tokens "$1" --out "$documents" $prepare_flags
 }
 
-# score FOLDER PRESET [FLAG ...]: of score_documents.py.
+# score FOLDER PRESET [FLAG ...]: writes FOLDER/scores.csv; PRESET and flags are those of score_documents.py.
 score() {
     local drawn=()
     [ "$n_documents" = all ] || drawn=(--n-documents "$n_documents")
@@ -71,8 +71,8 @@ score() {
         ${drawn[@]+"${drawn[@]}"} --preset "$2" --out "$1/scores.csv" "${@:3}"
 }
 
-# find_start: sets start, the flags that name the start token of $model: the one behind which the first 32 tokens of a text
-# cost least, see results/start_token.
+# find_start: sets start, the flags for the start token of $model: the token after which the first 32 tokens of a text
+# have the smallest loss, see results/start_token.
 find_start() {
     start=()
     case $model in
@@ -81,7 +81,7 @@ find_start() {
     esac
 }
 
-# measure PRESET [FLAG ...]: all steps; PRESET and flags are of score_documents.py.
+# measure PRESET [FLAG ...]: runs all steps; PRESET and flags are those of score_documents.py.
 measure() {
     local start
     find_start
@@ -93,7 +93,7 @@ measure() {
     "$python" measure_mutual_info/estimate_entropy_rate.py --scores "$out/scores.csv" --out "$out"
 }
 
-# draw_from_fig2b FIGURE [SCORE_FLAGS ...]: another picture of the run of Fig. 2b, which fig2b.sh reuses or makes.
+# draw_from_fig2b FIGURE [SCORE_FLAGS ...]: draws FIGURE from the run of Fig. 2b, which fig2b.sh reuses or makes.
 draw_from_fig2b() {
     local figure=$1 run out
     case $PRESET in

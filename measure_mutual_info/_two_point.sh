@@ -1,15 +1,15 @@
-# Sourced by the figures' shell files: the way from a corpus to two_point.csv and fit.csv, each step a file to open.
-# They set the inputs: corpus, d_max and d_fit (pairs at d = 1, 2, 4 … d_max; fits end at d_fit), prepare_flags (of
-# prepare_dataset.py) and counting (a preset of count_ngrams.py).
+# Sourced by the shell files of the figures: the steps from a corpus to two_point.csv and fit.csv. Each writes a file.
+# The shell files set the inputs: corpus, d_max and d_fit (pairs at d = 1, 2, 4 … d_max; fits end at d_fit),
+# prepare_flags (for prepare_dataset.py) and counting (a preset of count_ngrams.py).
 
 . common/environment.sh
-# The sample is read by a BPE of 384 tokens, learned from the corpus itself. More of them reach farther in characters, but
-# have more pairs to measure, and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
+# The sample is tokenised by a BPE of 384 tokens, trained on the corpus itself. Larger ones reach farther in characters,
+# but have more pairs to measure and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
 twelve_books='data/sample/*books/*.txt'
 
 # measure OUT DOCUMENTS TOKENIZER [COUNT_FLAGS ...]
-# Whole texts, tokenised, go to the folder DOCUMENTS, all else to OUT. A TOKENIZER named …_bpe384 is one of 384 tokens,
-# trained on the corpus where it is not there yet.
+# Writes whole tokenised texts to the folder DOCUMENTS, and all else to OUT. A TOKENIZER named …_bpe384 has 384 tokens
+# and is trained on the corpus if it does not exist yet.
 measure() {
     local out=$1 documents=$2 tokenizer=$3 d distances=()
     for ((d = 1; d <= d_max; d *= 2)); do distances+=("$d"); done
@@ -31,7 +31,7 @@ measure() {
     "$python" measure_mutual_info/estimate_two_point.py --counts "$out/counts.csv" --d-max "$d_fit" --out "$out"
 }
 
-# runs: sets books and wikipedia to where fig2c.sh and figB4.sh with this PRESET put their results, results around.
+# runs: sets results, books and wikipedia to the folders that fig2c.sh and figB4.sh use with this PRESET; sets counting.
 runs() {
     case $PRESET in
         smoke) results=results/smoke ;;

@@ -1,26 +1,26 @@
-r"""How I(L/2; L) and its exponent β change with the model (Fig. B.1), or with its start token: scores compared.
+r"""Compare I(L/2; L) and its exponent β between models (Fig. B.1), or between start tokens of one model.
 
     python measure_mutual_info/compare_models.py --scores results/figB1/SmolLM2/scores.csv \
         results/figB1/gemma/scores.csv results/figB1/qwen/scores.csv --out results/figB1
 
-Reads scores.csv of the same texts by several models, or by one behind several start tokens (score_documents.py), with
-L = 2 ell. Writes into the folder --out:
-    models.csv  a row for each model, estimator and quantity, the model of the highest loss first:
+Reads the scores.csv files (score_documents.py, rows with L = 2 ell) of several models on the same texts, or of one
+model with several start tokens. Writes to the folder --out:
+    models.csv  one row per model, estimator and quantity, the model with the highest loss first:
                 beta       exponent of the power law over all L, as in fit.csv, with the p-value of the law
                 beta_long  the same over L >= --L-long-min tokens
-                mi         I at each L, nats
-                and of the tokens L/2 + 1 … L of the longest L, given all before (no estimator):
-                loss_nats_per_byte, loss_nats_per_token, bytes_per_token; and start_nats_per_token, of the first L/2
-                tokens behind the start token
-    trend.csv   difference: each of these of model_b less model_a, for each pair, model_b of the lower loss per byte;
-                slope: of the line through beta, and beta_long, against loss_nats_per_byte, a point per model (three at
-                least). Below 0: the exponent grows as the loss falls
+                mi         I at each L, in nats
+                and, without an estimator, for the tokens L/2 + 1 … L of the longest L, given all tokens before them:
+                loss_nats_per_byte, loss_nats_per_token, bytes_per_token; start_nats_per_token is the loss of the first
+                L/2 tokens after the start token
+    trend.csv   difference: each quantity of model_b minus that of model_a, for each pair of models; model_b has the
+                lower loss per byte. slope: of the line through beta, or beta_long, against loss_nats_per_byte, with one
+                point per model (at least three); below 0, the exponent grows as the loss falls
 
-All intervals come from one resampling of books: a replication draws the same books for all models, takes all documents
-of each, and computes all of the above anew. `paired` is "documents" where two models score the same documents, cut at
-the same places; other tokenizers cut other documents from the same books, and then it is "books".
+All intervals come from one bootstrap over books: each replication draws the same books for all models, takes all their
+documents and recomputes everything above. `paired` is "documents" if two models scored the same documents, cut at the
+same places. Different tokenizers cut different documents from the same books; `paired` is then "books".
 
-Hardware: one CPU core, a quarter of a minute for four models of 114 documents.
+Hardware: one CPU core, 15 seconds for four models with 114 documents each.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ MODELS_COLUMNS = ["source", "model", "start_token", "estimator", "quantity", "va
 MODELS_COLUMNS += ["L_min", "L_max", "n_documents", "n_books"]
 TREND_COLUMNS = ["source", "kind", "model_a", "start_a", "model_b", "start_b", "paired", "estimator", "quantity"]
 TREND_COLUMNS += ["L_max", "value", "lo95", "hi95", "n_models", "n_books"]
-Key = tuple[str, str, float]  # estimator, quantity, and of mi L
+Key = tuple[str, str, float]  # estimator, quantity, and L (for mi; otherwise 0)
 
 
 @dataclass(frozen=True)
 class Settings:
-    scores: tuple[Path, ...]  # scores.csv of score_documents.py: the same texts by each model, behind each start token
+    scores: tuple[Path, ...]  # scores.csv files of score_documents.py for the same texts, one per model or start token
     out: Path  # folder for models.csv and trend.csv
-    books: tuple[str, ...] = ()  # of these books alone: names, or patterns of them ("books/*"); default: all
-    name: str | None = None  # of these books, in the column source; default: the source of the scores
-    L_long_min: int = 256  # tokens; beta_long is of these lengths and longer
+    books: tuple[str, ...] = ()  # use only these books: names or patterns ("books/*"); default: all
+    name: str | None = None  # name of these books in the column source; default: the source of the scores
+    L_long_min: int = 256  # tokens; beta_long is fitted to L >= this
     bootstrap: int = 500  # resamplings of whole books
-    seed: int = 0  # of the resamplings
+    seed: int = 0  # seed of the resamplings
 
     def validate(self) -> None:
         if not self.scores:
@@ -71,16 +71,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Model:
-    """The scores of a model with L = 2 ell, a row per document in each table."""
+    """The scores of one model at L = 2 ell; each table has one row per document."""
 
     path: Path
     source: str
     name: str
     start: str  # token in front of every text
     terms: pd.DataFrame  # documents × (estimator, ell_tokens, L_tokens), nats
-    last: pd.DataFrame  # of Y at the longest L: documents × (loss_nats, tokens, bytes, start_nats of as many first)
-    book: pd.Series  # by document
-    documents: str  # the same for models that scored the same documents
+    last: pd.DataFrame  # documents × (loss_nats, tokens, bytes: of Y at the longest L; start_nats: of the first L/2)
+    book: pd.Series  # book of each document
+    documents: str  # identifier, equal for models that scored the same documents
 
     @property
     def lengths(self) -> set[int]:
@@ -88,11 +88,11 @@ class Model:
 
     @cached_property
     def rows_of(self) -> list[np.ndarray]:
-        """The places of each book's documents, books sorted by name."""
+        """Row numbers of each book's documents, with the books sorted by name."""
         return list(pd.Series(range(len(self.book))).groupby(self.book.to_numpy()).indices.values())
 
     def only(self, documents: np.ndarray) -> Model:
-        """With the documents alone for which this is True, (documents,)."""
+        """A copy with only the documents for which the mask `documents`, (documents,), is True."""
         return replace(self, terms=self.terms[documents], last=self.last[documents], book=self.book[documents])
 
 
@@ -105,7 +105,7 @@ class Quantity(NamedTuple):
 
 
 def read_model(path: Path) -> Model:
-    """UserError: as `read_scores`; no model or source in the record; no L = 2 ell; y_bytes missing or not above 0."""
+    """UserError: as `read_scores`, `read_record`; no rows with L = 2 ell; y_bytes missing or not above 0."""
     scores, line = tables.read_scores(path)
     (source, name), record = tables.read_record(path)
     identity = record.get("identity")
@@ -126,7 +126,7 @@ def read_model(path: Path) -> Model:
 
 
 def refuse_strangers(models: Sequence[Model]) -> None:
-    """UserError: models of different sources, or a model twice with the same start token."""
+    """UserError: the models have different sources, or two have the same name and start token."""
     for a, b in combinations(models, 2):
         if a.source != b.source:
             files = f"{a.path} is of source {a.source}, {b.path} of {b.source}"
@@ -136,10 +136,10 @@ def refuse_strangers(models: Sequence[Model]) -> None:
 
 
 def in_common(models: Sequence[Model]) -> list[Model]:
-    """The models that reach the longest L, reduced to the L and books of all of them; prints what that leaves out.
+    """The models that reach the longest L, restricted to the L and books they all have; prints what is left out.
 
-    Of models that scored the same documents, only those documents stay that each of them has scores of. UserError:
-    fewer than two books.
+    Models that scored the same documents keep only the documents for which all of them have scores. UserError: they
+    share fewer than two books.
     """
     longest = max(max(model.lengths) for model in models)
     for model in models:
@@ -156,7 +156,7 @@ def in_common(models: Sequence[Model]) -> list[Model]:
         indices = [one.book.index for one in models if one.documents == model.documents]
         chosen = np.logical_and.reduce([model.book.index.isin(index) for index in indices])
         if not chosen.all():
-            print(f"{model.name}: {(~chosen).sum()} documents left out of which another model has no scores")
+            print(f"{model.name}: {(~chosen).sum()} documents left out, for which another model has no scores")
         columns = model.terms.columns.get_level_values("L_tokens").isin(shared)
         kept.append(replace(model, terms=model.terms.loc[:, columns]).only(chosen))
     books = [set(model.book) for model in kept]
@@ -169,9 +169,9 @@ def in_common(models: Sequence[Model]) -> list[Model]:
 
 
 def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[Key, Quantity]:
-    """Rows of models.csv, from all documents of the drawn books; one that is drawn twice counts as two.
+    """The values in models.csv, from all documents of the drawn books; a book drawn twice counts as two books.
 
-    drawn: (books,) places in the sorted names of the books.
+    drawn: (books,) indices into the sorted book names.
     """
     rows, numbers = np.concatenate([model.rows_of[b] for b in drawn]), [len(model.rows_of[b]) for b in drawn]
     terms = model.terms.iloc[rows].set_axis(range(len(rows)))
@@ -195,15 +195,15 @@ def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[Key, 
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of the least squares line through points, (…, points) → (…)."""
+    """Slope of the least-squares line through the points, (…, points) → (…)."""
     x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
     return (x * y).sum(axis=-1) / (x * x).sum(axis=-1)
 
 
 def with_interval(values: np.ndarray, books: int) -> tuple[float, float, float]:
-    """An estimate and its 95% interval, NaN where fewer than half of the replications have a value.
+    """An estimate and its 95% interval, NaN if fewer than half of the replications, or fewer than two, have a value.
 
-    values: (1 + replications,), the estimate first; NaN for none.
+    values: (1 + replications,), the estimate first; NaN where there is no value.
     """
     here, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
     half = half_width(drawn, books) if len(drawn) >= max(2, len(values[1:]) / 2) else math.nan

@@ -4,23 +4,23 @@ r"""Bipartite mutual information I(ell; L) and its exponent β from the scores o
         --counts results/fig2b/counts.csv --out results/fig2b
 
 Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv and counts_by_book.csv
-(count_ngrams.py). Writes into the folder --out, for each estimator and L/ell:
+(count_ngrams.py). Writes to the folder --out, for each estimator and L/ell:
     bipartite.csv   I and its standard errors at each ell, L; for direct_corrected also what the correction adds
-    books.csv       of each book: I by each estimator, and the loss, in nats per byte, of the continuations
-    fit.csv         the parameters of each law of I(L), their intervals, goodness, and error of predicting the last I;
-                    `selected`: the law of the least AIC
+    books.csv       for each book: I by three estimators, and the loss of the continuations, nats per token and byte
+    fit.csv         the parameters of each law of I(L) with intervals, goodness of fit, and the error of predicting I at
+                    the largest L; `selected` marks the law with the lowest AIC
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
-    summary.txt     two lines that sum them up
+    summary.txt     a summary in two lines
 
 Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 2-grams, Eq. B.7), vclub (Eq. 7),
-block_entropy (not in the paper), and with --unpaired direct_unpaired, the form of the authors' release.
-context_mismatch_nats is above 0 if a wrong context misleads the model more than none.
+block_entropy (not in the paper), and, with --unpaired, direct_unpaired, the variant in the authors' release.
+context_mismatch_nats is above 0 if a wrong context is worse for the model than no context.
 
-Documents of a book are not independent. stderr_by_book_nats allows for that, and from MIN_BOOKS books on so do all
-fits, p-values and the intervals lo95, hi95 (column fit_units); with fewer they take documents as independent.
-boot_lo95, boot_hi95 resample whole books (documents of a single book), and with them the 2-gram entropy.
+Documents of the same book are not independent. stderr_by_book_nats accounts for this. With at least MIN_BOOKS books, so
+do all fits, p-values and the intervals lo95, hi95; with fewer, they treat documents as independent (column fit_units).
+boot_lo95, boot_hi95 come from resampling whole books (documents of a single book), including their 2-gram entropy.
 
-Hardware: one CPU core, half a minute. Expect for PG19 and Llama 3.1 405B (the paper): direct 2.27 · L^0.76,
+Hardware: one CPU core, half a minute. Expected for PG19 and Llama 3.1 405B, from the paper: direct 2.27 · L^0.76,
 vclub 3.26 · L^0.71.
 """
 
@@ -45,8 +45,8 @@ from measure_mutual_info.scoring import tables
 
 SUMMED_UP = ("direct", "vclub", "block_entropy")  # the estimators of summary.txt
 MEMORISED = 0.6  # books.csv: a book whose loss is below this share of the median book's counts as memorised
-MIN_BOOKS = 20  # from so many on, how books differ is known well enough to weigh ten lengths by it
-NGRAM_WEIGHT = 0.8  # of the counted 2-gram entropy beside the model's own (App. B.IV: 4/5 and 1/5)
+MIN_BOOKS = 20  # with at least this many, the covariance over books is known well enough to weight ten lengths
+NGRAM_WEIGHT = 0.8  # weight of the counted 2-gram entropy; the rest is the model's own (App. B.IV: 4/5 and 1/5)
 FIT_COLUMNS = ["source", "model", "estimator", "L_over_ell", "law", "parameter", "value", "lo95", "hi95"]
 FIT_COLUMNS += ["boot_lo95", "boot_hi95", "boot_clusters", "L_min", "L_max", "chi2", "dof", "p_value", "aic"]
 FIT_COLUMNS += ["heldout_error", "scale", "selected", "fit_units"]
@@ -57,13 +57,13 @@ SWEEP_COLUMNS += ["chi2", "dof", "p_value", "scale", "fit_units"]
 @dataclass(frozen=True)
 class Settings:
     scores: Path  # scores.csv of score_documents.py
-    out: Path  # folder for bipartite.csv, fit.csv and sweep.csv
-    counts: Path | None = None  # counts.csv of count_ngrams.py, of the same corpus and tokenizer; for direct_corrected
+    out: Path  # folder for the CSVs and summary.txt
+    counts: Path | None = None  # counts.csv of count_ngrams.py for the same corpus and tokenizer; adds direct_corrected
     unpaired: bool = False  # add direct_unpaired
     L_fit_min: int = 0  # tokens; fits begin here. Paper: all lengths
     L_fit_max: int | None = None  # tokens; fits end here; all lengths if not given
     bootstrap: int = 500  # not in the paper: resamplings of whole books; 0 for none
-    seed: int = 0  # of the resamplings
+    seed: int = 0  # seed of the resamplings
 
 
 def per_document_terms(
@@ -72,18 +72,18 @@ def per_document_terms(
     first2_entropy_nats: float | None = None,
     ngram_weight: float = NGRAM_WEIGHT,
 ) -> pd.DataFrame:
-    """What each document adds to an estimator, in nats: its mean over documents is the estimate of I(ell; L).
+    """Contribution of each document to an estimator in nats; the mean over documents is the estimate of I(ell; L).
 
-    scores: as from `read_scores`. Returns documents × (ell_tokens, L_tokens), ascending.
+    scores: as returned by `read_scores`. Returns documents × (ell_tokens, L_tokens), ascending.
 
     direct (Eq. 6), vclub (Eq. 7), context_mismatch and block_entropy are differences of two columns. block_entropy is
-    log q(Y|X) less log q of the first L − ell tokens given BOS: in a stationary source these have the entropy of Y, so
-    that its mean is H(ell) + H(L − ell) − H(L), 2 H(ell) − H(2 ell) at L = 2 ell. direct_corrected needs
-    first2_entropy_nats, the counted 2-gram entropy Ĥ: Eq. B.7 puts (1−w)·(−E log q(first2)) + w·Ĥ in the place of
-    −E log q(first2) within −E log q(Y), which adds w·(log q(first2) + Ĥ) to each document's direct term; the error of Ĥ
-    itself is not in the documents' spread. direct_unpaired subtracts log q(Y) of `x_donor`; a document whose
-    x_donor has no scores is NaN there. Where the x_donors are a permutation of the documents its mean is that of
-    direct, whatever the pairing: the spread of its terms is the error only of pairs drawn afresh.
+    log q(Y|X) minus log q of the first L − ell tokens given BOS. In a stationary source these tokens have the entropy
+    of Y, so its mean is H(ell) + H(L − ell) − H(L), or 2 H(ell) − H(2 ell) at L = 2 ell. direct_corrected needs
+    first2_entropy_nats, the counted 2-gram entropy Ĥ. Within −E log q(Y), Eq. B.7 replaces −E log q(first2) by
+    (1−w)·(−E log q(first2)) + w·Ĥ, which adds w·(log q(first2) + Ĥ) to each document's direct term. The spread over
+    documents does not include the error of Ĥ. direct_unpaired subtracts log q(Y) of the document's `x_donor`; it is NaN
+    if the x_donor has no scores. If the x_donors are a permutation of the documents, its mean equals that of direct
+    whatever the pairing; the spread of its terms would be the error only for pairs drawn independently.
     """
 
     def of_documents(column: str) -> pd.DataFrame:
@@ -103,19 +103,19 @@ def per_document_terms(
 
 
 def by_book(terms: pd.DataFrame, book: pd.Series) -> pd.DataFrame:
-    """A row for each book, of which the mean is that of all documents, and the spread that of independent books.
+    """One row per book: the mean of the rows is that of all documents, and their spread treats books as independent.
 
-    terms: documents × (ell, L); book: of each document. With u = mean + (B/n) Σ (term − mean) over the documents of a
-    book, B books and n documents, the standard error of the mean of u is the cluster-robust one.
+    terms: documents × (ell, L); book: the book of each document. With B books and n documents, the row of a book is
+    u = mean + (B/n) Σ (term − mean), summed over its documents. The standard error of mean u is the cluster-robust one.
     """
     mean, books = terms.mean(), book[terms.index]
     return mean + (terms - mean).groupby(books).sum() * books.nunique() / len(terms)
 
 
 def fit_units(terms: pd.DataFrame, book: pd.Series) -> tuple[pd.DataFrame, str, np.ndarray, str]:
-    """What the fits take as independent, and its name: the rows of `by_book` from MIN_BOOKS books on, else documents.
+    """The rows that the fits treat as independent (`by_book` from MIN_BOOKS books on, else documents), and their name.
 
-    Also, of each row what is resampled, its book or, of a single book, the document, and how these are called.
+    Also returns the resampling unit of each row (its book, or its document if there is only one book), and its name.
     """
     books, documents = book[terms.index].nunique(), f"{len(terms)} documents"
     if books >= MIN_BOOKS:
@@ -129,7 +129,7 @@ def fit_units(terms: pd.DataFrame, book: pd.Series) -> tuple[pd.DataFrame, str, 
 def estimate_table(terms: pd.DataFrame, context_mismatch: pd.DataFrame, book: pd.Series | None = None) -> pd.DataFrame:
     """Rows of bipartite.csv from the terms of one estimator, documents × (ell, L): mean and standard errors, nats.
 
-    book: of each document; None, or a single book: no errors by book.
+    book: the book of each document. With None, or a single book, the errors by book are NaN.
     """
     context_mismatch = context_mismatch.loc[terms.index]
     several = book is not None and book[terms.index].nunique() > 1
@@ -151,7 +151,8 @@ def fit_ratio(
 ) -> tuple[list[Fit], list[str]]:
     """Fits of `laws` and of the unweighted line to the points with L = ratio · ell, and why others failed.
 
-    terms: documents, or books (`by_book`), × (ell, L); L_min <= L <= L_max. The intervals take rows as independent.
+    terms: documents, or books (`by_book`), × (ell, L). L_min, L_max: the range of L, inclusive. The intervals treat the
+    rows as independent.
     """
     L, values = at_ratio(terms, ratio, L_min, L_max)
     fits, failed = [], {}
@@ -164,7 +165,7 @@ def fit_ratio(
 
 
 def fit_terms(law: str, L: np.ndarray, values: np.ndarray) -> Fit:
-    """The fit of a law, or of the line "power_ols", to the means of terms, (documents or books, p). NoFitError."""
+    """Fit a law, or the line "power_ols", to the means of values, (documents or books, p). NoFitError as `fit_law`."""
     if law == "power_ols":
         return powerlaw.fit_power_ols(L, values.mean(axis=0))
     covariance, shrinkage = powerlaw.covariance_of_mean(values)
@@ -179,11 +180,11 @@ def bootstrap_power(
     replications: int,
     seed: int,
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """`bootstrap_intervals` of A and β, by least squares with weights and without, from resampled books.
+    """`bootstrap_intervals` of A and β from resampled books, for the weighted and the unweighted least-squares fit.
 
-    L: (p,). values: (documents or books, p) terms in nats. units: of each row what is resampled. shift_nats: what a
-    resampling (how often each unit was drawn) adds to every term. The unweighted line keeps to the lengths that it has
-    here; a resampling that puts one of them at or below 0 is left out. The books of X' are not resampled.
+    L: (p,). values: (documents or books, p) terms in nats. units: the resampling unit of each row. shift_nats: maps how
+    often each unit was drawn to what is added to every term. The unweighted line always uses the lengths whose mean is
+    above 0 in `values`; a resampling with a mean <= 0 at one of them is left out. The books of X' are not resampled.
     """
     above = values.mean(axis=0) > 0
 
@@ -199,7 +200,7 @@ def bootstrap_power(
 def fit_rows(
     here: dict[str, Any], fits: Sequence[Fit], intervals: dict[tuple[str, str], tuple[float, float]], clusters: str
 ) -> list[dict[str, Any]]:
-    """Rows of fit.csv. here: columns that all share; clusters: what was resampled for the intervals."""
+    """Rows of fit.csv. here: columns common to all rows; clusters: what was resampled for the intervals."""
     compared = [fit for fit in fits if math.isfinite(fit.aic) and not fit.law.endswith("_wls")]
     rows, selected = [], min(compared, key=lambda fit: fit.aic).law if compared else None
     for row in (row for fit in fits for row in fit.rows()):
@@ -210,7 +211,7 @@ def fit_rows(
 
 
 def sweep_rows(here: dict[str, Any], L: np.ndarray, values: np.ndarray, less_nats: float = 0.0) -> list[dict[str, Any]]:
-    """Rows of sweep.csv: the power law of the means of values, (n, p), less `less_nats`, over every window of L."""
+    """Rows of sweep.csv: power laws fitted to the means of values, (n, p), minus `less_nats`, in every window of L."""
     covariance, shrinkage = powerlaw.covariance_of_mean(values)
     fits = powerlaw.sweep(L, values.mean(axis=0) - less_nats, covariance, len(values), shrinkage)
     power = [(fit.rows()[0], fit.parameters["A"][0], *fit.parameters["beta"]) for fit in fits]
@@ -232,9 +233,9 @@ def _ratios(terms: pd.DataFrame) -> list[float]:
 def _entropy_shift(
     shares: pd.DataFrame, books: np.ndarray, entropy_nats: float, weight: float = NGRAM_WEIGHT
 ) -> Callable[[np.ndarray], float]:
-    """What resampled books change in the terms of direct_corrected: weight · (their 2-gram entropy − that of all).
+    """How resampling shifts the terms of direct_corrected: weight · (2-gram entropy of resampled books − entropy_nats).
 
-    shares: ngrams and entropy_nats by book. Books that were counted and not scored stay as they are.
+    shares: ngrams and entropy_nats by book. Books that were counted but not scored are not resampled.
     """
     place = shares.index.get_indexer(books)
 
@@ -247,10 +248,10 @@ def _entropy_shift(
 
 
 def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[float, pd.DataFrame]:
-    """Grassberger's 2-gram entropy in nats; each book's ngrams and entropy_nats.
+    """Grassberger's 2-gram entropy in nats, and a table of ngrams and entropy_nats by book.
 
-    Prints the share of 2-grams seen only once, about the chance that the next one is new (Good and Turing): where it is
-    not small, as in a few books, the entropy is still well below the truth.
+    Prints the share of 2-grams seen only once, which is about the probability that the next one is new (Good and
+    Turing). If it is not small, as with only a few books, the entropy is well below the true one.
     UserError: no 2-grams, or as `read_counts`, `read_shares`.
     """
     counts = tables.read_counts(path, ["ngram"], source, tokenizer)
@@ -260,16 +261,16 @@ def read_first2(path: Path, source: str | None, tokenizer: str | None) -> tuple[
     entropy, total = grassberger_entropy(occurrences, types), sample_size(occurrences, types)
     once = types[occurrences == 1].sum() / total
     print(
-        f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once: too low if many"
+        f"2-gram entropy {entropy:.3f} nats from {total:,} 2-grams, {once:.1%} of them seen only once; too low if many"
     )
     ngrams, entropies = tables.read_shares(path, counts)
     return entropy, pd.DataFrame({"ngrams": ngrams["ngram", 2], "entropy_nats": entropies["ngram", 2]})
 
 
 def book_table(scores: pd.DataFrame, ratio: float) -> pd.DataFrame:
-    """Rows of books.csv: of each book, at the longest L = ratio · ell, the loss of Y given X, and I by each estimator.
+    """Rows of books.csv: for each book, the loss of Y given X and I by SUMMED_UP, at the longest L = ratio · ell.
 
-    memorised: its loss is below the share MEMORISED of that of the median book.
+    memorised: the loss per token is below MEMORISED times that of the median book.
     """
     rows = scores[scores["L_tokens"] == ratio * scores["ell_tokens"]]
     rows = rows[rows["L_tokens"] == rows["L_tokens"].max()].set_index("document")
@@ -325,7 +326,7 @@ def main(cfg: Settings) -> None:
         terms = per_document_terms(scores, estimator, first2_entropy)
         without_donor = terms.isna().any(axis=1)
         if without_donor.any():
-            print(f"{estimator}: {without_donor.sum()} documents left out whose X' is of a document without scores")
+            print(f"{estimator}: {without_donor.sum()} documents left out, because the document of X' has no scores")
             terms = terms[~without_donor]
         if len(terms) < 2:
             raise UserError(f"{estimator}: {len(terms)} documents are left, and two are needed: {tables.SCORE_AGAIN}")

@@ -1,17 +1,17 @@
-r"""How the entropy of a token falls with its position: h(n) = −E log q(w_n|BOS w_1 … w_{n−1}), and β by its exponent.
+r"""Fit the decay of the entropy per token with its position, h(n) = −E log q(w_n|BOS w_1 … w_{n−1}), and derive β.
 
     python measure_mutual_info/estimate_entropy_rate.py --scores results/fig2b/scores.csv --out results/fig2b
 
 Not in the paper. Reads scores.csv (score_documents.py): log q(Y|X) at L = 2 ell is the sum over the tokens ell + 1 …
-2 ell, so the scores hold h(n) block by block. Writes into the folder --out:
-    entropy_rate.csv      nats per token of each block, with standard errors over documents, or over books
+2 ell, so the scores give h(n) block by block. Writes to the folder --out:
+    entropy_rate.csv      nats per token in each block, with standard errors over documents and over books
     entropy_rate_fit.csv  h(n) = h + A n^−gamma, with the intervals of fit.csv (estimate_bipartite.py); beta = 1 − gamma
 
-If h(n) falls like that, I(ell; 2 ell) = 2 H(ell) − H(2 ell) grows as ell^(1−gamma) (Cagnetta, Raventós, Ganguli and
-Wyart, arXiv 2602.07488). The fit is refused where gamma is not clearly above 0, because then h could be anything.
+If h(n) follows this law, I(ell; 2 ell) = 2 H(ell) − H(2 ell) grows as ell^(1−gamma) (Cagnetta, Raventós, Ganguli and
+Wyart, arXiv 2602.07488). The fit is refused if gamma is not clearly above 0, because h is then undetermined.
 
-Hardware: one CPU core, half a minute. Expect 1 − gamma near the exponent of I if the model is good and the text
-stationary; the errors are those of block_entropy, larger than those of direct.
+Hardware: one CPU core, half a minute. Expect 1 − gamma to be close to the exponent of I if the model is good and the
+text stationary. Its errors are those of block_entropy, which are larger than those of direct.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ FITTED = [name for name in FIT_COLUMNS if name not in ("estimator", "L_over_ell"
 class Settings:
     scores: Path  # scores.csv of score_documents.py, with L = 2 ell
     out: Path  # folder for entropy_rate.csv and entropy_rate_fit.csv
-    n_fit_min: int = 0  # tokens; the fit begins with the block after this one
+    n_fit_min: int = 0  # tokens; the fit uses the blocks that start after this token
     bootstrap: int = 500  # resamplings of whole books; 0 for none
-    seed: int = 0  # of the resamplings
+    seed: int = 0  # seed of the resamplings
 
 
 def block_rates(scores: pd.DataFrame) -> pd.DataFrame:
-    """−log q a token in nats, documents × (ell_tokens, L_tokens): the mean over the tokens ell + 1 … L = 2 ell.
+    """−log q per token in nats, documents × (ell_tokens, L_tokens): the mean over the tokens ell + 1 … L = 2 ell.
 
-    scores: as from `read_scores`.
+    scores: as returned by `read_scores`.
     """
     blocks = scores[scores["L_tokens"] == 2 * scores["ell_tokens"]]
     rates = blocks.assign(rate=-blocks[tables.LOGQ[0]] / blocks["ell_tokens"])
@@ -52,16 +52,16 @@ def block_rates(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def middle(blocks: pd.MultiIndex) -> np.ndarray:
-    """The geometric middle of each block, ell + 1 … L.
+    """The geometric midpoint of each block, ell + 1 … L.
 
-    There n^−gamma is the mean over the block but for a factor, the same for all blocks to 0.35% for gamma up to 1.
+    There n^−gamma equals its mean over the block up to a factor, the same for all blocks within 0.35% for gamma <= 1.
     """
     ell, L = (blocks.get_level_values(name).to_numpy() for name in tables.KEY[1:])
     return np.sqrt((ell + 0.5) * (L + 0.5))
 
 
 def fit_decay(n: np.ndarray, rates: np.ndarray) -> Fit:
-    """h(n) = h + A n^−gamma by generalised least squares, with beta = 1 − gamma. NoFitError.
+    """h(n) = h + A n^−gamma by generalised least squares, with beta = 1 − gamma. NoFitError as `fit_terms`.
 
     n: (p,) tokens; rates: (documents or books, p) nats per token.
     """
@@ -74,12 +74,12 @@ def fit_decay(n: np.ndarray, rates: np.ndarray) -> Fit:
 def fit_table(
     here: dict[str, str], n: np.ndarray, rates: np.ndarray, units: np.ndarray, clusters: str, cfg: Settings
 ) -> list[dict]:
-    """Rows of entropy_rate_fit.csv. NoFitError.
+    """Rows of entropy_rate_fit.csv. NoFitError: as `fit_decay`, or gamma is not clearly above 0.
 
-    n, rates: as `fit_decay`. units: of each row of rates what is resampled, clusters: how that is called.
+    n, rates: as in `fit_decay`. units: the resampling unit of each row of rates; clusters: a name for these units.
     """
     fit, boot = fit_decay(n, rates), {}
-    if not fit.parameters["gamma"][1] > 0:  # NaN is not either
+    if not fit.parameters["gamma"][1] > 0:  # also true for NaN
         raise NoFitError("gamma is not clearly above 0, and so h could be anything")
     if cfg.bootstrap:
         boot = bootstrap_intervals(units, lambda rows, _: [fit_decay(n, rates[rows])], cfg.bootstrap, cfg.seed)

@@ -2,27 +2,27 @@
 
     python measure_mutual_info/estimate_two_point.py --counts results/fig2c/counts.csv --out results/fig2c
 
-Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes into the folder --out:
-    two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each estimator of entropy, and less the plateau
-    fit.csv         the parameters of each law of Î(d), their intervals, goodness, and error of predicting the last Î;
-                    `selected`: the law of the least AIC of the first two below
-    ranges.csv      rows of fit.csv for fits from d_min to every later distance (L_max), of power_plus_constant and
-                    paper_eq_b15: how α and C depend on where the fit ends
-    sweep.csv       α of A d^−α in every window of distances, of Î less the plateau (taken as known); two
+Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes to the folder --out:
+    two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each entropy estimator; for grassberger also Î − plateau
+    fit.csv         the parameters of each law of Î(d) with intervals, goodness of fit, and the error of predicting Î at
+                    the largest d; `selected` marks the law with the lower AIC of the first two below
+    ranges.csv      rows as in fit.csv, for power_plus_constant and paper_eq_b15 fitted from d_min to every later
+                    distance (L_max): how α and C depend on where the fit ends
+    sweep.csv       α of A d^−α fitted to Î minus the plateau (taken as known) in every window of distances; two
                     neighbouring distances give the local slope
 
-Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen; all but the first have the
-unweighted fit only. The laws, for d_min <= d <= d_max (`model` in fit.csv is the tokenizer, L_min and L_max distances):
+Estimators: grassberger (Eq. B.5, the paper's), naive (Eq. B.4), miller_madow, chao_shen; all but the first get only the
+unweighted fit. Laws, for d_min <= d <= d_max (in fit.csv, `model` is the tokenizer, L_min and L_max are distances):
     power_plus_constant       A d^−α + C by generalised least squares with the covariance over d
-    constant                  C alone, the same: whether anything decays at all
-    power_plus_constant_wls   A d^−α + C weighted by the errors alone, without their correlations
-    paper_eq_b15              least squares of log(Î − C) against log A − α log d, the paper's (Eq. B.15)
-Judge laws by the first two. If p rejects both of them, quote the wls: generalised least squares then follows the small
-differences between distances, and its curve can lie to one side of all points. mi_corrected_nats is Î − C, C of the
-fit that `plateau` chooses: the plateau of the bias, for all d alike (README.md says how far that holds). Errors come
-from the rows of counts_by_book.csv: books, or documents of a single book.
+    constant                  C alone, fitted in the same way: tests whether anything decays at all
+    power_plus_constant_wls   A d^−α + C weighted by the errors, without their correlations
+    paper_eq_b15              the paper's least squares of log(Î − C) against log A − α log d (Eq. B.15), unweighted
+Judge the laws by the first two. If p rejects both, quote the wls fit: generalised least squares then follows the small
+differences between distances, and its curve can lie on one side of all points. mi_corrected_nats is Î − C, with C from
+the fit that `plateau` chooses. C is the plateau of the bias, equal for all d (README.md says how far that holds).
+Errors come from the rows of counts_by_book.csv: books, or documents of a single book.
 
-Hardware: one CPU core, a minute. Expect for PG19 and the tokenizer of Llama 3.1 (the paper): 1.10 · d^−0.91.
+Hardware: one CPU core, a minute. Expected for PG19 and the tokenizer of Llama 3.1, from the paper: 1.10 · d^−0.91.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", 
 TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law"]
 FIT_COLUMNS = [column for column in bipartite.FIT_COLUMNS if column not in ("L_over_ell", "fit_units")]
 SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in bipartite.SWEEP_COLUMNS if name != "L_over_ell"]
-FLAT = 0.05  # not in the paper: p-value of the same Î at every d from which on no decay is seen
-LEAST_ALPHA = 0.02  # not in the paper: of a power that falls more slowly A and C cannot be told apart, see fit_law
+FLAT = 0.05  # not in the paper: with at least this p-value for a constant Î, no decay is seen
+LEAST_ALPHA = 0.02  # not in the paper: for a smaller α, A and C cannot be told apart, see fit_law
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ class Settings:
     d_min: int = 1  # tokens; the fits begin here
     d_max: int = 4096  # tokens; the fits end here. Paper: 4096 on PG19, 256 on Wikipedia
     bootstrap: int = 200  # not in the paper: resamplings of whole books; 0 for none
-    seed: int = 0  # of the resamplings
+    seed: int = 0  # seed of the resamplings
 
 
 def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
-    """What each unit says about Î, in nats: (B, p), their mean is Î and the error of their mean is Î's, to first order.
+    """Pseudo-values of Î per unit in nats, (B, p). Their mean is Î, and its error is that of Î to first order.
 
-    pairs, mi_nats: (B, p), how many pairs of each distance lie in each of B units, and the mean over them of the terms
-    of Î (what they hold where there are none does not matter). Î is the mean over all pairs, a ratio of two sums over
-    units. These are the pseudo-values of its delete-one jackknife, shifted to have the mean Î: unlike the ratio's
-    linearisation they know that a large unit draws Î to itself (coverage of 95% intervals with 21 books, one as large
-    as the 20 others: 0.93 instead of 0.89). The probabilities of tokens and pairs stay as all units give them.
-    A distance at which one unit has all pairs is NaN. NoFitError: that is so at every distance.
+    pairs, mi_nats: (B, p), the number of pairs at each distance in each of B units, and the mean of the terms of Î over
+    them (ignored where there are no pairs). Î is the mean over all pairs, a ratio of two sums over units. The
+    pseudo-values are those of its delete-one jackknife, shifted to have mean Î. Unlike the linearised ratio, they
+    account for the pull of a large unit on Î (coverage of 95% intervals with 21 books, one as large as the 20 others:
+    0.93 instead of 0.89). The probabilities of tokens and pairs are not re-estimated: they come from all units.
+    A distance at which one unit has all pairs is NaN. NoFitError: this is so at every distance.
     """
     total, B = pairs.sum(axis=0), len(pairs)
     alone = pairs.max(axis=0) == total
@@ -92,19 +92,19 @@ def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
 
 
 def read_pairs(path: Path) -> Counts:
-    """Counts of counts of KINDS at each distance. UserError: as `read_counts`, or the marginals are of other pairs."""
+    """Counts of counts of KINDS at each distance. UserError: as `read_counts`, or the totals of the KINDS differ."""
     counts = read_counts(path, KINDS)
     for d in counts.by_kind["pair"]:
         left, right, pairs = (entropy.sample_size(*counts.by_kind[kind][d]) for kind in KINDS)
         if not left == right == pairs:
-            raise UserError(f"{path}: at d = {d} left, right and pair are not counted as often: {COUNT_AGAIN}")
+            raise UserError(f"{path}: at d = {d} left, right and pair have different totals: {COUNT_AGAIN}")
     return counts
 
 
 def read_information(path: Path, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs and information of each unit as `unit_values` takes them, at the distances of `counts`, ascending.
+    """Number of pairs and information of each unit, the arguments of `unit_values`, at the distances of `counts`.
 
-    path: of the counts. UserError: as `read_shares`.
+    path: the counts.csv file. UserError: as `read_shares`.
     """
     pairs, entropies = read_shares(path, counts)
     d = list(counts.by_kind["pair"])
@@ -121,11 +121,11 @@ def mutual_information(
 
 
 def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
-    """One of LAWS by generalised least squares with the covariance over d that the units give.
+    """Fit one of LAWS by generalised least squares, with the covariance over d estimated from the units.
 
-    d: (p,) tokens, values: (units, p) from `unit_values`. Power laws have −β as the parameter alpha. "…_wls", and every
-    law where the units are too few for the covariance of so many points (`covariance_is_known`): the variances alone
-    are the weights, chi2, p and AIC take the errors at different d as independent, and lo95 and hi95 are NaN.
+    d: (p,) tokens, values: (units, p) from `unit_values`. Power laws have a parameter alpha = −β. For "…_wls", and for
+    every law if there are too few units to estimate the covariance of p points (`covariance_is_known`), the weights are
+    the variances alone; chi2, p and AIC treat errors at different d as independent, and lo95 and hi95 are NaN.
     NoFitError as `fit_law`.
     """
     mi, (covariance, shrinkage) = values.mean(axis=0), covariance_of_mean(values)
@@ -140,7 +140,7 @@ def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
 
 
 def covariance_is_known(values: np.ndarray) -> bool:
-    """Whether (units, p) values leave degrees of freedom when their covariance weighs p points, see `fit_law`."""
+    """Whether values, (units, p), leave degrees of freedom if their covariance weights p points, see `fit_law`."""
     _, shrinkage = covariance_of_mean(values)
     return len(values) - 1 > (1 - shrinkage) * (values.shape[1] - 1)
 
@@ -148,10 +148,10 @@ def covariance_is_known(values: np.ndarray) -> bool:
 def fit_eq_b15(d: np.ndarray, mi_nats: np.ndarray) -> Fit:
     """The paper's fit: least squares of log(Î − C) against log A − α log d, without weights (Eq. B.15).
 
-    d, mi_nats: (p,). C is searched from 0 up to the smallest Î: the plateau of the bias is positive, and without that
-    edge the sum of squares falls to 0 as C → −∞, where log(Î − C) is flat whatever the points are. C = 0 in the result
-    means that the edge was met. It claims no interval and no goodness.
-    NoFitError: fewer than three points, or one at or below 0.
+    d, mi_nats: (p,). C is searched between 0 and the smallest Î: the plateau of the bias is positive, and without this
+    lower bound the sum of squares falls to 0 as C → −∞, where log(Î − C) is flat for any points. C = 0 in the result
+    means that the search ended at the bound. The fit has no intervals and no goodness of fit.
+    NoFitError: fewer than three points, or a point at or below 0.
     """
     mi = np.asarray(mi_nats, dtype=float)
     if len(mi) < MIN_POINTS:
@@ -167,7 +167,7 @@ def fit_eq_b15(d: np.ndarray, mi_nats: np.ndarray) -> Fit:
 
 
 def _solve_eq_b15(d: np.ndarray, mi: np.ndarray) -> tuple[float, float, float]:
-    """(A, α, C). For each C the line is solved; C = min Î · (1 − e^−s) is searched on a grid of s, then refined."""
+    """(A, α, C). The line for a given C is exact; C = min Î · (1 − e^−s) is searched on a grid of s, then refined."""
     x = np.log(d) - np.log(d).mean()
 
     def lines(s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,9 +193,9 @@ def fit_all(
     seed: int,
     laws: Sequence[str] = LAWS,
 ) -> tuple[list[Fit], dict[tuple[str, str], tuple[float, float]], list[str]]:
-    """Fits of the laws and Eq. B.15's, the resampled intervals by (law, parameter), and why others are missing.
+    """Fits of `laws` and of Eq. B.15, bootstrap intervals by (law, parameter), and why any of these are missing.
 
-    d, mi_nats: (p,). values: (units, p) from `unit_values`; without them there is the unweighted fit alone.
+    d, mi_nats: (p,). values: (units, p) from `unit_values`; without them only Eq. B.15 is fitted, without intervals.
     """
     fits, intervals, failed = [], {}, {}
     weighted = {law: lambda some, law=law: fit_weighted(law, d, some) for law in laws if values is not None}
@@ -224,13 +224,17 @@ def range_rows(here: dict, d: np.ndarray, mi_nats: np.ndarray, values: np.ndarra
 
 
 def plateau(fits: list[Fit]) -> Fit | None:
-    """The fit whose C is taken off Î, see the head of this file; None where there is none."""
+    """The fit whose C is subtracted from Î; None if there is none.
+
+    It is the constant if its p-value is at least FLAT, else the first of power_plus_constant_wls and paper_eq_b15 with
+    α >= LEAST_ALPHA, else the constant.
+    """
     by_law = {fit.law: fit for fit in fits}
     constant = by_law.get("constant")
     if constant is not None and constant.p_value >= FLAT:
         return constant
     for law in ("power_plus_constant_wls", "paper_eq_b15"):
-        if law in by_law and by_law[law].parameters["alpha"][0] >= LEAST_ALPHA:  # what grows has its C at small d
+        if law in by_law and by_law[law].parameters["alpha"][0] >= LEAST_ALPHA:  # a rising curve has its C at small d
             return by_law[law]
     return constant
 
@@ -256,7 +260,8 @@ def main(cfg: Settings) -> None:
 
     n_pairs = [entropy.sample_size(*of) for of in counts.by_kind["pair"].values()]
     if values is not None and not covariance_is_known(values[:, inside]):
-        print(f"{unit} tell no covariance of {inside.sum()} distances: chi2, p and AIC take them as independent")
+        few = f"{unit} are too few for the covariance of {inside.sum()} distances"
+        print(f"{few}: chi2, p and AIC treat them as independent")
     tables, fit_table, sweep_table, range_table, corrected_by = [], [], [], [], None
     for estimator in ESTIMATORS:
         mi, main_one = mutual_information(counts.by_kind, estimator), estimator == "grassberger"

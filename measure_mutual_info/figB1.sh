@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Fig. B.1: bipartite mutual information of another corpus (Wikipedia) and by other models, beside Fig. 2b: how I(L/2; L) and
-# its exponent move as the model gets better.
+# Fig. B.1: bipartite mutual information of another corpus (Wikipedia) and by other models, compared with Fig. 2b: how
+# I(L/2; L) and its exponent change as models improve.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of books and of Wikipedia to L = 128                 2 CPU cores, 3 minutes
 #   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B and 1.5B on 38 texts, two of    2 CPU cores, 3.5 hours; 9 GB
 #                 them on Wikipedia, to L = 2048; Qwen 0.5B on twelve books to L = 8192
 #                 (committed; default)
 #   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each    8 (16) × H100, hours
-# Backend, precision and documents a text of each preset stand at the top of score_documents.py (PRESETS).
-# Fig. 2b is one of the panels: fig2b.sh with the same PRESET makes it where it is missing. With OUT alone all is scored
-# again, both figures into OUT.
-# Your own models, hub ids or files, on a corpus of your own (38 texts of the sample if not given), to L = 2048:
+# Backend, precision and documents per text of each preset are in PRESETS of score_documents.py.
+# The run of Fig. 2b is one of the lines: fig2b.sh with the same PRESET reuses or makes it. With OUT alone, everything
+# is scored again, and both figures go into OUT.
+# Your own models, hub ids or files, on your own corpus (the 38 texts of the sample if not given), up to L = 2048:
 #     MODELS="HuggingFaceTB/SmolLM2-135M Qwen/Qwen3-0.6B-Base" CORPUS=… OUT=results/mine bash measure_mutual_info/figB1.sh \
 #         [flags of score_documents.py]
 set -euo pipefail
@@ -38,7 +38,7 @@ case $PRESET in
         ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
-# A name, and patterns of books.
+# For each kind of text a name and patterns of books.
 kinds_of_text="whole_books books/* more_books/[!s]* more_books/sense_*
 addresses */state_of_the_union/*"
 if [ -n "${MODELS:-}${CORPUS:-}" ]; then
@@ -58,7 +58,7 @@ while IFS='|' read -r folder on L_max n_documents scoring models; do
     if [ "$folder" = books ]; then runs=("$results/fig2b"); fi # the first model of the series
     for model in $models; do
         tokenizer=$model
-        # The same tokenizer, and so the same documents: their differences are paired by document.
+        # Qwen 0.5B and 1.5B share a tokenizer, and so the documents: their differences are paired by document.
         if [ "$folder:$model" = "books:$qwen_large" ]; then tokenizer=$qwen_small; fi
         documents=data/documents/${on}_${L_max}_$(short "$tokenizer") out=$top/$folder/$(short "$model")
         if [ "$folder" = own ]; then documents=$top/documents_$(short "$model"); fi

@@ -4,7 +4,7 @@
 #   PRESET=cpu    the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, 1 minute
 #                 (the committed results; default)
 #   PRESET=paper  all of Wikipedia, tokens of Llama 3.1, d = 1 … 256                          16 CPU cores, hours
-# The run of fig2c.sh with the same PRESET is reused, or made. Flags go to count_ngrams.py.
+# Reuses the run of fig2c.sh with the same PRESET, or makes it. Flags go to count_ngrams.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh

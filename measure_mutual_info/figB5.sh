@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fig. B.5: two-point mutual information with and without its plateau: Î(d), and Î(d) − C.
-# Another picture of the runs of Figs. 2c and B.4: seconds where figB4.sh has run with the same PRESET (smoke, cpu,
-# paper), else as long as that takes. Flags go to count_ngrams.py.
+# Drawn from the runs of Figs. 2c and B.4: takes seconds if figB4.sh has run with the same PRESET (smoke, cpu, paper),
+# else as long as figB4.sh. Flags go to count_ngrams.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh

@@ -1,4 +1,4 @@
-r"""Cut a corpus into tokenised documents, each starting at a sentence start, for every measurement on text (Fig. 2, B).
+r"""Cut a corpus into tokenised documents that begin with a sentence, for all measurements on text (Figs. 2, B.1–B.5).
 
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books \
         --tokenizer data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf --out data/documents/books_2048
@@ -8,14 +8,14 @@ r"""Cut a corpus into tokenised documents, each starting at a sentence start, fo
         --tokenizer characters --out data/documents/books_characters            # whole texts, for two-point information
 
 A document is a sequence of whole sentences of one book: the fewest that give `min_tokens` tokens when tokenised on
-their own. The next document starts at the next sentence; the last of a book is left out if it is too short. With
-`boundaries` "book" each whole text is one document. A text that repeats an earlier one is left out.
+their own. The next document starts at the next sentence; the last one of a book is left out if it is too short. With
+`boundaries` "book", each whole text is one document. A text that repeats an earlier one is left out.
 
-CPU only: ten seconds for the sample, 3 hours of one core for PG19. Each process needs memory for about ten times
-`shard_megabytes` of text. A killed run continues, and neither that nor the number of processes changes a document.
+CPU only: ten seconds for the sample, 3 hours of one core for PG19. Each process needs about ten times `shard_megabytes`
+of memory. A killed run can be resumed; neither this nor the number of processes changes the documents.
 
-Writes the folder `out` for `datasets.load_from_disk`: columns document ("<book>#<number>"), book and input_ids (no
-special tokens added); prepare.json in it has the settings and the outcome. Unfinished work lies in `out`.parts.
+Writes the folder `out` for `datasets.load_from_disk`, with the columns document ("<book>#<number>"), book and input_ids
+(no special tokens added). Its prepare.json has the settings and the outcome. Unfinished work is in `out`.parts.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ from measure_mutual_info.corpus.chunking import piece_documents, sentence_docume
 from measure_mutual_info.corpus.reading import Corpus, CorpusSettings, books, open_corpus
 
 RECORD = "prepare.json"
-UNKNOWN_MOST = 0.03  # share of tokens that the tokenizer does not know, above which they are no measurement of the text
+UNKNOWN_MOST = 0.03  # maximum share of unknown tokens; with more, the tokens do not represent the text
 SCHEMA = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int32())})
 Shard = list[tuple[str, str]]  # consecutive books: name, text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CorpusSettings):
-    tokenizer: str  # hub id, local folder or GGUF file, of the model that will read them; or "bytes"; or "characters"
+    tokenizer: str  # hub id, local folder or GGUF file of the model that will read them; or "bytes"; or "characters"
     out: Path = field(metadata=RESUME_OK)  # folder to write
-    source: str = ""  # short name of the corpus in every result; default: from `corpus`
+    source: str = ""  # short name of the corpus in every result; default: derived from `corpus`
     boundaries: Literal["sentence", "none", "book"] = "sentence"
-    """"none": consecutive pieces of min_tokens, for code, DNA; "book": a text uncut"""
-    min_tokens: int = 2048  # length of a document in tokens, at least (paper: 2,048); shorter texts are left out
-    shuffle_seed: int | None = None  # not in the paper: tokens of each document in random order, which tell nothing
-    max_documents_per_book: int = 0  # 0: all of them
-    shard_megabytes: float = field(default=8.0, metadata=RESUME_OK)  # not in the paper: text a process holds at a time
+    """"none": consecutive pieces of min_tokens tokens, for code or DNA; "book": whole texts"""
+    min_tokens: int = 2048  # minimum length of a document in tokens (paper: 2,048); shorter texts are left out
+    shuffle_seed: int | None = None  # not in the paper: shuffle the tokens of each document, as a null test
+    max_documents_per_book: int = 0  # 0: no limit
+    shard_megabytes: float = field(default=8.0, metadata=RESUME_OK)  # not in the paper: text per process at a time
     processes: int = field(default=0, metadata=RESUME_OK)  # 0: one per core
 
     def validate(self) -> None:
@@ -75,7 +75,7 @@ class Settings(CorpusSettings):
 
     @property
     def name(self) -> str:
-        """The source: as given, else the last telling part of `corpus` ("emozilla/pg19" → "pg19")."""
+        """`source` if given, else the last part of `corpus` without wildcards ("emozilla/pg19" → "pg19")."""
         parts = [part for part in Path(self.corpus).parts if not set(part) & set("*?[/") and part not in (".", "..")]
         return printable(self.source or (Path(parts[-1]).stem if parts else "corpus"))
 
@@ -95,7 +95,7 @@ def documents(text: str, tokenizer: Tokenizer, cfg: Settings) -> Iterator[list[i
 
 
 def shuffled(ids: list[int], seed: int) -> list[int]:
-    """The tokens in a random order, which the seed and the tokens themselves decide: the null of every measurement."""
+    """The tokens in a random order that depends on the seed and the tokens: the null of every measurement."""
     tokens = np.array(ids, dtype=np.int64)
     return np.random.default_rng([seed, zlib.crc32(tokens.tobytes())]).permutation(tokens).tolist()
 
@@ -111,7 +111,7 @@ def cut(task: tuple[Path, Shard], tokenizer: Tokenizer, cfg: Settings) -> pa.Tab
 
 
 def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[Shard]:
-    """Consecutive books, `shard_megabytes` of text (in million characters) at a time."""
+    """Group consecutive books into shards of about `shard_megabytes` million characters."""
     shard, size = [], 0
     for name, text in found:
         shard.append((name, text))
@@ -124,7 +124,7 @@ def make_shards(found: Iterator[tuple[str, str]], cfg: Settings) -> Iterator[Sha
 
 
 def count_unknown(ids: pa.ChunkedArray, tokenizer: Tokenizer, cfg: Settings) -> int:
-    """Tokens that the tokenizer does not know. UserError: they are more than UNKNOWN_MOST."""
+    """Number of tokens unknown to the tokenizer. UserError: their share is above UNKNOWN_MOST."""
     if tokenizer.unknown is None:
         return 0
     flat = [chunk.flatten().to_numpy() for chunk in ids.chunks]
@@ -140,13 +140,13 @@ def count_unknown(ids: pa.ChunkedArray, tokenizer: Tokenizer, cfg: Settings) -> 
 def cut_shards(
     cfg: Settings, corpus: Corpus, tokenizer: Tokenizer, parts: Path, wanted: dict, counts: Counter[str]
 ) -> list[Path]:
-    """Cut the corpus into the folder `parts`, a file per shard, but for those that are there. counts: see `books`."""
+    """Cut the corpus into the folder `parts`, one file per shard, and skip files that exist. counts: see `books`."""
     resumed, paths = begun(parts, wanted, RECORD), []
     with tqdm(desc="documents", unit="book", total=corpus.total) as bar:
 
         def unfinished() -> Iterator[tuple[Path, Shard]]:
             for shard in make_shards(books(corpus.rows(), cfg, counts), cfg):
-                # Named by its text: a corpus that changes behind the hub, or other shards, are cut anew.
+                # The name has a hash of the text: if the corpus on the hub or the shards change, they are cut again.
                 digest = hashlib.blake2b(json.dumps(shard).encode(), digest_size=16).hexdigest()
                 paths.append(parts / f"{len(paths):05d}-{digest}.arrow")
                 if paths[-1].exists():
@@ -174,7 +174,7 @@ def main(cfg: Settings) -> None:
     wanted = cfg.identity(corpus, source=cfg.name, tokenizer_hash=tokenizer.hash)
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     if begun(cfg.out, wanted, RECORD):
-        shutil.rmtree(parts, ignore_errors=True)  # of a run that was killed at its very end
+        shutil.rmtree(parts, ignore_errors=True)  # left by a run that was killed at its very end
         print(f"{cfg.out}: there already")
         return
     counts: Counter[str] = Counter()
@@ -208,13 +208,13 @@ def main(cfg: Settings) -> None:
         "versions": versions() | {"nupunkt": nupunkt.__version__},
         "seconds": round(time.time() - started, 1),
     }
-    # The library's own fingerprint has the paths of the shards in it.
+    # The library's own fingerprint depends on the paths of the shards.
     fingerprint = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
     folder = parts / "whole"
     shutil.rmtree(folder, ignore_errors=True)
     Dataset(whole.data, whole.info, fingerprint=fingerprint).save_to_disk(folder)
     replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    os.rename(folder, cfg.out)  # in one step: a folder that is there is whole
+    os.rename(folder, cfg.out)  # in one step: if the folder exists, it is complete
     shutil.rmtree(parts)
     skipped = ", ".join(f"{record[key]:,} {key[8:].replace('_', ' ')}" for key in record if key.startswith("skipped_"))
     print(f"{cfg.out}: {len(whole):,} documents of {n_books:,} books, {record['tokens']:,} tokens; left out: {skipped}")

@@ -1,15 +1,15 @@
-r"""Log-probabilities behind bipartite mutual information (Eq. 6, 7; Fig. 2b, B.1, B.2, B.3): documents → scores.csv.
+r"""Score documents with a language model, for bipartite mutual information (Eqs. 6, 7; Figs. 2b, B.1, B.2, B.3).
 
     python measure_mutual_info/score_documents.py --documents data/documents/books --model HuggingFaceTB/SmolLM2-135M \
         --out results/mine/scores.csv
 
-For each document and each (ℓ, L) of the grid: log q(Y|X), log q(Y|BOS), the part of it from Y's first two tokens, log q
-of the document's first L − ℓ tokens given BOS, log q(Y|X'), and how many bytes Y has. X is the first ℓ tokens, Y the
-tokens ℓ+1 … L, and X' the first ℓ tokens of another document, the X donor.
+For each document and each (ℓ, L) of the grid, scores.csv has log q(Y|X), log q(Y|BOS), the part of the latter from Y's
+first two tokens, log q of the document's first L − ℓ tokens given BOS, log q(Y|X'), and the number of bytes of Y. X is
+the first ℓ tokens, Y the tokens ℓ+1 … L, and X' the first ℓ tokens of another document, the X donor.
 "BOS" is the tokenizer's BOS, its EOS if it has no BOS, or --bos; for SmolLM2-Instruct it is the chat marker
-<|im_start|>. Scoring takes about 25 s a document for SmolLM2-135M at L = 2048 on two CPU cores.
+<|im_start|>. Scoring takes about 25 s per document for SmolLM2-135M at L = 2048 on two CPU cores.
 
-A killed run continues where it stopped: finished groups of documents lie in `<out>.parts/` until scores.csv is written.
+A killed run continues where it stopped: finished groups of documents are in `<out>.parts/` until scores.csv is written.
 Several processes or machines can share one run (`--shard 0/4` … `--shard 3/4`, the same --out on a shared disk); the
 last one to finish writes the CSV.
 """
@@ -41,21 +41,21 @@ class Settings:
     model: str  # hub id, local folder or .gguf file
     out: Path = field(metadata=RESUME_OK)  # the scores.csv to write
     L_max: int = 2048  # tokens; longest context + continuation. Shorter documents are left out
-    ell_max: int | None = None  # tokens; largest split point ℓ; as far as L_max allows if not given (paper: 1,024)
+    ell_max: int | None = None  # tokens; largest split point ℓ; if not given, as large as L_max allows (paper: 1,024)
     ratios: tuple[int, ...] = (2, 3, 4)  # L/ℓ: 2 for Fig. 2b, 3 and 4 for Fig. B.2
-    documents_per_book: int | None = None  # at most so many of each book, drawn at random; all if not given
-    n_documents: int | None = None  # how many documents, drawn at random; all of them if not given. Paper: 1,024
-    seed: int = 0  # of the draws of documents and of the permutation that gives each document its X'
+    documents_per_book: int | None = None  # maximum per book, drawn at random; all if not given
+    n_documents: int | None = None  # number of documents, drawn at random; all if not given. Paper: 1,024
+    seed: int = 0  # seed for drawing documents and for the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """auto: that of the scores in --out; where there are none, bfloat16 on a processor (AVX512-BF16, AMX) or GPU that
+    """auto: the dtype of the scores in --out; if there are none, bfloat16 on a CPU (AVX512-BF16, AMX) or GPU that
     computes in it, else float32"""
     batch_tokens: int = 4096
-    """tokens in one pass through the model: bounds memory. A group is batch_tokens / L_max documents, at least one"""
-    bos: str | None = None  # token to put in front of everything; the tokenizer's BOS if not given, or else its EOS
+    """tokens per pass through the model; limits memory. A group is batch_tokens // (longest L) documents, or one"""
+    bos: str | None = None  # token in front of every text; if not given, the tokenizer's BOS, or else its EOS
     shard: str = field(default="0/1", metadata=RESUME_OK)  # i/n: score only every n-th group, beginning with group i
     device: str = field(default="auto", metadata=RESUME_OK)
-    """transformers: auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)"""
+    """transformers: auto, cpu, cuda, cuda:1, mps, or split (layers spread over all GPUs)"""
     tensor_parallel: int = field(default=1, metadata=RESUME_OK)  # vllm: GPUs that share each layer
     pipeline_parallel: int = field(default=1, metadata=RESUME_OK)  # vllm: groups of GPUs that hold successive layers
     gpu_memory: float = field(default=0.9, metadata=RESUME_OK)  # vllm: share of a GPU's memory to use
@@ -67,7 +67,7 @@ class Settings:
 
     @property
     def longest(self) -> int:
-        """The longest L of the grid, in tokens: L_max, or the last that fits below it."""
+        """The longest L of the grid, in tokens: the largest that is not above L_max."""
         return max(L for _, L in self.points)
 
     @property
@@ -92,15 +92,15 @@ class Settings:
             raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
 
 
-# What --preset sets in place of the defaults above, with which one machine scores small models.
+# Values that --preset sets instead of the defaults above, which suit small models on one machine.
 CPU = {"dtype": "auto", "documents_per_book": 3}
 PAPER = {"backend": "vllm", "dtype": "bfloat16", "tensor_parallel": 8, "batch_tokens": 65_536}  # 8 × H100 80 GB
 PRESETS = {
     "paper": PAPER,
-    "paper-deepseek": PAPER | {"pipeline_parallel": 2},  # DeepSeek V3 takes 16
+    "paper-deepseek": PAPER | {"pipeline_parallel": 2},  # DeepSeek V3 needs 16 GPUs
     "cpu": CPU,
-    "cpu-series": CPU | {"ratios": (2,)},  # of several models
-    "cpu-single": CPU | {"ratios": (2,), "documents_per_book": 1},  # one of each article, or of each book
+    "cpu-series": CPU | {"ratios": (2,)},  # for several models
+    "cpu-single": CPU | {"ratios": (2,), "documents_per_book": 1},  # one document per article or book
     "demo": {"dtype": "auto"},
     "smoke": {},
 }
@@ -108,7 +108,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """The documents to score. ids: (documents, longest L) int32; x_donor[i] lends its X to document i."""
+    """The documents to score. ids: (documents, longest L) int32; X' of document i is the X of x_donor[i]."""
 
     names: np.ndarray
     books: np.ndarray
@@ -118,10 +118,10 @@ class Sample:
 
 
 def draw_sample(cfg: Settings) -> Sample:
-    """Documents that reach the longest L of the grid, cut to it, as many as asked for, drawn by seed; their x_donors.
+    """Draw the documents to score, which reach the longest L of the grid and are cut to it, and their x_donors.
 
-    A document that repeats an earlier one is left out: as its x_donor it would be no other document.
-    UserError if the folder is not one of prepare_dataset.py, or holds too few such documents (2 at least).
+    A document that repeats an earlier one is left out: it could be the x_donor of its own copy.
+    UserError: the folder was not written by prepare_dataset.py, or has too few such documents (at least 2).
     """
     table, facts = open_documents(cfg.documents)
     lengths, longest, needed = document_lengths(table), cfg.longest, cfg.n_documents or 2
@@ -134,7 +134,7 @@ def draw_sample(cfg: Settings) -> Sample:
             f"{lengths.max()}) and repeat no other, and {needed} are needed: lower --L-max or --n-documents, or "
             "prepare more or longer documents (--min-tokens)"
         )
-    if cfg.documents_per_book is not None:  # the first ones in a random order, so that more include fewer
+    if cfg.documents_per_book is not None:  # the first in a random order, so a larger number adds to a smaller one
         drawn = np.random.default_rng(cfg.seed).permutation(chosen)
         place = pd.Series(drawn).groupby(np.asarray(list(table["book"]))[drawn]).cumcount()
         chosen = np.sort(drawn[place < cfg.documents_per_book])
@@ -155,11 +155,11 @@ def draw_sample(cfg: Settings) -> Sample:
 
 
 def check_model(cfg: Settings, sample: Sample) -> tuple[int, str, str | None]:
-    """Id and text of the token that stands for BOS, and the model's revision on the hub (None for a local one).
+    """Id and text of the token used as BOS, and the model's revision on the hub (None for a local model).
 
-    No weights are loaded. UserError: context shorter than L, else as `pretrained.start_token`.
+    No weights are loaded. UserError: the context is shorter than the longest L, or as `pretrained.start_token`.
     """
-    from common import pretrained  # here, because it takes seconds
+    from common import pretrained  # imported here: it takes seconds
 
     config = pretrained.load_config(cfg.model)
     context = pretrained.context_tokens(config)
@@ -186,7 +186,7 @@ def load_backend(cfg: Settings, sample: Sample, bos: int) -> passes.Backend:
 
 
 def scoring_identity(cfg: Settings, sample: Sample, bos: int, revision: str | None) -> dict:
-    """What must be the same for two runs to be parts of one, `batch_tokens` included: rounding depends on the batch."""
+    """What two runs must share to be parts of one; also `batch_tokens`, because rounding depends on the batch."""
     from common.pretrained import model_fingerprint
 
     digest = hashlib.sha256(sample.ids.tobytes() + sample.x_donor.tobytes() + "\n".join(sample.names).encode())
@@ -202,14 +202,14 @@ def scoring_identity(cfg: Settings, sample: Sample, bos: int, revision: str | No
 
 
 def groups(cfg: Settings, sample: Sample, shard: tuple[int, int] = (0, 1)) -> dict[int, np.ndarray]:
-    """The documents that are scored together, by the number of the group: every n-th group, beginning with i."""
+    """Documents that are scored together, by group number. shard: (i, n) for every n-th group, beginning with i."""
     every = np.arange(len(sample.names))
     starts = every[:: cfg.group_size]
     return {g: every[starts[g] : starts[g] + cfg.group_size] for g in range(shard[0], len(starts), shard[1])}
 
 
 def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: Pieces) -> None:
-    """Score every group of this shard that is not in the store yet."""
+    """Score every group of this shard that is not yet in `store`."""
     y_recipient = np.argsort(sample.x_donor)  # y_recipient[i] is the document that gets i's X
     split, tokens = passes.branches(cfg.points), passes.tokens_a_document(cfg.points)
     mine = groups(cfg, sample, cfg.shard_of)
@@ -217,25 +217,25 @@ def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: 
     total, left = (tokens * sum(map(len, some.values())) for some in (mine, missing))
     shown = {"unit": "token", "unit_scale": True, "desc": "scoring", "smoothing": 0.05, "mininterval": 2}
     with tqdm(total=total, initial=total - left, **shown) as bar:
-        backend.tick = bar.update  # after every layer: on a CPU a pass of a large model takes minutes
+        backend.tick = bar.update  # called after every layer: a pass of a large model takes minutes on a CPU
         for group, rows in missing.items():
             began = time.time()
             scored = backend.token_logprobs(sample.ids[rows], sample.ids[y_recipient[rows]], split)
             seconds = np.array(time.time() - began)
             store.write(group, passes.terms(scored, cfg.points) | {"seconds": seconds})
             left -= tokens * len(rows)
-            bar.n = total - left  # prompts without shared key-values hold more tokens
+            bar.n = total - left  # without shared key-values, more tokens are processed
             bar.refresh()
 
 
 def continuation_bytes(cfg: Settings, sample: Sample) -> np.ndarray:
-    """Bytes of UTF-8 of each Y, (documents, points); NaN for a model without a tokenizer.
+    """UTF-8 bytes of each Y, (documents, points); NaN for a model without a tokenizer.
 
-    That of a character which a cut divides is right to three bytes.
+    If a cut splits a character, the number is accurate to within three bytes.
     """
     try:
         tokenizer = load_tokenizer(cfg.model)
-    except UserError:  # its documents are ids
+    except UserError:  # its documents are token ids only
         return np.full((len(sample.names), len(cfg.points)), np.nan)
     ends = sorted({end for point in cfg.points for end in point})
     upto = [[len(tokenizer.text(row[:end].tolist()).encode("utf-8", "replace")) for end in ends] for row in sample.ids]
@@ -244,9 +244,9 @@ def continuation_bytes(cfg: Settings, sample: Sample) -> np.ndarray:
 
 
 def assemble(cfg: Settings, sample: Sample, store: Pieces) -> tuple[pd.DataFrame, int, float]:
-    """All groups as the table of scores.csv, how many documents failed, and the seconds that all groups took.
+    """The table of scores.csv from all groups, the number of failed documents, and the seconds that all groups took.
 
-    A document with a log-probability that is not finite has failed: its terms are left empty.
+    A document fails if one of its log-probabilities is not finite; its terms are left empty.
     """
     points, names = cfg.points, list(passes.TERMS)
     values = {name: np.full((len(sample.names), len(points)), np.nan) for name in names}
@@ -270,7 +270,7 @@ def main(cfg: Settings) -> None:
         from common.pretrained import find_device, find_dtype
 
         there = read_identity(cfg.out.with_suffix(".json"), "identity") if cfg.out.exists() else None
-        found = there.get("dtype") if isinstance(there, dict) else None  # committed scores serve every machine
+        found = there.get("dtype") if isinstance(there, dict) else None  # so committed scores serve every machine
         cfg = replace(cfg, dtype=found or find_dtype(find_device(cfg.device)))  # so that the record names it
         print(f"computing in {cfg.dtype}")
     sample = draw_sample(cfg)

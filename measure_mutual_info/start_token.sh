@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the token in front of every text does to I(L/2; L): the models of the series, each with its tokenizer's own and with
-# another one.
+# How the start token in front of every text changes I(L/2; L): the models of the series, each with the start token of
+# its tokenizer and with another one.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of four books to L = 16                           2 CPU cores, 1 minute
 #   PRESET=cpu    four models, 38 texts, three documents each, to L = 64 (committed;           2 CPU cores, 40 minutes
 #                 default)
@@ -18,7 +18,7 @@ case $PRESET in
     *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
 
-# compare OTHER [FLAG ...]: the tokenizer's start token and OTHER; flags are of score_documents.py.
+# compare OTHER [FLAG ...]: compares the tokenizer's start token with OTHER; flags are those of score_documents.py.
 compare() {
     local other=$1 start
     prepare "$length"

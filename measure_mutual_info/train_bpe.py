@@ -4,9 +4,9 @@ r"""Train a small byte-level BPE tokenizer, for the two-point information of a s
     python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \\
         --tokenizer data/tokenizers/bpe512 --out data/documents/books_bpe512
 
-To estimate the entropy of pairs, each kind of pair should be seen several times. With a model's tokenizer, of 50,000 to
-130,000 tokens, this takes billions of tokens. A tokenizer of a few hundred tokens has syllables and short words, and
-few enough kinds of pairs for a megabyte of text. Its first 256 tokens are the bytes, so it can encode every text.
+To estimate the entropy of pairs, each kind of pair should be seen several times. With a model's vocabulary of 50,000 to
+130,000 tokens, this takes billions of tokens. A vocabulary of a few hundred tokens consists of syllables and short
+words, with few enough kinds of pairs for a megabyte of text. Its first 256 are the bytes, so it can encode any text.
 
 Hardware: one CPU core, a second for 4 MB; memory for the distinct words of the corpus.
 
@@ -40,18 +40,18 @@ RECORD = "train_bpe.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CorpusSettings):
-    out: Path = field(metadata=RESUME_OK)  # folder to write; its name is that of the tokenizer in every result
-    vocab_size: int = 512  # not in the paper: tokens, 256 of them bytes
+    out: Path = field(metadata=RESUME_OK)  # folder to write; its name is the tokenizer's name in every result
+    vocab_size: int = 512  # not in the paper: number of tokens, 256 of which are the bytes
 
     def validate(self) -> None:
         if self.vocab_size <= 256:
-            raise UserError(f"--vocab-size is {self.vocab_size}: give more than 256, which the bytes take")
+            raise UserError(f"--vocab-size is {self.vocab_size}: give more than 256, as the bytes take 256")
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A BPE over bytes, its words cut as GPT-2's are, of at most `vocab_size` tokens.
+    """Train a byte-level BPE with at most `vocab_size` tokens, on words split as in GPT-2.
 
-    It has fewer tokens where every word of the corpus is one before they are used up.
+    It has fewer tokens if every word of the corpus becomes a single token before that.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -84,7 +84,7 @@ def main(cfg: Settings) -> None:
         raise UserError(
             f"{cfg.corpus}: its words make only {size} tokens: give a longer corpus, or --vocab-size {size} or less"
         )
-    # Under another name until it is whole: a folder that is there is a tokenizer.
+    # Written under another name until it is complete: if `out` exists, it is a tokenizer.
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)

@@ -3,13 +3,13 @@
     python plots/bipartite.py --figure 2b --results results/fig2b --out results/fig2b/fig2b
 
 Reads bipartite.csv and sweep.csv (estimate_bipartite.py) from a folder. Writes OUT.png and OUT.pdf:
-    2b     I(L/2; L) by each estimator, and under it the local slopes; the paper's lines
+    2b     I(L/2; L) by each estimator, with the paper's lines, and the local slopes below
     B.2    the same at L = 2 ell, 3 ell and 4 ell
     B.3    direct with and without the 2-gram correction
     sweep  not in the paper: β in every window that ends at the largest L, or begins at the smallest
 A power law is drawn over the longest window of lengths in which it is accepted (p >= 0.05). See docs/figures.md.
 
-Hardware: one CPU core, two seconds. Expect straight lines in log-log, and flat slopes, for a power law.
+Hardware: one CPU core, two seconds. For a power law, expect straight lines in log-log, and flat slopes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SWEEP = ["source", "model", "estimator", "L_over_ell", "L_min", "L_max", "A", "b
 LABELS = {"direct": "direct", "direct_corrected": "direct, corrected", "vclub": "vCLUB"}
 LABELS |= {"direct_unpaired": "direct, unpaired", "block_entropy": "block entropy"}
 STYLES = dict(zip(LABELS, (*style.LOOKS, style.look(style.COLORS[4], "X", 4.0)), strict=True))
-ESTIMATORS = ("direct", "direct_corrected", "vclub", "block_entropy")  # those are drawn that there are
+ESTIMATORS = ("direct", "direct_corrected", "vclub", "block_entropy")  # drawn if the CSV has them
 Y_LABEL = "Bipartite mutual information\nI({}; L) (nats)"
 SLOPE_LABEL = "Local slope\nd\u2009ln\u2009I / d\u2009ln\u2009L"
 
-# Fig. 2b of the paper, PG19 and Llama 3.1 405B: name, A in nats, β, dashes; drawn over its L in tokens
-# as far as there are points.
+# Fig. 2b of the paper (PG19, Llama 3.1 405B): name, A in nats, β, dashes. Drawn over the paper's range of L in tokens,
+# cut to the range of our points.
 PAPER_FIG_2B = (("direct", 2.27, 0.76, (5, 2)), ("vCLUB", 3.26, 0.71, (1, 1.5)))
 PAPER_L = (4, 2048)
 
@@ -64,17 +64,17 @@ class Results:
         return f"{source}, {n:,.0f} documents of {books:.0f} texts\n{model}"
 
     def points(self, estimators: Sequence[str], ratio: int) -> pd.DataFrame:
-        """The rows of some estimators with L = ratio · ell, ascending in L."""
+        """The rows of these estimators with L = ratio · ell, in ascending order of L."""
         rows = self.bipartite[self.bipartite["estimator"].isin(estimators)]
         return rows[rows["L_tokens"] == ratio * rows["ell_tokens"]].sort_values("L_tokens")
 
     def there(self, estimators: Sequence[str], ratio: int) -> list[str]:
-        """Those of the estimators that have points."""
+        """The estimators that have points."""
         found = set(self.points(estimators, ratio)["estimator"])
         return [name for name in estimators if name in found]
 
     def accepted(self, estimator: str, ratio: int) -> pd.Series | None:
-        """The window of sweep.csv in which a power law is drawn, see `longest_accepted`."""
+        """The window of sweep.csv over which a power law is drawn, or None; see `longest_accepted`."""
         windows = self.windows[(self.windows["estimator"] == estimator) & (self.windows["L_over_ell"] == ratio)]
         shown = self.points([estimator], ratio)["L_tokens"].max()
         return longest_accepted(windows[windows["L_max"] <= shown])
@@ -82,7 +82,7 @@ class Results:
     def draw_slopes(
         self, ax: Axes, estimators: Sequence[str], ratio: int, which: str, at: str = ""
     ) -> dict[str, Artist]:
-        """β in those windows of sweep.csv that the query `which` picks, see style.draw_slopes; returns the legend."""
+        """Draw β in windows of sweep.csv that the query `which` picks, see style.draw_slopes; returns the legend."""
         windows, legend = self.windows[self.windows["L_over_ell"] == ratio].query(which), {}
         there = self.there(estimators, ratio)
         for index, name in enumerate(there):
@@ -97,7 +97,7 @@ Panel = tuple[Sequence[str], int]  # what a panel shows: estimators, L/ell
 def read_results(folder: Path) -> Results:
     """Read and check the CSVs of a folder.
 
-    UserError: a CSV is bad, an estimator is unknown, or the files are of several corpora or models.
+    UserError: a CSV is bad, an estimator is unknown, or the files are from several corpora or models.
     """
     program = "python measure_mutual_info/estimate_bipartite.py"
     why = f"make it with {program} --scores SCORES.csv --counts COUNTS.csv --out {folder}"
@@ -112,8 +112,8 @@ def read_results(folder: Path) -> Results:
 
 
 def draw_estimates(ax: Axes, results: Results, estimators: Sequence[str], ratio: int) -> dict[str, Artist]:
-    """Points ± 1 standard error, by book where there are several, and accepted power laws of the estimators that there
-    are; returns the legend.
+    """Draw points ± 1 standard error (by book if there are several) and accepted power laws of the estimators that
+    have points; returns the legend.
     """
     legend = {}
     for index, name in enumerate(results.there(estimators, ratio)):
@@ -134,15 +134,15 @@ def draw_estimates(ax: Axes, results: Results, estimators: Sequence[str], ratio:
 def draw_panels(
     results: Results, panels: Sequence[Panel], cut: str, titles: Sequence[str], paper: bool = False
 ) -> Figure:
-    """Log-log panels side by side with the same y limits, a panel of local slopes under each and a legend each.
+    """Log-log panels side by side with the same y limits, each with a panel of local slopes and a legend below it.
 
-    cut: where L is cut, for the y label. paper: its lines too. UserError: no point above 0.
+    cut: where L is cut, for the y label. paper: also draw the paper's lines. UserError: no point above 0.
     """
     fig, upper, lower = style.new_figure(titles, Y_LABEL.format(cut), lower=SLOPE_LABEL)
     points = pd.concat([results.points(*panel) for panel in panels])
     shown = points[points["mi_nats"] > 0]
     L = np.clip(PAPER_L, points["L_tokens"].min(), points["L_tokens"].max())
-    # A bar that reaches far down runs out of the axis.
+    # Error bars that reach far down do not extend the axis.
     y = [
         np.maximum(shown["mi_nats"] - shown["stderr_nats"], shown["mi_nats"] / 2),
         shown["mi_nats"] + shown["stderr_nats"],
@@ -163,7 +163,7 @@ def draw_panels(
 
 
 def draw_sweep(results: Results) -> Figure:
-    """Two panels: β by the first L, β by the last L."""
+    """Two panels: β against the first L of the fit, and against the last L."""
     L = results.points(ESTIMATORS, 2)["L_tokens"]
     ends = [f"Fits that end at L = {L.max():g}", f"Fits that begin at L = {L.min():g}"]
     x_labels = ["First L of the fit (tokens)", "Last L of the fit (tokens)"]
@@ -179,7 +179,7 @@ def draw_sweep(results: Results) -> Figure:
 
 
 def draw(figure: str, results: Results) -> Figure:
-    """UserError: nothing that a logarithmic axis can show."""
+    """Draw the figure of this name. UserError: no value that a logarithmic axis can show."""
     if figure == "sweep":
         return draw_sweep(results)
     if figure == "B.2":

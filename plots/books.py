@@ -1,19 +1,19 @@
-"""Fig. 4 and G.9: loss of models on books against the position, the gap between two models, and what context gains.
+"""Figs. 4 and G.9: loss of models on books by position, the gap between two models, and the gain from context.
 
     python plots/books.py --results results/fig4 --out results/fig4/fig4
     python plots/books.py --results results/fig4 --out results/fig4/training --figure training
     python plots/books.py --results results/fig4 --pretrained results/fig4/pretrained/* --out results/fig4/fig4
 
 Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (compare.py), and counting.csv (counting_floor.py)
-where there is one. Writes OUT.png and OUT.pdf, means over seeds:
-  left    a line per model, and the loss of counting as a dotted line
-  middle  a line per pair with its 95% interval, above 0 where the second model is better, and a dot where one overtakes
-  right   what all of the context gains over the last tokens of it, in each doubling of the position, 95% intervals
---pretrained: folders of compare.py with models that read the same books in tokens of their own; left and right.
+if it exists. Writes OUT.png and OUT.pdf, with means over seeds:
+  left    the loss, one line per model; a dotted line for the model that counts (PPM)
+  middle  the gap of each pair with its 95% interval, above 0 where the second model is better; dots where one overtakes
+  right   the gain of the whole context over its last tokens only, per doubling of the position, with 95% intervals
+--pretrained: folders of compare.py for models that read the same books in their own tokens; added left and right.
 --figure training: against the tokens of training, from summary.csv, tokens.csv, token_gaps.csv and counting.csv:
-  left    the loss over all positions
-  middle  the gap in loss of each pair, and right the gap in what all of the context gains over the last tokens of it,
-          both in the last half of the positions
+  left    the mean loss over all positions
+  middle  the gap in loss of each pair, in the last half of the positions
+  right   the gap in the gain of the whole context over its last tokens, in the last half of the positions
 
 Hardware: one CPU core, three seconds. Expect lines that fall quickly over the first positions and slowly later.
 """
@@ -42,17 +42,17 @@ GAINS = ["model", "context", "position_units", "gain_nats", "lo95", "hi95"]
 COUNTING = ["order", "nats_per_byte"]
 TOKENS = ["model", "L", "tokens", "nats_per_unit", "unit"]
 TOKEN_GAPS = ["model_a", "model_b", "tokens", "last", "gap_nats", "lo95", "hi95"]
-GAIN_GAPS = ["context", "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]  # NaN at positions that are too early
+GAIN_GAPS = ["context", "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]  # NaN where the position is too early
 REMEDY = "make it with train_on_pg19/compare.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
-FIRST = 16  # units of text where the left panel begins: over the first ones all models are as bad
-CONTEXT = 64  # tokens: the right panel has the gain over so many, or the most below that
+FIRST = 16  # units of text: where the left panel begins; before, all models are equally bad
+CONTEXT = 64  # tokens: the right panel shows the gain over this context, or the longest below it
 
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
     figure: Literal["4", "training"] = "4"
-    pretrained: tuple[Path, ...] = ()  # folders of compare.py, of models that read the same books
+    pretrained: tuple[Path, ...] = ()  # folders of compare.py, for models that read the same books
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Curves:
     gap: pd.DataFrame
     crossover: pd.DataFrame
     gains: pd.DataFrame
-    counting: pd.DataFrame  # without rows where there is none
+    counting: pd.DataFrame  # empty if there is no such file
 
     @property
     def unit(self) -> str:
@@ -72,7 +72,7 @@ class Curves:
 
 
 def read_models(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """smooth.csv, summary.csv, and the rows of gains.csv that are drawn."""
+    """Read smooth.csv, summary.csv, and the drawn rows of gains.csv. UserError: a bad CSV or different models."""
     smooth = read_table(folder / "smooth.csv", SMOOTH, REMEDY, key=SMOOTH[:4])
     summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
     gains = read_table(folder / "gains.csv", GAINS, REMEDY, ["lo95", "hi95"], key=GAINS[:3])
@@ -83,7 +83,7 @@ def read_models(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
 
 def read_curves(folder: Path) -> Curves:
-    """UserError: a bad CSV, no rows, or CSVs of different models or lengths."""
+    """Read the CSVs of a folder. UserError: a bad CSV, no rows, or CSVs of different models or lengths."""
     smooth, summary, gains = read_models(folder)
     gap = read_table(folder / "gap.csv", GAP, REMEDY, ["lo95", "hi95"], key=GAP[:4])
     crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, ["overtakes_at"])
@@ -100,7 +100,7 @@ def read_counting(folder: Path) -> pd.DataFrame:
 
 
 def looks(summary: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
-    """Colour, dashes and label of each model: a colour a kind of model, dashes by its size."""
+    """Colour, dashes and label of each model: one colour per kind of model, dashes by size."""
     found = {}
     for color, (_, models) in zip(cycle(COLORS), summary.groupby("kind", sort=False)):
         sizes = models.groupby("model")["parameters"].max().sort_values(ascending=False)
@@ -131,7 +131,7 @@ def draw_counting(ax: Axes, counting: pd.DataFrame) -> dict[str, Artist]:
 
 
 def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
-    """Lines, bands and dots of the pairs; returns the legend."""
+    """Draw the line, band and dots of each pair; returns the legend."""
     legend = {}
     for color, ((a, b), rows) in zip(cycle(COLORS), curves.gap.groupby(["model_a", "model_b"], sort=False)):
         at = rows["position_units"]
@@ -145,7 +145,7 @@ def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
 
 
 def draw_gains(ax: Axes, gains: pd.DataFrame, models: dict[str, tuple[str, str, str]]) -> None:
-    shift = {name: 1.03 ** (number - len(models) / 2) for number, name in enumerate(models)}  # beside each other
+    shift = {name: 1.03 ** (number - len(models) / 2) for number, name in enumerate(models)}  # bars side by side
     at_all = gains["position_units"] * gains["model"].map(shift)
     for name, (color, dash, _) in models.items():
         rows = gains[gains["model"] == name]
@@ -174,7 +174,7 @@ def draw(curves: Curves, pretrained: list[tuple[pd.DataFrame, pd.DataFrame, pd.D
 
 
 def draw_training(folder: Path) -> Figure:
-    """UserError: a bad CSV."""
+    """Loss and gaps against the tokens of training. UserError: a bad CSV."""
     summary = read_table(folder / "summary.csv", SUMMARY, REMEDY, key=SUMMARY[:3])
     tokens = read_table(folder / "tokens.csv", TOKENS, REMEDY, key=TOKENS[:3])
     gaps = read_table(folder / "token_gaps.csv", TOKEN_GAPS + GAIN_GAPS, REMEDY, ["lo95", "hi95", *GAIN_GAPS])
@@ -190,7 +190,7 @@ def draw_training(folder: Path) -> Figure:
         (legend[label],) = left.plot(of["tokens"], of["nats_per_unit"], color=color, linestyle=dash, marker=".")
     log_axis(left.xaxis, tokens["tokens"], "tokens")
     put_legend(left, legend | draw_counting(left, read_counting(folder)))
-    gaps["at"] = gaps["tokens"] * 1.05 ** gaps.groupby(["model_a", "model_b"], sort=False).ngroup()  # beside each other
+    gaps["at"] = gaps["tokens"] * 1.05 ** gaps.groupby(["model_a", "model_b"], sort=False).ngroup()  # side by side
     for ax, (value, low, high) in zip(others, (TOKEN_GAPS[-3:], GAIN_GAPS[1:]), strict=True):
         pairs = {}
         for color, ((a, b), rows) in zip(cycle(COLORS), gaps.groupby(["model_a", "model_b"], sort=False)):

@@ -1,11 +1,11 @@
-"""Estimates held against processes of known information: how far vCLUB and misspecified predictors lie off.
+"""Estimates for processes of known information: how far off vCLUB and misspecified predictors are.
 
     python plots/calibration.py --results results/calibration --out results/calibration/calibration
 
-Reads coverage.csv, and from coverage.json beside it L/ell, of each process, in folders of their own.
-Writes OUT.png and OUT.pdf, a panel per process: exact I(L/2; L) as a line, mean estimates of direct, vCLUB and (where
-it is there) block entropy, and direct with misspecified predictors. Expect direct and block entropy on the line,
-and vCLUB far above it. One CPU core, two seconds.
+Reads coverage.csv from the folder of each process, and L/ell from the coverage.json beside it.
+Writes OUT.png and OUT.pdf, one panel per process: the exact I(L/2; L) as a line, mean estimates of direct, vCLUB and
+(if present) block entropy, and direct with misspecified predictors. Expect direct and block entropy on the line, and
+vCLUB far above it. One CPU core, two seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.cli import UserError, run
 
 KEY = ["process", "predictor", "estimator", "n_documents", "quantity", "L_tokens"]
 COVERAGE = [*KEY, "truth", "mean", "sd"]
-MAY_LACK = ["L_tokens", "mean", "sd"]  # β has no L, one replication no spread
+MAY_LACK = ["L_tokens", "mean", "sd"]  # β has no L, and one replication has no spread
 REMEDY = "make it with python measure_mutual_info/calibration/bipartite.py --out results/calibration"
 
 SPOILED = {
@@ -34,7 +34,7 @@ SPOILED = {
 
 
 def read_processes(folder: Path) -> pd.DataFrame:
-    """The I(L) of all processes at their largest number of documents, ascending in L, with L/ell as `ratio`.
+    """Read I(L) of all processes at their largest number of documents, in ascending order of L; `ratio` is L/ell.
 
     UserError: a file is missing or bad, or has no I(L) of direct and vclub with the exact predictor.
     """
@@ -44,7 +44,7 @@ def read_processes(folder: Path) -> pd.DataFrame:
         try:
             ratio = json.loads(record.read_text(encoding="utf-8"))["settings"]["ratio"]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{record} is not there or tells no ratio: {REMEDY}") from error
+            raise UserError(f"{record} is missing or has no ratio: {REMEDY}") from error
         table = table[(table["quantity"] == "mi") & (table["n_documents"] == table["n_documents"].max())]
         if not {"direct", "vclub"} <= set(table.query("predictor == 'exact'")["estimator"]):
             raise UserError(f"{path} has no mi of direct or vclub with the exact predictor: {REMEDY}")
@@ -55,12 +55,12 @@ def read_processes(folder: Path) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel per process: the exact curve, mean estimates; table: of `read_processes`."""
+    """One panel per process with the exact curve and mean estimates. table: from `read_processes`."""
     series = {("exact", name): (LABELS[name], STYLES[name]) for name in ("direct", "vclub", "block_entropy")}
     series |= {(name, "direct"): (f"direct, {name.replace('_', ' ')}", light) for name, light in SPOILED.items()}
     exact = table[(table["predictor"] == "exact") & table["estimator"].isin(["direct", "vclub"])]
     values = pd.concat([exact["truth"], exact["mean"]])
-    low = values[values > 0].min() / 2  # what is misspecified may lie far below
+    low = values[values > 0].min() / 2  # misspecified predictors may lie far below
     processes, legend = list(table.groupby("process", sort=False)), {}
     titles = [name.replace("_b", ", β = ").replace("_e", ", ε = ").replace("_", " ") for name, _ in processes]
     y_label = f"Mutual information\nI(L/{table['ratio'].iloc[0]}; L) (nats)"

@@ -3,11 +3,11 @@
     python plots/condition.py --results results/condition --out results/condition/condition
 
 Not a figure of the paper. Reads state.csv (l2m_condition/state_size.py), condition.csv and required.csv
-(required_state.py) from the folder. Writes OUT.png and OUT.pdf: elements of the state after L/2 tokens, a line per
-model, in a colour for each kind of growth, whose models with the least and the largest state are named; and
-how many elements the laws of I(L/2; L) ask for, at one nat per element and at the other constants of required.csv.
+(required_state.py) from the folder. Writes OUT.png and OUT.pdf: the elements of the state after L/2 tokens, one
+line per model, coloured by kind of growth (the legend names those of each kind with the smallest and largest state);
+and the elements that the laws of I(L/2; L) require, at one nat per element and the other constants of required.csv.
 
-Hardware: one CPU core, two seconds. Expect lines of slope 1 and flat ones; the laws, of slope 0.7, cross the flat ones.
+Hardware: one CPU core, two seconds. Expect lines of slope 1 and flat ones; the paper's laws, of slope 0.7, cross these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.cli import UserError, run
 STATE = ["model", "layer_kind", "context_tokens", "state_elements"]
 REQUIRED = ["law", "L_tokens", "capacity", "nats_per_element", "required_elements", "required_lo95", "required_hi95"]
 REMEDY = "make it with bash l2m_condition/condition.sh"
-GROUPS = {  # a colour and a dash each, so that they differ without colour
+GROUPS = {  # colour and dashes; the dashes tell groups apart without colour
     "full attention": (COLORS[0], "-"),
     "latent attention": (COLORS[2], (0, (1, 1))),
     "hybrid": (COLORS[3], (0, (5, 1.5))),
@@ -36,7 +36,7 @@ PAPER, MEASURED = "0.15", "#A87400"
 
 
 def read_states(folder: Path) -> pd.DataFrame:
-    """model, group, L, elements: a row per model and L. UserError: a column is missing."""
+    """Read model, group, L and state_elements, one row per model and L. UserError: a bad CSV."""
     states = read_table(folder / "state.csv", STATE, REMEDY)
     groups = read_table(folder / "condition.csv", ["model", "group"], REMEDY).drop_duplicates()
     states = states[states["layer_kind"] == "total"].merge(groups, on="model")
@@ -44,8 +44,8 @@ def read_states(folder: Path) -> pd.DataFrame:
 
 
 def draw_laws(ax: Axes, required: pd.DataFrame) -> dict[str, Artist]:
-    """The band between the paper's laws at each capacity, which is named at its end, and the measured law at one nat
-    (or the nearest) with its interval; returns the legend."""
+    """Draw the band between the paper's laws at each capacity, labelled at its end, and the measured laws at one nat
+    (or the nearest constant) with their intervals; returns the legend."""
     legend, paper = {}, required["law"].str.startswith("paper-")
     for capacity, rows in required[paper].groupby("capacity", sort=False):
         needs = rows.pivot(index="L_tokens", columns="law", values="required_elements")
@@ -64,7 +64,7 @@ def draw_laws(ax: Axes, required: pd.DataFrame) -> dict[str, Artist]:
 
 
 def draw_states(ax: Axes, states: pd.DataFrame) -> dict[str, Artist]:
-    """A line per model; returns the legend, an entry per group."""
+    """Draw one line per model; returns the legend, with one entry per group."""
     legend = {}
     for group, (color, dash) in GROUPS.items():
         mine = states[states["group"] == group]
@@ -78,7 +78,7 @@ def draw_states(ax: Axes, states: pd.DataFrame) -> dict[str, Artist]:
 
 
 def draw(folder: Path) -> Figure:
-    """UserError: as `read_states`, or the states and the laws share no two L."""
+    """Draw states and laws of a folder. UserError: as `read_states`, or they share fewer than two L."""
     states, key = read_states(folder), ["law", "capacity", "L_tokens"]
     required = read_table(folder / "required.csv", REQUIRED, REMEDY, REQUIRED[-2:], key).sort_values("L_tokens")
     required = required[required["L_tokens"].between(states["L"].min(), states["L"].max())]

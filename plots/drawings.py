@@ -1,4 +1,4 @@
-"""Fig. 1 and Fig. 2a, which are drawings: what has to pass the cut, and the two kinds of information. No data.
+"""Figs. 1 and 2a, drawings without data: what has to pass the cut, and the two kinds of information.
 
     python plots/drawings.py
 
@@ -28,7 +28,7 @@ class Settings:
 
 
 def blank(height: float) -> tuple[Figure, Axes]:
-    """A figure in one column without axes, in units of a token's place."""
+    """A one-column figure without axes, in units of the width of a token."""
     matplotlib.rcParams.update(RC | {"text.parse_math": True})
     fig = Figure((COLUMN_IN, COLUMN_IN * height / TOKENS))
     ax = fig.add_axes((0, 0, 1, 1))
@@ -38,7 +38,7 @@ def blank(height: float) -> tuple[Figure, Axes]:
 
 
 def tokens(ax: Axes, y: float, colors: list[str]) -> None:
-    """A row of boxes, W_1 … W_L from left to right."""
+    """Draw a row of boxes, W_1 … W_L from left to right."""
     for i, color in enumerate(colors):
         ax.add_patch(Rectangle((i + 0.1, y), 0.8, 0.8, facecolor=color, edgecolor="black", linewidth=0.5))
 
@@ -48,13 +48,13 @@ def say(ax: Axes, x: float, y: float, text: str, color: str = "black") -> None:
 
 
 def bracket(ax: Axes, left: float, right: float, y: float, text: str) -> None:
-    """Above what lies from one place to another, with a text over its middle."""
+    """Draw a bracket from `left` to `right`, with a text above its middle."""
     ax.plot([left, left, right, right], [y, y + 0.25, y + 0.25, y], color="black", linewidth=0.7)
     say(ax, (left + right) / 2, y + 0.8, text)
 
 
 def draw_fig1() -> Figure:
-    """What the second half owes to the first has to pass through the history state."""
+    """Fig. 1: all information that the second half shares with the first has to pass through the history state."""
     fig, ax = blank(5.6)
     tokens(ax, 0.9, [PAST] * HALF + [FUTURE] * HALF)
     say(ax, HALF / 2, 0.4, r"first half $X$", PAST)
@@ -70,7 +70,7 @@ def draw_fig1() -> Figure:
 
 
 def draw_fig2a() -> Figure:
-    """Two tokens at a distance, and two halves."""
+    """Fig. 2a: two tokens at a distance, and two halves."""
     fig, ax = blank(7.4)
     first, second = 2, 9
     colors = ["white"] * TOKENS

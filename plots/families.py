@@ -1,14 +1,14 @@
-"""Fig. C.6: two Gaussian families with the same information of two positions and wholly different ones of two halves.
+"""Fig. C.6: two Gaussian families with the same two-point information and very different bipartite information.
 
     python plots/families.py --results results/figC6/subvolume results/figC6/logarithmic --out results/figC6/figC6
 
-Reads gaussian_mi.csv, two_point.csv, fit.csv and, where it is there, rank.csv (exact_mi.py) from each folder. Writes
-OUT.png and OUT.pdf, three panels against L, a series a family:
-    I(L/2; L), with the line that fit.csv has selected: a power or a logarithm
-    I of the first and the last position
+Reads gaussian_mi.csv, two_point.csv, fit.csv and, if it exists, rank.csv (exact_mi.py) from each folder. Writes
+OUT.png and OUT.pdf, three panels against L with one series per family:
+    I(L/2; L), with the law that is `selected` in fit.csv: a power or a logarithm
+    I between the first and the last position
     not in the paper: the rank of Cov(X, Y) at L/2, the size of the smallest linear history state
 
-Hardware: one CPU core, two seconds. Expect a straight line of slope 0.79 beside a nearly flat curve, then one curve.
+Hardware: one CPU core, two seconds. Expect a straight line of slope 0.79 and a nearly flat curve, then a single curve.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from style import LOOKS, draw_law, draw_points, log_axis, new_figure, one_run, p
 
 from common.cli import UserError, run
 
-# Of each CSV: its columns, what it shows last, and the rows that are drawn.
+# For each CSV: its columns, of which the last one is drawn, and a query for the rows that are drawn.
 TABLES = {
     "gaussian_mi": (["family", "copies", "L", "ell", "mi_nats"], "ell == L // 2"),
     "two_point": (["family", "copies", "L", "i", "j", "mi_nats"], "i == 1 and j == L"),
@@ -35,12 +35,12 @@ FIT = ["law", "parameter", "value", "L_min", "L_max", "selected"]
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    results: tuple[Path, ...]  # folders with the CSVs, a family each
+    results: tuple[Path, ...]  # folders with the CSVs, one per family
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The CSVs of one folder. tables: of those that are there, the drawn rows, ascending in L."""
+    """The CSVs of one folder. tables: the drawn rows of each CSV that exists, in ascending order of L."""
 
     family: str
     copies: float
@@ -49,7 +49,7 @@ class Exact:
 
 
 def read_exact(folder: Path) -> Exact:
-    """UserError: a bad CSV, or the files are of several families."""
+    """Read the CSVs of a folder. UserError: a bad CSV, or several families or numbers of copies."""
     why = f"make it with python gaussian_synthetic/exact_mi.py --family subvolume --out {folder}"
     tables = {}
     for name, (columns, drawn) in TABLES.items():
@@ -57,14 +57,14 @@ def read_exact(folder: Path) -> Exact:
         if name != "rank" or path.exists():
             tables[name] = read_table(path, columns, why).query(drawn).sort_values("L")
             if tables[name].empty or tables[name]["L"].duplicated().any():
-                raise UserError(f"{path} has not one value at L/2 for each L: {why}")
+                raise UserError(f"{path} needs exactly one value at L/2 for each L: {why}")
     run_of = one_run(folder, list(tables.values()), ("family", "copies"))
     fit = read_table(folder / "fit.csv", FIT, why)
     return Exact(*run_of, tables, fit[fit["selected"] == "True"].set_index("parameter"))
 
 
 def draw(results: list[Exact]) -> Figure:
-    """The panels. UserError: more families than there are looks, or of different numbers of copies."""
+    """Draw the panels. UserError: no family, more than LOOKS has, or different numbers of copies."""
     if not 1 <= len(results) <= len(LOOKS):
         raise UserError(f"--results names {len(results)} folders: give 1 to {len(LOOKS)}")
     if len({one.copies for one in results}) > 1:

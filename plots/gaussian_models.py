@@ -1,19 +1,19 @@
-"""Models on Gaussian sequences: Figs. 3, G.7 and G.8, and how they used their state and their training.
+"""Models trained on Gaussian sequences: Figs. 3, G.7 and G.8, and how they used their state and training.
 
     python plots/gaussian_models.py --figure 3 --results results/fig3 --out results/fig3/fig3
 
 Reads summary.csv (evaluate.py) from the folder, kl.csv for G.7 and G.8, and training.csv for `training`. Writes OUT.png
 and OUT.pdf:
-    3            average KL against L of models whose state grows with L (a) and of those of fixed state (b), and of the
-                 latter against I(L/2; L) / dim(z) (c), and less that of the best linear state (d)
-    G.7          KL position by position, a panel per length
-    G.8          NLL position by position, and the exact entropy below which no model comes
-    utilisation  not in the paper: share of I(L/2; L) that a model makes use of, against L
+    3            average KL against L for models whose state grows with L (a) and for models of fixed state (b); for the
+                 latter also against I(L/2; L) / dim(z) (c), and minus the KL of the best linear state (d)
+    G.7          KL by position, one panel per length
+    G.8          NLL by position, and the exact entropy, which no model can beat
+    utilisation  not in the paper: share of I(L/2; L) that a model uses, against L
     training     not in the paper: KL against the steps of training
-    frontier     not in the paper: KL against the elements of a copy, and the best linear state
+    frontier     not in the paper: KL against state elements per copy, and the best linear state
 
-Hardware: one CPU core, three seconds. Expect, where training is long enough: a flat, b rising the sooner the smaller
-the state, c one curve. See docs/figures.md.
+Hardware: one CPU core, three seconds. With enough training, expect a to be flat, b to rise the earlier the smaller
+the state is, and c to be a single curve. See docs/figures.md.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from common.record import ROOT
 
 KEY = ["model", "L", "seed"]
 SUMMARY = [*KEY, "state_size", "mi_nats", "mean_kl_nats", "utilisation", "converged", "copies", "family", "k", "n"]
-FRONTIER = ["frontier_lo_nats", "frontier_hi_nats"]  # NaN where the state grows, and where capacity.csv has no such L
+FRONTIER = ["frontier_lo_nats", "frontier_hi_nats"]  # NaN if the state grows, or if capacity.csv lacks this L
 CAPACITY = ["family", "k", "n", "L", "d", "mi_nats", "lower_nats", "attained_nats"]
 KL = [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats"]
 TRAINING = [*KEY, "steps", "step", "kl_nats"]
 INDEPENDENT = "independent"  # the predictor that ignores the past
 MARKERS = "oD^svP"
-# Last positions of the bins of G.7 and G.8: logarithmic, and beyond 4 of whole rows of four, which repeat a pattern.
+# Last positions of the bins of G.7 and G.8: logarithmic; beyond 4, in whole rows of four, as a pattern repeats there.
 EDGES = sorted({2**i for i in range(25)} | {3 * 2**i for i in range(2, 25)})
 REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out results/mine"
 
@@ -53,13 +53,13 @@ REMEDY = "make it with python gaussian_synthetic/evaluate.py --runs … --out re
 @dataclass(frozen=True)
 class Settings(style.Settings):
     figure: Literal["3", "G.7", "G.8", "utilisation", "training", "frontier"] = "3"
-    capacity: Path = ROOT / "results/capacity/capacity.csv"  # of the best linear state, for 3 and frontier
-    L: tuple[int, ...] = ()  # lengths of G.7 and G.8, a panel each; default: the three longest
+    capacity: Path = ROOT / "results/capacity/capacity.csv"  # KL of the best linear state, for 3 and frontier
+    L: tuple[int, ...] = ()  # lengths of G.7 and G.8, one panel each; default: the three longest
 
 
 @dataclass(frozen=True)
 class Models:
-    """summary.csv of one folder. names: the models, those of growing state first, then by the size of their state."""
+    """summary.csv of one folder. names: the models, those with a growing state first, then by size of the state."""
 
     folder: Path
     summary: pd.DataFrame
@@ -74,12 +74,12 @@ class Models:
         return sorted(self.summary["L"].astype(int).unique())
 
     def constant(self, name: str) -> bool:
-        """Whether a model's history state is as large at every length, as a recurrent model's is."""
+        """Whether a model's history state has the same size at every length, as in a recurrent model."""
         return self.summary.loc[self.summary["model"] == name, "state_size"].nunique() == 1
 
     def look(self, name: str, color: str = "", filled: bool = True) -> dict[str, object]:
-        """Of points: a marker per kind (mamba2-… or gru-…), a color per model, from light to dark by the size of the
-        state where it is fixed. color: in place of the model's.
+        """Look of points: one marker per kind (mamba2-… or gru-…) and one color per model; fixed states go from light
+        to dark with their size. color: replaces that of the model.
         """
         kinds = list(dict.fromkeys(of.split("-")[0] for of in self.names))
         fixed = [of for of in self.names if self.constant(of)]
@@ -91,13 +91,13 @@ class Models:
         return style.look(color or to_hex(own), marker, filled=filled)
 
     def line(self, name: str) -> dict[str, object]:
-        """For ax.plot without markers: solid where the state is of fixed size."""
+        """Look of a line of ax.plot, without markers: solid if the state has a fixed size, else dashed."""
         dash = "-" if self.constant(name) else "--"
         return {"color": self.look(name)["color"], "linestyle": dash, "linewidth": 0.8}
 
 
 def read_models(folder: Path) -> Models:
-    """UserError: a bad CSV, or one without models."""
+    """Read summary.csv of a folder. UserError: a bad CSV, or one without models."""
     summary = read_table(folder / "summary.csv", [*SUMMARY, *FRONTIER], REMEDY, ["utilisation", *FRONTIER], KEY)
     summary["converged"] = summary["converged"].astype(str) == "True"
     sizes = summary[summary["model"] != INDEPENDENT].groupby("model")["state_size"].agg(["max", "nunique"])
@@ -110,9 +110,9 @@ def read_models(folder: Path) -> Models:
 def draw_cells(
     ax: Axes, models: Models, name: str, rows: pd.DataFrame, x: str, y: str, color: str = "", floor: float = -np.inf
 ) -> Artist:
-    """A point for each L of a model: the mean over seeds, bars from the least seed to the largest.
+    """Draw one point per L of a model: the mean over seeds, with bars from the smallest to the largest seed.
 
-    Hollow where a seed has not converged. floor: see draw_points.
+    Points are hollow if a seed has not converged. floor: see draw_points. Returns the entry of the legend.
     """
     cells = rows.groupby("L").agg(x=(x, "mean"), y=(y, "mean"), lo=(y, "min"), hi=(y, "max"), done=("converged", "all"))
     for filled, some in cells.groupby("done"):
@@ -122,12 +122,12 @@ def draw_cells(
 
 
 def _of_line(look: dict[str, object]) -> dict[str, object]:
-    """A look of ax.errorbar for a Line2D."""
+    """Convert a look of ax.errorbar into one of Line2D."""
     return {"marker": look["fmt"]} | {key: value for key, value in look.items() if key not in ("fmt", "elinewidth")}
 
 
 def draw_over_lengths(ax: Axes, models: Models, names: Sequence[str], column: str) -> dict[str, Artist]:
-    """A column of summary.csv against L, a line per model. Returns the legend."""
+    """Draw a column of summary.csv against L, one line per model; returns the legend."""
     legend = {}
     for name in names:
         rows = models.summary[models.summary["model"] == name]
@@ -184,7 +184,7 @@ def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
 
 
 def draw_frontier(models: Models, frontier: pd.DataFrame) -> Figure:
-    """KL against the elements of a copy, a panel per length, above what the best linear state can reach."""
+    """KL against state elements per copy, one panel per length, with the bounds of the best linear state."""
     fixed = [name for name in models.names if models.constant(name)]
     table = models.summary[models.summary["model"].isin(fixed)].copy()
     table["d"] = table["state_size"] / models.copies
@@ -218,7 +218,7 @@ def draw_utilisation(models: Models) -> Figure:
 
 
 def draw_lines(models: Models, table: pd.DataFrame, lengths: Sequence[int], by: str, column: str) -> Figure:
-    """A panel per length: means of a column against `by`, a line per model. `by`: position, or step of training."""
+    """One panel per length: means of a column against `by` (position, or step of training), one line per model."""
     x_label, base = {"position": ("Position (tokens)", 2), "step": ("Optimizer steps", 10)}[by]
     y_label = f"{column.removesuffix('_nats').upper()} (nats per token)"
     fig, axes, _ = new_figure([f"L = {L:g}" for L in lengths], y_label, x_label)
@@ -240,7 +240,7 @@ def draw_lines(models: Models, table: pd.DataFrame, lengths: Sequence[int], by: 
 
 
 def draw_positions(models: Models, column: str, lengths: Sequence[int]) -> Figure:
-    """Figs. G.7 and G.8. UserError: a length that there is not."""
+    """Figs. G.7 and G.8. UserError: a length that kl.csv lacks."""
     kl = read_table(models.folder / "kl.csv", KL, REMEDY, key=[*KEY, "position"])
     lengths = lengths or models.lengths[-3:]
     if missing := set(lengths or [0]) - set(kl["L"]):
@@ -251,7 +251,7 @@ def draw_positions(models: Models, column: str, lengths: Sequence[int]) -> Figur
 
 
 def draw(cfg: Settings) -> Figure:
-    """UserError: bad CSVs, or a length that there is not."""
+    """Draw the figure of cfg. UserError: bad CSVs, or a length that kl.csv lacks."""
     models = read_models(cfg.results)
     if cfg.figure in ("G.7", "G.8"):
         return draw_positions(models, "kl_nats" if cfg.figure == "G.7" else "nll_nats", cfg.L)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Redraws every figure from the committed CSVs in results/, as PNG and PDF. No GPU, no model; one CPU core, a minute.
-# Figures 1 and 2a are drawings.
+# Figs. 1 and 2a are drawings without data.
 #
 #     bash plots/make_all.sh
 set -euo pipefail

@@ -6,14 +6,14 @@
         results/figB1/wikipedia/models.csv --out results/figB1/exponent
 
 Reads models.csv (compare_models.py) of each corpus, and for B.1 bipartite.csv and sweep.csv (estimate_bipartite.py)
-from the folder of each model. Writes OUT.png and OUT.pdf, a column per corpus:
-    B.1       the direct estimate of I(L/2; L) ± 1 standard error by book against L in bytes, a line per model, and
-              under it the local slopes
-    exponent  not in the paper: β over all L, and under it over long L, against the loss per byte; thin lines join the
-              models in the order of their loss
-Intervals are at 95%. L in bytes is L in tokens times the bytes of a token in models.csv.
+from the folder of each model. Writes OUT.png and OUT.pdf, one column per corpus:
+    B.1       the direct estimate of I(L/2; L) ± 1 standard error by book against L in bytes, one line per model, and
+              the local slopes below
+    exponent  not in the paper: β over all L, and below it β over long L, against the loss per byte; thin lines join
+              the models in the order of their loss
+Intervals are 95% intervals. L in bytes is L in tokens times the bytes per token of models.csv.
 
-Hardware: one CPU core, two seconds. At short L the models also differ by what they expect after their start token.
+Hardware: one CPU core, two seconds. At short L, models also differ in what they expect after their start token.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from common.cli import UserError, run
 
 MODELS = ["source", "model", "estimator", "quantity", "value", "lo95", "hi95", "L_min", "L_max", "n_books"]
 LOOKS = (*style.LOOKS, *(style.look(color, marker) for color, marker in zip(style.COLORS[4:], "XvP", strict=True)))
-ESTIMATOR = "direct"  # of Fig. B.1
+ESTIMATOR = "direct"  # in Fig. B.1
 REMEDY = "make it with measure_mutual_info/compare_models.py, see figB1.sh"
 X_LABEL = "Loss (nats per byte)"
 PAPER = "paper, PG19, Llama 3.1 405B: {} {}"
-NOT_OF_THE_NAME = r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$"  # quantisation and kind of file
+NOT_OF_THE_NAME = r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$"  # quantisation and file extension
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Settings:
 
 
 def read_compared(paths: Sequence[Path]) -> pd.DataFrame:
-    """All rows of models.csv of the corpora. UserError: no file, a bad one, a corpus in two, a model without a loss."""
+    """Read models.csv of all corpora. UserError: no file, a bad one, a corpus in two files, a model without a loss."""
     tables = [style.read_table(path, MODELS, REMEDY, ["lo95", "hi95"], [*MODELS[:4], "L_max"]) for path in paths]
     sources = [source for table in tables for source in table["source"].unique()]
     if not sources or len(set(sources)) < len(sources):
@@ -65,7 +65,7 @@ def read_compared(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_results(folders: Sequence[Path]) -> dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]:
-    """What Fig. B.1 shows of bipartite.csv and sweep.csv, by corpus and model. UserError: a bad CSV, one run twice."""
+    """Read what Fig. B.1 shows of each run, by corpus and model. UserError: a bad CSV, or a run given twice."""
     found = {}
     for folder in folders:
         results = bipartite.read_results(folder)
@@ -80,7 +80,7 @@ def read_results(folders: Sequence[Path]) -> dict[tuple[str, str], tuple[pd.Data
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Of "SmolLM2-135M-Instruct.Q4_1.gguf" the label "SmolLM2 135M"; whole names where two labels would be alike."""
+    """Labels such as "SmolLM2 135M" for "SmolLM2-135M-Instruct.Q4_1.gguf"; full names if two labels would be equal."""
     short = {name: re.sub(NOT_OF_THE_NAME, "", name, flags=re.IGNORECASE) for name in models}
     short = {name: text.removesuffix("-Instruct").replace("-", " ") for name, text in short.items()}
     return short if len(set(short.values())) == len(short) else {name: name for name in models}
@@ -97,7 +97,7 @@ def title(rows: pd.DataFrame, what: str) -> str:
 
 
 def draw_lines(compared: pd.DataFrame, results: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
-    """Fig. B.1: points ± 1 standard error by book, or by document of a single book. UserError: not the same models."""
+    """Fig. B.1: points ± 1 standard error by book, or by document for a single book. UserError: models differ."""
     runs = list(compared[["source", "model"]].drop_duplicates().itertuples(index=False, name=None))
     if different := sorted({*runs} ^ results.keys()):
         where = "in models.csv and not in --results" if different[0] in runs else "in --results and not in models.csv"
@@ -129,7 +129,7 @@ def draw_lines(compared: pd.DataFrame, results: dict[tuple[str, str], tuple[pd.D
 
 
 def draw_exponents(compared: pd.DataFrame) -> Figure:
-    """A row of panels of β over all L, and one over long L: a marker per model, a colour per estimator."""
+    """One row of panels with β over all L, and one with β over long L: a marker per model, a colour per estimator."""
     corpora, models = [rows for _, rows in compared.groupby("source", sort=False)], compared["model"].unique()
     looks, names, legend = dict(zip(models, cycle(LOOKS))), short_names(models), {}
     panels = [(rows, rows[rows["quantity"] == quantity]) for quantity in ("beta", "beta_long") for rows in corpora]
@@ -139,7 +139,7 @@ def draw_exponents(compared: pd.DataFrame) -> Figure:
     estimators = [name for name in LABELS if name in set(compared["estimator"])]
     for ax, (rows, of) in zip(axes, panels, strict=True):
         loss = rows[rows["quantity"] == "loss_nats_per_byte"].set_index("model")["value"]
-        step = 0.03 * (loss.max() - loss.min())  # to the right, so that bars do not overlap
+        step = 0.03 * (loss.max() - loss.min())  # shift to the right, so that bars do not overlap
         for index, estimator in enumerate(estimators):
             color, points = STYLES[estimator]["color"], of[of["estimator"] == estimator].set_index("model")
             x = loss[points.index] + step * (index - (len(estimators) - 1) / 2)

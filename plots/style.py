@@ -1,6 +1,6 @@
-"""What every figure shares: reading CSVs, looks, panels, logarithmic axes, legends, and saving as PNG and PDF.
+"""Shared by all figures: reading CSVs, looks, panels, logarithmic axes, legends, and saving as PNG and PDF.
 
-Nothing is fitted or selected here: what a picture needs stands in the CSVs.
+Nothing is fitted or selected here: the CSVs have all that a figure needs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from common.cli import UserError
 from common.powerlaw import LAWS
 from common.record import atomic_file, numbers, read_csv
 
-COLUMN_IN, PAGE_IN, NARROW_IN = 3.4, 7.0, 2.3  # widths: a figure in one column, across the page; the narrowest panel
-PANEL_IN, LOWER_IN, LABELS_IN = 2.0, 0.9, 0.8  # heights: a panel, the low one under it, the labels and titles of both
-NORMAL = 8  # points
+COLUMN_IN, PAGE_IN, NARROW_IN = 3.4, 7.0, 2.3  # widths: one-column figure, full page, narrowest panel
+PANEL_IN, LOWER_IN, LABELS_IN = 2.0, 0.9, 0.8  # heights: panel, low panel under it, labels and titles
+NORMAL = 8  # font size in points
 GREY = "0.4"
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # by Okabe and Ito
 RC = {
     "font.size": 7,
     "axes.labelsize": NORMAL,
@@ -43,7 +43,7 @@ RC = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "legend.labelspacing": 0.25,
-    "text.parse_math": False,  # a "$" in a name begins no formula
+    "text.parse_math": False,  # a "$" in a name does not begin a formula
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 L_AXIS = "Sequence length L (tokens)"
@@ -51,8 +51,8 @@ PAPER = {"color": GREY, "linewidth": 0.8, "zorder": 1, "gid": "paper"}  # lines 
 
 FIT = ["source", "model", "estimator", "law", "parameter", "value", "lo95", "hi95", "boot_lo95", "boot_hi95"]
 FIT += ["L_min", "L_max", "p_value", "selected"]
-MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit claims nothing
-# Columns of any CSV that hold words, and columns of lengths, which stand on logarithmic axes.
+MAY_LACK = ["lo95", "hi95", "boot_lo95", "boot_hi95", "p_value"]  # NaN where a fit has none
+# Columns of any CSV that hold text, and columns of lengths, which are drawn on logarithmic axes.
 TEXT = {"source", "model", "model_a", "model_b", "tokenizer", "estimator", "law", "parameter", "selected"}
 TEXT |= {"plateau_law", "family", "kind", "process", "predictor", "quantity", "group", "capacity", "layer_kind"}
 TEXT |= {"converged", "unit"}
@@ -61,20 +61,20 @@ LENGTHS = {"L", "L_tokens", "ell_tokens", "d_tokens", "context_tokens", "L_min",
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a program that draws one folder."""
+    """Settings of a program that draws the CSVs of one folder."""
 
     results: Path  # folder with the CSVs
     out: Path  # where to write, without the suffix
 
 
 def look(color: str, marker: str, size: float = 3.6, filled: bool = True) -> dict[str, object]:
-    """A series for ax.errorbar: points without a line; shape and filling tell series apart without colour."""
+    """Look of a series for ax.errorbar: points without a line; shape and fill tell series apart without colour."""
     face, edge = (color, 0.4) if filled else ("none", 0.9)
     edges = {"markeredgewidth": edge, "elinewidth": 0.8}
     return {"fmt": marker, "color": color, "markersize": size, "markerfacecolor": face, **edges}
 
 
-LOOKS = (  # one that equals the one before lies within it
+LOOKS = (  # where two series coincide, both markers stay visible
     look(COLORS[0], "o", 5.0, filled=False),
     look(COLORS[1], "D", 2.6),
     look(COLORS[2], "^"),
@@ -85,10 +85,10 @@ LOOKS = (  # one that equals the one before lies within it
 def read_table(
     path: Path, columns: Sequence[str], remedy: str, may_lack: Sequence[str] = (), key: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """These columns of a CSV: words (see TEXT) as they are, the others as finite numbers, or NaN in `may_lack`.
+    """Read columns of a CSV: text (see TEXT) unchanged, the others as finite numbers; NaN is allowed in `may_lack`.
 
-    key: what no two rows may share; there must be rows then. remedy: what to do about a bad file. UserError: no such
-    file, no table, columns missing, a number is none, a length is not above 0, no rows, rows twice.
+    key: columns that tell rows apart; if given, there must be rows. remedy: what to do about a bad file. UserError: no
+    such file, not a table, missing columns, a bad number, a length not above 0, no rows, or rows with the same key.
     """
     table = read_csv(path, columns, remedy)
     for column in columns:
@@ -110,7 +110,7 @@ def read_table(
 
 
 def one_run(folder: Path, tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list:
-    """The values that columns (corpus, model) have in all CSVs of a folder. UserError: there are several."""
+    """The values of columns (corpus, model) that all CSVs of a folder must share. UserError: they differ."""
     runs = pd.concat(tables)[list(names)].drop_duplicates()
     if len(runs) > 1:
         found = " and ".join(", ".join(map(str, run)) for run in runs.itertuples(index=False))
@@ -125,10 +125,11 @@ def new_figure(
     lower: str = "",
     columns: int = 0,
 ) -> tuple[Figure, list[Axes], list[Axes]]:
-    """Panels of one size, `columns` side by side (0: all), and low ones under them; the layout is matplotlib's.
+    """Panels of equal size, `columns` side by side (0: all), and optional low panels below; matplotlib lays them out.
 
-    titles: one a panel. y_label: of all panels, which then have one y axis, or one a panel. x_label: likewise.
-    lower: y label of a low panel under each, with the same x axis; none if empty, and then the list is of the panels.
+    titles: one per panel. y_label: one for all panels, which then share the y axis, or one per panel. x_label: one for
+    all, or one per panel. lower: y label of the low panels, which share the x axis of those above; "": none.
+    Returns the figure, the panels, and the low panels (without any, the panels again).
     """
     matplotlib.rcParams.update(RC)
     n, columns = len(titles), columns or len(titles)
@@ -154,7 +155,7 @@ def new_figure(
 
 
 def put_legend(where: Axes | Figure, handles: dict[str, Artist], columns: int = 1) -> None:
-    """Below the figure, from the left edge of a panel or of the figure on. handles: by label."""
+    """Put a legend below the figure, starting at the left edge of a panel or of the figure. handles: by label."""
     fig = where.figure
     if where is fig:
         across, labels = fig.transFigure, list(handles)
@@ -163,15 +164,15 @@ def put_legend(where: Axes | Figure, handles: dict[str, Artist], columns: int = 
         across, labels = where.transAxes, [textwrap.fill(label, room) for label in handles]
     place = {"bbox_to_anchor": (0, 0), "bbox_transform": blended_transform_factory(across, fig.transFigure)}
     legend = where.legend(handles.values(), labels, loc="upper left", ncols=columns, **place)
-    legend.set_in_layout(False)  # the panels keep their size, `save` makes the picture as high as it has to be
+    legend.set_in_layout(False)  # the panels keep their size; `save` makes room for the legend
 
 
 def draw_points(
     ax: Axes, x: pd.Series, y: pd.Series, bars: object, look: dict[str, object], index: int = 0, floor: float = 0.0
 ) -> Artist:
-    """Points of the series `index` of a panel, with bars as for ax.errorbar: None, half lengths, or both lengths.
+    """Draw series number `index` of a panel as points. bars: as in ax.errorbar, None, symmetric, or lower and upper.
 
-    At or below `floor` a logarithmic axis shows none: small downward markers stand at the bottom edge instead.
+    Points at or below `floor`, which a logarithmic axis cannot show, become small downward markers at the bottom edge.
     """
     shown = (y > floor).to_numpy()
     edge = np.full((~shown).sum(), 0.02 + 0.03 * index)
@@ -181,9 +182,9 @@ def draw_points(
 
 
 def draw_slopes(ax: Axes, windows: pd.DataFrame, column: str, look: dict[str, object], shift: float, at: str) -> Artist:
-    """A column of sweep.csv with its 95% interval, `shift` lengths to the right so that bars do not overlap.
+    """Draw a column of sweep.csv with 95% intervals, 0.18 · `shift` doublings to the right so that bars do not overlap.
 
-    at: the column of x, or "" for the middle between L_min and L_max.
+    at: the column for x, or "" for the geometric mean of L_min and L_max.
     """
     x = windows[at] if at else np.sqrt(windows["L_min"] * windows["L_max"])
     bars = [windows[column] - windows["lo95"], windows["hi95"] - windows[column]]
@@ -191,7 +192,7 @@ def draw_slopes(ax: Axes, windows: pd.DataFrame, column: str, look: dict[str, ob
 
 
 def draw_law(ax: Axes, fit: pd.DataFrame, color: str, less: float = 0.0) -> Line2D:
-    """The law of some rows of fit.csv, `parameter` their index, over its range; `less` nats below.
+    """Draw the law of some rows of fit.csv (indexed by `parameter`) over the range of its fit, lowered by `less` nats.
 
     UserError: the law is unknown, or the parameters are not those of its formula.
     """
@@ -202,7 +203,7 @@ def draw_law(ax: Axes, fit: pd.DataFrame, color: str, less: float = 0.0) -> Line
         values |= {"beta": -values["alpha"]} if "alpha" in values else {}
         theta = [math.log(values[name]) if name in form.positive else values[name] for name in form.parameters]
     except (KeyError, ValueError) as error:
-        raise UserError(f"fit.csv: {law} with {', '.join(fit.index)} is no law that can be drawn") from error
+        raise UserError(f"fit.csv: {law} with {', '.join(fit.index)} cannot be drawn") from error
     L = np.geomspace(low, high, 100)
     mi = form.mi(np.array(theta), np.log(L)) - less
     (line,) = ax.plot(L[mi > 0], mi[mi > 0], color=color, linewidth=0.9, zorder=2, gid="fit")
@@ -210,22 +211,22 @@ def draw_law(ax: Axes, fit: pd.DataFrame, color: str, less: float = 0.0) -> Line
 
 
 def plain(value: float, _: object = None) -> str:
-    """A number at an axis: 0.002, 512, 10k, 1M."""
+    """Format a number of an axis: 0.002, 512, 10k, 1M."""
     return EngFormatter(sep="")(value) if value >= 10_000 and value % 1000 == 0 else f"{value:.10g}"
 
 
 def log_axis(axis: Axis, values: object, where: str, base: int = 10) -> None:
-    """A logarithmic axis around those values that are above 0, with plain numbers at powers of the base.
+    """Make an axis logarithmic, with limits around the values above 0 and plain numbers at powers of the base.
 
-    base: 10 or 2. Where few powers are within, at 2 and 5 times those of ten, and at 1.5 times those of two.
-    UserError: no value above 0; `where` says of what.
+    base: 10 or 2. On a short axis, 2 and 5 times the powers of ten, or 1.5 times those of two, have numbers too.
+    UserError: no value above 0; `where` names the values.
     """
     values = np.asarray(values, dtype=float)
     if not (values > 0).any():
-        raise UserError(f"{where} is nowhere above 0, which a logarithmic axis could show")
+        raise UserError(f"{where} has no value above 0, so a logarithmic axis cannot show it")
     low, high = values[values > 0].min(), values.max()
     span, name = max(high / low, 2), axis.axis_name
-    bottom = low / span ** (0.1 if name == "y" else 0.04)  # there is room for the markers of draw_points
+    bottom = low / span ** (0.1 if name == "y" else 0.04)  # leaves room for the markers of draw_points
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (bottom, high * span**0.04)})
     few = span < (1000 if name == "y" else 30)  # labels side by side need more room
     between = {10: (2, 5) if few else (), 2: (1.5,) if span < 4 else ()}
@@ -236,9 +237,9 @@ def log_axis(axis: Axis, values: object, where: str, base: int = 10) -> None:
 
 
 def save(fig: Figure, out: Path) -> None:
-    """Write OUT.png (200 dpi) and OUT.pdf, each in one step; the same CSVs give the same bytes."""
+    """Write OUT.png (200 dpi) and OUT.pdf, each atomically; the same CSVs give the same bytes."""
     out = out.with_suffix("") if out.suffix in (".png", ".pdf") else out
-    # Neither file tells when it was drawn.
+    # Neither file records when it was drawn.
     for kind, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
         path = out.with_name(f"{out.name}.{kind}")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,13 @@
     python plots/two_point.py --figure B.4 --results results/fig2c results/figB4/wikipedia --out results/figB4/figB4
 
 Reads two_point.csv, fit.csv and sweep.csv (estimate_two_point.py) from each folder. Writes OUT.png and OUT.pdf:
-    2c   Grassberger's Î(d) less the plateau C, under it the local slopes, and the paper's line
+    2c   Grassberger's Î(d) minus the plateau C, with the paper's line, and the local slopes below
     B.4  the same for several corpora, a panel per folder
     B.5  Î(d) with and without the plateau, a panel per folder
-    ranges  not in the paper: α against the distance at which the fit ends, of ranges.csv, a panel per folder
-The power law that C is of is drawn where it is accepted (p >= 0.05). See docs/figures.md.
+    ranges  not in the paper: α against the distance at which the fit ends (ranges.csv), a panel per folder
+The power law that C comes from is drawn if it is accepted (p >= 0.05). See docs/figures.md.
 
-Hardware: one CPU core, two seconds. Expect straight lines in log-log, and flat slopes, for a power law.
+Hardware: one CPU core, two seconds. For a power law, expect straight lines in log-log, and flat slopes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TWO_POINT += ["plateau_nats", "plateau_law"]
 SWEEP = ["source", "model", "estimator", "L_min", "L_max", "alpha", "lo95", "hi95", "dof"]
 Y_LABEL = "Two-point mutual\ninformation (nats)"
 SLOPE_LABEL = "Local slope\n−d\u2009ln\u2009I / d\u2009ln\u2009d"
-DECADES = 4  # not in the paper: a point that chance puts that far below the highest stretches the axis no further
+DECADES = 4  # not in the paper: points further than this below the highest do not extend the axis
 
 PAPER_FIG_2C = 1.10, 0.91  # A in nats and α: PG19, tokens of Llama 3.1
 RANGE_LAWS = {"power_plus_constant": "A d^−α + C, errors by book", "paper_eq_b15": "the paper's fit (Eq. B.15)"}
@@ -46,13 +46,13 @@ STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
 
 @dataclass(frozen=True)
 class Settings(style.Settings):
-    results: tuple[Path, ...]  # folders with two_point.csv, fit.csv and sweep.csv, a panel each
+    results: tuple[Path, ...]  # folders with two_point.csv, fit.csv and sweep.csv, one panel each
     figure: Literal["2c", "B.4", "B.5", "ranges"] = "2c"
 
 
 @dataclass(frozen=True)
 class TwoPoint:
-    """The CSVs of one folder, those rows that are of ESTIMATOR, ascending in d."""
+    """The rows of ESTIMATOR in the CSVs of one folder; points in ascending order of d."""
 
     folder: Path
     points: pd.DataFrame
@@ -61,12 +61,12 @@ class TwoPoint:
 
     @property
     def corrected(self) -> bool:
-        """Whether a plateau was taken off."""
+        """Whether a plateau was subtracted."""
         return bool(self.points["mi_corrected_nats"].notna().any())
 
     @property
     def fit(self) -> pd.DataFrame | None:
-        """The rows of the law that the plateau is of, by parameter, if it is a power law and accepted."""
+        """The rows of the law that the plateau comes from, by parameter; None unless it is an accepted power law."""
         fit = self.fits[self.fits["law"] == self.points["plateau_law"].iloc[0]].set_index("parameter")
         return fit if "alpha" in fit.index and fit["p_value"].iloc[0] >= ACCEPTED else None
 
@@ -79,7 +79,7 @@ class TwoPoint:
 def read_two_point(folder: Path) -> TwoPoint:
     """Read and check the CSVs of a folder.
 
-    UserError: a CSV is bad, has nothing of ESTIMATOR, or the files are of several corpora or tokenizers.
+    UserError: a CSV is bad, has no rows of ESTIMATOR, or the files are from several corpora or tokenizers.
     """
     path = folder / "two_point.csv"
     why = f"make it with python measure_mutual_info/estimate_two_point.py --counts COUNTS.csv --out {folder}"
@@ -97,7 +97,7 @@ def read_two_point(folder: Path) -> TwoPoint:
 
 
 def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) -> dict[str, Artist]:
-    """Points ± 1 standard error and, where it is accepted, their law; the plateau beside both; returns the legend."""
+    """Draw points ± 1 standard error, their law if accepted, the paper's, and C beside Î; returns the legend."""
     points, fit, legend = results.points, results.fit, {}
     C = points["plateau_nats"].iloc[0]
     for index, column in enumerate(shown):
@@ -122,7 +122,7 @@ def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) 
 
 
 def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
-    """Log-log panels side by side with one y axis, a legend each, and local slopes but in B.5.
+    """Log-log panels side by side with a shared y axis, each with a legend and, except in B.5, local slopes.
 
     UserError: no folder, or no point above 0.
     """
@@ -151,7 +151,7 @@ def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
 
 
 def draw_ranges(folders: Sequence[Path]) -> Figure:
-    """α of each law by the last distance of the fit, with 95% intervals of resampled books.
+    """α of each law against the last distance of the fit, with 95% intervals from resampled books.
 
     UserError: no folder, or a bad ranges.csv.
     """

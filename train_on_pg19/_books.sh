@@ -1,17 +1,17 @@
-# Sourced by fig4.sh and figG9.sh: models trained on books, from the corpus to the curves, each step a file to open.
+# Sourced by fig4.sh, figG9.sh and pretrained.sh: models on books, from corpus to curves. Each step writes a file.
 
 . common/environment.sh
 
-# Books that no model is trained on. No text of their authors is among the others. SPLIT=2 takes the second list.
+# The held-out books: no model is trained on them or on other texts by their authors. SPLIT=2 takes the second list.
 held_out_1="moby_dick alice 1801_thomas_jefferson 1825_john_quincy_adams 1837_martin_van_buren 1853_franklin_pierce
     1861_abraham_lincoln 1877_rutherford_b_hayes 1909_william_h_taft 1913_woodrow_wilson"
 held_out_2="paradise_lost botchan 1809_james_madison 1841_john_tyler 1845_james_polk 1857_james_buchanan
     1865_andrew_johnson 1881_chester_a_arthur 1889_benjamin_harrison 1897_william_mc_kinley"
 vocabulary=2048 # tokens of the BPE that is trained on the other books
 
-# inputs FIGURE SMOKE CPU PAPER: of the preset, with its length of three; gpu takes that of cpu. Sets grid, a run for each
-# model and seed in lines "SEEDS | MODELS"; choice, the held-out documents on which they are compared; pairs, whose gap is
-# drawn.
+# inputs FIGURE SMOKE CPU PAPER: sets the inputs of the preset; its length L is SMOKE, CPU (for gpu, too) or PAPER.
+# Among them are grid, lines "SEEDS | MODELS" with one run per model and seed; choice, flags for the held-out documents
+# on which the models are compared; and pairs, the pairs of models whose gap is drawn.
 inputs() {
     local small="gpt_neox-mini-small mamba2-mini-small" medium="gpt_neox-mini-medium mamba2-mini-medium"
     local large="gpt_neox-mini-large mamba2-mini-large"
@@ -42,7 +42,7 @@ inputs() {
     if [ "${SPLIT:-1}" != 1 ]; then out+=_split$SPLIT; fi
 }
 
-# by_author FOLDER BOOK …: links to the texts of the sample, those of these names in held_out, all others in train.
+# by_author FOLDER BOOK …: links the texts of the sample, the named ones in FOLDER/held_out, all others in FOLDER/train.
 by_author() {
     local folder=$1 text name
     shift
@@ -67,9 +67,9 @@ split_sample() {
     by_author "$corpus" ${!lists}
 }
 
-# curves FIGURE [flags of train.py]: from the corpus to the pictures in $out, with what `inputs` has set. MODELS, SEEDS,
-# CORPUS and TOKENIZER of the environment replace those of the preset; then, and with flags of one's own, everything goes
-# to $OUT. Of a corpus of one's own a share of the books is held out (--held-out of train.py).
+# curves FIGURE [flags of train.py]: all steps from the corpus to the pictures in $out, with what `inputs` has set.
+# MODELS, SEEDS, CORPUS and TOKENIZER of the environment replace those of the preset; with any of them, or with flags,
+# everything goes to $OUT. With a custom CORPUS, a share of its books is held out (--held-out of train.py).
 curves() {
     local figure=$1 list models documents runs losses=() model seed held_out=""
     shift
@@ -83,7 +83,7 @@ curves() {
         list=$(jobs <<< "${SEEDS:-0} | ${models//$'\n'/ }")
     fi
     if [ "$(cut -d' ' -f1 <<< "$list" | sort -u | wc -l)" -lt 2 ]; then
-        echo "error: MODELS=$MODELS: a gap takes two models or more" >&2
+        echo "error: MODELS=$MODELS: a gap needs two models or more" >&2
         exit 2
     fi
     if [ -n "${CORPUS:-}" ]; then corpus=$CORPUS prepare_flags="" tokenizer=${tokenizer/#bpe/bytes}; fi
@@ -96,7 +96,7 @@ curves() {
     prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/}
     if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs; fi
-    # Documents of 1.2 L, of which a sequence is the first L tokens.
+    # Documents have about 1.2 L tokens; a sequence is the first L of them.
     # shellcheck disable=SC2086  # flags are words
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" \
         --min-tokens $((L * 6 / 5 + 1)) --out "$documents" $prepare_flags
@@ -111,7 +111,7 @@ curves() {
     fi
 }
 
-# compare OUT [--books …]: the models, on all held-out books or on these, into the folder OUT.
+# compare OUT [--books …]: compares the models on all held-out books, or on these; writes into the folder OUT.
 compare() {
     local out=$1
     shift
@@ -126,7 +126,7 @@ compare() {
     "$python" plots/books.py --results "$out" --out "$out/training" --figure training
 }
 
-# jobs: a line for each run, "MODEL SEED", of lines "SEEDS | MODELS".
+# jobs: turns lines "SEEDS | MODELS" into one line "MODEL SEED" per run.
 jobs() {
     local seeds models seed model
     while IFS='|' read -r seeds models; do
@@ -136,7 +136,7 @@ jobs() {
     done
 }
 
-train() { # MODEL SEED: and evaluate; neither where the losses are there and the run is not
+train() { # MODEL SEED: trains and evaluates; does neither if the losses exist and the run does not
     local run=$runs/$1_$2 losses=$out/losses/$1_$2.csv name="$1, L = $L, seed $2"
     # shellcheck disable=SC2086
     logged "$name" "$run.txt" train_on_pg19/train.py --model "$1" --L "$L" --seed "$2" --documents "$documents" \

@@ -1,37 +1,37 @@
-"""Models on the same books, position by position (Fig. 4, G.9): CSVs of evaluate.py → tables.
+"""Compare models on the same books, position by position (Fig. 4, G.9): CSVs of evaluate.py → tables.
 
     python train_on_pg19/compare.py --losses results/fig4/losses/*.csv --out results/fig4
     python train_on_pg19/compare.py --losses results/fig4/losses/*.csv --books "held_out/1*" --out results/mine
 
-All files must be of the same documents; those of one model are its seeds. Runs of train.py are compared after the same
-number of tokens of training, at the end of the last cosine that all of them have come to. Where there is none, each
-model is taken after its own last cosine, which all its seeds must share. Writes into --out:
+All files must cover the same documents; files of one model are its seeds. Runs of train.py are compared after the same
+number of training tokens, at the last cosine end that all of them have reached. If there is none, each model is
+compared at the last cosine end that all its seeds have reached. Writes into --out:
     smooth.csv       a row for each model, seed and window of positions first … last, a quarter of a doubling wide:
-                     nll_nats per token, and nats_per_unit, per byte; after how many bytes of a document the window lies
-                     (position_units)
-    summary.csv      a row for each model and seed: the mean over all positions; kind, the type of model; its parameters
-    books.csv        the same for each book
+                     nll_nats, per token; nats_per_unit, per byte; position_units, the window's position in bytes from
+                     the start of a document
+    summary.csv      a row for each model and seed: means over all positions; kind (type of model), its parameters, …
+    books.csv        a row for each model, seed and book: nats_per_unit
     gap.csv          a row for each pair and window: gap_nats = loss of model_a − loss of model_b on the same documents,
                      above 0 where model_b is better, with its 95% interval over books, and over seeds if a model has
                      several (seeds_a, seeds_b)
     crossover.csv    a row for each pair: the model that leads at the last positions, and the byte from which it leads
-                     (overtakes_at; empty if the other leads nowhere). Up to lo95 the other model leads
-                     significantly, from hi95 on this one; empty where neither is significant
-    gains.csv        a row for each model, context c and doubling of the position: gain_nats, the loss of the model with
-                     the last c to 2c − 1 tokens only, less its loss with all of them, and growth_nats, the gain less
-                     that in the doubling before. Without the contexts that were not measured after so many tokens
-    gain_gaps.csv    the same for each pair: the gain of model_a less that of model_b
-    information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, NLL of the first ℓ tokens less that
-                     of the next
-    tokens.csv       a row for each model of train.py and end of a cosine: the loss against the tokens of training;
-                     fell_nats, by how much it fell since the end before; late_gain_nats, what all of the context gains
-                     over the last tokens of it (--reach of evaluate.py) in the last doubling of the position
-    token_gaps.csv   the same for each pair and doubling of the position: gap_nats, and gain_gap_nats, by how much more
-                     model_a gains over these last tokens
-All but nll_nats and mi_nats is in nats per byte of text, or per token where the documents have no text (column `unit`),
-with standard errors of the sums by book.
+                     (overtakes_at; empty if the other leads nowhere). lo95 is the last position before it where the
+                     other model leads significantly, hi95 the first after it where this one does; empty if none
+    gains.csv        a row for each model, context c and doubling of the position: gain_nats, the model's loss given
+                     only the last c to 2c − 1 tokens minus its loss given all tokens; growth_nats, the gain minus the
+                     gain in the previous doubling. Contexts that were not measured at this cosine end are left out
+    gain_gaps.csv    the same for each pair: the gain of model_a minus that of model_b
+    information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, the NLL of the first ℓ tokens minus
+                     that of the next ℓ
+    tokens.csv       a row for each model of train.py and cosine end: the loss after that many training tokens;
+                     fell_nats, how much it fell since the previous end; late_gain_nats, what the full context gains
+                     over its last tokens alone (--reach of evaluate.py), in the last doubling of the position
+    token_gaps.csv   the same for each pair and doubling of the position: gap_nats; gain_gap_nats, how much more model_a
+                     than model_b gains from the full context over its last tokens alone
+Everything except nll_nats and mi_nats is in nats per byte of text, or per token if the documents have no text (column
+`unit`). Standard errors are computed from the sums by book.
 
-One CPU core, seconds. The paper: Mamba leads early positions, GPT2 the late ones, and the gap closes as models grow.
+One CPU core, seconds. The paper: Mamba leads at early positions, GPT2 at late ones; the gap closes as models grow.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from train_on_pg19.nll import sums, tables
 class Settings:
     losses: tuple[Path, ...]  # CSVs of evaluate.py, one for each model and seed
     out: Path  # folder for the tables
-    pairs: tuple[str, ...] = ()  # of gap.csv, model_a:model_b; default: every two models
-    books: tuple[str, ...] = ()  # of these books alone: names, or patterns of them ("held_out/1*"); default: all
+    pairs: tuple[str, ...] = ()  # pairs to compare, model_a:model_b; default: all pairs
+    books: tuple[str, ...] = ()  # books to use: names, or patterns of names ("held_out/1*"); default: all
 
     def validate(self) -> None:
         if not self.losses:
@@ -63,7 +63,7 @@ class Settings:
 
 
 def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
-    """UserError: a pair of models that are not there."""
+    """The pairs to compare, (model_a, model_b). UserError: a pair with an unknown model."""
     models = sorted(set(names))
     known = {f"{a}:{b}": (a, b) for a, b in itertools.permutations(models, 2)}
     for pair in cfg.pairs:
@@ -73,25 +73,25 @@ def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def compared_after(runs: Sequence[sums.Run]) -> list[int]:
-    """Tokens of training of each: the last number that all runs of train.py have, or their own last ones.
+    """The number of training tokens at which each run is compared. UserError: seeds of one model share no such number.
 
-    UserError: seeds of one model that have no number in common.
+    For runs of train.py the last number that all have in common; otherwise the last that all seeds of the model have.
     """
     trained = [set(one.ends) for one in runs if one.facts["training"]]
     shared = set.intersection(*trained) if trained else set()
     if trained and not shared:
-        print("the runs have no number of tokens of training in common: each model is compared after its own last one")
+        print("the runs share no number of training tokens: each model is compared at its own last one")
     found = []
     for this in runs:
         ends = set.intersection(*(set(one.ends) for one in runs if one.name == this.name))
         if not ends:
-            alike = "train them equally long, or compare them apart"
-            raise UserError(f"--losses: the seeds of {this.name} have no number of tokens in common: {alike}")
+            alike = "train them equally long, or compare them separately"
+            raise UserError(f"--losses: the seeds of {this.name} share no number of training tokens: {alike}")
         tokens = max(shared if shared and this.facts["training"] else ends)
         if tokens < max(this.ends):
             left_out = [c for c in this.ends[max(this.ends)].with_last if c not in this.ends[tokens].with_last]
             said = f", without the gain over the last {', '.join(map(str, left_out))} tokens" * bool(left_out)
-            print(f"{this.name}, seed {this.seed}: has gone on, and is compared after {tokens:,} tokens{said}")
+            print(f"{this.name}, seed {this.seed}: was trained further, and is compared after {tokens:,} tokens{said}")
         found.append(tokens)
     return found
 

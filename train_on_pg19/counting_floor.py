@@ -1,22 +1,22 @@
-r"""What counting makes of the held-out books: the loss of a PPM model in nats per byte, a floor for Figs. 4 and G.9.
+r"""How well counting predicts the held-out books: a PPM model's loss in nats per byte, a baseline for Figs. 4 and G.9.
 
     python train_on_pg19/counting_floor.py --losses results/fig4/losses/gpt2_0.csv \\
         --documents data/documents/pg19_4096 --out results/fig4
 
-PPMd (variant H, of 7-Zip, by pyppmd) predicts a byte from counts of up to `order` bytes before it, and goes on learning
-from the document that it reads. The text of all training documents is compressed, and then one held-out document after
-it: what the output grows by is that document's loss. Every document follows the same training text, and none sees
-another one, as the models of train.py do not.
+PPMd (variant H of 7-Zip, from pyppmd) predicts a byte from counts of up to `order` bytes before it, and keeps learning
+from the document that it reads. It compresses the text of all training documents, followed by one held-out document;
+the growth of the output is that document's loss. Every document follows the training text directly, without the other
+held-out documents, as for the models of train.py.
 
 Writes into --out, the folder of compare.py:
     counting.csv        a row for each order: nats_per_byte and its standard error over books
     counting_books.csv  a row for each book: nats_per_byte of the best order
-    margin.csv          a row for each model of books.csv: margin_nats, by how much the best order is worse than the
-                        model, in nats per byte, with its 95% interval over books, and over seeds where it has several;
-                        n_books_better, the books on which the model is better
-Give --max-documents-per-book, --n-documents and --seed as evaluate.py had them, and --books as compare.py.
+    margin.csv          a row for each model of books.csv: margin_nats, the loss of the best order minus that of the
+                        model, in nats per byte, with its 95% interval over books (and seeds if there are several);
+                        n_books_better, the number of books on which the model is better
+Give --max-documents-per-book, --n-documents and --seed the values used for evaluate.py, and --books as for compare.py.
 
-Hardware: one CPU core, a second a megabyte and order; memory as --megabytes says. Unix only (it forks).
+Hardware: one CPU core, one second per megabyte and order; memory: --megabytes. Unix only (it forks).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from common.tokenizer import load_tokenizer
 from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
 
-BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns of books.csv; from the fourth on numbers
+BOOKS = ["model", "book", "unit", "seed", "nats_per_unit", "units"]  # columns of books.csv; numbers from the fourth on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(books.Choice):
-    losses: Path  # a CSV of evaluate.py, of a run of train.py: which books it held out, and how many tokens it read
-    documents: Path  # folder that prepare_dataset.py wrote, those that the run was trained on
+    losses: Path  # CSV of evaluate.py for a run of train.py; gives its held-out books and its L
+    documents: Path  # folder that prepare_dataset.py wrote, with the documents that the run was trained on
     out: Path  # the folder of compare.py
-    orders: tuple[int, ...] = (4, 6, 8, 12, 16, 24)  # bytes of context at most
-    megabytes: int = 1024  # memory for the counts; PPMd begins anew where they do not fit, and says nothing
+    orders: tuple[int, ...] = (4, 6, 8, 12, 16, 24)  # maximum bytes of context
+    megabytes: int = 1024  # memory for the counts; if they do not fit, PPMd silently starts over
 
     def validate(self) -> None:
         if not self.orders or min(self.orders) < 2 or max(self.orders) > 64:
@@ -57,10 +57,10 @@ class Settings(books.Choice):
 
 
 def growth(training: bytes, documents: list[bytes], order: int, megabytes: int) -> np.ndarray:
-    """Bytes by which PPMd's output of `training` grows when each document follows it, (documents,).
+    """Bytes by which PPMd's output for `training` grows if a document follows, for each document, (documents,).
 
-    A process is forked for each document, so that all begin with the counts of the training text. The last bytes that
-    an encoder writes are the same few for every document, and part of what is subtracted.
+    A process is forked for each document, so that all start from the counts of the training text. The few final bytes
+    that an encoder always writes are included in what is subtracted.
     """
     encoder = pyppmd.Ppmd7Encoder(order, megabytes << 20)
     encoder.encode(training)

@@ -5,17 +5,17 @@ r"""NLL of a causal model on books, position by position (Fig. 4, G.9): a model 
     python train_on_pg19/evaluate.py --model EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
         --out results/mine/losses.csv                           # any causal model of the hub, folder or GGUF file
 
-For a run of train.py the books that it held out are read. For another model all books are read, or those that the run
-of --held-out-of held out. --books picks some of these. A run is evaluated at the end of each cosine of its learning
-rate. Writes a row for each number of tokens of training, book and part of the positions, first … last:
+A run of train.py reads the books that it held out. Other models read all books, or those that the run of --held-out-of
+held out. --books selects some of these. A run is evaluated at the end of each cosine of its learning rate. Writes a row
+for each number of training tokens, book and part of the positions, first … last:
     nll_nats        −ln q(W_i | W_<i, start), summed over these positions and the documents of the book
-    last64_nats     the same given the last 64 to 127 tokens only; one column for each of --contexts. Empty where these
-                    are all tokens that there are, past the last multiple of the context in L, and at ends where it was
-                    not measured (see --reach)
-    units           bytes of text that these tokens stand for; without a tokenizer the number of tokens
-    tokens          of training; 0: not of train.py
-The record beside it says which documents were read, and what the model is. The NLL of every token is kept in --store (4
-bytes each) and not computed again, so a killed run continues where it stopped.
+    last64_nats     the same given only the last 64 to 127 tokens; one column for each of --contexts. Empty where these
+                    can be all tokens (up to position 128), after the last multiple of the context in L, and at cosine
+                    ends where it was not measured (see --reach)
+    units           bytes of text of these tokens, or without a tokenizer the number of tokens
+    tokens          number of training tokens; 0: not a model of train.py
+The .json file beside the CSV records the documents and the model. The NLL of every token is kept in --store (4 bytes
+each) and not computed again, so a killed run continues where it stopped.
 
 Memory: activations and logits of batch_tokens tokens. Expect the NLL to fall quickly over the first positions and
 slowly later.
@@ -50,30 +50,30 @@ from train_on_pg19 import train
 from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
 
-PIECE_TOKENS = 2**17  # of the documents of a book whose NLL is stored at once, at most: seconds of work
+PIECE_TOKENS = 2**17  # most tokens of one book whose NLL is stored at a time: seconds of work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(books.Choice):
     model: str  # a folder of train.py, hub id, local folder or .gguf file
-    documents: Path  # folder that prepare_dataset.py wrote, its documents of L tokens or more
-    out: Path  # CSV to write; its .json lies beside it
-    held_out_of: Path | None = None  # a folder of train.py: another model reads the books that this one held out
-    L: int | None = None  # tokens of a sequence; default: what the folder of train.py was trained on
-    store: Path | None = None  # folder for the NLL of every token; default: that of --out, with .parts
+    documents: Path  # folder that prepare_dataset.py wrote, with documents of L tokens or more
+    out: Path  # CSV to write; a .json file is written beside it
+    held_out_of: Path | None = None  # for other models: a folder of train.py, to read the books that this run held out
+    L: int | None = None  # tokens per sequence; default: that of the run of train.py (--model or --held-out-of)
+    store: Path | None = None  # folder for the NLL of every token; default: --out with .parts instead of .csv
     contexts: tuple[int, ...] = (8, 64, 512)
-    """tokens, powers of two; above a quarter of --L none is used. Each takes as long as two passes"""
+    """tokens, powers of two; those above a quarter of --L are not used. Each takes as long as two passes"""
     reach: int = 64
-    """tokens: of --contexts this one, or the greatest below it, is measured at the end of every cosine, the others
-    after the last one only"""
+    """tokens: this one of --contexts, or the largest below it, is measured at the end of every cosine, the others only
+    after the last cosine"""
     bos: str | None = None
-    """token to put in front, or its id, for a model that is not of train.py; default: the tokenizer's BOS, else EOS"""
+    """token to put first, or its id, for a model that is not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
-    """of the weights; softmax and sums are float32 and float64. auto: float32 for a model of train.py, for others
-    bfloat16 on a processor (AVX512-BF16, AMX) or GPU that computes in it"""
+    """dtype of the weights; softmax is in float32, sums are in float64. auto: float32 for a model of train.py; for
+    other models bfloat16 on a CPU (AVX512-BF16, AMX) or GPU that computes in it"""
     batch_tokens: int = 8192
-    """tokens in one pass, at least one sequence: bounds memory, changes no number beyond rounding"""
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (the layers over all GPUs)
+    """tokens in one pass, at least one sequence: limits memory, changes results only by rounding"""
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (layers spread over all GPUs)
 
     def validate(self) -> None:
         if self.out.suffix != ".csv" or self.out.is_dir():
@@ -87,22 +87,22 @@ class Settings(books.Choice):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be evaluated, before its weights are loaded."""
+    """A model to evaluate, before its weights are loaded."""
 
     name: str
     seed: int
     config: PreTrainedConfig
-    places: dict[int, str]  # what from_pretrained takes, by tokens of training, ascending; 0: not of train.py
-    run: dict[str, Any] | None = None  # run.json, of a folder of train.py
+    places: dict[int, str]  # argument of from_pretrained, by training tokens, ascending; 0: not a model of train.py
+    run: dict[str, Any] | None = None  # run.json of a folder of train.py
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of its training."""
+        """The settings of its training; empty if it is not a model of train.py."""
         return self.run["identity"]["settings"] if self.run else {}
 
 
 def find_model(model: str) -> Candidate:
-    """UserError: a folder of train.py without a checkpoint, a damaged one, or a model that cannot be had."""
+    """The candidate of --model. UserError: a folder of train.py without a checkpoint or damaged, a model not found."""
     folder = Path(model)
     if not (folder / train.RUN).is_file():
         name = printable(folder.name) if folder.exists() else model
@@ -110,24 +110,24 @@ def find_model(model: str) -> Candidate:
     record = train.read_run(folder)
     settings, saved = record["identity"]["settings"], train.checkpoints(folder)
     if not saved:
-        raise UserError(f"{folder} has no checkpoint yet: let train.py come to its first one")
+        raise UserError(f"{folder} has no checkpoint yet: wait until train.py has written one")
     step, ends = max(saved), training.cosine_ends(record["steps"], 30)
     kept = [one for one in saved if one in ends]
     if step not in ends:
         later = next(end for end in ends if end > step)
         how = "taken at the end of the one before" if kept else "evaluated as it is"
-        print(f"{folder} stands at step {step:,}, amid a cosine that ends at {later:,}: {how}")
+        print(f"{folder} is at step {step:,}, in the middle of a cosine that ends at {later:,}: {how}")
     places = {one * settings["batch_tokens"]: str(saved[one]) for one in kept or [step]}
     return Candidate(settings["model"], settings["seed"], pretrained.load_config(str(saved[step])), places, record)
 
 
 def choose_documents(cfg: Settings, run: dict[str, Any] | None, documents: Dataset, L: int) -> np.ndarray:
-    """Numbers of the documents, ascending, none of which repeats another or one that the run was trained on.
+    """Numbers of the documents to read, ascending, without those that repeat another or one that the run trained on.
 
-    run: run.json, whose held-out books are read; None: all books. UserError: the documents have none of these books.
+    run: the run.json whose held-out books are read; None: all books. UserError: none of these books in the documents.
     """
     if run:
-        # What a run was trained on may equal a held-out document in the run's own L tokens and differ after them.
+        # A training document may equal a held-out document in the run's own L tokens, and differ after them.
         L = min(L, run["identity"]["settings"]["L"])
         others, rows = books.split(documents, run["held_out_books"], L)
     else:
@@ -149,16 +149,18 @@ def start_of(cfg: Settings, candidate: Candidate, L: int, documents: Dataset, fa
         extent = pc.min_max(pc.list_flatten(documents.data.column("input_ids"))).as_py()
         extent = extent["min"], extent["max"]
         return pretrained.start_token(cfg.model, config, cfg.bos, cfg.documents, facts, extent)[0]
-    theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id past the tokenizer's own
+    theirs = candidate.run["tokenizer_hash"], config.bos_token_id  # the start token is the id after the tokenizer's
     if (facts.get("tokenizer_hash"), facts["tokenizer_vocab_size"]) != theirs:
         trained = f"{candidate.name} was trained on tokens of {candidate.run['tokenizer']}"
-        raise UserError(f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {trained}: give such --documents")
+        raise UserError(
+            f"{cfg.documents}: tokenised with {facts['tokenizer']}, and {trained}: give documents of that tokenizer"
+        )
     return config.bos_token_id
 
 
 @torch.inference_mode()
 def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """−ln q of each target given what is before it, nats, (batch, L) float32.
+    """−ln q of each target given all tokens before it, in nats, (batch, L) float32.
 
     input_ids, targets: (batch, L), where targets[:, t] follows input_ids[:, : t + 1].
     """
@@ -167,16 +169,16 @@ def nll_of(model: PreTrainedModel, input_ids: torch.Tensor, targets: torch.Tenso
 
 
 def nll_with_last(model: PreTrainedModel, ids: torch.Tensor, start: int, context: int, rows: int) -> torch.Tensor:
-    """The NLL of each token from number 2 · context on given the last `context` to 2 · context − 1 tokens and a start.
+    """NLL of each token given only a start token and the last `context` to 2 · context − 1 tokens before it.
 
-    ids: (batch, L). Segments of 2 · context tokens, at each multiple of context, of which the second half counts;
-    `rows` of them in one pass. Returns (batch, L − 2 · context), without what does not fill a segment. Afterwards the
-    model is slow on longer sequences (see chunk_size).
+    ids: (batch, L). Segments of 2 · context tokens start at each multiple of context, and the second half of each is
+    scored; `rows` segments in one pass. Returns (batch, L // context · context − 2 · context), from token 2 · context
+    (counted from 0) on. Afterwards the model is slow on longer sequences (see chunk_size).
     """
-    for module in model.modules():  # Mamba2 pads to whole chunks, which only take time
+    for module in model.modules():  # Mamba2 pads to whole chunks, which only costs time
         if hasattr(module, "chunk_size"):
             module.chunk_size = min(model.config.chunk_size, 2 * context)
-    segments = ids.unfold(1, 2 * context, context)[:, 1:]  # the first one has all that there is
+    segments = ids.unfold(1, 2 * context, context)[:, 1:]  # without the first, which has the full context
     flat = segments.flatten(0, 1)
     given = torch.cat([torch.full_like(flat[:, :1], start), flat[:, :-1]], dim=1)
     parts = zip(given.split(rows), flat.split(rows), strict=True)
@@ -184,7 +186,7 @@ def nll_with_last(model: PreTrainedModel, ids: torch.Tensor, start: int, context
 
 
 def in_pieces(documents: Dataset, size: int) -> Iterator[tuple[range, np.ndarray]]:
-    """The documents in their order, at most `size` of one book at a time: their numbers and names."""
+    """The documents in order, at most `size` at a time and never of two books: their numbers and names."""
     of_book, names = np.array(documents["book"]), np.array(documents["document"])
     for part in np.split(np.arange(len(names)), np.flatnonzero(of_book[1:] != of_book[:-1]) + 1):
         for first in range(part[0], part[-1] + 1, size):
@@ -201,11 +203,11 @@ def measured(
     digest: str,
     context: int = 0,
 ) -> Iterator[np.ndarray]:
-    """The NLL of the documents in their order, (some, L) float32 at a time; what `pieces` lack is computed.
+    """The NLL of the documents in order, (some, L) float32 at a time. Computes what is not in `pieces` yet.
 
-    load: gives the model. digest: what the keys of the pieces begin with; they end with a hash of the documents' names,
-    so another choice of books finds what it has in common with this one. context: see `nll_with_last`, 0 for all of
-    it; 0 nats stand where there is no such NLL. UserError: NLL not finite, a batch that does not fit.
+    load: returns the model. digest: start of the keys of the pieces. The keys end with a hash of the documents' names,
+    so that another choice of books finds the pieces that it shares with this one. context: see `nll_with_last`; 0: full
+    context. Tokens without such an NLL get 0 nats. UserError: the NLL is not finite, a batch does not fit in memory.
     """
     L = sequences.L
     size, batch = max(1, PIECE_TOKENS // L), max(1, cfg.batch_tokens // L)
@@ -238,9 +240,9 @@ def measured(
 
 
 def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray) -> sums.Text:
-    """What the first L tokens of the documents stand for: bytes of UTF-8, or tokens where their tokenizer is not there.
+    """The text of the first L tokens of the documents, in bytes of UTF-8, or in tokens if their tokenizer is not found.
 
-    A character that is cut counts as the three bytes of U+FFFD.
+    A character that is cut off counts as the three bytes of U+FFFD.
     """
     L, names_of, documents = sequences.L, *np.unique(names, return_counts=True)
     parts = curves.parts(L)
@@ -265,7 +267,7 @@ def dtype_of(cfg: Settings, candidate: Candidate) -> str:
 
 
 def parameters(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):  # an embedding that is the head's too counts once
+    with torch.device("meta"):  # an embedding shared with the head counts once
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
@@ -277,9 +279,9 @@ def evaluate(
     contexts: list[int],
     reach: int | None,
 ) -> tuple[dict[int, sums.Evaluated], list[str]]:
-    """The model in each of its places by its tokens of training, and the hash of the weights there.
+    """The evaluated model at each of its places, by training tokens, and the hashes of the weights there.
 
-    The last of them have the NLL with each of the contexts, the others with `reach`, if it is not None.
+    The last place has the NLL with each of the contexts, the others only with `reach`, if it is not None.
     """
     dtype, parts, found, made_of = dtype_of(cfg, candidate), curves.parts(sequences.L), {}, []
     digests = {"documents": books.fingerprint(cfg.documents), "L": sequences.L}
@@ -292,7 +294,7 @@ def evaluate(
         load = lru_cache(1)(partial(pretrained.load_model, place, dtype, pretrained.find_device(cfg.device)))
         nll = {}
         wanted = contexts if tokens == max(candidate.places) else [reach] * bool(reach)
-        for context in (0, *wanted):  # all of it first: see nll_with_last
+        for context in (0, *wanted):  # full context first: see nll_with_last
             stored = itertools.chain.from_iterable(
                 measured(cfg, candidate.name, load, sequences, pieces, digest, context)
             )

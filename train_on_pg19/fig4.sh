@@ -5,12 +5,12 @@
 #                 (the committed results; default)
 #   PRESET=gpu    the same with a larger size, three seeds and four times the tokens per step         one GPU
 #   PRESET=paper  L = 8192 tokens of GPT-NeoX, PG19, the six models of Table F.2 one after the other  weeks of one GPU
-# Models, seeds and held-out books of each preset stand in _books.sh, with L = 256, 2048, 8192 of the last line.
-# Steps, batch and learning rate of each preset stand at the top of train.py (PRESETS).
+# Models, seeds and held-out books of each preset are in _books.sh; L = 256, 2048, 8192 is set at the end of this file.
+# Steps, batch and learning rate of each preset are in PRESETS of train.py.
 # SPLIT=2: the same with other books held out, into results/fig4_split2.
 # Your own: MODELS="gpt2 mamba-130m" SEEDS="0 1" CORPUS=… TOKENIZER=… OUT=results/mine bash train_on_pg19/fig4.sh [flags
 # of train.py], and PREPARE_FLAGS for prepare_dataset.py. WORKERS=4: four runs at a time. To spread one run over several
-# GPUs start train.py by torchrun, see there. A killed run goes on by the same command.
+# GPUs, start train.py by torchrun, see train.py. The same command continues a killed run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_on_pg19/_books.sh

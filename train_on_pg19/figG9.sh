@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fig. G.9: loss of models trained on books, position by position, at the shorter of two lengths; as Fig. 4, see fig4.sh.
+# Fig. G.9: loss of models trained on books, position by position, at the shorter of two lengths; see fig4.sh.
 #   PRESET=smoke  L = 128 tokens                                                                      2 cores, 2 minutes
 #   PRESET=cpu    L = 512 tokens, the two small models (the committed results; default)               2 cores, 1 hour
 #   PRESET=gpu    L = 512 tokens, models and seeds of Fig. 4                                          one GPU

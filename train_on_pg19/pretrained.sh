@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Fig. 4 with pretrained models, which have read far more text: loss and what context gains on the books that fig4.sh holds
-# out, in tokens of their own. The picture also has the models of results/fig4.
-#   PRESET=smoke  SmolLM2-135M, two documents of 256 tokens of ten books                         2 cores, 2 minutes
-#   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B, a document of 4,096 tokens     2 cores, 1 hour
-#                 of ten books (default; committed)
+# Fig. 4 with pretrained models, which have read far more text: loss and gain from context on the books that fig4.sh
+# holds out, each model with its own tokens. The picture also shows the models of results/fig4.
+#   PRESET=smoke  SmolLM2-135M, two documents of 256 tokens from each of ten books               2 cores, 2 minutes
+#   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B, one document of 4,096 tokens   2 cores, 1 hour
+#                 from each of ten books (default; committed)
 # Your own: MODELS="HuggingFaceTB/SmolLM2-360M Qwen/Qwen3-0.6B-Base" OUT=results/mine bash train_on_pg19/pretrained.sh [flags
-# of evaluate.py]. A killed run goes on by the same command.
+# of evaluate.py]. The same command continues a killed run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh

@@ -6,13 +6,13 @@ r"""Train a model on books from scratch (Fig. 4, G.9; App. F.II, F.III).
     torchrun --nproc-per-node 4 train_on_pg19/train.py …         # one process per GPU, the same steps; --fsdp to shard
     accelerate launch train_on_pg19/train.py …                   # the same, as `accelerate config` has it
 
-A fraction of the books is held out whole for evaluation. The loop, and what it writes into --out, are in
-common/training.py; nll_nats of log.csv is a token's: the mean over the steps since the row before. Beside that:
-    run.json        also the tokenizer and the names of the held-out books
-    checkpoint-N    the model after N steps as transformers saves it: the last one, and those at the end of a cosine
+A fraction of the books is held out for evaluation, always whole books. common/training.py has the training loop and
+describes what it writes into --out; nll_nats in log.csv is the mean per token since the previous row. In addition:
+    run.json        also holds the tokenizer and the names of the held-out books
+    checkpoint-N    the model after N steps, as transformers saves it: the latest, and those at the end of a cosine
 
-The paper: 5 epochs of 16,384 tokens per step, about 475,000 steps. Expect nll_nats to begin at the logarithm of the
-vocabulary, 10.8 for GPT-NeoX's, and to fall quickly at first, as a model learns which tokens are frequent.
+The paper: 5 epochs of 16,384 tokens per step, about 475,000 steps. Expect nll_nats to start at the logarithm of the
+vocabulary size, 10.8 for GPT-NeoX, and to fall quickly at first, as the model learns which tokens are frequent.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from common.training import RUN
 from train_on_pg19.nll import sums
 from train_on_pg19.training import books, models
 
-# Biases and norms, as the Trainer of transformers tells them.
+# Biases and norms, as the transformers Trainer identifies them.
 UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(training.Settings):
     documents: Path = field(metadata=RESUME_OK)
-    """folder that prepare_dataset.py wrote, its documents of L tokens or more (paper: about 1.2 L)"""
-    L: int = 4096  # tokens of a sequence (paper: 4,096 and 8,192)
-    epochs: float = 5.0  # times that every sequence is seen, but for the last ones that fill no whole step
-    steps: int | None = None  # not in the paper: in place of --epochs, so that two lengths get the same tokens
+    """folder that prepare_dataset.py wrote, with documents of L tokens or more (paper: about 1.2 L)"""
+    L: int = 4096  # tokens per sequence (paper: 4,096 and 8,192)
+    epochs: float = 5.0  # passes over all sequences, except the last ones that do not fill a whole step
+    steps: int | None = None  # not in the paper: instead of --epochs, so that two lengths get the same tokens
     batch_tokens: int = 16_384  # tokens per step, over all processes and micro-batches; a multiple of L
     held_out: float = 0.03
-    """not in the paper: share of the books left for evaluation (its 10,000 samples are about so much of PG19)"""
-    split_seed: int = 0  # of the choice of the held-out books, the same for every seed
+    """not in the paper: share of the books held out for evaluation (the paper's 10,000 samples are about 3% of PG19)"""
+    split_seed: int = 0  # seed for choosing the held-out books; independent of --seed
     held_out_books: tuple[str, ...] = ()
-    """not in the paper: names of the books to hold out, or patterns of them ("held_out/*"), in place of a share"""
+    """not in the paper: names of the books to hold out, or patterns of names ("held_out/*"), instead of --held-out"""
     vocab: int | None = None
-    """rows of the embedding; default: tokenizer's ids and a start token, up to a multiple of 256 (paper: 50,432)"""
-    clip: float | None = 1.0  # not in the paper: largest norm of the gradient; None: no bound
+    """rows of the embedding; default: ids and a start token, rounded up to a multiple of 256 (paper: 50,432)"""
+    clip: float | None = 1.0  # not in the paper: maximum norm of the gradient; None: no limit
     losses: Path | None = field(default=None, metadata=RESUME_OK)
-    """a CSV of evaluate.py: where it has the losses of this training up to its last step, no new run is begun"""
+    """CSV of evaluate.py; if it has the losses of this training at its last step, no new run is started"""
 
     def validate(self) -> None:
         at_least(1, self, "L", "batch_tokens")
@@ -74,14 +74,14 @@ class Settings(training.Settings):
 
     @property
     def batch(self) -> int:
-        """Sequences a step."""
+        """Sequences per step."""
         return self.batch_tokens // self.L
 
 
-# What --preset sets in place of the paper's values above. {L: value}: by length, see common.cli.parse.
+# What --preset sets instead of the paper's values above. {L: value}: by length, see common.cli.parse.
 SMALL = {"held_out": 0.2, "log_every": 50, "checkpoint_every": 100}
-# Of one H200 and of two cores: Muon at five times the rate, results/benchmarks/training_books.csv. After the first
-# cosine others of twice the steps each: what more tokens change is measured (tokens.csv of compare.py).
+# For one H200 (gpu) and two cores (cpu). Muon has five times AdamW's rate (results/benchmarks/training_books.csv). Each
+# restart takes twice as many steps as the cosine before, to measure what more tokens change (tokens.csv of compare.py).
 MUON = {"optimizer": "muon", "learning_rate": 8e-3, "precision": "bf16", "warmup": 100}
 PRESETS = {
     "paper": {},
@@ -96,7 +96,7 @@ PRESETS = {
 
 def read_run(folder: Path) -> dict[str, Any]:
     """run.json: `identity`, `held_out_books`, `steps`, `versions`, and of the documents `source`, `tokenizer` and
-    `tokenizer_hash`. UserError: none there, or a damaged one."""
+    `tokenizer_hash`. UserError: it is missing or damaged."""
     path = folder / RUN
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def shared_by_seeds(settings: dict[str, Any], documents: str, held_out_books: Sequence[str]) -> dict[str, Any]:
-    """What seeds of one training have in common: settings, fingerprint of the documents, books held out.
+    """What all seeds of one training have in common: settings, fingerprint of the documents, held-out books.
 
     The configuration is left out: it follows from the model's name, and versions of transformers write it differently.
     """
@@ -121,9 +121,9 @@ def shared_by_seeds(settings: dict[str, Any], documents: str, held_out_books: Se
 
 
 def evaluated(cfg: Settings, of: training.Task) -> bool:
-    """Whether there is no run in --out yet, and --losses has the losses at its last step.
+    """Whether --out has no run yet and --losses already has the losses at the last step of this training.
 
-    UserError: they are of another training, or damaged.
+    UserError: the losses are of another training, or damaged.
     """
     if cfg.losses is None or not cfg.losses.exists() or (cfg.out / RUN).exists():
         return False
@@ -135,13 +135,13 @@ def evaluated(cfg: Settings, of: training.Task) -> bool:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """The folders of the saved models by their number of steps, ascending."""
+    """The folders of the saved models, by number of steps, ascending."""
     found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
     return dict(sorted((int(of[1]), path) for path, of in found.items() if of))
 
 
 def undecayed(model: torch.nn.Module) -> set[str]:
-    """Names of the biases and norms."""
+    """Names of the parameters without weight decay: biases and norms."""
     names = {name for name, _ in model.named_parameters()}
     return names - set(get_parameter_names(model, [torch.nn.LayerNorm], UNDECAYED))
 
@@ -164,9 +164,9 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
     ends = training.cosine_ends(steps, cfg.restarts)
     torch.manual_seed(cfg.seed)
     model = models.build(cfg.model, ids, cfg.L, cfg.vocab)
-    if facts["tokenizer"] in NAMED:  # a checkpoint has no tokenizer files that would say it
+    if facts["tokenizer"] in NAMED:  # a checkpoint has no tokenizer files to tell this
         model.config.tokenizer = facts["tokenizer"]
-    # The last documents that fill no whole step stay out, so that every step of every split has the same size.
+    # The last documents that do not fill a whole step are left out, so that all steps have the same size.
     rows = rows[: len(rows) // cfg.batch * cfg.batch]
     sequences = books.Sequences(documents, rows, cfg.L, ids, model.config.bos_token_id)
 
@@ -184,11 +184,11 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
         return model(input_ids, targets=targets).loss
 
     def export(step: int, weights: dict[str, torch.Tensor]) -> None:
-        """checkpoint-N in one step, then without the older ones but those at the end of a cosine."""
+        """Write checkpoint-N atomically, then delete older ones except those at the end of a cosine."""
         half, whole = cfg.out / ".checkpoint.tmp", cfg.out / f"checkpoint-{step}"
         for old in (half, whole):
             shutil.rmtree(old, ignore_errors=True)
-        model.save_pretrained(half, state_dict=dict(weights))  # it empties the dictionary
+        model.save_pretrained(half, state_dict=dict(weights))  # save_pretrained empties the dict
         half.replace(whole)
         for old in set(cfg.out.glob("checkpoint-*")) - {whole, *(cfg.out / f"checkpoint-{end}" for end in ends)}:
             shutil.rmtree(old)
@@ -217,7 +217,7 @@ def task(cfg: Settings, device: torch.device) -> training.Task:
 
 
 def main(cfg: Settings) -> None:
-    logging.disable_progress_bar()  # of the single file that a checkpoint writes
+    logging.disable_progress_bar()  # shown for the one file of each checkpoint
     with training.processes(cfg) as accelerator:
         of = task(cfg, accelerator.device)
         if evaluated(cfg, of):

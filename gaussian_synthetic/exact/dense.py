@@ -1,6 +1,6 @@
-"""The same families by dense linear algebra, slow and plain: the reference that the tests and benchmarks compare with.
+"""The same families by plain, slow, dense linear algebra: the reference for tests and benchmarks.
 
-A covariance takes O(L²) memory and time, all else O(L³) time. Of families.py only the definition of a family is used.
+The covariance takes O(L²) memory and time, all else O(L³) time. Only the definition of a family is from families.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from gaussian_synthetic.exact.families import WEIGHT_BESIDE, WEIGHT_OWN, Family,
 
 
 def covariance(of: Family) -> np.ndarray:
-    """Σ of one sequence, (L, L) float64, unit variances; App. C word for word."""
+    """Σ of one sequence, (L, L) float64, with unit variances; follows App. C literally."""
     sigma = np.eye(1)
     for n, k in zip(of.n, of.k, strict=True):
         M = row_matrix(n, of.coupling).numpy()
         rows = len(sigma)
         sigma = np.kron(sigma, M[:, :k] @ M[:, :k].T) + np.kron(np.eye(rows), M[:, k:] @ M[:, k:].T)
-        last = np.arange(n - 1, rows * n - 1, n)  # of a row; mixed with the first of the next
+        last = np.arange(n - 1, rows * n - 1, n)  # last value of each row, mixed with the first of the next row
         T = []
         for i in last:
             old = sigma[i, i + 1]
@@ -42,7 +42,7 @@ def _root(correlation: float) -> np.ndarray:
 def conditionals(sigma: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means (L, batch) and standard deviations (L,) of z_t given z_<t. z: (L, batch), sigma: (L, L).
 
-    With Σ = C Cᵀ and z = C ε, z_t has the mean Σ_{s<t} C_ts ε_s and the standard deviation C_tt.
+    With Σ = C Cᵀ and z = C ε, z_t has mean Σ_{s<t} C_ts ε_s and standard deviation C_tt.
     """
     C = np.linalg.cholesky(sigma)
     noise = torch.linalg.solve_triangular(torch.from_numpy(C), torch.from_numpy(z), upper=False).numpy()
@@ -50,6 +50,6 @@ def conditionals(sigma: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def mutual_information(sigma: np.ndarray, ell: int) -> float:
-    """I(ℓ; L) = ½ (log det Σ_XX + log det Σ_YY − log det Σ) in nats; X the first ell of the positions of sigma."""
+    """I(ℓ; L) = ½ (log det Σ_XX + log det Σ_YY − log det Σ) in nats; X: the first ell positions of sigma."""
     halves = np.linalg.slogdet(sigma[:ell, :ell])[1] + np.linalg.slogdet(sigma[ell:, ell:])[1]
     return float(halves - np.linalg.slogdet(sigma)[1]) / 2

@@ -1,18 +1,18 @@
-"""Gaussian sequences of known information: drawn, and every conditional known exactly, in O(L) (App. C of the paper).
+"""Gaussian sequences with known information: draws and exact conditionals in O(L) (App. C of the paper).
 
-A family is built in layers. Layer 1 is Y = M X of n independent standard normals. Layer λ is a matrix X of L/n rows and
-n columns: k columns are independent copies of layer λ−1, the others fresh standard normals. Each row becomes
-Z_i = M X_i, the rows are laid end to end, and the last value of a row is mixed with the first of the next (Eq. C.23).
-The information between the halves grows as k^layers = L^β with β = log_n k: the paper's sub-volume family has n = 4,
-k = 3 (β = 0.79), its logarithmic family n = 4, k = 1 (β = 0: a constant for each layer).
+A family is built in layers. Layer 1 is Y = M X, where X holds n independent standard normals. Layer λ starts from a
+matrix X of L/n rows and n columns: k columns are independent copies of layer λ−1, the others fresh standard normals.
+Each row becomes Z_i = M X_i, the rows are joined end to end, and the last value of each row is mixed with the first of
+the next (Eq. C.23). The information between the halves grows as k^layers = L^β with β = log_n k. The paper's sub-volume
+family has n = 4, k = 3 (β = 0.79), its logarithmic family n = 4, k = 1 (β = 0: a constant for each layer).
 
     conditionals = prepare(named("subvolume", layers=6))         # once for a family: 4^6 = 4,096 positions
     z, mean = draw(conditionals, batch=4 * 64, generator=rng)    # (L, batch) each: samples, and E[z_t | z_<t]
     conditionals.std                                           # (L,) std of z_t given z_<t, whatever z is
 
-Why O(L) is enough, and exact: ../README.md. Tensors have the batch last, (positions, batch), so that the
-small matrices of a row meet long contiguous stretches of memory. What does not depend on the data (`Laws`) is computed
-in float64 whatever the dtype that it is used in.
+../README.md explains why O(L) is enough and exact. Tensors have the batch last, (positions, batch), so that the small
+matrices of a row multiply long contiguous blocks of memory. `Conditionals`, which do not depend on the data, are
+computed in float64 and then converted to the dtype of use.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from common.cli import UserError
 
 NAMED = {"subvolume": 3, "logarithmic": 1}  # k of n = 4 columns (App. C)
 PAPER_N = 4
-# Eq. C.23: the mixed pair gets 2/5 of the correlation of each pair beside it, and 1/5 of its own.
+# Eq. C.23: the new correlation of a mixed pair is 2/5 of that of each neighbouring pair plus 1/5 of its own.
 WEIGHT_BESIDE, WEIGHT_OWN = 0.4, 0.2
 
 
 @dataclass(frozen=True)
 class Family:
-    """n, k: (layers,) each, bottom layer first; k[0] is 0, as nothing lies below. coupling: of two values of a row.
+    """A family, made by `family`. n, k: (layers,) each, bottom layer first; k[0] is 0, as no layer lies below.
 
-    Made by `family`. UserError: n < 3, k outside 1 … n, coupling outside (−1/(n−1), 1).
+    coupling: correlation of two values in a row. UserError: n < 3, k outside 1 … n, coupling outside (−1/(n−1), 1).
     """
 
     n: tuple[int, ...]
@@ -45,7 +45,7 @@ class Family:
 
     def __post_init__(self) -> None:
         if min(self.n) < 3:
-            # With two columns the mixing reaches over whole rows, and β could only be 0 or 1.
+            # With two columns the mixing would change every value, and β could only be 0 or 1.
             raise UserError(f"branching n = {min(self.n)}: give at least 3")
         for n, k in zip(self.n[1:], self.k[1:], strict=True):
             if not 1 <= k <= n:
@@ -70,17 +70,17 @@ class Family:
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """How many sequences of each layer one sequence of the top is made of, bottom first."""
+        """Number of sequences of each layer in one sequence of the top layer, bottom first."""
         return tuple(math.prod(self.k[i + 1 :]) for i in range(self.layers))
 
 
 def family(
     layers: int, k: int | Sequence[int], n: int | Sequence[int] = PAPER_N, coupling: float | None = None
 ) -> Family:
-    """The family of `layers` layers. UserError as Family, or a wrong number of n or k.
+    """The family of `layers` layers. UserError: as Family, or a wrong number of n or k.
 
-    n: one number, or one per layer. k: one number, or one for each layer above the first. Bottom layer first. coupling:
-    −1/n if None, which is the paper's −1/4 at n = 4.
+    n: one number, or one per layer. k: one number, or one per layer above the first. Bottom layer first. coupling: None
+    for −1/n, which is the paper's −1/4 at n = 4 (with several n, the largest).
     """
     if layers < 1:
         raise UserError(f"{layers} layers: give at least 1")
@@ -100,22 +100,22 @@ def named(name: str, layers: int) -> Family:
 
 
 def layers_of_length(L: int, n: int = PAPER_N) -> int:
-    """How many layers of branching n make L positions. UserError: L is no power of n, n < 3."""
+    """Number of layers with branching n that give L positions. UserError: L is not a power of n, n < 3."""
     if n < 3:
         raise UserError(f"branching n = {n}: give at least 3")
     layers = round(math.log(L, n)) if L >= n else 0
     if layers < 1 or n**layers != L:
-        raise UserError(f"L = {L} is no power of n = {n}: give {n ** max(1, layers)}, the nearest")
+        raise UserError(f"L = {L} is not a power of n = {n}: give {n ** max(1, layers)}, the nearest")
     return layers
 
 
 def row_matrix(n: int, coupling: float) -> torch.Tensor:
     """M, (n, n) float64: rows of unit norm, any two with inner product `coupling`.
 
-    An orthogonal matrix whose last column is constant, columns rescaled: M M^T has the eigenvalue 1 + (n−1)·coupling
-    along the constant and 1 − coupling across it. n = 4 is the paper's matrix (γ = √5/4, ρ = 1/4 at coupling −1/4). For
-    other n the columns are cosines, which like the paper's only change sign when the order of the rows is reversed: so
-    a family has the same law read backwards.
+    An orthogonal matrix whose last column is constant, with rescaled columns: M M^T has eigenvalue 1 + (n−1)·coupling
+    for the constant vector and 1 − coupling orthogonal to it. n = 4 gives the paper's matrix (γ = √5/4, ρ = 1/4 at
+    coupling −1/4). For other n the columns are cosines. Like the paper's columns, they change at most their sign when
+    the order of the rows is reversed, so a family has the same law backwards.
     """
     if n == 4:
         across = torch.tensor([[1, 1, 1], [-1, 1, -1], [-1, -1, 1], [1, -1, -1]], dtype=torch.float64) / 2
@@ -128,10 +128,10 @@ def row_matrix(n: int, coupling: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Mixing:
-    """What the mixing across rows of one layer does, and what it leaves; float64.
+    """The weights of the mixing across rows in one layer, and the correlations after it; float64.
 
-    own, other: (R, 1) the mixed values of a pair are own·one + other·the other; 1 and 0 for the last row.
-    adjacent: (L−1,) correlation of neighbours in the layer's output.
+    own, other: (R, 1) each value of a mixed pair becomes own·itself + other·its partner; 1 and 0 for the last row.
+    adjacent: (L−1,) correlations of neighbours in the layer's output.
     """
 
     own: torch.Tensor
@@ -140,16 +140,16 @@ class Mixing:
 
 
 def mixing(M: torch.Tensor, k: int, adjacent_below: torch.Tensor) -> Mixing:
-    """Of a layer with rows M X_i, k columns of X copied; adjacent_below: (R−1,) correlations of neighbours below.
+    """The mixing of a layer with rows M X_i, k columns copied. adjacent_below: (R−1,) correlations of neighbours below.
 
-    The pair (Z_{i,n}, Z_{i+1,1}) of correlation r gets 2/5 (c + c) + 1/5 r, where c is the coupling within a row
-    (Eq. C.23), by T = C_new^{1/2} C_old^{−1/2}. Both matrices have the eigenvectors (1, 1) and (1, −1).
+    T = C_new^{1/2} C_old^{−1/2} changes the correlation of the pair (Z_{i,n}, Z_{i+1,1}) from r to 2/5 (c + c) + 1/5 r,
+    where c is the coupling within a row (Eq. C.23). Both matrices have the eigenvectors (1, 1) and (1, −1).
     """
     n, rows = len(M), len(adjacent_below) + 1
     coupling = (M[0] @ M[1]).item()
 
     def across(left: int, right: int) -> torch.Tensor:
-        """corr(Z_{i,left}, Z_{i+1,right}) before the mixing: only copied columns reach over rows."""
+        """corr(Z_{i,left}, Z_{i+1,right}) before the mixing: only copied columns correlate rows."""
         return (M[left, :k] @ M[right, :k]) * adjacent_below
 
     old = across(n - 1, 0)
@@ -183,15 +183,15 @@ def mixings(of: Family) -> Iterator[tuple[torch.Tensor, Mixing]]:
 
 
 def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]:
-    """M, mixing and Cholesky factors of every layer, bottom first, float64.
+    """M, mixing and Cholesky factors (R, n+2, n+2) of every layer, bottom first, float64.
 
-    Row i and the beginning of row i+1 are met in the order
+    Row i and the beginning of row i+1 are processed as one block, in the order
         u = (Z_{i,1}, …, Z_{i,n−1}, Z'_{i,n}, Z'_{i+1,1}, Z_{i+1,2}),
-    a prime for mixed values: once Z'_{i+1,1} is seen, the mixing can be undone, row i is known unmixed, and the next
-    block begins. The factor C_i (n+2, n+2), of all rows (R, n+2, n+2), is that of the covariance of u given all rows
-    before i. From below it takes the covariance of a copy's next two values given all before (README.md, step 2).
+    where a prime marks mixed values. Once Z'_{i+1,1} is known, the mixing can be undone, which gives row i unmixed, and
+    the next block begins. Factor C_i is the Cholesky factor of the covariance of u given all rows before i. From the
+    layer below it needs the covariance of a copy's next two values given all values before (README.md, The recursion).
     """
-    below = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)  # var, cov, var of the next two: fresh normals
+    below = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)  # var, cov, var of the next two values: fresh normals
     for k, (M, mix) in zip(of.k, mixings(of), strict=True):
         factors = torch.linalg.cholesky(_block_covariance(M, k, mix, below))
         yield M, mix, factors
@@ -199,7 +199,7 @@ def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]
 
 
 def _values_ahead(M: torch.Tensor, mix: Mixing) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B of u = A_i X_i + B_i X_{i+1}, (R, n+2, n) each."""
+    """The matrices A and B in u = A_i X_i + B_i X_{i+1}, (R, n+2, n) each."""
     n, rows = len(M), len(mix.own)
     one, two = torch.zeros(2, rows, n + 2, n, dtype=torch.float64)
     one[:, : n - 1], two[:, n + 1] = M[:-1], M[1]
@@ -209,7 +209,7 @@ def _values_ahead(M: torch.Tensor, mix: Mixing) -> tuple[torch.Tensor, torch.Ten
 
 
 def _block_covariance(M: torch.Tensor, k: int, mix: Mixing, below: torch.Tensor) -> torch.Tensor:
-    """Covariance of u given all rows before, (R, n+2, n+2). below: (R, 3) of the copies, see `_next_two`."""
+    """Covariance of u given all rows before, (R, n+2, n+2). below: (R, 3), `_next_two` of the layer below."""
     one, two = _values_ahead(M, mix)
     var, cov, var_next = (below[:, i, None, None] for i in range(3))
     copied, following, fresh = one[:, :, :k], two[:, :, :k], torch.cat([one[:, :, k:], two[:, :, k:]], 2)
@@ -221,32 +221,32 @@ def _block_covariance(M: torch.Tensor, k: int, mix: Mixing, below: torch.Tensor)
 def _next_two(factors: torch.Tensor) -> torch.Tensor:
     """(L, 3): variance of z_t, covariance, variance of z_{t+1}, all given z_<t, from the (R, n+2, n+2) factors.
 
-    Behind the last position stands a value that depends on nothing (a last row is not mixed): no row is special.
+    The last position is followed by an independent value without mixing, so that no row is a special case.
     """
     this = factors.diagonal(dim1=1, dim2=2)
     beside = factors.diagonal(offset=-1, dim1=1, dim2=2)
     two = torch.stack([this[:, :-1] ** 2, this[:, :-1] * beside, beside**2 + this[:, 1:] ** 2], dim=2)
-    # Steps 2 … n+1 of a block are the positions (i,2) … (i+1,1); step 1 was a position of the block before.
+    # Steps 2 … n+1 of a block are the positions (i,2) … (i+1,1); step 1 belongs to the block before.
     return torch.cat([two[:1, 0], two[:, 1:].flatten(0, 1)])[:-1]
 
 
 def conditional_std(of: Family) -> torch.Tensor:
-    """(L,) float64: standard deviation of z_t given z_1 … z_{t−1}. The entropy of t is ½ ln 2πe + ln std, in nats.
+    """(L,) float64: standard deviation of z_t given z_1 … z_{t−1}. The entropy of z_t is ½ ln 2πe + ln std, in nats.
 
-    UserError: more positions than fit memory.
+    UserError: more positions than fit in memory.
     """
     check_memory(memory_needed(of), f"the conditionals of {of.L:,} positions")
-    for _, _, factors in bottom_up(of):  # noqa: B007 - only the top layer's are wanted
+    for _, _, factors in bottom_up(of):  # noqa: B007 - only the top layer's factors are used
         pass
     return _next_two(factors)[:, 0].sqrt()
 
 
 @dataclass(frozen=True)
 class LayerLaws:
-    """One layer's part of the recursion, in the dtype and on the device of use. R rows of n columns, k copied.
+    """One layer's part of the recursion, in the dtype and on the device of use. R rows of n columns, k of them copies.
 
     by_data: (R, n·ahead, n) and by_means: (R, n·ahead, 2k): predictions of a block = by_data · (Z_{i,1}, z_{i,2} …
-    z_{i,n}) + by_means · (the copies' means of row i, of row i+1). ahead = 2, of z_t and of z_{t+1}, and 1 at the top.
+    z_{i,n}) + by_means · (the copies' means in rows i and i+1). ahead is 2 (for z_t and z_{t+1}), and 1 at the top.
     """
 
     M: torch.Tensor
@@ -260,15 +260,15 @@ class LayerLaws:
 
 @dataclass(frozen=True)
 class Conditionals:
-    """All of a family that does not depend on the data, from `prepare`."""
+    """Everything about a family's conditionals that does not depend on the data; made by `prepare`."""
 
     of: Family
     layers: tuple[LayerLaws, ...]
-    std: torch.Tensor  # (L,) of z_t given z_<t
+    std: torch.Tensor  # (L,) standard deviation of z_t given z_<t
 
 
 def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Conditionals:
-    """The conditionals of a family, once for all draws; in float64 on the CPU. UserError: they do not fit memory."""
+    """A family's conditionals, once for all draws, computed in float64 on the CPU. UserError: too little memory."""
     check_memory(2 * memory_needed(of), f"the conditionals of {of.L:,} positions")
     layers = []
     for i, (M, mix, factors) in enumerate(bottom_up(of)):
@@ -284,7 +284,7 @@ def _regressions(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """by_data and by_means of LayerLaws. With u = W m + C ε, E[u_j | u_<j] = (W m)_j + Σ_{s<j} C_js ε_s.
 
-    ε_s is the s-th row of C⁻¹ times what u has above its mean, so everything is linear in u and m.
+    ε = C⁻¹ (u − W m), so everything is linear in u and m.
     """
     n = len(M)
     W = torch.cat([side[:, :, :k] for side in _values_ahead(M, mix)], 2)
@@ -302,10 +302,10 @@ def _regressions(
 def draw(
     conditionals: Conditionals, batch: int, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws z and the means of their conditionals, (L, batch) each; the standard deviations are conditionals.std.
+    """Draw z and compute the means of its conditionals, (L, batch) each; the standard deviations are conditionals.std.
 
-    As `conditional_mean`, but what lies below z is known from the drawing, so nothing has to be undone: faster, and in
-    float32 more accurate.
+    The means are those of `conditional_mean`, but the layers below z are known from the draw, so nothing has to be
+    undone: this is faster, and more accurate in float32.
     """
     blocks, below = [], None
     for layer, sequences in zip(conditionals.layers, conditionals.of.sequences, strict=True):
@@ -325,7 +325,7 @@ def draw(
 
 
 def conditional_mean(conditionals: Conditionals, z: torch.Tensor) -> torch.Tensor:
-    """E[z_t | z_1 … z_{t−1}] for every t at once. z: (L, batch), dtype and device of conditionals.std. As z.
+    """E[z_t | z_1 … z_{t−1}] for every t at once, (L, batch). z: (L, batch), dtype and device of conditionals.std.
 
     UserError: another shape or dtype.
     """
@@ -338,7 +338,7 @@ def conditional_mean(conditionals: Conditionals, z: torch.Tensor) -> torch.Tenso
 
 
 def _undo_layers(conditionals: Conditionals, z: torch.Tensor) -> list[torch.Tensor]:
-    """Of every layer, bottom first, its output with Z_{i,1} unmixed, (R, n, batch of the layer); all else is undone."""
+    """For each layer, bottom first, its output with only Z_{i,1} unmixed, as `_predict` needs it: (R, n, its batch)."""
     blocks = []
     for layer in reversed(conditionals.layers):
         rows, n = len(layer.own), len(layer.M)
@@ -354,8 +354,8 @@ def _undo_layers(conditionals: Conditionals, z: torch.Tensor) -> list[torch.Tens
 
 
 def _predict(conditionals: Conditionals, blocks: list[torch.Tensor]) -> torch.Tensor:
-    """E[z_t | z_<t], (L, batch), from the blocks' data of every layer; `blocks` is emptied on the way."""
-    means = None  # (positions below, 2, batch below): of the next value and of the one behind it
+    """E[z_t | z_<t], (L, batch), from the data of every layer's blocks. `blocks` is emptied, to free memory."""
+    means = None  # (positions below, 2, batch below): means of the next value and the one after it
     for layer in conditionals.layers:
         data = blocks.pop(0)
         rows, n, width = data.shape
@@ -371,12 +371,12 @@ def _predict(conditionals: Conditionals, blocks: list[torch.Tensor]) -> torch.Te
 
 
 def memory_needed(of: Family) -> int:
-    """Bytes of `conditional_std`: six float64 tensors of the top layer. `prepare` takes up to twice as many."""
+    """Bytes that `conditional_std` needs: six float64 tensors of the top layer. `prepare` needs up to twice as many."""
     return of.L // of.n[-1] * 6 * 8 * (of.n[-1] + 2) ** 2
 
 
 def check_memory(needed: int, what: str) -> None:
-    """UserError, before anything is allocated: `needed` bytes are more than is free."""
+    """UserError, before anything is allocated: `needed` bytes are more than the free memory."""
     free = psutil.virtual_memory().available
     if needed > free:
         raise UserError(f"{what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: take fewer layers")

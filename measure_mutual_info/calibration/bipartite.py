@@ -1,18 +1,18 @@
-"""Does the pipeline return a known answer? Estimates and intervals for processes whose information is known exactly.
+"""Does the pipeline recover a known answer? Estimates and intervals for processes whose information is known exactly.
 
     python measure_mutual_info/calibration/bipartite.py --out results/calibration --workers 2
 
 Documents of each process (processes.py) go through the scoring, the estimators and the fits of a real measurement, with
-the process's own predictor in place of the language model: exact, and misspecified in four ways. This is not in the
-paper. Each process gets a folder under --out:
+the process's own predictor in place of the language model: exact, or misspecified in one of four ways. This is not in
+the paper. Each process gets a folder under --out:
 
     calibration.csv      I(L) of each replication with its error, the truth, and whether the 95% interval contains it
     calibration_fit.csv  β of each replication with its interval, by generalised (gls) and ordinary (ols) least squares
-    coverage.csv         over the replications: mean, bias, spread, and coverage
+    coverage.csv         mean, bias, spread and coverage over the replications
 
 One CPU core: 0.3 s for a replication of 1,000 documents of 2,048 tokens, 25 minutes in all. A killed run continues
-where it stopped. Expect for the exact predictor: coverage of 0.93 to 0.98 for `direct`, both of I(L) and of β by gls;
-vCLUB 2 to 80 times the truth, with β = 1.05 and 1.13 where Santa Fe's is 0.5 and 0.75.
+where it stopped. Expect for the exact predictor: a coverage of 0.93 to 0.98 by `direct`, both of I(L) and of β (gls);
+vCLUB at 2 to 80 times the truth, with β = 1.05 and 1.13 where Santa Fe's β is 0.5 and 0.75.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from measure_mutual_info.calibration.replications import Arrays, Block, blocks, 
 from measure_mutual_info.estimate_bipartite import estimate_table, fit_ratio, per_document_terms
 from measure_mutual_info.scoring import passes
 
-ESTIMATORS = ("direct", "vclub", "block_entropy")  # of `per_document_terms`: one added here is calibrated too
-POOLED = ("direct", "block_entropy")  # whose covariance weighs the exact curve for their true β; vclub: direct's
+ESTIMATORS = ("direct", "vclub", "block_entropy")  # names in `per_document_terms`; one added here is calibrated too
+POOLED = ("direct", "block_entropy")  # their covariance weights the exact curve for their true β; vclub uses direct's
 METHODS = ("gls", "ols")  # generalised and ordinary least squares
-LAWS = ("power", "logarithm")  # that are told apart
+LAWS = ("power", "logarithm")  # laws to select from
 FIT_VALUES = ["beta", "lo95", "hi95", "chi2", "p_value", "selected"]  # selected: index into LAWS
 KINDS = ["process", "predictor", "estimator", "n_documents"]
 ESTIMATE_COLUMNS = ["process", "predictor", "estimator", "L_tokens", "n_documents", "seed"]
@@ -52,31 +52,31 @@ FIT_COLUMNS = [*KINDS, "seed", "method", *FIT_VALUES[:3], "beta_true", "covered"
 COVERAGE_COLUMNS = [*KINDS, "quantity", "L_tokens", "truth", "mean", "bias", "sd", "mean_half_width"]
 COVERAGE_COLUMNS += ["coverage", "coverage_lo95", "coverage_hi95", "replications", "failed", "mean_stderr"]
 COVERAGE_COLUMNS += [f"selected_{law}" for law in LAWS]
-POOL, POOL_PIECE = "pool", 1000  # documents of the pool that are sampled at a time
+POOL, POOL_PIECE = "pool", 1000  # kind of block, and documents of the pool sampled at a time
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)
-    """folder; each process gets one within it"""
+    """folder; each process gets a subfolder"""
     processes: tuple[Literal["santa_fe", "markov", "bernoulli"], ...] = field(
         default=("santa_fe", "markov", "bernoulli"), metadata=RESUME_OK
     )
     """see processes.py"""
-    betas: tuple[float, ...] = field(default=(0.5, 0.75), metadata=RESUME_OK)  # santa_fe: exponents, from 0.05 up to 1
+    betas: tuple[float, ...] = field(default=(0.5, 0.75), metadata=RESUME_OK)  # santa_fe: exponents, 0.05 to 0.999
     epsilons: tuple[float, ...] = field(default=(0.1,), metadata=RESUME_OK)
-    """santa_fe: probabilities that a bit is misread, 0.001 to 0.45; each goes with each beta"""
-    predictors: tuple[PredictorName, ...] = get_args(PredictorName)  # what stands in the place of the language model
-    n_documents: tuple[int, ...] = (100, 1000)  # documents of a replication
-    replications: int = 800  # with the exact predictor, for each number of documents
-    replications_misspecified: int = 20  # with each other predictor, at the largest number of documents
+    """santa_fe: probabilities that a bit is misread, 0.001 to 0.45; each is combined with each beta"""
+    predictors: tuple[PredictorName, ...] = get_args(PredictorName)  # what replaces the language model
+    n_documents: tuple[int, ...] = (100, 1000)  # documents per replication
+    replications: int = 800  # replications with the exact predictor, for each number of documents
+    replications_misspecified: int = 20  # replications with each other predictor, for the largest number of documents
     L_max: int = 2048  # tokens; as in the paper
     ratio: int = 2  # L/ell; as in Fig. 2b
-    L_fit_min: int = 128  # tokens, first L of the fits: below it the exact curves are no power laws yet
+    L_fit_min: int = 128  # tokens; the smallest L of the fits: below 128 the exact curves are not yet power laws
     pool_documents: int = 20_000
-    """documents whose covariance weighs the exact curve in the fit that gives the true β of gls; whole thousands"""
+    """documents whose covariance weights the exact curve in the fit for the true β of gls; rounded up to thousands"""
     workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
-    seed: int = 0  # of the first replication; the next ones count on from it
+    seed: int = 0  # seed of the first replication; each later one adds 1
 
     @property
     def points(self) -> list[tuple[int, int]]:
@@ -90,7 +90,7 @@ class Settings:
 
     @property
     def sources(self) -> list[Process]:
-        """The processes, Santa Fe with every beta and epsilon."""
+        """The processes, with Santa Fe once for every pair of beta and epsilon."""
         made = {"markov": [processes.MarkovChain()], "bernoulli": [processes.BernoulliUniform()]}
         made["santa_fe"] = [processes.NoisySantaFe(beta, epsilon) for beta in self.betas for epsilon in self.epsilons]
         return [process for kind in self.processes for process in made[kind]]
@@ -104,7 +104,7 @@ class Settings:
         return [block for kind in kinds for block in blocks(*kind)]
 
     def validate(self) -> None:
-        # At epsilon = 0 vCLUB is infinite, at 0.5 a bit tells nothing; vCLUB pairs documents; sums are of 16 bits.
+        # vCLUB is infinite at epsilon = 0, and a bit says nothing at 0.5. vCLUB pairs documents. Sums have 16 bits.
         inside = {"betas": (0.05, 0.999), "epsilons": (0.001, 0.45), "L_max": (2, 32_767)}
         inside |= dict.fromkeys(("n_documents", "ratio"), (2, math.inf))
         inside |= dict.fromkeys(("replications", "pool_documents", "workers"), (1, math.inf))
@@ -114,12 +114,13 @@ class Settings:
                     raise UserError(f"--{name.replace('_', '-')} {value:g}: give at least {least:g}, at most {most:g}")
         if len(self.window) < MIN_POINTS:
             raise UserError(
-                f"{len(self.window)} L to fit, and {MIN_POINTS} are needed: lower --L-fit-min or raise --L-max"
+                f"only {len(self.window)} values of L to fit, and {MIN_POINTS} are needed: lower --L-fit-min or raise "
+                "--L-max"
             )
 
 
-# What --preset sets in place of the defaults above. "…-noise": Santa Fe with less noise and with more, of which 200
-# replications say the same. The paper calibrates nothing, but measures on 1,024 documents.
+# What --preset sets in place of the defaults above. "…-noise": Santa Fe with less and with more noise, for which 200
+# replications show the same as more would. The paper has no calibration, but measures on 1,024 documents.
 CPU = {"replications": 1000, "workers": 2}
 NOISE = {"processes": ("santa_fe",), "epsilons": (0.05, 0.2), "replications": 200}
 PAPER = CPU | {"n_documents": (100, 1024)}
@@ -138,10 +139,10 @@ def document_terms(
     x_donor: np.ndarray | None = None,
     book: np.ndarray | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Sample documents, score and estimate: for each of ESTIMATORS the terms, documents × (ell, L), nats.
+    """Sample documents and score them. Returns the terms of each of ESTIMATORS, documents × (ell, L), in nats.
 
-    The documents depend on the process, their number, the seed and their books, not on the predictor. x_donor: whose X
-    each document gets, (documents,); drawn by the seed if not given. book: see `sample` of the process.
+    The documents depend on the process, their number, the seed, `pool` and their books, not on the predictor.
+    x_donor: (documents,), see `passes.x_donors`; drawn from the seed if not given. book: see `sample` of the process.
     """
     rng = np.random.default_rng([seed, documents, zlib.crc32(process.name.encode()), pool])
     names = np.array([f"{i:06d}" for i in range(documents)], dtype=object)
@@ -152,7 +153,7 @@ def document_terms(
     scored = backend.token_logprobs(ids, ids[np.argsort(x_donor)], passes.branches(cfg.points))
     found = passes.terms(scored, cfg.points)
     found[passes.TERM_OF_RECIPIENT] = found[passes.TERM_OF_RECIPIENT][x_donor]
-    # As in scores.csv, to its six decimals.
+    # Rounded to six decimals, as in scores.csv.
     scores = pd.DataFrame({f"{name}_nats": values.round(6).ravel() for name, values in found.items()})
     scores["document"], scores["x_donor"] = names.repeat(len(ells)), names[x_donor].repeat(len(ells))
     scores["ell_tokens"], scores["L_tokens"] = np.tile(ells, documents), np.tile(Ls, documents)
@@ -160,7 +161,10 @@ def document_terms(
 
 
 def replicate(cfg: Settings, process: Process, predictor: str, documents: int, number: int) -> Arrays:
-    """mi, stderr: (estimators, points), nats; gls, ols: (estimators, FIT_VALUES). POOL: moments of POOLED's terms."""
+    """The arrays of one replication: mi, stderr, (estimators, points) in nats, and gls, ols, (estimators, FIT_VALUES).
+
+    predictor POOL: instead, the mean and scatter of the terms of each of POOLED.
+    """
     if predictor == POOL:
         terms = document_terms(cfg, process, "exact", documents, cfg.seed + number, pool=True)
         values = [terms[name].to_numpy() for name in POOLED]
@@ -178,11 +182,11 @@ def replicate(cfg: Settings, process: Process, predictor: str, documents: int, n
 
 
 def gls(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
-    """FIT_VALUES of the power law over the window by generalised least squares; NaN where nothing could be fitted."""
+    """FIT_VALUES of the power law over the window by generalised least squares; NaN if it could not be fitted."""
     found = {fit.law: fit for fit in fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=LAWS)[0]}
     if "power" not in found:
         return np.full(len(FIT_VALUES), np.nan)
-    # Both laws have two parameters: their AIC differ as their χ² do.
+    # Both laws have two parameters, so the difference in AIC is the difference in χ².
     selected = LAWS.index(min((law for law in LAWS if law in found), key=lambda law: found[law].chi2))
     power = found["power"]
     return np.array([*power.parameters["beta"], power.chi2, power.p_value, selected])
@@ -200,7 +204,7 @@ def ols(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
 
 
 def pooled(cfg: Settings, process: Process, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of the pool of a process for `truth`: (pools, POOLED, points) and (pools, POOLED, points, points)."""
+    """Mean (pools, POOLED, points) and scatter (pools, POOLED, points, points) of a process's pools, for `truth`."""
     pools = blocks(POOL, POOL_PIECE, -(-cfg.pool_documents // POOL_PIECE))
     do, names = partial(replicate, cfg, process), ("mean", "scatter")
     found = replicated(pools, do, names, pieces, cfg.workers, f"{process.name}, truth")
@@ -211,11 +215,11 @@ def pooled(cfg: Settings, process: Process, pieces: Pieces) -> tuple[np.ndarray,
 def truth(
     cfg: Settings, process: Process, mean: np.ndarray, scatter: np.ndarray
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """I in nats, (points,), and β of each of METHODS from infinitely many documents: what the exact curve gives.
+    """The exact I in nats, (points,), and the β that each of METHODS gives for it, as from infinitely many documents.
 
     mean: (pools, points) and scatter: (pools, points, points) of pools of POOL_PIECE documents. Weights matter where
-    the exact curve is not quite straight: gls weighs its points by the pool's covariance, or not at all where the pool
-    is too small for weights.
+    the exact curve is not quite straight: gls weights its points by the covariance of all pools together, or not at all
+    if there are too few documents for weights.
     """
     mi = np.array([process.mutual_information(ell, L) for ell, L in cfg.points])
     L = np.array([L for _, L in cfg.points])
@@ -235,9 +239,9 @@ def truth(
 def tables(
     cfg: Settings, process: Process, mi: np.ndarray, beta: dict[str, dict[str, float]], parts: list[Arrays]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """calibration.csv, calibration_fit.csv, coverage.csv of one process.
+    """The tables calibration.csv, calibration_fit.csv and coverage.csv of one process.
 
-    mi, and beta of each of POOLED: `truth`; parts: of cfg.work.
+    mi, and beta for each of POOLED: from `truth`. parts: the arrays of each block of cfg.work.
     """
     L, laws = np.array([L for _, L in cfg.points]), np.array([*LAWS, ""])
     estimates, fits = [], []
@@ -265,9 +269,9 @@ def tables(
 
 
 def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
-    """Rows of coverage.csv, see `summed_up`: one for each predictor, estimator, number of documents, and quantity.
+    """Rows of coverage.csv (see `summed_up`): one for each predictor, estimator, number of documents, and quantity.
 
-    selected_power, selected_logarithm: shares of the replications.
+    selected_power, selected_logarithm: the share of replications that select this law.
     """
 
     def row(part: pd.DataFrame, value: str, true: str, **more: object) -> dict:
@@ -286,7 +290,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
-    """All of one process: do what is missing, then write its three CSVs, coverage.csv last."""
+    """Calibrate with one process: compute what is missing, then write its three CSVs, coverage.csv last."""
     started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
     mean, scatter = pooled(cfg, process, pieces)
     exact = [truth(cfg, process, mean[:, e], scatter[:, e]) for e in range(len(POOLED))]
@@ -301,7 +305,7 @@ def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
 
 def main(cfg: Settings) -> None:
     todo = []
-    for process in cfg.sources:  # all that are in other settings are refused before anything is done
+    for process in cfg.sources:  # refuse results of other settings before any work is done
         result, wanted = cfg.out / process.name / "coverage.csv", identity(cfg, process=process.name, **asdict(process))
         pieces = Pieces(result.with_name("coverage.csv.parts"), wanted)
         if not finished(result, wanted, pieces):

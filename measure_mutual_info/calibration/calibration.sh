@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Does the pipeline return a known answer? bipartite.py and two_point.py; contrast.py (vCLUB with several donors),
-# clustered.py (documents in books), then the pictures. Not a figure of the paper.
-# Replications, documents and lengths of each preset stand at the top of each program (PRESETS).
+# Does the pipeline return a known answer? Runs bipartite.py, two_point.py, contrast.py (vCLUB with several donors) and
+# clustered.py (documents in books), then draws the picture. Not a figure of the paper.
+# Replications, documents and lengths of each preset are in PRESETS of each program.
 #   PRESET=smoke  1 minute on 2 CPU cores
-#   PRESET=cpu    50 minutes on 2 CPU cores (committed; default); with Santa Fe of less and of more noise
+#   PRESET=cpu    50 minutes on 2 CPU cores (committed; default); also Santa Fe with less and with more noise
 #   PRESET=paper  the same with the paper's 1,024 documents
 # Flags go to bipartite.py, e.g. --workers 16.
 set -euo pipefail

@@ -1,22 +1,22 @@
-"""Which interval holds the truth when documents come from books? Coverage of I and of β for correlated documents.
+"""Which interval contains the truth when documents come from books? Coverage of I and of β for correlated documents.
 
     python measure_mutual_info/calibration/clustered.py --out results/calibration --workers 2
 
-Documents of a book resemble each other. Here those of Bernoulli share their coin, those of Santa Fe their sequence of
-keys (processes.py), so that they are correlated while each document, and so I, is as before. They go through the
-estimators, errors and fits of a real measurement, with the exact predictor. This is not in the paper. Writes
-clustered.csv, a row for each process, estimator, number of books, quantity and interval, over the replications
-(`summed_up`). Quantities and intervals (95%):
+Documents of a book resemble each other. Here the documents of a book share their coin (Bernoulli) or their sequence of
+keys (Santa Fe; see processes.py). So they are correlated, but the distribution of each document, and with it I, is the
+same as before. All go through the estimators, errors and fits of a real measurement, with the exact predictor. This is
+not in the paper. Writes clustered.csv: one row per process, estimator, number of books, quantity and interval,
+summarised over the replications (`summed_up`). Quantities and intervals (95%):
 
-    mi      I at L_max. documents: Student's t with the standard error of independent documents; books: with that by
-            book, and as many degrees of freedom as books less one
-    beta    the power law from L_fit_min on by generalised least squares. documents: fitted to the documents' terms;
-            books: to the rows of `by_book`; resampled_books: `bootstrap_power` of what `fit_units` takes, as the
-            columns boot_lo95 and boot_hi95 of estimate_bipartite.py. truth: as in bipartite.py
+    mi      I at L_max. documents: Student's t with the standard error for independent documents; books: Student's t
+            with the standard error by book and (number of books − 1) degrees of freedom
+    beta    β of a power law fitted from L_fit_min on by generalised least squares. documents: fitted to the documents'
+            terms; books: fitted to the rows of `by_book`; resampled_books: `bootstrap_power` with the rows and units of
+            `fit_units`, as for boot_lo95 and boot_hi95 of estimate_bipartite.py. truth: as in bipartite.py
 
-Hardware: one CPU core, 15 minutes; a killed run continues where it stopped. Expect for `direct` on four books that the
-interval by documents holds I in 49% (Bernoulli) and 69% (Santa Fe) of the replications, and resampled books hold β from
-L = 128 in 96%.
+Hardware: one CPU core, 15 minutes; a killed run continues where it stopped. Expect for `direct` with four books: the
+interval by documents contains I in 49% (Bernoulli) and 69% (Santa Fe) of the replications, and that from resampled
+books contains β from L = 128 in 96%.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ COLUMNS += ["coverage_of_mean", "replications", "failed"]
 @dataclass(frozen=True)
 class Settings:
     out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)  # folder for clustered.csv
-    n_documents: int = 100  # of a replication
-    books: tuple[int, ...] = (4, 12, 38)  # that these documents are of, in nearly equal parts
-    replications: int = 300  # of each process and number of books
-    bootstrap: int = 50  # resamplings of whole books in a replication
-    L_max: int = 2048  # tokens; L = 2ℓ up to it
-    L_fit_mins: tuple[int, ...] = (4, 128)  # tokens, first L of the fits
-    pool_documents: int = 20_000  # that weigh the exact curve for the true β; as in bipartite.py
+    n_documents: int = 100  # documents per replication
+    books: tuple[int, ...] = (4, 12, 38)  # numbers of books; the documents are divided among them nearly equally
+    replications: int = 300  # replications of each process and number of books
+    bootstrap: int = 50  # resamplings of whole books per replication
+    L_max: int = 2048  # tokens; the largest L, with L = 2ℓ
+    L_fit_mins: tuple[int, ...] = (4, 128)  # tokens; the smallest L of each fit
+    pool_documents: int = 20_000  # documents that weight the exact curve for the true β; as in bipartite.py
     workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
-    seed: int = 0  # of the first replication
+    seed: int = 0  # seed of the first replication
 
     def calibration(self, L_fit_min: int = 0) -> bipartite.Settings:
         names = ("replications", "L_max", "pool_documents", "workers", "seed")
@@ -81,7 +81,7 @@ PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE | {"po
 
 
 def replicate(cfg: Settings, process: Process, kind: str, documents: int, number: int) -> Arrays:
-    """Of each of POOLED, value, lo95, hi95 by each of INTERVALS; kind: how many books, or POOL, as in bipartite.py.
+    """Value, lo95 and hi95 for each of POOLED and INTERVALS. kind: the number of books, or POOL as in bipartite.py.
 
     mi: (POOLED, 2, 3) in nats, by documents and by books. beta: (POOLED, L_fit_mins, INTERVALS, 3). NaN: no fit.
     """
@@ -101,7 +101,7 @@ def replicate(cfg: Settings, process: Process, kind: str, documents: int, number
 
 
 def slopes(terms: pd.DataFrame, book: pd.Series, L_min: int, bootstrap: int, seed: int) -> np.ndarray:
-    """β of the power law over L >= L_min, (INTERVALS, 3) with lo95 and hi95; NaN where there is none."""
+    """β of the power law over L >= L_min with lo95 and hi95, (INTERVALS, 3); NaN where there is none."""
     fitted, _, units, _ = estimate.fit_units(terms, book)
     found = np.full((len(INTERVALS), 3), math.nan)
     for row, of in zip(found, (terms, estimate.by_book(terms, book)), strict=False):
@@ -114,9 +114,9 @@ def slopes(terms: pd.DataFrame, book: pd.Series, L_min: int, bootstrap: int, see
 
 
 def summary(cfg: Settings, mi: float, betas: np.ndarray, found: Arrays) -> pd.DataFrame:
-    """Rows of clustered.csv of one process and number of books. mi, nats, and betas, (POOLED, L_fit_mins): the truth.
+    """Rows of clustered.csv for one process and number of books.
 
-    found: the arrays of `replicate`, those of all replications stacked.
+    mi, in nats, and betas, (POOLED, L_fit_mins): the truth. found: arrays of `replicate`, stacked over replications.
     """
     L, rows = cfg.calibration().points[-1][1], []
     for (e, estimator), (i, interval) in itertools.product(enumerate(POOLED), enumerate(INTERVALS)):
@@ -131,7 +131,7 @@ def summary(cfg: Settings, mi: float, betas: np.ndarray, found: Arrays) -> pd.Da
 
 
 def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
-    """Rows of clustered.csv of one process."""
+    """Rows of clustered.csv for one process."""
     mean, scatter = bipartite.pooled(cfg.calibration(), process, pieces)
     betas = np.empty((len(POOLED), len(cfg.L_fit_mins)))
     for (e, w), _ in np.ndenumerate(betas):

@@ -1,4 +1,4 @@
-"""Does averaging over several donors mend vCLUB? Its overshoot with K donors of X', and what the passes cost.
+"""Does averaging over several donors correct vCLUB? Its overshoot with K donors of X', and the cost of the passes.
 
     python measure_mutual_info/calibration/contrast.py --out results/calibration --workers 2
     python measure_mutual_info/calibration/contrast.py --documents data/documents/books --model MODEL --L-max 256 \\
@@ -6,22 +6,22 @@
 
 vCLUB is the mean of log q(Y|X) − log q(Y|X'), with the X' of one other document. With K donors the second term is
 log (1/K) Σ_k q(Y|X'_k): the leave-one-out upper bound (Poole, Ozair, van den Oord, Alemi and Tucker, "On variational
-bounds of mutual information", ICML 2019). For an exact q it lies above I at any K, and comes down as K grows. This is
-not in the paper. Writes into --out one of:
+bounds of mutual information", ICML 2019). For an exact q it is above I for any K, and decreases as K grows. This is
+not in the paper. Writes one of these into --out:
 
-    contrast.csv        processes of known I (processes.py) with the exact predictor, and Santa Fe with β = 0.5 with
-                        the misspecified ones too: for `direct` and each K the mean over replications of I(L) and of
-                        the slope β (gls, as in bipartite.py), its 95% interval by their spread (lo95, hi95), the
-                        overshoot mean − truth, and mean / truth; mean_stderr: the standard error of one replication
-    contrast_text.csv   with --documents and --model, a language model on text, whose I is not known: I by `direct`
-                        and by each K, and context_mismatch_nats, log q(Y|BOS) less the log of the mean of q(Y|X'_k),
-                        with errors by documents and by book
+    contrast.csv        processes with known I (processes.py) and the exact predictor, for Santa Fe with β = 0.5 also
+                        the misspecified ones. For `direct` and each K: the mean over replications of I(L) and of the
+                        slope β (gls, as in bipartite.py), the 95% interval of this mean from their spread (lo95, hi95),
+                        overshoot = mean − truth, ratio = mean / truth, mean_stderr: standard error of one replication
+    contrast_text.csv   with --documents and --model: a language model on text, whose I is not known. I by `direct` and
+                        by each K, and context_mismatch_nats, which is log q(Y|BOS) − log (1/K) Σ_k q(Y|X'_k), with
+                        errors by document and by book
 
-relative_tokens: tokens through the model for a document, over those with one donor (passes.tokens_a_document).
+relative_tokens: tokens that the model processes for a document, relative to one donor (passes.tokens_a_document).
 
-Hardware: one CPU core, 5 minutes; text takes K times as long as score_documents.py, as each donor is scored by itself.
-A killed run continues where it stopped. Expect with K = 1, 4 and 8 at L = 2,048 a ratio of 66, 22 and 12 on Santa Fe
-with β = 0.5, and slopes of 1.05, 1.11 and 1.15 where 0.53 is true.
+Hardware: one CPU core, 5 minutes; text takes as long as score_documents.py for each of the donors, one after another.
+A killed run continues where it stopped. Expect for Santa Fe with β = 0.5 and K = 1, 4 and 8: a ratio of 66, 22 and 12
+at L = 2,048, and slopes of 1.05, 1.11 and 1.15 where the truth is 0.53.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ COLUMNS += ["replications", "failed", "truth", "mean", "lo95", "hi95", "overshoo
 @dataclass(frozen=True)
 class Settings:
     out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)  # folder for the CSV
-    documents: Path | None = None  # text: folder of prepare_dataset.py; with --model in the place of the processes
+    documents: Path | None = None  # text: folder of prepare_dataset.py; with --model, replaces the processes
     model: str | None = None  # text: hub id, local folder or .gguf file
     bos: str | None = None  # text: as in score_documents.py
-    donors: tuple[int, ...] = (1, 4, 8)  # K, how many documents lend their X to each Y
-    n_documents: int = 400  # of a replication, or drawn from the text
-    replications: int = 20  # of each process and predictor
-    L_max: int = 2048  # tokens; L = 2ℓ up to it
-    L_fit_min: int = 128  # tokens, first L of the fits; as in bipartite.py
-    pool_documents: int = 20_000  # that weigh the exact curve for the true β; as in bipartite.py
+    donors: tuple[int, ...] = (1, 4, 8)  # K: how many documents lend their X to each Y
+    n_documents: int = 400  # documents per replication, or drawn from the text
+    replications: int = 20  # replications of each process and predictor
+    L_max: int = 2048  # tokens; the largest L, with L = 2ℓ
+    L_fit_min: int = 128  # tokens; the smallest L of the fits, as in bipartite.py
+    pool_documents: int = 20_000  # documents that weight the exact curve for the true β; as in bipartite.py
     workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
-    seed: int = 0  # of the first replication; of text, of the draws of documents and donors
+    seed: int = 0  # seed of the first replication; for text, of the draws of documents and donors
 
     @property
     def calibration(self) -> bipartite.Settings:
@@ -95,11 +95,11 @@ PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE}
 
 
 def x_donors(books: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Whose X each document gets, `count` times over: permutations that give no document its own X, nor one of its
-    book, nor one twice.
+    """`count` donors of X for each document: permutations that give no document its own X, one from its own book, or
+    the same one twice.
 
-    books: (documents,). Returns (count, documents) indices. The documents, in a random order that keeps each book
-    together, move on in a circle by more places than a book can have. UserError: there are not so many such donors.
+    books: (documents,). Returns (count, documents) indices. The documents are put in a random order that keeps each
+    book together, and rotated by at least the size of the largest book. UserError: there are too few such donors.
     """
     rng = np.random.default_rng(seed)
     _, book, sizes = np.unique(books, return_inverse=True, return_counts=True)
@@ -107,8 +107,8 @@ def x_donors(books: np.ndarray, count: int, seed: int) -> np.ndarray:
     places = rng.permutation(np.arange(sizes.max(), len(book) - sizes.max() + 1))
     if len(places) < count:
         raise UserError(
-            f"--donors {count}: {len(book)} documents, {sizes.max()} of them of one book, give each other at most "
-            f"{len(places)}: lower --donors, or take more books"
+            f"--donors {count}: {len(book)} documents, {sizes.max()} of them of one book, allow at most {len(places)} "
+            f"donors each: lower --donors, or take more books"
         )
     donors = np.empty((count, len(book)), dtype=int)
     for donor, place in zip(donors, places, strict=False):
@@ -117,16 +117,19 @@ def x_donors(books: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def contrast(vclub: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """log q(Y|X) − log (1/K) Σ_k q(Y|X'_k) of each document in nats, from the vCLUB terms v_k of K donors.
+    """log q(Y|X) − log (1/K) Σ_k q(Y|X'_k) for each document in nats, from the vCLUB terms v_k of K donors.
 
-    That is −log (1/K) Σ_k exp(−v_k). vclub: K tables, documents × (ell, L), as the result.
+    This equals −log (1/K) Σ_k exp(−v_k). vclub: K tables, documents × (ell, L), like the result.
     """
     values = math.log(len(vclub)) - logsumexp([-of.to_numpy() for of in vclub], axis=0)
     return pd.DataFrame(values, vclub[0].index, vclub[0].columns)
 
 
 def replicate(cfg: Settings, process: Process, kind: str, documents: int, number: int) -> Arrays:
-    """mi, stderr: (1 + donors, points) in nats, `direct` and each K; beta: (1 + donors,). POOL: as in bipartite.py."""
+    """mi, stderr: (1 + len(donors), points) in nats; beta: (1 + len(donors),): `direct`, then each K.
+
+    kind: a predictor, or POOL as in bipartite.py.
+    """
     shared, seed = cfg.calibration, cfg.seed + number
     if kind == bipartite.POOL:
         return bipartite.replicate(shared, process, kind, documents, number)
@@ -143,7 +146,7 @@ def replicate(cfg: Settings, process: Process, kind: str, documents: int, number
 
 
 def kinds(cfg: Settings) -> pd.DataFrame:
-    """estimator, donors, relative_tokens of `direct` and of each K."""
+    """A row for `direct` and for each K: estimator, donors, relative_tokens."""
     donors, points = np.array([0, *cfg.donors]), cfg.calibration.points
     tokens = [passes.tokens_a_document(points, count) / passes.tokens_a_document(points) for count in donors.tolist()]
     return pd.DataFrame(
@@ -152,7 +155,7 @@ def kinds(cfg: Settings) -> pd.DataFrame:
 
 
 def summary(cfg: Settings, mi: np.ndarray, beta: float, found: Arrays) -> pd.DataFrame:
-    """Rows of contrast.csv of one process and predictor. mi: (points,) and beta, the truth; found: of `replicate`."""
+    """Rows of contrast.csv for one process and predictor. mi, (points,), and beta: the truth; found: of `replicate`."""
     n, rows = len(found["beta"]), []
     for e, kind in enumerate(kinds(cfg).to_dict("records")):
         points = [
@@ -170,7 +173,7 @@ def summary(cfg: Settings, mi: np.ndarray, beta: float, found: Arrays) -> pd.Dat
 
 
 def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
-    """Rows of contrast.csv of one process."""
+    """Rows of contrast.csv for one process."""
     mean, scatter = bipartite.pooled(cfg.calibration, process, pieces)
     direct = bipartite.POOLED.index("direct")
     mi, beta = bipartite.truth(cfg.calibration, process, mean[:, direct], scatter[:, direct])

@@ -1,21 +1,22 @@
-"""Processes whose bipartite mutual information is known exactly, with predictors: what the pipeline is calibrated on.
+"""Processes whose bipartite mutual information is known exactly, with their predictors, to calibrate the pipeline on.
 
     NoisySantaFe        I grows about as ℓ^β                  a power law, the shape claimed for text
-    BernoulliUniform    I = ½ ln ℓ + a constant               a logarithm
+    BernoulliUniform    I ≈ ½ ln ℓ + a constant               a logarithm
     MarkovChain         I is the same at every ℓ              no growth
-    Topics, Shuffled    two-point information alone, which falls as a power of d, or stands still
+    Topics, Shuffled    two-point information only, which falls as a power of d, or is constant
 
-A process has a `name`, parameters included, for tables and folders, and
+A process has a `name` for tables and folders, which for Santa Fe includes its parameters, and these methods (Topics
+and Shuffled: no name, and only the first and the last method):
 
-    sample(rng, documents, L)       independent documents, each with hidden variables of its own: (documents, L) int32.
-                                    Santa Fe and Bernoulli also take the book of each document, and the documents of
-                                    a book are then correlated, each with the same law as before
+    sample(rng, documents, L)       independent documents, each with its own hidden variables: (documents, L) int32.
+                                    Santa Fe and Bernoulli also take the book of each document; the documents of a
+                                    book are then correlated, but each has the same distribution as before
     logprobs(ids, predictor)        log q(token | all before it in its row), nats; ids (rows, n) → (rows, n) float64
     mutual_information(ell, L)      I(first ell tokens; tokens ell+1 … L) in nats, exact
-    two_point_information(d)        I(W_i; W_{i+d}) in nats, exact; not of NoisySantaFe
+    two_point_information(d)        I(W_i; W_{i+d}) in nats, exact; not for NoisySantaFe
 
-Its predictor takes the place of a language model (`ExactBackend`). It can be misspecified on purpose (`Predictor`), in
-the ways in which a language model is.
+The predictor of a process replaces the language model (`ExactBackend`). It can be misspecified on purpose
+(`Predictor`), in the ways in which a language model is.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from scipy.special import gammaln, xlogy
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs
 
 LN2 = math.log(2)
-ROWS = 250  # rows that the Santa Fe predictor takes at a time: their table of sums stays in the processor's cache
+ROWS = 250  # rows that the Santa Fe predictor takes at a time, so that their table of sums stays in the CPU cache
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Predictor:
     """How the predictor differs from the exact one, which is `Predictor()`."""
 
     temperature: float = 1.0
-    """T: the conditional probabilities that carry the memory are raised to 1/T and renormalised: of the bit given its
-    key (Santa Fe), of the next state (Markov), of the coin (Bernoulli). Above 1: too unsure, below 1: too sure"""
-    context: int | None = None  # tokens that it sees, the last ones, 1 or more; None: all
+    """T: the probabilities that depend on the past (the bit given its key for Santa Fe, the next state for Markov, the
+    coin for Bernoulli) are raised to 1/T and renormalised. Above 1: underconfident; below 1: overconfident"""
+    context: int | None = None  # number of last tokens that it sees, 1 or more; None: all
     wrong_start: bool = False
-    """the first token of a row is predicted wrongly, as by a language model that expects a text to start behind BOS"""
+    """the first token of a row is predicted wrongly, as by a language model that expects a text to begin after BOS"""
 
 
 PredictorName = Literal["exact", "tempered", "sharpened", "limited_context", "wrong_bos"]
@@ -59,11 +60,11 @@ PREDICTORS: dict[PredictorName, Predictor] = {
 
 @dataclass(frozen=True)
 class NoisySantaFe:
-    """Facts about a world, told over and over: a token is a key and that key's bit, misread with probability epsilon.
+    """Facts about a world, told repeatedly: a token is a key and that key's bit, misread with probability epsilon.
 
     Keys 0 … n_keys−1 are drawn independently with p_k ∝ (k+1)^(−1/beta); every document has a hidden fair bit Z_k for
-    each. Token id = 2·key + bit. The memory that is needed is one log-odds for each key, and I grows about as ℓ^beta.
-    The noise keeps vCLUB finite: without it a wrong X' can make Y impossible. Truth and samples both have n_keys keys.
+    each key. Token id = 2·key + bit. A predictor has to remember one log-odds per key, and I grows about as ℓ^beta. The
+    noise keeps vCLUB finite: without it a wrong X' can make Y impossible. The exact I and the samples both use n_keys.
     """
 
     beta: float = 0.75
@@ -81,7 +82,7 @@ class NoisySantaFe:
         return weight / weight.sum()
 
     def sample(self, rng: np.random.Generator, documents: int, L: int, book: np.ndarray | None = None) -> np.ndarray:
-        """book: of each document, (documents,) integers from 0 on: those of a book share their sequence of keys."""
+        """book: that of each document, (documents,) integers from 0; those of a book share their sequence of keys."""
         keys = rng.choice(self.n_keys, size=(documents, L), p=self.key_probability)
         keys = keys if book is None else keys[book]
         truth = rng.integers(0, 2, size=(documents, self.n_keys), dtype=np.int8)
@@ -89,10 +90,10 @@ class NoisySantaFe:
         return (2 * keys + bits).astype(np.int32)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """Wrong start: all 2·n_keys tokens equally likely.
+        """wrong_start: all 2·n_keys tokens are equally likely to be the first.
 
-        What a row has told of key k is the number of its ones less the number of its zeros, s_k: the log-odds of
-        Z_k = 1 are s_k ln((1−ε)/ε). By symmetry the probability of a bit depends on ±s_k alone, plus for a one.
+        All that a row says about key k is s_k, the number of its ones minus the number of its zeros: the log-odds of
+        Z_k = 1 are s_k ln((1−ε)/ε). By symmetry the probability of a one depends only on s_k, of a zero only on −s_k.
         """
         rows, n = ids.shape
         sums = np.concatenate([self._sums(ids[i : i + ROWS], predictor.context) for i in range(0, rows, ROWS)])
@@ -103,7 +104,7 @@ class NoisySantaFe:
         return logprobs
 
     def _bit_logprobs(self, n: int, temperature: float) -> np.ndarray:
-        """log p(bit | s) for s = −n … n, s counted in the direction of the bit; (2n + 1,)."""
+        """log p(bit | s) for s = −n … n, (2n + 1,); s is s_k for a one and −s_k for a zero."""
         log_odds = np.arange(-n, n + 1) * math.log((1 - self.epsilon) / self.epsilon)
         # P(bit) = σ(λ)(1−ε) + σ(−λ)ε
         right, wrong = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
@@ -111,7 +112,7 @@ class NoisySantaFe:
         return log_p - np.logaddexp(log_p, log_p[::-1])
 
     def _sums(self, ids: np.ndarray, context: int | None) -> np.ndarray:
-        """For each token the signed sum over the earlier ones of its key, in the direction of its bit; int16."""
+        """For each token, the number of earlier ones of its key with the same bit minus those with the other; int16."""
         rows, n = ids.shape
         sign = np.ascontiguousarray((2 * (ids & 1) - 1).astype(np.int16).T)
         place = np.ascontiguousarray((ids >> 1).T + np.arange(rows) * self.n_keys)
@@ -131,7 +132,7 @@ class NoisySantaFe:
         return math.fsum((LN2 - X - Y + both).tolist())
 
     def _mean_shortfall(self, n: int) -> np.ndarray:
-        """E[ln 2 − g_Bin(n, p_k)] for each key, (n_keys,). That g reaches ln 2 soon cuts the sum over the binomial."""
+        """E[ln 2 − g_Bin(n, p_k)] for each key, (n_keys,). The sum over the binomial is short: g soon reaches ln 2."""
         shortfall = _shortfall(n, self.epsilon)
         j = np.arange(len(shortfall))
         log_choose = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1)
@@ -142,10 +143,10 @@ class NoisySantaFe:
 
 @lru_cache(maxsize=64)
 def _shortfall(n: int, epsilon: float) -> np.ndarray:
-    """ln 2 − g_j for j = 0, 1, … up to n or until it vanishes, g_j the nats that j noisy readings tell of a fair bit.
+    """ln 2 − g_j for j = 0, 1, … up to n or until it vanishes; g_j: nats that j noisy readings give about a fair bit.
 
-    It is E ln(1 + e^(−λ)): λ = (j − 2i) ln((1−ε)/ε) are the log-odds of the true value after i of j readings were
-    wrong, i binomial.
+    It is E ln(1 + e^(−λ)), where λ = (j − 2i) ln((1−ε)/ε) is the log-odds of the true value after i of j readings were
+    wrong, and i is binomial.
     """
     odds = math.log((1 - epsilon) / epsilon)
     shortfall = [LN2]
@@ -160,7 +161,7 @@ def _shortfall(n: int, epsilon: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MarkovChain:
-    """A stationary Markov chain: I(ℓ; L) = H(π) − h, whatever ℓ and L. P: rows of transition probabilities, all > 0."""
+    """A stationary Markov chain: I(ℓ; L) = H(π) − h for all ℓ and L. P: rows of transition probabilities, all > 0."""
 
     P: tuple[tuple[float, ...], ...] = ((0.90, 0.07, 0.03), (0.10, 0.85, 0.05), (0.05, 0.15, 0.80))
     name = "markov"
@@ -183,19 +184,19 @@ class MarkovChain:
         return np.ascontiguousarray(ids.T)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """Wrong start: the stationary probabilities in reverse order. A context of one token is enough."""
+        """wrong_start: the stationary probabilities in reverse order. `context` has no effect: one token is enough."""
         start = self.stationary[::-1] if predictor.wrong_start else self.stationary
         log_P = np.log(self.P) / predictor.temperature
         log_P -= np.logaddexp.reduce(log_P, axis=1, keepdims=True)
         return np.concatenate([np.log(start)[ids[:, :1]], log_P[ids[:, :-1], ids[:, 1:]]], axis=1)
 
     def mutual_information(self, ell: int, L: int) -> float:
-        """H(π) − h in nats: the last token of X is all that Y depends on."""
+        """H(π) − h in nats: Y depends on X only through its last token."""
         pi, P = self.stationary, np.array(self.P)
         return float(-xlogy(pi, pi).sum() + pi @ xlogy(P, P).sum(axis=1))
 
     def two_point_information(self, d: int) -> float:
-        """Σ_ij π_i π_j ((1 + x) ln(1 + x) − x) in nats, x_ij = (P^d)_ij / π_j − 1: not lost in rounding at large d."""
+        """Σ_ij π_i π_j ((1 + x) ln(1 + x) − x) in nats, x_ij = (P^d)_ij / π_j − 1: this form is accurate at large d."""
         pi = self.stationary
         x = np.linalg.matrix_power(np.array(self.P) - pi, d) / pi
         return float(pi @ ((1 + x) * np.log1p(x) - x) @ pi)
@@ -203,18 +204,18 @@ class MarkovChain:
 
 @dataclass(frozen=True)
 class BernoulliUniform:
-    """Tosses of a coin of unknown bias θ, uniform on (0, 1) and new for each document: I = ½ ln ℓ + a constant."""
+    """Tosses of a coin with unknown bias θ, uniform on (0, 1) and new for each document: I ≈ ½ ln ℓ + a constant."""
 
     name = "bernoulli"
 
     def sample(self, rng: np.random.Generator, documents: int, L: int, book: np.ndarray | None = None) -> np.ndarray:
-        """book: of each document, (documents,) integers from 0 on: those of a book share their θ."""
+        """book: that of each document, (documents,) integers from 0; documents of a book share their θ."""
         theta = rng.random((documents, 1))
         theta = theta if book is None else theta[book]
         return (rng.random((documents, L)) < theta).astype(np.int32)
 
     def logprobs(self, ids: np.ndarray, predictor: Predictor = PREDICTORS["exact"]) -> np.ndarray:
-        """Laplace's rule, (seen + 1)/(all + 2). Wrong start: the first toss is 1 with probability 0.1."""
+        """Laplace's rule: (times seen + 1)/(tosses + 2). wrong_start: the first toss is 1 with probability 0.1."""
         n = ids.shape[1]
         ones = np.concatenate([np.zeros((len(ids), 1)), np.cumsum(ids, axis=1)], axis=1)
         first = np.maximum(0, np.arange(n) - (predictor.context if predictor.context is not None else n))
@@ -226,7 +227,7 @@ class BernoulliUniform:
         return logprobs
 
     def mutual_information(self, ell: int, L: int) -> float:
-        """H(ell) + H(L − ell) − H(L) in nats, H(n) = ln(n+1) + Σ_k ln C(n,k) / (n+1): every count k is as likely."""
+        """H(ell) + H(L − ell) − H(L) in nats, H(n) = ln(n+1) + Σ_k ln C(n,k) / (n+1): all k are equally likely."""
         return self._entropy(ell) + self._entropy(L - ell) - self._entropy(L)
 
     def two_point_information(self, d: int) -> float:
@@ -242,12 +243,12 @@ class BernoulliUniform:
 
 @dataclass(frozen=True)
 class Topics:
-    """Text that stays with a topic for a while, and at times for long: I(W_i; W_{i+d}) falls about as d^(−2·decay).
+    """Text that keeps to a topic for a while, sometimes a long one: I(W_i; W_{i+d}) falls about as d^(−2·decay).
 
-    A document is cut into segments, each with one of `topics` topics. Its tokens are of the topic's own group of
-    `words` tokens with probability `own`, else of any group, and every token of a group is as likely. Two tokens at a
-    distance d >= 1 lie in one segment with probability ½ d^−decay, and the information is about its square times a
-    constant. Token id = words · group + word; more words make pairs harder to count without a change of the truth.
+    A document is cut into segments, each with one of `topics` topics. A token is from the topic's own group of `words`
+    tokens with probability `own`, otherwise from any group; all tokens of a group are equally likely. Two tokens at
+    distance d >= 1 are in the same segment with probability ½ d^−decay, and the information is about a constant times
+    its square. Token id = words · group + word; more words make pairs harder to count, but do not change the truth.
     """
 
     topics: int = 8
@@ -260,14 +261,14 @@ class Topics:
         return self.topics * self.words
 
     def same_segment(self, d: np.ndarray) -> np.ndarray:
-        """Probability that two tokens at distances d (integers from 0 on) lie in one segment."""
+        """Probability that two tokens at each distance d (integers from 0) are in the same segment."""
         return np.where(d == 0, 1.0, 0.5 * np.maximum(d, 1.0) ** -self.decay)
 
     def sample(self, rng: np.random.Generator, documents: int, L: int) -> np.ndarray:
-        """A document begins anywhere in a segment, so that all its tokens are alike.
+        """A document begins at a random place in a segment, so that all its tokens have the same distribution.
 
-        The segment that it begins in goes on beyond its first d tokens with a probability that goes as same_segment(d),
-        the later ones beyond their first k with one that goes as same_segment(k) − same_segment(k + 1).
+        The first segment has more than d tokens in the document with probability same_segment(d). Each later one has
+        more than k tokens with a probability proportional to same_segment(k) − same_segment(k + 1).
         """
         longer = self.same_segment(np.arange(L + 1))
         begins = longer[:-1] - longer[1:]
@@ -281,9 +282,9 @@ class Topics:
         return (self.words * group + rng.integers(0, self.words, (documents, L))).astype(np.int32)
 
     def information(self, same: float) -> float:
-        """Nats that two tokens tell of each other that lie in one segment with probability `same`.
+        """Information in nats between two tokens that are in the same segment with probability `same`.
 
-        That is ln T + r ln r + (1 − r) ln((1 − r)/(T − 1)), where both are of one of T groups with probability r.
+        It is ln T + r ln r + (1 − r) ln((1 − r)/(T − 1)), where r is the probability that both are from the same group.
         """
         T = self.topics
         own, other = self.own + (1 - self.own) / T, (1 - self.own) / T
@@ -297,7 +298,7 @@ class Topics:
 
 @dataclass(frozen=True)
 class Shuffled(Topics):
-    """Documents of Topics, `tokens` long each, in random order: any two tokens came from any two places."""
+    """Documents of Topics with their `tokens` tokens in random order: any two tokens may come from any two places."""
 
     tokens: int = 1000
 
@@ -314,7 +315,7 @@ Process = NoisySantaFe | MarkovChain | BernoulliUniform
 
 @dataclass(frozen=True)
 class ExactBackend:
-    """A process's predictor in the place of a language model, see passes.Backend."""
+    """A process's predictor in place of a language model, see passes.Backend."""
 
     process: Process
     predictor: Predictor = PREDICTORS["exact"]
@@ -322,7 +323,7 @@ class ExactBackend:
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """See passes.Backend. A row that begins is a row behind BOS."""
+        """See passes.Backend. The first token of a row counts as the token after BOS."""
 
         def logprobs(*parts: np.ndarray) -> np.ndarray:
             return self.process.logprobs(np.concatenate(parts, axis=1), self.predictor)

@@ -1,4 +1,4 @@
-"""Replications of a calibration: done in blocks, in parallel, kept so that a killed run goes on, and summed up."""
+"""Replications of a calibration: run in parallel blocks, stored so that a killed run continues, and summarised."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from common.parallel import in_parallel
 from common.record import write_csv
 from common.resume import Pieces, finished, identity
 
-BLOCK = 10  # replications that are done and stored together
+BLOCK = 10  # replications that are run and stored together
 Arrays = dict[str, np.ndarray]
 
 
 class Block(NamedTuple):
-    """Replications of one kind, a predictor or a process, by their numbers; documents of each."""
+    """The replications `numbers` of one kind (such as a predictor or a process), each with so many `documents`."""
 
     kind: str
     documents: int
@@ -47,10 +47,10 @@ def replicated(
     workers: int,
     what: str,
 ) -> list[Arrays]:
-    """The arrays of each block, those of its replications stacked; what lies in `pieces` is not done again.
+    """The arrays of each block, stacked over its replications; blocks that `pieces` already has are not run again.
 
-    replicate: takes kind, documents and number of a replication, and returns arrays with these names; a function of a
-    module, or a partial of one. what: in front of the progress bar. UserError: a piece is damaged.
+    replicate: takes the kind, documents and number of a replication and returns arrays with these `names`; it must be a
+    module-level function, or a partial of one. what: label of the progress bar. UserError: a piece is damaged.
     """
     missing = [block for block in work if not pieces.done(block.key)]
     total = sum(len(block.numbers) * block.documents for block in missing)
@@ -67,12 +67,13 @@ def _do(replicate: Callable[[str, int, int], Arrays], block: Block) -> Arrays:
 
 
 def summed_up(values: np.ndarray, low: np.ndarray, high: np.ndarray, truth: float) -> dict[str, float]:
-    """Columns of a table of coverage. values, low, high: (replications,) estimates with their 95% intervals, or NaN.
+    """Columns of a coverage table. values, low, high: (replications,) estimates with their 95% intervals, or NaN.
 
-    mean_half_width: of the interval, on average. sd: over replications, what the mean standard error should be.
-    coverage: how often the interval held the truth, with the 95% interval of Clopper and Pearson; a replication
-    without a fit does not. Nothing where none claims an interval. coverage_of_mean: how often it held the mean of all
-    replications; if that is 0.95 and coverage is not, the errors are right and the estimate is biased.
+    mean_half_width: of the intervals. sd: over replications; the mean standard error should be equal to it.
+    coverage: how often the interval contains the truth, with the 95% interval of Clopper and Pearson; a replication
+    without a fit counts as a miss. Left out if the truth is not known, or if the estimates have no intervals.
+    coverage_of_mean: how often the interval contains the mean of all replications; if that is 0.95 and coverage is not,
+    the errors are right and the estimate is biased.
     """
     values, mean = pd.Series(values), pd.Series(values).mean()
     found = {"truth": truth, "mean": mean, "bias": mean - truth, "sd": values.std(ddof=1)}
@@ -88,7 +89,7 @@ def summed_up(values: np.ndarray, low: np.ndarray, high: np.ndarray, truth: floa
 def write_table(
     cfg: Any, out: Path, processes: Sequence[Any], rows: Callable[[Any, Any, Pieces], pd.DataFrame], **facts: Any
 ) -> None:
-    """Write to `out` the rows(cfg, process, pieces) of all processes, unless it is there already."""
+    """Write the rows(cfg, process, pieces) of all processes to `out`, unless it is already complete."""
     started, wanted = time.time(), identity(cfg, processes={one.name: asdict(one) for one in processes})
     pieces = [Pieces(out.with_name(f"{out.name}.{one.name}.parts"), wanted) for one in processes]
     if finished(out, wanted, *pieces):
@@ -101,6 +102,6 @@ def write_table(
 
 
 def rounded(table: pd.DataFrame, digits: dict[str, int] | None = None) -> pd.DataFrame:
-    """The table with these columns cut to so many significant digits; all with a fraction to 6 by default."""
+    """The table with these columns rounded to so many significant digits; by default, all float columns to 6."""
     digits = digits or dict.fromkeys(table.select_dtypes("float").columns, 6)
     return table.assign(**{name: [float(f"{x:.{n}g}") for x in table[name]] for name, n in digits.items()})

@@ -1,26 +1,27 @@
-"""Does two-point information come out right? Î(d), its intervals and plateau for processes that are known exactly.
+"""Is two-point information estimated correctly? Î(d), its intervals and plateau for processes that are known exactly.
 
     python measure_mutual_info/calibration/two_point.py --out results/calibration --workers 2
 
-Books of each process (processes.py) are counted as by count_ngrams.py --equal-pairs, and go through the estimator, the
-errors and the fits of estimate_two_point.py. This is not in the paper. Processes:
+Books of each process (processes.py) are counted as count_ngrams.py --equal-pairs does, and go through the estimator,
+the errors and the fits of estimate_two_point.py. This is not in the paper. Processes:
 
-    markov      three states: I(d) falls exponentially, and three times three pairs are counted without a bias
-    bernoulli   a coin of its own for every book: I(d) is the same at every d, and real
-    topics      256 tokens in segments of all lengths: I(d) falls about as d^−0.9, and most pairs are rare
+    markov      three states: I(d) falls exponentially, and nine pairs are counted without bias
+    bernoulli   a separate coin for each book: I(d) is the same at every d, and is real information
+    topics      256 distinct tokens in segments of all lengths: I(d) falls about as d^−0.9, and most pairs are rare
     shuffled    the books of topics with their tokens in random order: nothing decays
 
-Writes two_point.csv, a row for each process, quantity and distance, over the replications (`summed_up`). Quantities:
+Writes two_point.csv: one row per process, quantity and distance, summarised over the replications (`summed_up`):
+    mi              Î(d) as estimated, with its plateau
+    mi_corrected    Î(d) − C, with the interval of Î(d). truth: I(d) less the part that is the same at every distance
+                    because books differ; no fit can separate that part from the plateau, so C removes both
+    C               the constant that was subtracted (plateau() chooses the law); it has no true value
+    alpha_gls, _wls, _ols   topics: α of power_plus_constant with its interval; of power_plus_constant_wls and
+                    paper_eq_b15 without one. truth: the same law fitted to the exact I(d), weighted by the errors of
+                    all replications together
 
-    mi              Î(d) as it is, with its plateau
-    mi_corrected    Î(d) − C, with the interval of Î(d). truth: I(d) less the part that is the same at every distance,
-                    as between books that differ; no fit can separate that part from the plateau, so C removes both
-    C               what was subtracted (plateau() chooses the law); it has no truth
-    alpha_gls, _wls, _ols   topics: α of power_plus_constant with its interval, and of _wls and _ols without one.
-                    truth: the same law fitted to the exact I(d), weighted by the errors of all replications together
-
-Hardware: one CPU core, 5 to 8 minutes; a killed run continues where it stopped. Expect the table of the folder's
-README: intervals of Î right where pairs are not rare, and the paper's fit (ols) at 0.37 where α is 0.85.
+Hardware: one CPU core, 5 to 8 minutes; a killed run continues where it stopped. Expect the table in
+measure_mutual_info/README.md: correct intervals of Î where pairs are not rare, and 0.37 by the paper's fit (ols) where
+α is 0.85.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ COLUMNS += ["replications", "failed"]
 @dataclass(frozen=True)
 class Settings:
     out: Path = field(default=Path("results/calibration"), metadata=RESUME_OK)  # folder for two_point.csv
-    processes: tuple[ProcessName, ...] = get_args(ProcessName)  # see the head of this file
-    books: int = 100  # of a replication: the units of the errors
-    tokens: int = 1000  # of a book
-    d_max: int = 256  # tokens; the pairs are at 1, 2, 4 … d_max
-    replications: int = 600  # of each process
+    processes: tuple[ProcessName, ...] = get_args(ProcessName)  # see the top of this file
+    books: int = 100  # books per replication; the errors take them as units
+    tokens: int = 1000  # tokens per book
+    d_max: int = 256  # tokens; pairs are counted at distances 1, 2, 4, … up to d_max
+    replications: int = 600  # replications of each process
     workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
-    seed: int = 0  # of all replications
+    seed: int = 0  # seed of all replications
 
     @property
     def distances(self) -> list[int]:
@@ -81,7 +82,7 @@ PRESETS = {"paper": {"workers": 2}, "cpu": {"workers": 2}, "smoke": SMOKE}
 
 
 def source(name: ProcessName, tokens: int) -> MarkovChain | BernoulliUniform | Topics:
-    """One of the processes; tokens: of a document."""
+    """The process of this name. tokens: length of a book."""
     made = {"markov": MarkovChain(), "bernoulli": BernoulliUniform(), "topics": Topics()}
     return made.get(name) or Shuffled(tokens=tokens)
 
@@ -89,9 +90,8 @@ def source(name: ProcessName, tokens: int) -> MarkovChain | BernoulliUniform | T
 def count(
     ids: np.ndarray, distances: list[int]
 ) -> tuple[dict[str, dict[int, tuple[np.ndarray, np.ndarray]]], np.ndarray, np.ndarray]:
-    """Counts of counts by kind and distance; pairs and information of each book, (books, distances), `unit_values`.
-
-    ids: (books, tokens). Every distance has the same left tokens, those with the longest distance inside their book.
+    """Counts of counts by kind and distance; for `unit_values`, pairs and information per book, (books, distances).
+    ids: (books, tokens). Every distance uses the same left tokens: those with a partner at the longest distance.
     """
     counts, information, starts = {kind: {} for kind in KINDS}, [], ids.shape[1] - max(distances)
     left = ids[:, :starts]
@@ -111,8 +111,8 @@ def count(
 def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arrays:
     """Sample, count, estimate and fit. The books depend on the seed, the process and the number of the replication.
 
-    mi: (p,) Î(d), nats. values: (units, p) of `unit_values`. C: the plateau, nats. alpha: (EXPONENTS, 3) with the
-    interval. NaN where there is none.
+    mi: Î(d) in nats, (p,). values: from `unit_values`, (units, p). C: the plateau in nats. alpha: α with its interval,
+    (EXPONENTS, 3). NaN where there is none.
     """
     rng = np.random.default_rng([cfg.seed, number, zlib.crc32(name.encode())])
     ids = source(name, cfg.tokens).sample(rng, books, cfg.tokens)
@@ -120,7 +120,7 @@ def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arra
     mi, values = mutual_information(counts), unit_values(pairs, information)
     fit = partial(fit_all, np.array(cfg.distances), mi, values, 0, 0)
     fits = fit(["constant"])[0]
-    # If nothing decays `plateau` takes the constant, and the others are slow to fit.
+    # If nothing decays, `plateau` takes the constant, so the other laws, which are slow to fit, are skipped.
     if name == "topics" or not any(fit.law == "constant" and fit.p_value >= FLAT for fit in fits):
         fits = fit(["constant", EXPONENTS["wls"], *[EXPONENTS["gls"]] * (name == "topics")])[0]
     taken_off, by_law = plateau(fits), {fit.law: fit for fit in fits}
@@ -130,13 +130,13 @@ def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arra
 
 
 def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
-    """The rows of two_point.csv of one process. found: the arrays of `replicate`, those of all replications stacked."""
+    """The rows of two_point.csv for one process. found: the arrays of `replicate`, stacked over replications."""
     mi, values, C, alpha = (found[array] for array in ARRAYS)
     units = values.shape[1]
     t, error = stdtrit(units - 1, 0.975), values.std(axis=1, ddof=1) / math.sqrt(units)
     of, distances, rows = source(name, cfg.tokens), np.array(cfg.distances), []
     truth = np.array([of.two_point_information(d) for d in cfg.distances])
-    constant = truth[0] if name in ("bernoulli", "shuffled") else 0.0  # what every distance has
+    constant = truth[0] if name in ("bernoulli", "shuffled") else 0.0  # the part that is the same at every distance
     for quantity, estimates, true in (("mi", mi, truth), ("mi_corrected", mi - C[:, None], truth - constant)):
         for i, d in enumerate(cfg.distances):
             one, half = estimates[:, i], t * error[:, i]
@@ -146,7 +146,7 @@ def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
     rows.append(summed_up(C, none, none, math.nan) | {"quantity": "C"})
     if name == "topics":
         pool = (values - values.mean(axis=1, keepdims=True)).reshape(-1, len(truth))
-        # The same laws fitted to the exact curve, with the covariance of all replications together.
+        # The same laws, fitted to the exact curve with the covariance over all replications together.
         fits = {fit.law: fit.parameters for fit in fit_all(distances, truth, pool - pool.mean(axis=0) + truth, 0, 0)[0]}
         for i, (method, law) in enumerate(EXPONENTS.items()):
             exact = fits[law]["alpha"][0] if law in fits else math.nan

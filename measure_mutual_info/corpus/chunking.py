@@ -1,6 +1,6 @@
-"""Cutting a book into documents: where sentences begin, how many tokens lie between, and which pieces that makes.
+"""Cut a book into documents: at sentence ends, anywhere, or not at all.
 
-A document is the fewest whole sentences that give the wanted number of tokens when they are tokenised on their own.
+A document of whole sentences has the fewest that give the wanted number of tokens when tokenised on their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import nupunkt
 
 from common.tokenizer import Tokenizer
 
-BLOCK = 1_000_000  # characters tokenised at once where a text is not cut at sentences; bounds the memory
+BLOCK = 1_000_000  # characters tokenised at once if a text is not cut at sentences; limits memory
 STOPS = re.compile(r"[。！？।]+[」』”’）]*\s*")  # sentence ends of scripts that the Punkt model does not know
 
 
@@ -37,11 +37,11 @@ def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iter
     """(start, end, token ids) of each document of a book, start and end in characters.
 
     A document is the fewest whole sentences that give at least `min_tokens` tokens when text[start:end] is tokenised
-    on its own; the next begins with the next sentence.
+    on its own; the next document begins with the next sentence.
     """
     spans = sentence_spans(text)
-    # Tokens in front of each sentence, [sentences + 1]. Each is tokenised by itself with the white space before it, as
-    # tokens rarely reach behind that; still it is an estimate, and where a document ends is tried out.
+    # Estimated number of tokens before each sentence, [sentences + 1]. Each sentence is tokenised by itself, with the
+    # white space before it, as tokens rarely cross that. The exact end of a document is found by trial below.
     ends = [0, *(end for _, end in spans)]
     before = np.cumsum([0, *(len(tokenizer.ids(text[start:end])) for start, end in itertools.pairwise(ends))])
     first = 0
@@ -60,7 +60,7 @@ def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iter
 
 
 def piece_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iterator[list[int]]:
-    """Consecutive pieces of exactly `min_tokens` tokens of a book, wherever they begin; a shorter rest is dropped."""
+    """Consecutive pieces of a book of exactly `min_tokens` tokens, cut anywhere; a shorter remainder is dropped."""
     waiting: list[int] = []
     for start in range(0, len(text), BLOCK):
         waiting += tokenizer.ids(text[start : start + BLOCK])
@@ -70,9 +70,9 @@ def piece_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iterato
 
 
 def whole_book(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a whole book, white space and all.
+    """Token ids of a whole book, including white space.
 
-    A book of more than BLOCK characters is tokenised in pieces that end before a space, where hardly a token crosses.
+    A book of more than BLOCK characters is tokenised in pieces that end before a space, which tokens rarely cross.
     """
     ids: list[int] = []
     start = 0

@@ -1,7 +1,7 @@
-"""Corpora as streams of books: text files, and what `datasets` opens: JSONL and parquet files, datasets of the hub.
+"""Read corpora as streams of books: text files, and, by `datasets`, JSONL and parquet files and datasets of the hub.
 
-A row of a corpus is (name of the book, its text or None). Nothing here holds more than a few books in memory, and of
-the others their names and hashes.
+A row of a corpus is (name of the book, its text or None). At most a few books are in memory at a time, plus the names
+and hashes of the others.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from common.resume import RESUME_OK, identity
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings:
-    """What a program is told of a corpus."""
+    """The settings that describe a corpus."""
 
     corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
     config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
     split: str = "train"  # hub datasets: which split
     streaming: bool = field(default=False, metadata=RESUME_OK)  # hub datasets: read over the network, download nothing
     text_column: str = "text"
-    book_column: str = ""  # column that names the book; default: the first there is of short_book_title, title, id
-    min_book_words: int = 0  # books with fewer are left out (paper: 5,000 on PG19)
-    max_books: int = 0  # stop after so many books that are not left out; 0: all of them
+    book_column: str = ""  # column that names the book; default: the first of short_book_title, title, id that exists
+    min_book_words: int = 0  # books with fewer words are left out (paper: 5,000 on PG19)
+    max_books: int = 0  # stop after this many books, not counting those left out; 0: no limit
 
     def identity(self, corpus: Corpus, **facts: Any) -> dict[str, Any]:
-        """As common.resume.identity: of local files the hashes, in place of the path."""
+        """As common.resume.identity, with the hashes of local files in place of their path."""
         return identity(self, corpus=None if corpus.files else self.corpus, files=corpus.files, **facts)
 
 
 BOOK_COLUMNS = ("short_book_title", "title", "id")
-TABLES = {".jsonl": {"path": "json"}, ".parquet": {"path": "parquet", "batch_size": 64}}  # for load_dataset
-KINDS = (".txt", *TABLES)  # what a folder is searched for
-REFUSED = (".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".rtf")  # text, but hardly meant to be read as it is
+TABLES = {".jsonl": {"path": "json"}, ".parquet": {"path": "parquet", "batch_size": 64}}  # arguments of load_dataset
+KINDS = (".txt", *TABLES)  # files that a folder is searched for
+REFUSED = (".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".rtf")  # text, but not plain text
 
 Rows = Iterator[tuple[str, Any]]
 
@@ -55,14 +55,14 @@ Rows = Iterator[tuple[str, Any]]
 @dataclass(frozen=True)
 class Corpus:
     rows: Callable[[], Rows]
-    total: int | None  # how many rows, where known without reading
+    total: int | None  # number of rows, if known without reading
     files: dict[str, str]  # name → SHA-256 of each local file
 
 
 def open_corpus(cfg: CorpusSettings) -> Corpus:
-    """The corpus behind `cfg.corpus`; local files are read once here, to check them and to take their hash.
+    """Open the corpus `cfg.corpus`. Local files are read once here, to check and hash them.
 
-    UserError: nothing there, a file that is no plain text or damaged or lacks the column, a dataset that does not load.
+    UserError: nothing there; a file is not plain text, is damaged or lacks the column; a dataset does not load.
     """
     if not is_local(cfg.corpus):
         data = open_table(cfg.corpus, cfg, path=cfg.corpus, name=cfg.config, split=cfg.split, streaming=cfg.streaming)
@@ -84,7 +84,7 @@ def open_corpus(cfg: CorpusSettings) -> Corpus:
 
 
 def is_local(corpus: str) -> bool:
-    """Whether `corpus` means files: it exists, ends as a file does, or cannot be the name of a dataset."""
+    """Whether `corpus` names local files: it exists, has the suffix of a file, or cannot be the name of a dataset."""
     named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", corpus)
     return os.path.exists(corpus) or not named or suffix(corpus) in (*KINDS, *REFUSED)
 
@@ -94,7 +94,7 @@ def suffix(file: Path | str) -> str:
 
 
 def local_files(corpus: str) -> list[Path]:
-    """The files of a path, folder (its .txt, .jsonl and .parquet, however deep) or glob, sorted."""
+    """The files of a path, folder (its .txt, .jsonl and .parquet files, at any depth) or glob, sorted."""
     folder = os.path.isdir(corpus)
     found = Path(corpus).rglob("*") if folder else map(Path, glob.glob(corpus, recursive=True) or [corpus])
     files = [path for path in found if path.is_file() and (suffix(path) in KINDS or not folder)]
@@ -103,12 +103,14 @@ def local_files(corpus: str) -> list[Path]:
         raise UserError(f'no {kinds} {corpus}: check the path, and name others by a quoted pattern, "my_code/**/*.py"')
     for file in files:
         if suffix(file) in REFUSED:
-            raise UserError(f'{file} is no plain text: give .txt, .parquet or .jsonl (a line each: {{"text": "…"}})')
+            raise UserError(
+                f'{file} is not plain text: give .txt, .parquet or .jsonl (one object per line: {{"text": "…"}})'
+            )
     return sorted(files)
 
 
 def read_text(file: Path) -> str:
-    """A whole file. UserError: it is not UTF-8, or holds NUL bytes as binary files do."""
+    """Read a text file. UserError: it is not UTF-8, or holds NUL bytes as binary files do."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         reason = "it holds NUL bytes" if "\0" in text else ""
@@ -120,26 +122,26 @@ def read_text(file: Path) -> str:
 
 
 def open_table(where: str, cfg: CorpusSettings, **given: Any) -> datasets.Dataset | datasets.IterableDataset:
-    """What `datasets.load_dataset` opens with `given`, without the columns that are not read.
+    """Call `datasets.load_dataset(**given)` and keep only the columns that are read.
 
-    UserError: it does not load, or lacks the column of texts, or of names if one is asked for.
+    UserError: it does not load, or lacks the text column, or the book column if `cfg.book_column` names one.
     """
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would log what the message below says
     try:
         data = datasets.load_dataset(**given)
         columns = data.column_names or list(next(iter(data), {cfg.text_column: None}))
-    except Exception as error:  # whatever the library, pyarrow or a remote service come up with
+    except Exception as error:  # the library, pyarrow and remote services raise almost anything
         raise unreadable(where, error) from error
     for option, column in (("--text-column", cfg.text_column), ("--book-column", cfg.book_column)):
         if column and column not in columns:
             raise UserError(f'{where} has no column "{column}", only {", ".join(columns)}: choose with {option}')
     name = cfg.book_column or next((name for name in BOOK_COLUMNS if name in columns), None)
     wanted = [cfg.text_column, *([name] if name else [])]
-    return data if data.column_names == [] else data.select_columns(wanted)  # lines of {} are a table without rows
+    return data if data.column_names == [] else data.select_columns(wanted)  # no columns: a file of {} lines
 
 
 def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: CorpusSettings) -> Rows:
-    """A row is one book; its name is the other column's, else "<prefix>row <number>". UserError: a damaged row."""
+    """One book per row, named by the other column, else "<prefix>row <number>". UserError: a damaged row."""
     rows = enumerate(data, 1)
     while True:
         try:
@@ -150,7 +152,7 @@ def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: Cor
             return
         text = row.pop(cfg.text_column)
         if text is not None and not isinstance(text, str):
-            raise UserError(f'{where}, row {number}: "{cfg.text_column}" holds {type(text).__name__}, no string')
+            raise UserError(f'{where}, row {number}: "{cfg.text_column}" holds {type(text).__name__}, not a string')
         name = next((name for name in row.values() if name is not None), "")
         yield printable(" ".join(str(name).split())) or f"{prefix}row {number}", text
 
@@ -158,17 +160,16 @@ def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: Cor
 def unreadable(where: str, error: Exception) -> UserError:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
     if os.path.exists(where):
-        return UserError(f"{where} cannot be read ({said}): mend it, or fetch or write it again")
+        return UserError(f"{where} cannot be read ({said}): repair it, or download or write it again")
     remedy = "check the network, its name, --config and --split, or name a copy in parquet (PG19: emozilla/pg19)"
     return UserError(f"the hub dataset {where} cannot be read: {said}; {remedy}")
 
 
 def books(rows: Rows, cfg: CorpusSettings, counts: Counter[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each book that is not left out, names made distinct.
+    """(name, text) of each book that is not left out, with distinct names.
 
-    A text that repeats an earlier one is left out: copies would pass for books that are independent of each other.
-    counts: gets how many "rows" there were, how many were "read", and why the others were not ("empty", "few words",
-    "repeated").
+    A text that repeats an earlier one is left out: copies would be treated as independent books. counts: gets the
+    number of "rows", of rows "read", and of those left out, by reason ("empty", "few words", "repeated").
     """
     times: Counter[str] = Counter()
     seen: set[bytes] = set()
@@ -186,7 +187,7 @@ def books(rows: Rows, cfg: CorpusSettings, counts: Counter[str]) -> Iterator[tup
             continue
         seen.add(digest)
         name = plain
-        while times[name]:  # a title that came before, or looks like one told apart: "Poems", "Poems (2)"
+        while times[name]:  # the title was used before, or is like one numbered here: "Poems", "Poems (2)"
             times[plain] += 1
             name = f"{plain} ({times[plain]})"
         times[name] += 1

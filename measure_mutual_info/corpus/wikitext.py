@@ -1,4 +1,4 @@
-"""MediaWiki markup to plain prose, for the Wikipedia articles of the sample."""
+"""Convert MediaWiki markup to plain prose, for the Wikipedia articles of the sample."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import IO
 import mwparserfromhell
 from mwparserfromhell.nodes import Tag, Template, Text, Wikilink
 
-# Sections of lists and notes that close an article.
+# Sections at the end of an article that hold lists and notes.
 NO_PROSE = """see also|references|external links|further reading|bibliography|sources|works cited|selected bibliography|
 filmography|publications|gallery|reference literature|etymological bibliography""".replace("\n", "").split("|")
-# Templates that stand for words of the sentence: which argument holds the words (from 1).
+# Templates that stand for words of the sentence → the number (from 1) of the argument that holds the words.
 TEXT_TEMPLATES = dict.fromkeys(("nowrap", "smaller", "small", "big", "angbr", "vanchor", "ipa", "sc", "nihongo"), 1)
 TEXT_TEMPLATES |= {"quote": 1, "ill": 1, "linktext": 1, "lang": 2}
 DROPPED_TAGS = ("ref", "references", "table", "gallery", "math", "source")
 
 
 def wikitext_to_prose(wikitext: str) -> str:
-    """Plain paragraphs, separated by empty lines, of an article in MediaWiki markup.
+    """Convert an article in MediaWiki markup to plain paragraphs, separated by empty lines.
 
     Kept: prose, list items, section titles that have text below them. Dropped: footnotes, tables, images, galleries,
-    formulas, categories, links to other languages, and the sections of NO_PROSE with what lies under them.
+    formulas, categories, links to other languages, and the sections of NO_PROSE with their subsections.
     """
-    # Sections are parsed one by one, so that a quote or table left open spoils no more than its own.
+    # Sections are parsed one by one, so that an unclosed quote or table spoils only its own section.
     pieces = re.split(
         r"^(={2,6})[ \t]*(.+?)[ \t]*\1[ \t]*$", re.sub(r"<!--.*?-->", "", wikitext, flags=re.S), flags=re.M
     )
     sections = [(1, "", pieces[0])]
     sections += [(len(pieces[i]), pieces[i + 1], pieces[i + 2]) for i in range(1, len(pieces), 3)]
     kept: list[str] = []
-    titles: list[tuple[int, str]] = []  # headings above, not written yet because no prose has come below them
-    dropped_level = 7  # headings deeper than this lie in a section that is dropped; 7: in none
+    titles: list[tuple[int, str]] = []  # headings above, not yet written, as they have no prose so far
+    dropped_level = 7  # headings deeper than this are in a dropped section; 7: none are
     for level, heading, content in sections:
         title = _plain_code(mwparserfromhell.parse(heading)).strip(" '")
         if level <= dropped_level:
@@ -58,7 +58,7 @@ def _plain(node: object) -> str:
         return str(node)
     if isinstance(node, Wikilink):
         title = str(node.title)
-        # File, Category and other languages (fr, zh-yue), but no title that merely has a colon in it.
+        # File, Category and other languages (fr, zh-yue), but not a title that merely contains a colon.
         if re.match(r"\s*((?i:file|image|category|media)|[a-z]{2}(-[a-z-]+)?)\s*:", title):
             return ""
         return _plain_code(node.text) if node.text is not None else title.lstrip(":")
@@ -87,8 +87,8 @@ def _template(node: Template) -> str:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Non-empty paragraphs, mended where a dropped template left a hole: "( ; born 1809)", "tall ,"."""
-    text = re.sub(r"<ref[^<]*</ref>|</?\w[^<>\n]*>", "", text)  # what the parser took for text
+    """Non-empty paragraphs, with the gaps that dropped templates left repaired: "( ; born 1809)", "tall ,"."""
+    text = re.sub(r"<ref[^<]*</ref>|</?\w[^<>\n]*>", "", text)  # tags that the parser took for text
     text = re.sub(r"'{2,}(?!s\b)|'{2}(?='s\b)", "", html.unescape(text))
     text = re.sub(r"[ \t\xa0]+", " ", text)
     text = re.sub(r"\(\s*([;,]\s*)*", "(", text)

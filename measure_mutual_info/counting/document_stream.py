@@ -1,7 +1,7 @@
-"""The tokens of a folder of documents, in the order of the text and in little memory, however large the corpus.
+"""Read the tokens of a folder of documents in text order, with little memory for a corpus of any size.
 
-`open_documents` maps the files into memory, and what was read of them counts as used memory until they are closed. Here
-a batch of documents (as prepare_dataset.py wrote them, some hundred) is read at a time and given back.
+`open_documents` maps the files into memory, and what was read counts as used memory until they are closed. Here, one
+batch of documents (as prepare_dataset.py wrote them, some hundred) is read at a time and then released.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pandas.util import hash_array
 from common.cli import UserError
 from common.documents import document_lengths, open_documents
 
-MAX_BLOCKS = 128  # rows of a kind in counts_by_book.csv
+MAX_BLOCKS = 128  # maximum number of rows per kind and n_or_d in counts_by_book.csv
 
 
 @dataclass(frozen=True)
 class DocumentStream:
-    """Where the documents lie. Token numbers count through the corpus, documents laid end to end."""
+    """Positions of the documents in the corpus. Tokens are numbered through all documents, laid end to end."""
 
     vocab_size: int
-    starts: np.ndarray  # (documents + 1,) int64: the first token of each document, and the number of all tokens
+    starts: np.ndarray  # (documents + 1,) int64: the first token of each document, and the total number of tokens
     unit: np.ndarray
-    """(documents,) int32: the book of each document, from 0 in the order of the text; of one book, the document"""
+    """(documents,) int32: number of each document's book, from 0 in text order; of the document if there is one book"""
     files: tuple[str, ...] = ()
     kind_of_unit: str = "books"  # or "documents"
-    names: tuple[str, ...] = ()  # of the first MAX_BLOCKS units
-    batch_tokens: int = 0  # of the largest batch: what is in memory at a time
+    names: tuple[str, ...] = ()  # names of the first MAX_BLOCKS units
+    batch_tokens: int = 0  # tokens of the largest batch, which is read at once
 
     @property
     def tokens(self) -> int:
@@ -44,7 +44,7 @@ class DocumentStream:
         return int(self.unit.max()) + 1
 
     def read(self) -> Iterator[tuple[np.ndarray, int, int]]:
-        """The batches in order: (all their tokens, the number of the first document, that behind the last)."""
+        """The batches in order: (their tokens, number of the first document, number after that of the last)."""
         first = 0
         for file in self.files:
             with pa.OSFile(file) as source, pa.ipc.open_stream(source) as batches:
@@ -55,7 +55,7 @@ class DocumentStream:
 
 
 def open_stream(folder: Path) -> tuple[DocumentStream, dict]:
-    """A folder of documents, and its prepare.json. UserError as `open_documents`."""
+    """Open a folder of documents; returns the stream and its prepare.json. UserError as `open_documents`."""
     documents, prepared = open_documents(folder)
     if not len(documents):
         raise UserError(f"no documents in {folder}: give a folder written by prepare_dataset.py")
@@ -72,8 +72,8 @@ def open_stream(folder: Path) -> tuple[DocumentStream, dict]:
 
 
 def _numbers(documents: Dataset, column: str) -> np.ndarray:
-    """Equal names of a column as equal numbers, from 0 in the order of the text; shape (documents,) int32."""
-    # By hashes: the names of millions of articles do not fit memory.
+    """Number the names in a column, equal names equally, from 0 in text order; (documents,) int32."""
+    # Hashes, because the names of millions of articles do not fit in memory.
     chunks = documents.data.column(column).chunks
     hashes = [hash_array(chunk.to_numpy(zero_copy_only=False), categorize=False) for chunk in chunks]
     return factorize(np.concatenate(hashes))[0].astype(np.int32)

@@ -1,8 +1,8 @@
-"""Entropy of a distribution from how often each of its outcomes was seen (PAPER App. B, Eqs. B.4 to B.6), in nats.
+"""Estimate the entropy of a distribution, in nats, from counts of its outcomes (paper's App. B, Eqs. B.4 to B.6).
 
 The estimators need only the counts of counts: `types[k]` distinct outcomes were seen `occurrences[k]` times each.
-The naive one is biased low where most outcomes are rare, as n-grams are; Grassberger's mends more of that than
-Miller and Madow's (docs/benchmarks.md). Chao and Shen's also guesses at the outcomes not seen.
+The naive one is biased low if most outcomes are rare, as with n-grams. Grassberger's corrects more of this bias than
+Miller and Madow's (docs/benchmarks.md). Chao and Shen's also allows for unseen outcomes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def naive_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
 
 
 def miller_madow_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
-    """The naive entropy plus its bias to first order, (K − 1)/(2N), in nats, K being the number of outcomes seen.
+    """The naive entropy plus (K − 1)/(2N), in nats, which removes its first-order bias; K outcomes were seen.
 
     G. A. Miller, in Information Theory in Psychology (1955) 95. Arguments as `grassberger_entropy`.
     """
@@ -40,9 +40,9 @@ def miller_madow_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
 def chao_shen_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
     """Chao and Shen's entropy in nats: −Σ_y q_y log q_y / (1 − (1 − q_y)^N), q_y = (1 − f/N) · n_y/N.
 
-    f outcomes were seen once, so f/N is about the chance of a new one (Good and Turing), and 1 − (1 − q)^N that an
-    outcome was seen at all (Horvitz and Thompson). Environ. Ecol. Stat. 10 (2003) 429. Where everything was seen once
-    no coverage is left to divide by: f = N − 1 is taken then. Arguments as `grassberger_entropy`.
+    f outcomes were seen once, so f/N is about the probability of a new one (Good and Turing), and 1 − (1 − q_y)^N that
+    of seeing an outcome at all (Horvitz and Thompson). Environ. Ecol. Stat. 10 (2003) 429. If all outcomes were seen
+    once, all q_y would be 0, so f = N − 1 is used. Arguments as `grassberger_entropy`.
     """
     total = sample_size(occurrences, types)
     occurrences, types = np.asarray(occurrences, dtype=float), np.asarray(types, dtype=float)
@@ -56,7 +56,7 @@ def chao_shen_entropy(occurrences: np.ndarray, types: np.ndarray) -> float:
 def grassberger_g(n: np.ndarray) -> np.ndarray:
     """G(n) = ψ(n) + (−1)^n/2 · [ψ((n+1)/2) − ψ(n/2)] (Eq. B.6) for integers n >= 1; G(n) → log n for large n.
 
-    The bracket is about 1/n, and what cancels in it stays below the rounding of ψ(n), so this is stable at any n.
+    The bracket is about 1/n, and its cancellation error is below the rounding of ψ(n), so this is stable for any n.
     """
     n = np.asarray(n)
     x = n.astype(float)
@@ -67,7 +67,7 @@ def grassberger_g(n: np.ndarray) -> np.ndarray:
 def sample_size(occurrences: np.ndarray, types: np.ndarray) -> int:
     """N = Σ_k occurrences[k] · types[k], in exact integers.
 
-    ValueError: not integers, not of one shape (k,) with k >= 1, or an entry below 1.
+    ValueError: the arrays are not integers, not both of shape (k,) with k >= 1, or have an entry below 1.
     """
     occurrences, types = np.asarray(occurrences), np.asarray(types)
     if occurrences.shape != types.shape or occurrences.ndim != 1 or occurrences.size == 0:

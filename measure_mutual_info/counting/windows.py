@@ -1,9 +1,9 @@
-"""Counting n-grams or pairs without a hash table: one sort of 64-bit words, as many at a time as memory holds.
+"""Count n-grams or pairs without a hash table, by sorting 64-bit words, as many at a time as fit in memory.
 
-A word is the key (what is counted, a pair of tokens say) and behind it the block (the part of the corpus that it was
-seen in). Sorted words give how often a key occurs and in which blocks. A corpus with more words than memory holds is
-read several times, and each time the keys of one range of a hash are taken. No key is in two of these parts, so their
-counts of counts just add up. Where the possible keys are few, as single tokens are, a table counts them instead.
+A word consists of the key (the item counted, e.g. a pair of tokens) and, in its lowest bits, the block (the part of the
+corpus where it was seen). Sorted words show how often each key occurs and in which blocks. A corpus with more words
+than fit in memory is read several times, each time for the keys in one range of a hash. No key is in two ranges, so
+their counts of counts simply add up. If there are few possible keys, as for single tokens, they are counted in a table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from common.cli import UserError
 from measure_mutual_info.counting.document_stream import MAX_BLOCKS, DocumentStream
 from measure_mutual_info.counting.entropy import grassberger_g
 
-PART_KEYS = 1 << 29  # about so many words are one piece of work, half a minute
-TABLE_CELLS = 1 << 25  # of a table at most, 0.27 GB
-SLAB = 1 << 16  # words worked on at a time: what lies in the processor's cache is several times faster
-FREQUENT = 256  # keys that occur so often are looked at one by one
+PART_KEYS = 1 << 29  # about this many words are one piece of work, half a minute
+TABLE_CELLS = 1 << 25  # maximum size of a table, 0.27 GB
+SLAB = 1 << 16  # words processed at a time: data in the CPU cache is several times faster
+FREQUENT = 256  # keys that occur at least this often are processed one by one
 HASHES = 2**64
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: keys and their hashes have nothing in common
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, for hashes unrelated to their keys
 
 
 class Measure(NamedTuple):
@@ -35,7 +35,7 @@ class Measure(NamedTuple):
     n_or_d: int
     room: int  # tokens that must follow the first one in its document
     part: int = 0
-    parts: int = 1  # only the keys of one of so many ranges of the hash
+    parts: int = 1  # number of ranges of the hash; only the keys in range `part` are counted
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Which tokens, from the first of them on, make one thing to be counted."""
+        """Positions, relative to the first token, of the tokens that make up one counted item."""
         d = self.n_or_d
         return {"ngram": tuple(range(d)), "pair": (0, d), "left": (0,), "right": (d,)}[self.kind]
 
@@ -51,39 +51,39 @@ class Measure(NamedTuple):
         return f"{self.n_or_d}-grams" if self.kind == "ngram" else f"pairs at distance {self.n_or_d}"
 
     def keys(self, stream: DocumentStream) -> int:
-        """How many different things could be counted."""
+        """Number of possible keys."""
         return stream.vocab_size ** len(self.offsets)
 
     def blocks(self, stream: DocumentStream) -> np.ndarray:
-        """(units,) the block of each unit of the stream: a book, or several where there are many, or 64 bits short."""
+        """(units,) block of each unit of the stream: one unit, or several if there are many or 64 bits are too few."""
         most = min(stream.units, MAX_BLOCKS, 2 ** (64 - (self.keys(stream) - 1).bit_length()))
         return np.arange(stream.units) * most // stream.units
 
     def samples(self, stream: DocumentStream) -> np.ndarray:
-        """(blocks,) how many n-grams or pairs of the corpus lie in each block."""
+        """(blocks,) number of n-grams or pairs in each block."""
         windows = np.maximum(np.diff(stream.starts) - self.room, 0)
         return np.bincount(self.blocks(stream)[stream.unit], windows).astype(np.int64)
 
     def by_table(self, stream: DocumentStream, capacity: int = TABLE_CELLS) -> bool:
-        """Whether a table of keys and blocks, and the 8 numbers a key worked out from it, are small."""
+        """Whether a table of keys and blocks, with 8 more numbers per key for its evaluation, is small enough."""
         cells = self.keys(stream) * (min(stream.units, MAX_BLOCKS) + 8)
         return cells <= min(capacity, TABLE_CELLS, stream.tokens)
 
     def cut(self, stream: DocumentStream) -> list[Measure]:
-        """The pieces of work, the same whatever the memory, which may change when a run is resumed."""
+        """The pieces of work. They do not depend on the memory limit, which may change when a run is resumed."""
         parts = 1 if self.by_table(stream) else max(1, math.ceil(self.samples(stream).sum() / PART_KEYS))
         return [self._replace(part=part, parts=parts) for part in range(parts)]
 
 
 class Counts(NamedTuple):
-    """Counts of counts by block. Those of several parts of the keys add up, exactly and in any order."""
+    """Counts of counts by block. Those of different parts of the keys add up, exactly and in any order."""
 
     occurrences: np.ndarray  # (k,) int64, ascending, at least 1
-    of_block: np.ndarray  # (k, blocks) int64: how much of each block occurs `occurrences` times in the whole corpus
+    of_block: np.ndarray  # (k, blocks) int64: items in each block whose key occurs `occurrences` times in the corpus
 
     @property
     def types(self) -> np.ndarray:
-        """(k,) how many different keys occur `occurrences` times each."""
+        """(k,) number of different keys that occur `occurrences` times each."""
         return self.of_block.sum(axis=1) // self.occurrences
 
     def with_part(self, other: Counts) -> Counts:
@@ -94,12 +94,12 @@ class Counts(NamedTuple):
         return Counts(occurrences, of_block)
 
     def shares(self) -> np.ndarray:
-        """(blocks,) each block's share of Grassberger's entropy: the mean of log N − G(n_y) over what it has, in nats.
+        """(blocks,) each block's share of Grassberger's entropy: the mean of log N − G(n_y) over its samples, in nats.
 
-        NaN where it has nothing. The entropy, log N − (1/N) Σ_y n_y G(n_y) (Eq. B.5), is the mean over all N samples,
-        each y as often as it occurs: Σ samples · share / Σ samples. A bootstrap of these shares is one to first order:
-        it has not the bias of a recount, which takes what is drawn twice for frequent, and its errors are 5 to 15%
-        short of the spread of fresh corpora (60 books, 3 to 40% of 2-grams once).
+        NaN for a block without samples. The entropy, log N − (1/N) Σ_y n_y G(n_y) (Eq. B.5), is the mean over all N
+        samples: Σ samples · share / Σ samples. A bootstrap of these shares is correct to first order. It lacks the bias
+        of recounting the drawn blocks, where an item drawn twice looks frequent. Its errors are 5 to 15% smaller than
+        the spread over new corpora (60 books, 3 to 40% of 2-grams seen once).
         """
         samples = self.of_block.sum(axis=0)
         values = math.log(samples.sum()) - grassberger_g(self.occurrences)
@@ -108,7 +108,7 @@ class Counts(NamedTuple):
 
 
 def window_keys(tokens: np.ndarray, offsets: tuple[int, ...], vocab_size: int) -> np.ndarray:
-    """The tokens at i + offsets as one integer, for every i where there are all, whatever document they are of.
+    """The tokens at i + offsets as one integer, for every i where all of them exist; document ends are ignored.
 
     Example: tokens [1, 2, 3, 4], offsets (0, 2), vocab_size 10 gives [13, 24], uint64.
     """
@@ -121,7 +121,7 @@ def window_keys(tokens: np.ndarray, offsets: tuple[int, ...], vocab_size: int) -
 
 
 def windows(stream: DocumentStream, measure: Measure) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(keys, blocks), uint64 each, SLAB at a time; the block behind the last marks what crosses the end of a document.
+    """(keys, blocks), uint64 each, SLAB at a time; the block after the last marks keys that cross a document's end.
 
     UserError: a token id outside the vocabulary.
     """
@@ -148,9 +148,9 @@ def windows(stream: DocumentStream, measure: Measure) -> Iterator[tuple[np.ndarr
 
 
 def count_part(stream: DocumentStream, capacity: int, measure: Measure) -> Counts:
-    """Count a measure, or the part of it. capacity: numbers of 8 bytes that memory holds beside all else.
+    """Count a measure, or one part of it. capacity: how many 8-byte numbers fit in memory besides everything else.
 
-    UserError: a token id outside the vocabulary, or a key so frequent that it alone does not fit.
+    UserError: a token id outside the vocabulary, or a single key too frequent to fit in memory.
     """
     if measure.parts == 1 and measure.by_table(stream, capacity):
         return count_by_table(stream, measure)
@@ -171,7 +171,7 @@ def count_by_table(stream: DocumentStream, measure: Measure) -> Counts:
 
 
 def count_by_sorting(stream: DocumentStream, capacity: int, measure: Measure, low: int, high: int) -> Counts:
-    """Count the keys whose hash lies in low … high − 1, range by range if there are more of them than `capacity`."""
+    """Count the keys whose hash is in low … high − 1, in several ranges if more than `capacity` of them occur."""
     blocks, samples = int(measure.blocks(stream)[-1]) + 1, int(measure.samples(stream).sum())
     shift, expected = np.uint64((blocks - 1).bit_length()), samples * (high - low) / HASHES
     fits, fill, words = expected <= capacity, 0, np.empty(min(samples, capacity), np.uint64)
@@ -191,21 +191,21 @@ def count_by_sorting(stream: DocumentStream, capacity: int, measure: Measure, lo
     if 64 * expected < capacity:
         raise UserError(f"{measure}: a single one of them is so frequent that it does not fit: give more --memory-gb")
     del words
-    ranges = max(2, math.ceil(1.05 * expected / capacity))  # 5% for what hashes do not spread evenly
+    ranges = max(2, math.ceil(1.05 * expected / capacity))  # 5% more, as hashes are not spread evenly
     edges = [low + (high - low) * i // ranges for i in range(ranges + 1)]
     found = (count_by_sorting(stream, capacity, measure, *pair) for pair in pairwise(edges))
     return reduce(Counts.with_part, found)
 
 
 def tabulate(words: np.ndarray, blocks: int) -> Counts:
-    """Counts of sorted words key · block, the block in the (blocks − 1).bit_length() lowest bits."""
+    """Counts from sorted words (key, block), with the block in the (blocks − 1).bit_length() lowest bits."""
     bits = (blocks - 1).bit_length()
     shift, mask = np.uint64(bits), np.uint64((1 << bits) - 1)
     rare, frequent, begin = np.zeros((FREQUENT, blocks), np.int64), {}, 0
     while begin < len(words):
         key = words[begin : begin + SLAB] >> shift
         starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
-        # The last key may go on behind the slab: up to `end`, which the slab then reaches unless the key is frequent.
+        # The last key may continue after the slab, up to `end`; the slab is extended to it unless the key is frequent.
         last = begin + int(starts[-1])
         end = last + int(np.searchsorted(words[last:], words[last] | mask, side="right"))
         slab = words[begin : min(end, begin + SLAB + FREQUENT)]
@@ -218,7 +218,7 @@ def tabulate(words: np.ndarray, blocks: int) -> Counts:
         cells += (slab & mask).view(np.int64)
         np.add.at(rare.reshape(-1), cells, 1)
         begin = end
-    rare[0] = 0  # where the frequent ones went
+    rare[0] = 0  # this row collected the frequent keys
     found = np.flatnonzero(rare.any(axis=1))
     occurrences = np.concatenate([found, np.array(sorted(frequent), np.int64)])
     return Counts(occurrences, np.concatenate([rare[found], *(frequent[n][None] for n in sorted(frequent))]))

@@ -1,12 +1,12 @@
-"""Scoring with Hugging Face transformers: any causal model of the hub, a local folder or a GGUF file, on CPU or GPU.
+"""Scoring with Hugging Face transformers: any causal model from the hub, a local folder or a GGUF file, on CPU or GPU.
 
-What the branches of a document share is computed once: the document goes through the model in full, and every branch
-that puts another document's Y behind its X starts from the key-values of that X. Models whose memory is no list of
-keys and values (state-space models, sliding windows, hybrids) get self-contained prompts instead.
+Work that the branches of a document share is done once: the whole document goes through the model, and every branch
+that scores another document's Y after its X starts from the key-values of that X. Models that keep more or less than
+the keys and values of all tokens (state-space models, sliding windows, hybrids) get self-contained prompts instead.
 
-Logits are never held for a whole pass: 4,096 tokens over 262,144 ids would take 4.3 GB, and as much again for each step
-that a model or the softmax adds. The model runs once, and then its output layer, with all that the model does to its
-logits, is applied to LOGIT_BYTES at a time.
+Logits of a whole pass are held only if a model allows no other way: for 4,096 tokens and 262,144 ids they take 4.3 GB,
+and as much again for each further step of the model or the softmax. Instead the body of the model runs once, and its
+output layer, with everything the model does to its logits, is applied to pieces of at most LOGIT_BYTES.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from common.cli import UserError
 from common.pretrained import context_tokens, target_logprobs
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
-LOGIT_BYTES = 1 << 27  # of a piece of logits in float32; soft-cap and softmax hold up to four of them at once
+LOGIT_BYTES = 1 << 27  # size of a piece of logits in float32; soft-cap and softmax hold up to four at once
 
 
 class TransformersBackend:
-    """See passes.Backend. share: False for self-contained prompts whatever the model keeps."""
+    """See passes.Backend. share: False to use self-contained prompts for any model."""
 
     def __init__(self, model: torch.nn.Module, bos: int, batch_tokens: int = 4096, share: bool = True) -> None:
         self.model, self.bos, self.batch_tokens = model.eval(), bos, batch_tokens
         self.tick = lambda tokens: None
-        self._tick_layer = 0.0  # the tokens of a pass over its layers and the head; 0 between passes
+        self._tick_layer = 0.0  # tokens of a pass / (its layers and the head); 0 between passes
         layers = max((one for one in model.modules() if isinstance(one, torch.nn.ModuleList)), key=len, default=())
         self._shares = len(layers) + 1
         for layer in layers:
@@ -41,16 +41,16 @@ class TransformersBackend:
         self.logit_rows = self._find_logit_rows()
         self.share = share and self._keeps_plain_key_values()
 
-    def _after_layer(self, *_: Any) -> None:  # what a hook returns would take the place of the layer's output
+    def _after_layer(self, *_: Any) -> None:  # a hook that returns a value replaces the layer's output
         self.tick(self._tick_layer)
 
     @torch.inference_mode()
     def _find_logit_rows(self, tokens: int = 64) -> int | None:
-        """Rows of logits that LOGIT_BYTES hold; None where pieces give other numbers than the whole, or fail.
+        """Rows of logits that fit in LOGIT_BYTES; None if pieces fail or give different numbers than the whole.
 
-        Both ways are compared on a short text, in two rows of which the pieces cut through.
+        Both ways are compared on a short text in two rows, with pieces that do not end where a row ends.
         """
-        if not hasattr(self.model, "config"):  # no model of transformers: its head cannot be told from its body
+        if not hasattr(self.model, "config"):  # not a transformers model: its head cannot be separated from its body
             return None
         config = self.model.config.get_text_config(decoder=True)
         tokens = 2 * min(tokens // 2, context_tokens(config) or tokens)
@@ -66,16 +66,16 @@ class TransformersBackend:
         return max(1, LOGIT_BYTES // (4 * whole.shape[-1])) if agree else None
 
     def _agree(self, what: str, difference: Callable[[], torch.Tensor], otherwise: str) -> bool:
-        """Whether log-probabilities computed in two ways differ by no more than rounding; prints what if not.
+        """Whether log-probabilities computed in two ways differ only by rounding; prints a line if they do not.
 
-        Rounding is 1e-5 nats in float32 and 0.05 in bfloat16; a way that is wrong is so by nats per token, or raises.
+        Rounding is 1e-5 nats in float32 and 0.05 in bfloat16; a wrong way is off by nats per token, or raises.
         """
         try:
             worst = float(abs(difference()).mean())
             found = f"change its log-probabilities by {worst:.2g} nats per token"
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # models of the hub raise almost anything
+        except Exception as error:  # models from the hub raise almost anything
             worst, found = np.inf, f"make it fail ({type(error).__name__})"
         agree = not worst > (1e-3 if self.model.dtype == torch.float32 else 0.2)
         if not agree:
@@ -84,10 +84,10 @@ class TransformersBackend:
 
     @torch.inference_mode()
     def _keeps_plain_key_values(self) -> bool:
-        """Whether a prefix of the cache stands for a prefix of the text: true of full attention in every layer.
+        """Whether a prefix of the cache belongs to a prefix of the text, as with full attention in every layer.
 
-        Not where the rotation of positions depends on how long the text is, nor of a kind of cache that keeps more than
-        key-values (MiniMax), nor where the model raises at a cache.
+        False if the rotary embedding depends on the length of the text, if the cache keeps more than key-values
+        (MiniMax), or if the model raises when it is asked for a cache.
         """
         rotation = str(getattr(getattr(self.model, "config", None), "rope_parameters", None))
         if "longrope" in rotation or "dynamic" in rotation:
@@ -98,17 +98,17 @@ class TransformersBackend:
             return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # models of the hub raise almost anything
+        except Exception:  # models from the hub raise almost anything
             return False
 
     def check_sharing(self, documents: np.ndarray, y_recipients: np.ndarray, tokens: int = 64) -> None:
-        """Score the first tokens of a group both ways; where they differ, or the model raises, prompts are plain."""
+        """Score the first tokens of a group both ways; if they differ or the model raises, use plain prompts."""
         if not self.share:
             return
         tokens = min(tokens, documents.shape[1])
         documents, y_recipients, split = documents[:, :tokens], y_recipients[:, :tokens], [Branch(tokens // 2, tokens)]
         plain = self._plain(documents, y_recipients, split).other[0]
-        if np.isfinite(plain).all():  # a document that fails in itself is no sign against sharing
+        if np.isfinite(plain).all():  # a document that fails without sharing says nothing about it
             otherwise = "scored with plain prompts, which takes about four times as long"
             self.share = self._agree(
                 "reused key-values", lambda: self._shared(documents, y_recipients, split).other[0] - plain, otherwise
@@ -117,7 +117,7 @@ class TransformersBackend:
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """See passes.Backend. UserError if the GPU's memory is too small for the group."""
+        """See passes.Backend. UserError: the GPU's memory is too small for the group."""
         score = self._shared if self.share else self._plain
         try:
             return score(documents, y_recipients, branches)
@@ -136,7 +136,7 @@ class TransformersBackend:
         for ell, end in branches:
             mine, theirs = documents[:, ell:end], y_recipients[:, ell:end]
             marginal.append(self.sequence_logprobs(torch.cat([bos, mine[:, :-1]], dim=1), mine, DynamicCache()))
-            # Key-values of BOS x_1 … x_{ℓ−1}; x_ℓ goes in again, as the input that predicts the first token of Y.
+            # Key-values of BOS x_1 … x_{ℓ−1}; x_ℓ is fed again, as the input that predicts the first token of Y.
             prefix = DynamicCache([(layer.keys[:, :, :ell], layer.values[:, :, :ell]) for layer in cache.layers])
             inputs = torch.cat([documents[:, ell - 1 : ell], theirs[:, :-1]], dim=1)
             other.append(self.sequence_logprobs(inputs, theirs, prefix))
@@ -157,7 +157,7 @@ class TransformersBackend:
     ) -> np.ndarray:
         """Log-probabilities (rows, n) of `targets`, where inputs[:, i] is the token right before targets[:, i].
 
-        With a cache, `inputs` goes on from it, is added to it, and goes through in pieces of at most `batch_tokens`.
+        With a cache, `inputs` continues its text, is added to it, and is processed in pieces of at most `batch_tokens`.
         """
         rows, n = inputs.shape
         piece = n if cache is None else max(1, self.batch_tokens // rows)
@@ -175,16 +175,16 @@ class TransformersBackend:
         return out
 
     def _logits(self, ids: torch.Tensor, cache: DynamicCache | None) -> Iterator[torch.Tensor]:
-        """The logits of ids (rows, n) in order, some of the rows · n at a time: (some, vocabulary)."""
+        """Yield the logits of ids (rows, n) in order, for some of the rows · n tokens at a time: (some, vocabulary)."""
         if self.logit_rows is None:
             yield self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).logits.flatten(0, 1)
         else:
             yield from self._logits_in_pieces(ids, cache, self.logit_rows)
 
     def _logits_in_pieces(self, ids: torch.Tensor, cache: DynamicCache | None, rows: int) -> Iterator[torch.Tensor]:
-        """The model is called once for each piece; only the first time its body, all below the head, is computed.
+        """Call the model once per piece, but compute its body (everything below the head) only the first time.
 
-        So whatever the model does between the body and its logits (head, scale, soft-cap) it does to each piece.
+        So everything that the model does between its body and its logits (head, scale, soft-cap) is done to each piece.
         """
         body, computed = self.model.base_model, None
         compute = body.forward
@@ -204,7 +204,7 @@ class TransformersBackend:
 
 @contextmanager
 def _in_place_of_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
-    own = vars(module).get("forward")  # of the module itself where layers are split over GPUs, else of its class
+    own = vars(module).get("forward")  # None if only the class has one; set where layers are split over GPUs
     module.forward = forward
     try:
         yield

@@ -1,9 +1,9 @@
-"""Scoring with vLLM: large models on GPUs, split over several (tensor and pipeline parallelism) or over machines.
+"""Scoring with vLLM: large models, split over several GPUs (tensor and pipeline parallelism) or several machines.
 
-vLLM schedules and batches by itself; it gets self-contained prompts and returns the log-probability of every prompt
-token. Models over several machines are vLLM's own business: start a Ray cluster on them, then
-`--vllm-args '{"distributed_executor_backend": "ray"}'`. GPUs beyond what the model needs: one process each, by --shard.
-Give --batch-tokens 65536 or so: it makes the groups of prompts large, and a step of vLLM is bounded besides.
+vLLM does its own scheduling and batching. It takes self-contained prompts and returns the log-probability of every
+prompt token. To split a model over several machines, start a Ray cluster on them and pass
+`--vllm-args '{"distributed_executor_backend": "ray"}'`. To use more GPUs than the model needs, run several processes
+with --shard. Set --batch-tokens to about 65536 for large groups of prompts; `max_batch_tokens` limits a step of vLLM.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from common.cli import UserError
 from common.pretrained import load_config
 from measure_mutual_info.scoring.passes import Branch, TokenLogprobs, gather_plain, plain_prompts
 
-LOGITS_BYTES = 2 << 30  # what the logits of one step may take; see max_batch_tokens
+LOGITS_BYTES = 2 << 30  # limit on the memory for the logits of one step; see max_batch_tokens
 
 
 class VllmBackend:
-    """See passes.Backend. Settings are those of score_documents.py; L_max is the longest document's tokens."""
+    """See passes.Backend. Arguments: as in score_documents.py; L_max: length of the longest document, in tokens."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class VllmBackend:
         gpu_memory: float = 0.9,
         vllm_args: str = "{}",
     ) -> None:
-        """Start the engine. UserError for what cannot work, before any weights are loaded as far as it shows there."""
+        """Start the engine. UserError: it cannot start with these arguments; raised before loading where possible."""
         try:
             extra = dict(json.loads(vllm_args))
         except (ValueError, TypeError):
@@ -48,7 +48,7 @@ class VllmBackend:
                 f"{model}: vLLM does not read GGUF files: give the folder or hub name of its safetensors weights, "
                 "or use --backend transformers"
             )
-        # vLLM reports at length, and warns that it has no tokenizer, which is not needed here.
+        # vLLM logs a lot, and warns about the missing tokenizer, which is not needed here.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
             import vllm
@@ -65,20 +65,22 @@ class VllmBackend:
         fixed = {
             "model": model,
             "dtype": dtype,
-            # BOS, the document, and one token more, which vLLM generates whether it is wanted or not.
+            # BOS, the document, and the one token that vLLM always generates.
             "max_model_len": L_max + 2,
             "max_num_batched_tokens": tokens,
             "tensor_parallel_size": tensor_parallel,
             "pipeline_parallel_size": pipeline_parallel,
             "gpu_memory_utilization": gpu_memory,
-            # For a cached position vLLM computes no logits, so it has no log-probability of the token that follows.
+            # vLLM computes no logits at cached positions, so the next token would have no log-probability.
             "enable_prefix_caching": False,
             "logprobs_mode": "raw_logprobs",
             "skip_tokenizer_init": True,  # token ids in, log-probabilities out
             "disable_log_stats": True,
         }
         if set_here := sorted(extra.keys() & fixed.keys()):
-            raise UserError(f"--vllm-args: {set_here[0]} is set by the scoring, or by a flag of its own: leave it out")
+            raise UserError(
+                f"--vllm-args: {set_here[0]} is set by score_documents.py, or has its own flag: leave it out"
+            )
         try:
             self.engine = vllm.LLM(**may_change | extra | fixed)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
@@ -88,17 +90,17 @@ class VllmBackend:
         self._sampling = vllm.SamplingParams(
             max_tokens=1,
             temperature=0,
-            prompt_logprobs=0,  # of each prompt token itself, none of its rivals
-            flat_logprobs=True,  # plain lists; a dict for every position costs 25 times the post-processing
+            prompt_logprobs=0,  # of each prompt token itself, not of any alternatives
+            flat_logprobs=True,  # plain lists; a dict per position makes post-processing 25 times slower
             detokenize=False,
         )
 
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """See passes.Backend. The larger the group, the better vLLM fills its batches. UserError if memory runs out.
+        """See passes.Backend. Larger groups fill vLLM's batches better. UserError: out of memory, or the engine died.
 
-        −inf and NaN are returned as they come.
+        −inf and NaN are returned unchanged.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -115,11 +117,11 @@ class VllmBackend:
 
 
 def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:
-    """`wanted` tokens per step, or as many as keep the logits of a step within LOGITS_BYTES.
+    """Tokens per step: `wanted`, or fewer to keep the logits of a step within LOGITS_BYTES; at least 1.
 
-    Prompt log-probabilities hold a step's logits in the model's type and their log-softmax in float32: with 16 bits,
-    6 bytes for each token and vocabulary entry. vLLM's memory profile does not count them, so they have to fit into
-    what --gpu-memory leaves free: a tenth of 24 GB is 2.4 GB. With 128,256 entries 8192 tokens would take 8192 ·
+    For prompt log-probabilities vLLM holds a step's logits in the model's dtype and their log-softmax in float32: with
+    16 bits, 6 bytes per token and vocabulary entry. vLLM's memory profiling does not count them, so they must fit into
+    what --gpu-memory leaves free: a tenth of 24 GB is 2.4 GB. With 128,256 entries, 8192 tokens would take 8192 ·
     128256 · 6 bytes = 6.3 GB; 2 GiB allow 2790 tokens, or 7121 with 50,257 entries, enough to keep a GPU busy.
     """
     entry = (4 if dtype == "float32" else 2) + 4
@@ -129,7 +131,7 @@ def max_batch_tokens(wanted: int, vocabulary: int, dtype: str) -> int:
 def prompt_logprobs(output, prompt: Sequence[int]) -> np.ndarray:
     """Log-probabilities in nats of prompt[1:] from one of vLLM's outputs, shape (len(prompt) − 1,), float64.
 
-    UserError if vLLM took any position from a cache; RuntimeError if the output is not about this prompt.
+    UserError: vLLM took a position from a cache. RuntimeError: the output belongs to another prompt.
     """
     if output.num_cached_tokens:
         raise UserError(
@@ -137,17 +139,17 @@ def prompt_logprobs(output, prompt: Sequence[int]) -> np.ndarray:
             "log-probabilities: take what switches a cache on out of --vllm-args"
         )
     flat = output.prompt_logprobs
-    # Nothing is known about the first token: its entry is there and empty. Every other position holds one entry, the
-    # prompt's own token, so that the flat lists line up with prompt[1:].
+    # The first token has no log-probability: its entry is empty. Every other position has one entry, that of the
+    # prompt's own token, so the flat lists line up with prompt[1:].
     if flat is None or len(flat) != len(prompt) or list(flat.token_ids) != list(prompt[1:]):
         raise RuntimeError(f"vLLM returned log-probabilities of other tokens than the {len(prompt)} of the prompt")
     return np.array(flat.logprobs, dtype=np.float64)
 
 
 def _explain(what: str, error: Exception) -> str:
-    """One line about an error of the engine. Those in processes of their own print the cause and pass on less."""
+    """One line for an engine error. An engine in a separate process prints the cause itself and passes on less."""
     return (
-        f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:300]}; the cause may stand above): if memory "
-        "is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), or fit "
-        "--gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
+        f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:300]}; the cause may be printed above): if "
+        "memory is short, lower --batch-tokens or --L-max, use --dtype bfloat16 or more GPUs (--tensor-parallel), or "
+        "fit --gpu-memory to what is free; otherwise check that there is a GPU, the model's context and --vllm-args"
     )

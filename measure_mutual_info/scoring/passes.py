@@ -1,13 +1,13 @@
-"""What is scored: the grid of (ℓ, L), who is whose x_donor, and how per-token log-probabilities become the terms.
+"""What is scored: the grid of (ℓ, L), the x_donor of each document, and the terms from per-token log-probabilities.
 
-A document is cut at ℓ: X is its first ℓ tokens, Y the tokens ℓ+1 … L. Three kinds of passes give every term:
+A document is cut at ℓ: X is its first ℓ tokens, Y the tokens ℓ+1 … L. Three kinds of passes give all the terms:
 
     own        BOS w_1 … w_Lmax                  log q(w_i | w_<i), whose sums give log q(Y|X) for all (ℓ, L), and
-                                                 log q(w_1 … w_{L−ℓ}|BOS), the first tokens, as many as Y has
-    marginal   BOS w_{ℓ+1} … w_end               log q(Y|BOS), one branch an ℓ
-    other      BOS x'_1 … x'_ℓ w_{ℓ+1} … w_end   log q(Y|X'), one branch an ℓ, X' from the x_donor
+                                                 log q(w_1 … w_{L−ℓ}|BOS), the first L − ℓ tokens, as many as in Y
+    marginal   BOS w_{ℓ+1} … w_end               log q(Y|BOS), one branch per ℓ
+    other      BOS x'_1 … x'_ℓ w_{ℓ+1} … w_end   log q(Y|X'), one branch per ℓ, X' from the x_donor
 
-where `end` is the largest L that goes with ℓ. The same Y stands in all three.
+where `end` is the largest L for that ℓ. Y is the same in all three.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TERMS = ("logq_y_given_x", "logq_y", "logq_y_first2", "logq_start", TERM_OF_RECI
 
 
 class Branch(NamedTuple):
-    """Split point ℓ and the last token of the longest Y that is scored behind it, both in tokens."""
+    """A split point ℓ and the end of the longest Y scored after it, both in tokens."""
 
     ell: int
     end: int
@@ -33,7 +33,7 @@ class TokenLogprobs(NamedTuple):
     """Log-probabilities in nats of one group of documents, float64.
 
     own: (documents, L_max). marginal, other: for each branch, (documents, end − ℓ).
-    marginal belongs to the documents that gave `own`, other to their y_recipients.
+    own and marginal belong to the documents, other to their y_recipients.
     """
 
     own: np.ndarray
@@ -42,22 +42,22 @@ class TokenLogprobs(NamedTuple):
 
 
 class Backend(Protocol):
-    """A language model that can score.
+    """A language model that can score documents.
 
-    It may have an attribute `tick`, a function that it calls during each pass with the tokens that went through
-    since the last call: of a layer its part of the pass.
+    It may have an attribute `tick`: a function called during each pass with the number of tokens processed since the
+    last call (a layer counts as its share of the pass).
     """
 
     def token_logprobs(
         self, documents: np.ndarray, y_recipients: np.ndarray, branches: Sequence[Branch]
     ) -> TokenLogprobs:
-        """Score a group. Both (group, L_max) token ids; the X of documents[i] goes to the Y of y_recipients[i]."""
+        """Score a group. Both: (group, L_max) token ids; the X of documents[i] precedes the Y of y_recipients[i]."""
 
 
 def grid(L_max: int, ell_max: int | None = None, ratios: Sequence[int] = (2, 3, 4)) -> list[tuple[int, int]]:
-    """The paper's (ℓ, L) in tokens: ℓ = 2, 4, 8, …, ell_max with L = r·ℓ for each ratio r, as far as L ≤ L_max.
+    """The paper's (ℓ, L) in tokens: ℓ = 2, 4, 8, …, ell_max and L = r·ℓ for each ratio r, as long as L ≤ L_max.
 
-    ell_max: None for no bound but L_max.
+    ell_max: if None, ℓ is limited by L_max only.
 
     >>> grid(16, ratios=(2, 4))
     [(2, 4), (2, 8), (4, 8), (4, 16), (8, 16)]
@@ -68,7 +68,7 @@ def grid(L_max: int, ell_max: int | None = None, ratios: Sequence[int] = (2, 3, 
 
 
 def branches(points: Sequence[tuple[int, int]]) -> list[Branch]:
-    """One branch an ℓ, long enough for every L of `points` that goes with it.
+    """One branch per ℓ, long enough for the largest L of that ℓ in `points`.
 
     >>> branches([(2, 4), (2, 8), (4, 8)])
     [Branch(ell=2, end=8), Branch(ell=4, end=8)]
@@ -77,18 +77,18 @@ def branches(points: Sequence[tuple[int, int]]) -> list[Branch]:
 
 
 def tokens_a_document(points: Sequence[tuple[int, int]], donors: int = 1) -> int:
-    """Tokens that go through the model for one document when branches reuse the key-values of what they share.
+    """Tokens that the model processes for one document when branches reuse the key-values of shared tokens.
 
-    donors: how many X' each Y is scored behind.
+    donors: the number of X' that each Y is scored after.
     """
     return max(L for _, L in points) + sum((1 + donors) * (branch.end - branch.ell) for branch in branches(points))
 
 
 def x_donors(books: Sequence[str], seed: int) -> np.ndarray:
-    """Whose X each document gets: a seeded random permutation without fixed points, of another book where possible.
+    """The x_donor of each document: a seeded random permutation without fixed points, from another book where possible.
 
-    Returns indices, shape (documents,). A book with more than half of the documents cannot avoid itself everywhere;
-    then the number of pairs within it is the smallest possible. Raises ValueError for fewer than two documents.
+    Returns indices, shape (documents,). If a book has more than half of the documents, some pairs must lie within it;
+    their number is then the smallest possible. ValueError: fewer than two documents.
     """
     _, book = np.unique(np.asarray(books), return_inverse=True)
     count = len(book)
@@ -96,8 +96,8 @@ def x_donors(books: Sequence[str], seed: int) -> np.ndarray:
         raise ValueError("an X donor needs at least two documents")
     rng = np.random.default_rng(seed)
     x_donor = rng.permutation(count)
-    # Swap the x_donors of two documents wherever that mends one pair and spoils none. While a pair of book A can still
-    # be mended there is a document outside A whose x_donor is outside A too, so this ends at the smallest number.
+    # Swap the x_donors of two documents wherever this separates a pair within a book and creates none. As long as a
+    # pair within book A can be separated, a document outside A has an x_donor outside A, so the fewest pairs remain.
     for i in rng.permutation(count):
         if book[x_donor[i]] == book[i]:
             able = np.flatnonzero((book[x_donor] != book[i]) & (book != book[x_donor[i]]))
@@ -114,10 +114,10 @@ def x_donors(books: Sequence[str], seed: int) -> np.ndarray:
 def plain_prompts(
     documents: np.ndarray, y_recipients: np.ndarray, split: Sequence[Branch], bos: int
 ) -> list[tuple[np.ndarray, int]]:
-    """The group as self-contained prompts, each with the number of its first tokens that are not scored.
+    """The group as self-contained prompts, each with the number of leading tokens that are not scored.
 
-    Order: own of every document, then for each branch the marginals of every document, then the others of every
-    y_recipient. A prompt is a BOS and nothing that is not needed: X is trimmed to ℓ tokens, Y to its longest L.
+    Order: the `own` prompts of all documents, then for each branch the `marginal` prompts of all documents and the
+    `other` prompts of all y_recipients. A prompt is BOS and only the tokens needed: X is cut to ℓ tokens, Y at `end`.
     """
 
     start = np.full((len(documents), 1), bos)
@@ -129,16 +129,16 @@ def plain_prompts(
 
 
 def gather_plain(logprobs: Sequence[np.ndarray], size: int) -> TokenLogprobs:
-    """Undo the order of `plain_prompts`: logprobs[i] belong to prompt i; `size` documents in the group."""
+    """Undo the order of `plain_prompts`. logprobs[i] belongs to prompt i; size: number of documents in the group."""
     blocks = [np.array(logprobs[start : start + size], dtype=np.float64) for start in range(0, len(logprobs), size)]
     return TokenLogprobs(own=blocks[0], marginal=blocks[1::2], other=blocks[2::2])
 
 
 def terms(scored: TokenLogprobs, points: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
-    """TERMS from token log-probabilities; each (documents, points), in nats.
+    """TERMS from token log-probabilities; each is (documents, points), in nats.
 
-    logq_y_first2 is the first two tokens of Y given BOS, logq_start the first L − ℓ tokens of the document given BOS.
-    Sums run in float64; but for logq_start, over the tokens of Y alone.
+    logq_y_first2: the first two tokens of Y given BOS. logq_start: the first L − ℓ tokens of the document given BOS.
+    Sums are in float64, and over tokens of Y only, except for logq_start.
     """
     number = {branch.ell: index for index, branch in enumerate(branches(points))}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in TERMS}

@@ -1,4 +1,4 @@
-"""What score_documents.py and count_ngrams.py wrote, read back and checked before anything is computed from it."""
+"""Read the tables that score_documents.py and count_ngrams.py wrote, and check them before use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.record import read_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
 
 LOGQ = ["logq_y_given_x_nats", "logq_y_nats", "logq_y_first2_nats", "logq_y_given_other_x_nats"]
-OWN = LOGQ[:3]  # the same for the same text, whatever its x_donor
+OWN = LOGQ[:3]  # the scores that do not depend on the x_donor
 START = "logq_start_nats"
 BYTES = "y_bytes"  # empty for a model without a tokenizer
 KEY = ["document", "ell_tokens", "L_tokens"]
@@ -28,18 +28,19 @@ COUNT_AGAIN = "count one corpus with count_ngrams.py, n-grams with --n 1 2, pair
 
 
 def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
-    """The rows of the documents whose every score is finite, and a line that says which documents are left out.
+    """Read the rows of all documents with only finite scores, and a line that says which documents are left out.
 
-    A document that repeats another, score by score to 0.005 nats, is left out as well: it would count as one more and
-    is none. UserError: no such file, columns missing, not numbers, ell >= L, rows twice, a document in two books or
-    only in part there, or fewer than two documents left.
+    A document that repeats an earlier one adds no information and is also left out: their OWN scores agree when rounded
+    to 0.01 nats (checked if the largest L is at least REPEAT_TOKENS). UserError: no such file, missing columns, not
+    numbers, not 1 <= ell < L, duplicate rows, a document in two books or without some of the (ell, L), or fewer than
+    two documents left.
     """
     logq = [*LOGQ, START]
     scores = read_csv(path, SCORES, SCORE_AGAIN, [*logq, BYTES], KEY[1:])
     by_document, grid = scores.groupby("document", sort=False), len(scores.drop_duplicates(KEY[1:]))
     checks = {
         "not 1 <= ell < L": (scores["ell_tokens"] < 1) | (scores["ell_tokens"] >= scores["L_tokens"]),
-        "a row that is there twice": scores.duplicated(KEY),
+        "a duplicate row": scores.duplicated(KEY),
         "a document in two books": by_document["book"].transform("nunique") > 1,
         "a document without some of the (ell, L)": by_document["L_tokens"].transform("size") < grid,
     }
@@ -57,10 +58,10 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
         line += f", {bad.sum()} of them left out ({why}; the first: {bad.idxmax()})"
     if scores["L_tokens"].max() >= REPEAT_TOKENS:
         own = scores.pivot(index="document", columns=KEY[1:], values=OWN).loc[bad.index[~bad]]
-        # Rounded: the same text in another batch of the same model differs in the last digits.
+        # Rounded, because scores of the same text in different batches differ in the last digits.
         repeats = own.round(2).duplicated()
         if repeats.any():
-            line += f", {repeats.sum()} left out that repeat another score by score (the first: {repeats.idxmax()})"
+            line += f", {repeats.sum()} left out with the same scores as another (the first: {repeats.idxmax()})"
             bad |= repeats.reindex(bad.index, fill_value=False)
     if (~bad).sum() < 2:
         raise UserError(f"{path}: {line}; at least two with scores are needed: {SCORE_AGAIN}")
@@ -68,9 +69,9 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
 
 
 def read_record(scores: Path) -> tuple[tuple[str, str], dict]:
-    """Of the record beside scores.csv: source and model, the latter without the folders in front; and all of it.
+    """Read the record beside scores.csv: (source, model), the model without leading folders, and the whole record.
 
-    UserError: no record, or one that names no source or no model.
+    UserError: there is no record, or it names no source or no model.
     """
     path = scores.with_suffix(".json")
     try:
@@ -84,7 +85,7 @@ def read_record(scores: Path) -> tuple[tuple[str, str], dict]:
 
 
 class Counts(NamedTuple):
-    """Counts of counts of one corpus. by_kind: kind to n or d, ascending, to (occurrences, types), int64 (k,) each."""
+    """Counts of counts of one corpus. by_kind[kind][n or d] is (occurrences, types), int64 (k,) each; n, d ascend."""
 
     by_kind: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]
     source: str
@@ -92,31 +93,31 @@ class Counts(NamedTuple):
 
 
 def read_counts(path: Path, kinds: Sequence[str], source: str | None = None, tokenizer: str | None = None) -> Counts:
-    """The rows of counts.csv that are of `kinds`, each of which must be there for every n or d of the others.
+    """Read the rows of counts.csv with these kinds; every kind must have the same values of n or d.
 
-    source, tokenizer: that the counts must be of, as far as known (compared by the last part of the name, which is all
-    that a record keeps of a local path). UserError: they are of others, or of several; no such file; columns, kinds or
-    distances missing; not counts.
+    source, tokenizer: what the counts must come from, if known. Only the last part of the name is compared, since a
+    record keeps no more of a local path. UserError: the counts come from another source or tokenizer, or from several;
+    no such file; missing columns, kinds or distances; values that are not counts.
     """
     table = _counted(path, COUNTS, kinds, {"source": source, "tokenizer": tokenizer})
     counts = table[["n_or_d", "occurrences", "types"]]
     bad = ~((counts >= 1) & (counts % 1 == 0)).all(axis=1) | table.duplicated(["kind", "n_or_d", "occurrences"])
     if bad.any():
-        raise UserError(f"{path}, line {bad.idxmax() + 2}: no counts of counts, or a line that repeats: {COUNT_AGAIN}")
+        raise UserError(f"{path}, line {bad.idxmax() + 2}: not counts of counts, or a duplicate line: {COUNT_AGAIN}")
     by_kind: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {kind: {} for kind in kinds}
     for (kind, n), rows in table.groupby(["kind", "n_or_d"]):
         by_kind[kind][int(n)] = tuple(rows[column].to_numpy(np.int64) for column in ("occurrences", "types"))
     if len({tuple(by_n) for by_n in by_kind.values()}) > 1:
-        raise UserError(f"{path} has not every n or d for every kind ({', '.join(kinds)}): {COUNT_AGAIN}")
+        raise UserError(f"{path} does not have every n or d for every kind ({', '.join(kinds)}): {COUNT_AGAIN}")
     return Counts(by_kind, table["source"].iloc[0], table["tokenizer"].iloc[0])
 
 
 def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How many n-grams or pairs each book has, and their share of the entropy in nats: books × (kind, n or d), 0 where
-    it has none.
+    """Read the number of n-grams or pairs in each book and their share of the entropy in nats: two tables, books ×
+    (kind, n or d), 0 where a book has none.
 
-    path: of the counts; the shares lie beside it as <name>_by_book.csv. Their mean, weighted by the numbers, is
-    Grassberger's entropy. UserError: no such file, columns missing, not numbers, or not the shares of these counts.
+    path: the file of the counts; the shares are beside it in <name>_by_book.csv. Their mean, weighted by the numbers of
+    n-grams, is Grassberger's entropy. UserError: no such file, missing columns, not numbers, or shares of other counts.
     """
     path = path.with_name(f"{path.stem}_by_book.csv")
     names = {"source": counts.source, "tokenizer": counts.tokenizer}
@@ -134,7 +135,7 @@ def read_shares(path: Path, counts: Counts) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def _counted(path: Path, columns: list[str], kinds: Sequence[str], of: dict[str, str | None]) -> pd.DataFrame:
-    """The rows of these kinds, numbers as such. of: the source and the tokenizer that they must have; None: any one."""
+    """The rows of these kinds, with numbers parsed. of: the required source and tokenizer; None: any, but only one."""
     floats = [name for name in columns if name not in ("source", "tokenizer", "kind", "book")]
     table = read_csv(path, columns, COUNT_AGAIN, floats)
     table = table[table["kind"].isin(kinds)]

@@ -70,7 +70,7 @@ def behind(error: Exception) -> Exception:
         (Exception("No space left on device (os error 28)"), 2, f"error: disk full: {FREE}"),
         (RuntimeError("[enforce fail] . unexpected pos 576 vs 534"), 2, f"error: disk full: {FREE}"),
         (OSError(errno.EACCES, "what the system says", "x.csv"), 2, f"error: x.csv: permission denied: {PLACE}"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command again goes on from what has been saved"),
+        (KeyboardInterrupt(), 130, "interrupted: run the same command again to continue from what was saved"),
     ],
 )
 def test_expected_failures_are_one_line(monkeypatch, capsys, error, code, line):
@@ -147,7 +147,7 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path):
         ({"data_seed": -1}, "--data-seed -1: give a whole number from 0 to 4294967295"),
         ({"data_seed": 2**32}, "--data-seed 4294967296: give"),
         ({"share": float("nan")}, "--share nan: give a finite number"),
-        ({"lengths": (4, 8, 4)}, "--lengths 4 is given twice: give each once"),
+        ({"lengths": (4, 8, 4)}, "--lengths 4 is given twice: remove the duplicate"),
         ({"pairs": ((1, 2), (1, 2))}, "--pairs 1 2 is given twice"),
         ({"data_seed": 2**32 - 1}, None),
     ],

@@ -79,9 +79,9 @@ def test_the_python_that_is_active_is_taken_where_it_has_the_packages(made):
     assert shell(READY, made, PYTHON=sys.executable, **mine).stdout == f"python={sys.executable}\n"
     taken = "taking .venv instead\npython=.venv/bin/python\n"
     bare = shell(READY, made, CONDA_PREFIX="x", PATH=f"{made}/bare:{path}")
-    assert bare.stdout == f"== python has not all that requirements.txt names: {taken}", bare.stderr
+    assert bare.stdout == f"== python lacks packages of requirements.txt: {taken}", bare.stderr
     other = shell(READY, made, PYTHON=sys.executable, PYTHONPATH=str(ROOT))
-    assert other.stdout == f"== {sys.executable} has not the modules of this checkout: {taken}", other.stderr
+    assert other.stdout == f"== {sys.executable} lacks the modules of this checkout: {taken}", other.stderr
 
 
 def test_a_copied_environment_is_brought_up_to_date(made):

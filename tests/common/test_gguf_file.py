@@ -131,7 +131,7 @@ def test_keys_of_layers_with_a_window_and_of_soft_caps():
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 40)
-    with pytest.raises(UserError, match=r"model\.gguf is no whole GGUF file"):
+    with pytest.raises(UserError, match=r"model\.gguf is not a complete GGUF file"):
         gguf_file.read(str(tmp_path / "model.gguf"))
 
 
@@ -163,7 +163,7 @@ def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe, capsys):
     assert tokenizers["qwen2"].hash not in {tokenizers["gpt-2"].hash, tokenizers["smollm"].hash}
     unnamed = load_tokenizer(write_vocabulary(tmp_path / "unnamed.gguf", None, bpe))
     assert unnamed.hash == tokenizers["gpt-2"].hash
-    assert capsys.readouterr().out.startswith("unnamed.gguf names no pre-tokenizer: GPT-2's is taken")
+    assert capsys.readouterr().out.startswith("unnamed.gguf names no pre-tokenizer: using GPT-2's")
     with pytest.raises(UserError, match=r"it says tokenizer\.ggml\.pre = elvish"):
         load_tokenizer(write_vocabulary(tmp_path / "elvish.gguf", "elvish", bpe))
 

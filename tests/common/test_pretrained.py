@@ -49,7 +49,7 @@ def test_weights_that_are_missing_or_not_used(tmp_path, capsys):
     bias = "model.layers.1.self_attn.q_proj.bias"
     for name, saved, said in (
         ("cut", {name: state[name] for name in state if "layers.1.mlp" not in name}, "3 weights are missing"),
-        ("biased", {**state, bias: one}, rf"has no use for 1 weights of its own layers \({bias}"),
+        ("biased", {**state, bias: one}, rf"does not use 1 weights of its own layers \({bias}"),
         ("seeing", {**state, "vision_tower.layers.0.bias": one}, None),
     ):
         model.save_pretrained(tmp_path / name, state_dict=saved)
@@ -185,7 +185,7 @@ OTHER = "my_documents: tokenised with org/other, which is not the tokenizer of .
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"bos": "zzz"}, "--bos zzz is none of its tokens"),
+        ({"bos": "zzz"}, "--bos zzz is not one of its tokens"),
         ({"tokenizer_hash": "0" * 16}, OTHER),
         ({"tokenizer_hash": None, "tokenizer_vocab_size": 256}, OTHER),
         ({"bos": "10"}, r"my_documents: token id 10 is outside the vocabulary of .* \(0 … 9\): prepare"),

@@ -35,7 +35,7 @@ def test_refusal_names_what_differs():
         refuse_other(other, wanted, Path("x"))
     with pytest.raises(UserError, match=r"seed nothing there, 0 here"):
         refuse_other(wanted, wanted | {"seed": 0}, Path("x"))
-    with pytest.raises(UserError, match="x is of something else, or damaged"):
+    with pytest.raises(UserError, match="x belongs to something else, or is damaged"):
         refuse_other(None, wanted, Path("x"))
 
 

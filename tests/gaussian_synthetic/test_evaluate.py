@@ -197,7 +197,7 @@ def test_what_is_there_is_not_computed_again(runs, tmp_path):
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     saved |= {"step": 10, "model": {name: 0.5 * value for name, value in saved["model"].items()}}
     torch.save(saved, run / "checkpoint.pt")
-    assert "stands at step 10 of 20: evaluated as it is" in call([run], tmp_path / "out").stdout
+    assert "is at step 10 of 20: evaluated as it is" in call([run], tmp_path / "out").stdout
     new = tables(tmp_path / "out")[1]
     assert new["steps"].tolist() == [0, 10]
     assert new["mean_kl_nats"][1] != alone[1]["mean_kl_nats"][1]
@@ -231,7 +231,10 @@ def test_bad_input(runs, tmp_path, monkeypatch):
         ([wider], "holds other tensors than gpt2-mini has here: train again"),
         ([nan], "the KL of the model is not finite: train it again"),
         ([runs[0], nan], "are both {'model': 'tiny', 'L': 16, 'seed': 0}: give one"),
-        ([runs[0], train_one(tmp_path / "other", "--family", "logarithmic", "--seed", 2)], "give each its own --out"),
+        (
+            [runs[0], train_one(tmp_path / "other", "--family", "logarithmic", "--seed", 2)],
+            "use a separate --out for each",
+        ),
     ]:
         assert said in one_line_error(call(arguments, tmp_path / "out"))
         assert not (tmp_path / "out").exists()

@@ -48,7 +48,7 @@ def test_no_such_cut_or_position():
         with pytest.raises(UserError, match="no cut at ell"):
             bipartite_information(log_std(of), ell)
     for pair in ([0, 16], [-1, 3]):
-        with pytest.raises(UserError, match="positions from 0 to 15"):
+        with pytest.raises(UserError, match="positions must lie between 0 and 15"):
             correlation(of, *np.array(pair)[:, None])
 
 
@@ -146,7 +146,7 @@ def test_a_family_of_ones_own(tmp_path):
         (["--k", 2], "--family subvolume is the paper's"),
         (["--n", 3], "--family subvolume is the paper's"),
         (["--family", "mine", "--k", 5], "k = 5 copied columns of n = 4: give 1 to n"),
-        (["--layers", 2, "--ell", 16], "--ell 16: cuts lie from 1 to L − 1 = 15"),
+        (["--layers", 2, "--ell", 16], "--ell 16: must be from 1 to L − 1 = 15"),
         (["--layers", 2, "--ell", 0], "--ell 0: cuts lie from 1"),
         (["--copies", 0], "--copies 0: at least 1"),
         (["--layers", 25], "the conditionals of 1,125,899,906,842,624 positions need"),

@@ -156,7 +156,7 @@ def test_the_family_and_the_seed_of_the_settings(tmp_path, changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["--L", 1000], "L = 1000 is no power of n = 4: give 1024, the nearest"),
+        (["--L", 1000], "L = 1000 is not a power of n = 4: give 1024, the nearest"),
         (["--k", 5], "k = 5 copied columns of n = 4"),
         (["--copies", 0], "--copies 0: at least 1"),
     ],

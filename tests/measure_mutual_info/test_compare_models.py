@@ -206,7 +206,7 @@ def test_what_not_all_models_have_is_left_out_and_said(tmp_path):
     models, trend, printed = compare(tmp_path, *files, bootstrap=5)
     for said in (
         "lost: 72 documents, 1 of them left out",
-        "whole: 1 documents left out of which another model has no scores\n",
+        "whole: 1 documents left out, for which another model has no scores\n",
         "short is left out: its longest L is 1024, that of others 2048\n",
         "left out, as not all models have it: L = 64\n",
         "2 books left out, as not all models have them (the first: book 22)\n",

@@ -183,7 +183,7 @@ def test_failed_documents_are_left_out_and_counted(tmp_path):
     assert np.isfinite(table.dropna(axis=1, how="all").select_dtypes("number")).all(axis=None)
 
     scores.loc[scores["document"] == "a", LOGQ] = np.nan
-    assert "direct_unpaired: 1 documents left out whose X' is of" in run(tmp_path, scores, "--unpaired")
+    assert "direct_unpaired: 1 documents left out, because the document of X'" in run(tmp_path, scores, "--unpaired")
     table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
     assert table.loc[("direct", 2), "n_documents"] == 3
     assert table.loc[("direct_unpaired", 2), "n_documents"] == 2
@@ -248,7 +248,7 @@ def test_bad_scores(tmp_path, spoil, message):
         ({"source": "other"}, "is of source other, not toy"),
         ({"n_or_d": 1}, "has no 2-grams"),
         ({"kind": "pair"}, "has no rows of kind ngram"),
-        ({"occurrences": 1}, "line 3: no counts of counts, or a line that repeats"),
+        ({"occurrences": 1}, "line 3: not counts of counts, or a duplicate line"),
         ({"types": 0}, "line 2: no counts of counts"),
     ],
 )

@@ -162,7 +162,7 @@ def test_documents_that_repeat_another_are_left_out(tmp_path):
     copy = scores[scores["document"] == "book0#0001"]
     copy = copy.assign(document="copy", book="other", logq_y_given_other_x_nats=-9)
     printed = run(tmp_path, pd.concat([scores, copy]), "--bootstrap", 0)
-    assert "10 documents, 1 left out that repeat another score by score (the first: copy)" in printed
+    assert "10 documents, 1 left out with the same scores as another (the first: copy)" in printed
     assert set(pd.read_csv(tmp_path / "bipartite.csv")["n_documents"]) == {9}
 
 

@@ -357,7 +357,7 @@ def leave_out(**where: object):
     ("of", "spoil", "message"),
     [
         ("counts", lambda t: t[t["kind"] == "ngram"], "has no rows of kind left, right, pair: count one corpus"),
-        ("counts", leave_out(kind="pair", n_or_d=4), "has not every n or d for every kind (left, right, pair)"),
+        ("counts", leave_out(kind="pair", n_or_d=4), "does not have every n or d for every kind (left, right, pair)"),
         ("counts", change("source", "other", kind="pair"), "is of source toy and other"),
         ("counts", lambda t: pd.concat([t, t.iloc[[1]]]), "a line that repeats"),
         ("counts", change("types", 7, kind="right", n_or_d=8), "at d = 8 left, right and pair are not counted as"),

@@ -1,4 +1,4 @@
-"""The shell files of the figures, as a user calls them, with a tiny model and texts of one's own."""
+"""The shell files of the figures, as a user calls them, with a tiny model and made-up texts."""
 
 from __future__ import annotations
 

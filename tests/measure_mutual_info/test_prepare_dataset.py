@@ -257,7 +257,7 @@ BAD_FILES = {  # what a file holds → what is said of it
     "broken.jsonl": (b'{"text": \n', "cannot be read (JSON parse error"),
     "other.jsonl": (b'{"body": "a", "title": "b"}\n', 'no column "text", only body, title: choose with --text-column'),
     "broken.parquet": (b"PAR1 no", "cannot be read (Parquet file size is 7 bytes"),
-    "table.csv": (b"text\na\n", "is no plain text: give .txt"),
+    "table.csv": (b"text\na\n", "is not plain text: give .txt"),
 }
 
 

@@ -105,7 +105,7 @@ def test_texts_that_are_left_out(library: Path, tmp_path: Path):
 def test_bad_input_is_one_line(library: Path, tmp_path: Path):
     (tmp_path / "tiny.txt").write_text("abc abd")
     for said, changes in (
-        ("--vocab-size is 256: give more than 256, which the bytes take", {"vocab-size": 256}),
+        ("--vocab-size is 256: give more than 256, as the bytes take 256", {"vocab-size": 256}),
         ("its words make only 260 tokens: give a longer corpus", {"corpus": tmp_path / "tiny.txt"}),
     ):
         values = {"corpus": library, "vocab-size": 300, "out": tmp_path / "out"} | changes

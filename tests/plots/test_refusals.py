@@ -29,13 +29,13 @@ BAD = [
     ("bipartite", "bipartite", lambda t: t.assign(L_tokens=0), "L_tokens is '0', not a number above 0"),
     ("bipartite", "bipartite", lambda t: t[:0], "has no rows, so nothing to draw"),
     ("bipartite", "bipartite", lambda t: pd.concat([t, t]), "has rows twice"),
-    ("bipartite", "bipartite", lambda t: t.assign(mi_nats=-1.0), "is nowhere above 0"),
+    ("bipartite", "bipartite", lambda t: t.assign(mi_nats=-1.0), "has no value above 0"),
     ("bipartite", "sweep", lambda t: t.assign(estimator="mine"), "unknown estimator 'mine'"),
     ("two_point", "two_point", lambda t: t.assign(estimator=t["estimator"] + "x"), "no rows of grassberger"),
-    ("two_point", "fit", lambda t: t.assign(parameter="alpha"), "is no law that can be drawn"),
+    ("two_point", "fit", lambda t: t.assign(parameter="alpha"), "cannot be drawn"),
     ("gaussian_models", "summary", lambda t: t[t["model"] == "independent"], "has no models"),
     ("gaussian_models G.7", "kl", lambda t: t[t["L"] != 64], "--L 64"),
-    ("families", "gaussian_mi", lambda t: t[t["ell"] != t["L"] // 2], "has not one value at L/2"),
+    ("families", "gaussian_mi", lambda t: t[t["ell"] != t["L"] // 2], "needs exactly one value at L/2"),
     ("families", "rank", lambda t: t.assign(copies=64), "keep one family and copies in a folder"),
     ("calibration", "coverage", lambda t: t[t["estimator"] == "direct"], "no mi of direct or vclub with the exact"),
     ("condition", "state", lambda t: t[t["context_tokens"] == 500], "share no two L, so nothing to draw"),
@@ -66,7 +66,7 @@ def test_missing_files_and_numbers_of_folders(tmp_path):
     assert "give 1 to 4" in refusal("plots/families.py", "--results", "--out", tmp_path / "x")
     script, *flags = arguments("calibration", tmp_path / "processes")
     (tmp_path / "processes/one/coverage.json").write_text('{"settings": 1}')
-    assert "coverage.json is not there or tells no ratio" in refusal(script, *flags)
+    assert "coverage.json is missing or has no ratio" in refusal(script, *flags)
 
 
 def test_without_fits_windows_and_errors(tmp_path):

@@ -40,7 +40,7 @@ def test_from_a_corpus_to_the_picture(corpus, tmp_path):
     gap = pd.read_csv(out / "gap.csv")
     assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-mini-small", "tiny"]]
     log = pd.read_csv(out / "runs" / "tiny_0" / "log.csv")
-    assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # flags of one's own come after those of the preset
+    assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # the user's flags come after those of the preset
     pieces = {path: path.stat().st_mtime_ns for path in (out / "runs/nll").glob("*.npz")}
     (out / "losses/tiny_0.csv").unlink()  # as if killed before it
     shutil.rmtree(out / "runs/gpt_neox-mini-small_0")  # as on another machine: its losses are enough
@@ -82,7 +82,7 @@ def test_pretrained_models_read_tokens_of_their_own(tmp_path):
 def test_bad_calls():
     for environment, said in (
         ({"MODELS": "tiny"}, "set OUT"),
-        ({"MODELS": "tiny", "OUT": "x"}, "error: MODELS=tiny: a gap takes two models or more"),
+        ({"MODELS": "tiny", "OUT": "x"}, "error: MODELS=tiny: a gap needs two models or more"),
     ):
         done = figure("fig4", **environment)
         assert done.returncode != 0

@@ -186,7 +186,7 @@ def test_runs_are_compared_after_as_many_tokens(files, tmp_path):
     short = write(tmp_path / "short.csv", "b", 0, (10, 30))
     done = call(tmp_path / "out", *files[:2], short, "--pairs", "b:a", "--books", "[xy]")
     assert (
-        "a, seed 1: has gone on, and is compared after 30 tokens, without the gain over the last 8 tokens"
+        "a, seed 1: was trained further, and is compared after 30 tokens, without the gain over the last 8 tokens"
         in done.stdout
     ), done.stderr
     gap, gains = (pd.read_csv(tmp_path / f"out/{name}.csv") for name in ("gap", "gains"))
@@ -242,7 +242,7 @@ def test_bad_input(files, tmp_path):
         ([tmp_path / "twice.csv"], "twice.csv lacks rows or numbers"),
         ([tmp_path / "nan.csv"], "nan.csv lacks rows or numbers"),
         *(([tmp_path / f"{name}.csv"], f"{name}.csv lacks rows or numbers") for name in ("hole", "early", "without")),
-        ([*files, later], "--losses: the seeds of b have no number of tokens in common: train them equally long"),
+        ([*files, later], "--losses: the seeds of b share no number of training tokens: train them equally long"),
         ([tmp_path / "two.csv"], "two.csv is not of one model, seed and L"),
         ([tmp_path / "text.csv"], "text.csv, line 2: nll_nats is 'x', not a number"),
         ([bare], f"{tmp_path / 'bare.json'} is not there, or is no record of evaluate.py"),

@@ -318,5 +318,7 @@ def test_a_run_is_evaluated_at_the_end_of_each_cosine(documents, tmp_path):
     assert table.loc[table["tokens"] == 512, "nll_nats"].sum() == pytest.approx(expected.sum(), abs=1e-2)
     (run / "checkpoint-12").rename(run / "checkpoint-8")
     done = call(documents, tmp_path / "out.csv", run)
-    assert "run stands at step 8, amid a cosine that ends at 12: taken at the end of the one before" in done.stdout
+    assert (
+        "run is at step 8, in the middle of a cosine that ends at 12: taken at the end of the one before" in done.stdout
+    )
     assert set(pd.read_csv(tmp_path / "out.csv")["tokens"]) == {512}

@@ -1,6 +1,6 @@
-"""Curves of NLL against position, with standard errors by book; the gap between two models, and where it closes.
+"""Curves of NLL against position, with standard errors by book; the gap between two models and where it changes sign.
 
-What is measured is (documents, L); documents of one book are alike, so every error here is of the sums by book.
+Measurements have shape (documents, L). Documents of one book are alike, so all errors are computed from sums by book.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from scipy import stats
 
 
 def windows(L: int, per_doubling: int = 4) -> np.ndarray:
-    """(windows, 2): first and last position, from 1, of windows as wide as 1/per_doubling of a doubling.
+    """(windows, 2): first and last position, counted from 1, of windows that are 1/per_doubling of a doubling wide.
 
-    The paper smooths over "a small window of positions"; on a logarithmic axis a window that grows with the position
-    keeps the first positions apart and shows the late ones without noise. Each position is in one window; the last
-    window takes what is left over before L.
+    The paper smooths over "a small window of positions". On a logarithmic axis, windows that grow with the position
+    keep the first positions apart and remove noise from the late ones. Each position is in one window; the last window
+    extends to L.
     """
     doublings = np.arange((np.ceil(np.log2(L)) + 1) * per_doubling + 1) / per_doubling
     edges = np.unique(np.round(2**doublings).astype(int))
@@ -31,8 +31,8 @@ def centres(of: np.ndarray) -> np.ndarray:
 
 
 def doublings(L: int, first: int = 2) -> np.ndarray:
-    """(doublings, 2): first and last position, from 1, of 2^k + 1 … 2^(k+1), for each 2^k from `first` (a power of two)
-    on; what is left over before L is in none."""
+    """(doublings, 2): first and last position, from 1, of each doubling 2^k + 1 … 2^(k+1). 2^k starts at `first`, a
+    power of two. Positions after the last whole doubling are in none."""
     ends = first * 2 ** np.arange(max(0, int(np.log2(L / first))) + 1)
     return np.column_stack([ends[:-1] + 1, ends[1:]])
 
@@ -44,7 +44,7 @@ def parts(L: int) -> np.ndarray:
 
 
 def over_windows(values: np.ndarray, parts: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Sums over the parts of each window: (…, parts) → (…, windows)."""
+    """Sum over the parts in each window of `of`: (…, parts) → (…, windows)."""
     summed = np.concatenate([np.zeros_like(values[..., :1]), values.cumsum(axis=-1)], axis=-1)
     first, last = (np.searchsorted(parts[:, 1], at, "right") for at in (of[:, 0] - 1, of[:, 1]))
     return summed[..., last] - summed[..., first]
@@ -53,20 +53,20 @@ def over_windows(values: np.ndarray, parts: np.ndarray, of: np.ndarray) -> np.nd
 def book_sums(rows: Iterable[np.ndarray], books: np.ndarray) -> np.ndarray:
     """Sum over the documents of each book, in the order of np.unique: (documents, L) → (books, L) float64.
 
-    rows may come one after the other, as together they may be larger than memory.
+    rows may be an iterator, for documents that do not fit in memory together.
     """
     index = np.unique(books, return_inverse=True)[1]
     sums = [np.float64(0)] * (index.max() + 1)
     for book, row in zip(index, rows, strict=True):
-        sums[book] = sums[book] + row  # a float64 scalar makes it float64
+        sums[book] = sums[book] + row  # the float64 scalar makes the sum float64
     return np.stack(sums)
 
 
 def mean_by_book(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R = Σ sums / Σ weights over books, and its standard error, linearised, from the residuals of the books.
+    """R = Σ sums / Σ weights over books, and its linearised standard error from the residuals of the books.
 
-    sums: (books, …); weights: (books,), documents of each, or as `sums`, bytes at each position. The error is NaN for a
-    single book.
+    sums: (books, …). weights: (books,), the documents of each book, or with the shape of `sums`, the bytes at each
+    position. The error is NaN for a single book.
     """
     n = len(weights)
     weights = weights.reshape(weights.shape + (1,) * (sums.ndim - weights.ndim))
@@ -80,7 +80,7 @@ def mean_by_book(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class Gap:
-    """NLL of a less NLL of b: above 0 where b is better. Arrays over windows, nats a unit of the weights."""
+    """NLL of a minus NLL of b, above 0 where b is better. Arrays over windows, in nats per unit of the weights."""
 
     gap: np.ndarray
     error: np.ndarray
@@ -89,12 +89,11 @@ class Gap:
 
 
 def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -> Gap:
-    """The gap between two models, each given as one (books, …) array of sums for every seed, paired by document.
+    """The gap between two models on the same documents. a, b: a (books, …) array of sums for each seed of the model.
 
-    weights: as of `mean_by_book`.
-    Its variance is that over books of the mean over seeds, and, for a model with several seeds, that over its seeds:
-    with one seed the interval knows nothing of how much another would differ. It takes Student's t, with degrees of
-    freedom after Satterthwaite, as books and seeds are few.
+    weights: as in `mean_by_book`. The variance of the gap is that over books of the mean over seeds, plus the variance
+    over seeds for each model that has several. With one seed, the interval does not include how much another seed would
+    differ. As books and seeds are few, it uses Student's t with Satterthwaite's degrees of freedom.
     """
     mean, of_books = mean_by_book(np.mean(a, axis=0) - np.mean(b, axis=0), weights)
     parts = [(of_books**2, len(weights) - 1)]
@@ -112,19 +111,19 @@ def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -
 
 @dataclass(frozen=True)
 class Crossover:
-    """The last change of sign of a gap, and where it may be."""
+    """The last change of sign of a gap, and the interval in which it may be."""
 
     direction: int  # +1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie
     position: float = np.nan
-    lo95: float = np.nan  # the last position before it at which the gap is surely of the other sign; NaN: at none
-    hi95: float = np.nan  # the first position after it at which the gap is surely of the new sign; NaN: at none
+    lo95: float = np.nan  # the last position before it where the gap has the old sign significantly; NaN: none
+    hi95: float = np.nan  # the first position after it where the gap has the new sign significantly; NaN: none
 
 
 def crossover(found: Gap, positions: np.ndarray) -> Crossover:
-    """Where a gap changes its sign for the last time, and the positions around it whose 95% interval holds 0.
+    """Where a gap changes sign for the last time, and the positions around it where the 95% interval includes 0.
 
-    Between two positions the gap is taken as straight in the logarithm of the position; where it is 0 it has no sign.
-    Where the true gap is 0, its interval holds 0 in 95% of all cases, and so does this one the true position.
+    The gap is interpolated linearly in the logarithm of the position; positions with a gap of exactly 0 are skipped.
+    Where the true gap is 0, its interval includes 0 in 95% of cases, so this one includes the true position as often.
     """
     signed = np.flatnonzero(found.gap)
     values, at = found.gap[signed], np.log(positions[signed])

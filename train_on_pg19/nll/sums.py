@@ -1,10 +1,10 @@
-"""The file between evaluate.py and compare.py: the NLL of a model on books, summed over the documents of each book.
+"""The file that evaluate.py writes for compare.py: the NLL of a model on books, summed over the documents of each book.
 
     ends = {24_576_000: Evaluated("gpt2", 0, nll, {64: with_last})}         # by tokens of training
     write_csv(path, rows(ends, text), cfg, evaluated=facts)
     run = read(path)                                                        # run.ends, run.text, run.facts
 
-Positions are summed in `curves.parts`, of which every window of the tables is made.
+Positions are summed over `curves.parts`; every window in the tables consists of such parts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from train_on_pg19.nll import curves
 KEY = ["tokens", "book", "first", "last"]
 COLUMNS = ["model", "L", "seed", *KEY, "n_documents", "units", "nll_nats"]
 WHOLE = ["L", "seed", "tokens", "first", "last", "n_documents"]
-SAME = ("L", "documents", "unit", "source", "contexts", "reach")  # facts that models which are compared share
+SAME = ("L", "documents", "unit", "source", "contexts", "reach")  # facts that must be equal to compare models
 FACTS = (*SAME, "kind", "parameters", "dtype", "training")
 REMEDY = "make it with train_on_pg19/evaluate.py"
 AGAIN = (
@@ -49,11 +49,11 @@ class Text:
         return self.sums(self.units, of)
 
     def upto(self, positions: np.ndarray) -> np.ndarray:
-        """Units in the first so many tokens, (books, positions)."""
+        """Units in the tokens up to each position, (books, positions)."""
         return self.within(np.column_stack([np.ones_like(positions), positions]))
 
     def sums(self, values: np.ndarray, of: np.ndarray) -> np.ndarray:
-        """(…, parts) → (…, windows)."""
+        """Sum over the parts in each window: (…, parts) → (…, windows)."""
         return curves.over_windows(values, curves.parts(self.L), of)
 
 
@@ -64,19 +64,19 @@ class Evaluated:
     name: str
     seed: int
     nll: np.ndarray
-    with_last: dict[int, np.ndarray] = field(default_factory=dict)  # by c: given the last c to 2c − 1 tokens only
+    with_last: dict[int, np.ndarray] = field(default_factory=dict)  # NLL given only the last c to 2c − 1 tokens, by c
 
 
 @dataclass(frozen=True)
 class Run:
-    """A file of evaluate.py."""
+    """The contents of a file of evaluate.py."""
 
     path: Path
     name: str
     seed: int
     text: Text
-    ends: dict[int, Evaluated]  # by tokens of training, ascending; 0: the model is not of train.py
-    facts: dict[str, Any]  # FACTS
+    ends: dict[int, Evaluated]  # by training tokens, ascending; 0: not a model of train.py
+    facts: dict[str, Any]  # keys: FACTS
 
 
 def column(context: int) -> str:
@@ -84,14 +84,14 @@ def column(context: int) -> str:
 
 
 def measured(context: int, L: int) -> np.ndarray:
-    """Which parts have an NLL given the last `context` tokens: not where these are all that there are, nor past the
-    last multiple of `context` in L. (parts,) bool."""
+    """(parts,) bool: the parts that have an NLL given the last `context` tokens: none up to position 2 · context, where
+    these can be all tokens, and none after the last multiple of `context` in L."""
     of = curves.parts(L)
     return (of[:, 0] > 2 * context) & (of[:, 1] <= L // context * context)
 
 
 def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
-    """A row for each number of tokens of training, book and part; see `measured` for what is empty."""
+    """A row for each number of training tokens, book and part; see `measured` for the empty cells."""
     of, books, parts = curves.parts(text.L), len(text.books), []
     contexts = sorted({context for one in ends.values() for context in one.with_last})
     first, last = np.tile(of, (books, 1)).T
@@ -110,7 +110,7 @@ def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
 
 
 def read(path: Path, patterns: Sequence[str] = ()) -> Run:
-    """patterns: of the books; default: all of them.
+    """Read a file of evaluate.py. patterns: names or patterns of the books to keep; default: all books.
 
     UserError: no such file, or a damaged one; no record of evaluate.py beside it; a pattern that matches no book.
     """
@@ -132,7 +132,7 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
     whole = [(book, *part) for book in books for part in of.tolist()]
     good = all(list(block[KEY[1:]].itertuples(index=False, name=None)) == whole for block in blocks.values())
     good &= bool(np.isfinite(table[["nll_nats", "units"]]).all(axis=None) and (table["n_documents"] > 0).all())
-    good &= bool((table.groupby("book")["units"].sum() > 0).all())  # of a part 0 or less: see text_of of evaluate.py
+    good &= bool((table.groupby("book")["units"].sum() > 0).all())  # one part may have ≤ 0: see text_of of evaluate.py
 
     def by_book(block: pd.DataFrame, name: str) -> np.ndarray:
         return block[name].to_numpy().reshape(len(books), len(of))
@@ -142,7 +142,7 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
         contexts = {}
         for context, name in with_last.items():
             nll, there = by_book(block, name), measured(context, L)
-            if context == facts["reach"] or not np.isnan(nll).all():  # the others are measured after the last cosine
+            if context == facts["reach"] or not np.isnan(nll).all():  # others: only after the last cosine
                 contexts[context] = np.where(there, nll, 0)
                 good &= bool(np.isfinite(contexts[context]).all() and np.isnan(nll[:, ~there]).all())
         ends[tokens] = Evaluated(model, seed, by_book(block, "nll_nats"), contexts)
@@ -154,8 +154,8 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
 
 
 def refuse_others(runs: Sequence[Run]) -> None:
-    """UserError: runs on different documents, or of one name that differ in more than the seed, which would pass for
-    seeds of one model."""
+    """UserError: runs on different documents, or runs of one name that differ in more than the seed, which would be
+    taken for seeds of one model."""
     for i, this in enumerate(runs):
         for before in runs[:i]:
             keys = [*SAME, "training", "dtype"] if before.name == this.name else SAME

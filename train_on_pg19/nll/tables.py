@@ -1,7 +1,7 @@
 """The tables of compare.py, from sums of the NLL over the documents of each book.
 
-Losses are nats a `unit`: a byte of text, or a token where the documents have no text (ids). Every interval is by book,
-and over seeds where a model has several, see curves.gap.
+Losses are in nats per `unit`: a byte of text, or a token if the documents have no text (only ids). Every interval is
+over books, and over seeds if a model has several; see curves.gap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DIGITS = 6
 
 
 def where(text: Text, of: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns that say where the windows lie: in tokens, and after how many units of a document."""
+    """The columns with the positions of the windows: in tokens, and in units from the start of a document."""
     start, end = (text.upto(at).sum(axis=0) / text.documents.sum() for at in (of[:, 0] - 1, of[:, 1]))
     middle = {"first": of[:, 0], "last": of[:, 1], "position": curves.centres(of).round(2)}
     return middle | {"position_units": np.sqrt((start + 1) * end).round(2), "unit": text.unit}
@@ -33,7 +33,7 @@ def smooth(one: Evaluated, text: Text) -> pd.DataFrame:
 
 
 def loss(one: Evaluated, text: Text, of: np.ndarray) -> dict[str, np.ndarray]:
-    """Nats a unit in each window, and their standard error."""
+    """Nats per unit in each window, and their standard error."""
     mean, error = curves.mean_by_book(text.sums(one.nll, of), text.within(of))
     return {"nats_per_unit": mean.round(DIGITS), "stderr_per_unit": error.round(DIGITS), "unit": text.unit}
 
@@ -53,7 +53,7 @@ def by_book(one: Evaluated, text: Text) -> pd.DataFrame:
 
 
 def information(one: Evaluated, text: Text) -> pd.DataFrame:
-    """I(ℓ; 2ℓ) = 2H(ℓ) − H(2ℓ) of a stationary source: the NLL of the first ℓ tokens less that of the next ℓ."""
+    """I(ℓ; 2ℓ) = 2H(ℓ) − H(2ℓ) of a stationary source: the NLL of the first ℓ tokens minus that of the next ℓ."""
     of = np.array([(1, 1), *curves.doublings(text.L, 1)])
     each = text.sums(one.nll, of)
     mean, error = curves.mean_by_book(2 * each.cumsum(axis=1)[:, :-1] - each.cumsum(axis=1)[:, 1:], text.documents)
@@ -75,7 +75,7 @@ def of_pair(a: list[Evaluated], b: list[Evaluated], text: Text) -> dict[str, Any
 
 
 def gap(a: list[Evaluated], b: list[Evaluated], text: Text) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of gap.csv and crossover.csv. a, b: a model by seed."""
+    """Rows of gap.csv and crossover.csv. a, b: one model each, with an element for each seed."""
     of = curves.windows(text.L)
     found = curves.gap(*([text.sums(one.nll, of) for one in model] for model in (a, b)), text.within(of))
     pair = of_pair(a, b, text)
@@ -87,25 +87,25 @@ def gap(a: list[Evaluated], b: list[Evaluated], text: Text) -> tuple[pd.DataFram
 
 
 def gained(one: Evaluated, text: Text, context: int, of: np.ndarray) -> np.ndarray:
-    """What all of the context gains over its last `context` tokens, summed in each doubling, (books, doublings)."""
+    """Gain from the full context over the last `context` tokens alone, summed in each doubling, (books, doublings)."""
     return text.sums(one.with_last[context] - one.nll, of)
 
 
 def contexts(*models: list[Evaluated]) -> list[int]:
-    """Those with which all of these were evaluated."""
+    """The contexts with which all these models were evaluated."""
     every = [one.with_last for model in models for one in model]
     return [context for context in every[0] if all(context in one for one in every)]
 
 
 def gains(model: list[Evaluated], text: Text) -> list[pd.DataFrame]:
-    """Rows of gains.csv for one model, by seed. growth: the gain less that in the doubling before."""
+    """Rows of gains.csv for one model, given by seed. growth: the gain minus that in the previous doubling."""
     parts = []
     for context in contexts(model):
         of = curves.doublings(text.L, 2 * context)
         units, none = text.within(of), [np.zeros((len(text.documents), len(of)))]
         each = [gained(one, text, context, of) for one in model]
         found = curves.gap(each, none, units)
-        # Of each doubling nats per unit, as the numbers of units differ; weighted by documents, which do not.
+        # Doublings differ in their number of units, so compare nats per unit, weighted by documents (equal for all).
         rate = [values * text.documents[:, None] / units for values in each]
         steps = [np.diff(values, axis=1, prepend=np.nan) for values in rate]
         growth = curves.gap(steps, none, text.documents)
@@ -116,7 +116,7 @@ def gains(model: list[Evaluated], text: Text) -> list[pd.DataFrame]:
 
 
 def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> list[pd.DataFrame]:
-    """Rows of gain_gaps.csv: by how much more a model gains from all of the context than another."""
+    """Rows of gain_gaps.csv: how much more model a gains from the full context than model b."""
     parts = []
     for context in contexts(a, b):
         of = curves.doublings(text.L, 2 * context)
@@ -127,10 +127,10 @@ def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> list[pd.Dat
 
 
 def tokens(model: list[dict[int, Evaluated]], context: int | None, text: Text) -> pd.DataFrame:
-    """Rows of tokens.csv for one model. model: by seed, its state at the end of each cosine by tokens of training.
+    """Rows of tokens.csv for one model. model: for each seed, the evaluations at the cosine ends by training tokens.
 
-    fell: by how much the loss fell since the end before, on the same documents. late_gain: what all of the context
-    gains over its last `context` tokens in the last doubling; None: not measured.
+    fell: how much the loss fell since the previous end, on the same documents. late_gain: what the full context gains
+    over the last `context` tokens alone, in the last doubling; left out if `context` is None.
     """
     whole, late, rows, before = np.array([[1, text.L]]), curves.doublings(text.L, 1)[-1:], [], None
     none = [np.zeros((len(text.documents), 1))]
@@ -154,10 +154,10 @@ def tokens(model: list[dict[int, Evaluated]], context: int | None, text: Text) -
 def token_gaps(
     a: list[dict[int, Evaluated]], b: list[dict[int, Evaluated]], context: int | None, text: Text
 ) -> pd.DataFrame:
-    """Rows of token_gaps.csv: two models after as many tokens of training, in each doubling of the position.
+    """Rows of token_gaps.csv: two models after the same number of training tokens, in each doubling of the position.
 
-    a, b: a model by seed, each as `ends` of `tokens`. No rows where they have no number of tokens in common. gain_gap
-    is by how much more a gains from all of the context than from the last `context` tokens.
+    a, b: as `model` in `tokens`. No rows if they have no number of training tokens in common. gain_gap: how much more a
+    than b gains from the full context over the last `context` tokens alone.
     """
     of, rows = curves.doublings(text.L, 1), [pd.DataFrame()]
     units, far = text.within(of), of[:, 0] > 2 * (context or text.L)

@@ -1,20 +1,20 @@
-"""The sequences that a model is trained on and evaluated on: documents of books, split by book (App. F.III).
+"""The sequences for training and evaluation: documents of books, split by book (App. F.III).
 
     documents, facts = open_books(Path("data/documents/pg19_4096"), 4096)
     held_out = held_out_books(documents, share=0.03, seed=0)
     training, evaluation = split(documents, held_out, 4096)        # numbers of documents
     sequences = Sequences(documents, training, 4096, vocabulary=facts["tokenizer_vocab_size"], start=50_277)
 
-A sequence is the first L tokens of a document, which begins at a sentence start; with documents of 1.2 L tokens or
-more, as in the paper, it ends anywhere. The model is given a start token and all but the last of them, and predicts all
-L, the first one from the start token alone:
+A sequence is the first L tokens of a document. It begins at the start of a sentence; with documents of 1.2 L tokens or
+more, as in the paper, it can end anywhere. The input is a start token and all tokens but the last. The model predicts
+all L tokens, the first one from the start token alone:
 
     document    the   whale  of    the   sea  …              L = 4
     input_ids   start the    whale of
     targets     the   whale  of    the
 
-Training and evaluation take their sequences from here, so this is the same in both. Every sequence has all L tokens:
-there is no padding, and every position counts.
+Training and evaluation both take their sequences from here, so all this is the same in both. Every sequence has L
+tokens: there is no padding, and every position counts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def open_books(folder: Path, L: int) -> tuple[Dataset, dict[str, Any]]:
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits that tell prepared documents apart, wherever their folder lies."""
+    """16 hex digits that identify prepared documents, wherever their folder is."""
     return file_hash(folder / "state.json")[:16]
 
 
@@ -63,10 +63,10 @@ def book_of_each(documents: Dataset) -> np.ndarray:
 
 
 def held_out_books(documents: Dataset, share: float, seed: int, patterns: Sequence[str] = ()) -> list[str]:
-    """Names of the books that no model is trained on, sorted: those that a pattern matches, else `share` of them.
+    """Sorted names of the books to hold out: those that match a pattern, or without patterns a `share` of all books.
 
-    Which ones a share holds out follows from the seed and the names alone, not from the order or number of their
-    documents. UserError: that leaves no book for one of the two parts, or a pattern matches no book.
+    With a share, the choice depends only on the seed and the names, not on the order or number of their documents.
+    UserError: no book is left for one of the two parts, or a pattern matches no book.
     """
     names = sorted(set(book_of_each(documents)))
     if patterns:
@@ -84,10 +84,10 @@ def held_out_books(documents: Dataset, share: float, seed: int, patterns: Sequen
 
 
 def split(documents: Dataset, held_out: Sequence[str], L: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the documents of all other books, and of those of the held-out ones, in their order.
+    """Numbers of the training documents and of the held-out documents (those of the books `held_out`), in their order.
 
-    Of documents with the same first L tokens (`first_of_equal`) one stays, of another book where there is one: what a
-    model was trained on is not held out. UserError: that leaves none of the held-out documents.
+    Of documents with the same first L tokens (`first_of_equal`) only one is kept, in the training part if one of them
+    is there: no text is both trained on and held out. UserError: this leaves no held-out document.
     """
     names, chosen = book_of_each(documents), set(held_out)
     out = np.fromiter((name in chosen for name in names), bool, len(names))
@@ -108,12 +108,12 @@ def split(documents: Dataset, held_out: Sequence[str], L: int) -> tuple[np.ndarr
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Settings of the programs that evaluate: which of the held-out documents."""
+    """Settings of the evaluation programs: which of the held-out documents to use."""
 
-    books: tuple[str, ...] = ()  # names of books, or patterns of them ("held_out/1*"); default: all that are held out
-    max_documents_per_book: int = 0  # drawn at random; 0: all of them
-    n_documents: int | None = None  # how many of those, drawn at random; default: all (paper: 10,000)
-    seed: int = 0  # of the draws
+    books: tuple[str, ...] = ()  # names of books, or patterns of names ("held_out/1*"); default: all held-out books
+    max_documents_per_book: int = 0  # drawn at random; 0: all documents
+    n_documents: int | None = None  # how many of these documents, drawn at random; default: all (paper: 10,000)
+    seed: int = 0  # seed for drawing documents
 
     def validate(self) -> None:
         at_least(0, self, "max_documents_per_book")
@@ -121,9 +121,9 @@ class Choice:
 
 
 def drawn(documents: Dataset, rows: np.ndarray, choice: Choice) -> np.ndarray:
-    """Those of these numbers of documents that are chosen, ascending. UserError: a pattern matches no book.
+    """The document numbers among `rows` that `choice` selects, ascending. UserError: a pattern matches no book.
 
-    The documents of a book do not depend on --books, so the NLL that is stored of them serves every choice of books.
+    Without --n-documents, the documents drawn from a book do not depend on --books, so a stored NLL serves any --books.
     """
     rows = np.random.default_rng(choice.seed).permutation(rows)
     names = book_of_each(documents)[rows]
@@ -137,10 +137,10 @@ def drawn(documents: Dataset, rows: np.ndarray, choice: Choice) -> np.ndarray:
 
 
 class Sequences(torch.utils.data.Dataset):
-    """`input_ids` and `targets` of some documents, (L,) int64 each, see the top of this file."""
+    """`input_ids` and `targets` of some documents, (L,) int64 each; see the module docstring."""
 
     def __init__(self, documents: Dataset, rows: np.ndarray, L: int, vocabulary: int, start: int) -> None:
-        """rows: numbers of the documents. vocabulary: ids of their tokenizer. start: id of the start token."""
+        """rows: numbers of the documents. vocabulary: number of tokenizer ids. start: id of the start token."""
         self.documents, self.rows, self.L, self.vocabulary, self.start = documents, rows, L, vocabulary, start
         self.ids = documents.with_format("numpy", columns=["input_ids"])
 

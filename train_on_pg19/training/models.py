@@ -1,12 +1,12 @@
-"""The models that are trained on books (Fig. 4, G.9): the architectures of common/architectures.py with a vocabulary.
+"""The models for books (Fig. 4, G.9): the architectures of common/architectures.py with a vocabulary.
 
     model = build("gpt2", vocab=50_277, L=4096)          # of the ids of the GPT-NeoX tokenizer
     loss = model(input_ids, targets=targets).loss        # nats per token
     logits = model(input_ids).logits
 
-They are the models of transformers with random weights, and what they save is opened by
-`AutoModelForCausalLM.from_pretrained`. Given targets, the loss never holds the logits of the whole batch; attention is
-torch's scaled_dot_product_attention without a mask tensor, which takes memory linear in L in float32 too.
+These are transformers models with random weights; `AutoModelForCausalLM.from_pretrained` opens what they save. With
+targets, the forward pass never holds the logits of the whole batch. Attention is torch's scaled_dot_product_attention
+without a mask tensor, whose memory is linear in L, also in float32.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from train_on_pg19.training.loss import cross_entropy
 
 
 class MemorySavingLoss:
-    """A causal language model whose forward, given `targets`, makes the loss and not the logits.
+    """A causal language model whose forward, given `targets`, returns the loss without the logits.
 
     Unlike transformers' labels, targets are not shifted: targets[:, t] is what follows input_ids[:, : t + 1].
     """
 
     def forward(self, input_ids: torch.Tensor | None = None, targets: torch.Tensor | None = None, **others: Any) -> Any:
-        """With targets, (batch, L): the mean loss, nats per token, alone. Without: as in transformers."""
+        """With targets, (batch, L): only the mean loss, in nats per token. Without targets: as in transformers."""
         if targets is None:
             return super().forward(input_ids, **others)
         hidden = self.base_model(input_ids, **others).last_hidden_state
@@ -39,14 +39,14 @@ class MemorySavingLoss:
 
 @lru_cache
 def _with_memory_saving_loss(model: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    # Of the same name as in transformers, because a saved model names its class.
+    # The class keeps its transformers name, because a saved model records the name of its class.
     return type(model.__name__, (MemorySavingLoss, model), {})
 
 
 def padded(vocab: int) -> int:
-    """Rows of the embedding for `vocab` ids and a start token: up to a multiple of 256, which suits a GPU.
+    """Rows of the embedding for `vocab` ids and a start token, rounded up to a multiple of 256, which suits a GPU.
 
-    For GPT-NeoX's 50,277 the paper's 50,432.
+    GPT-NeoX's 50,277 ids give the paper's 50,432 rows.
     """
     return -(-(vocab + 1) // 256) * 256
 
@@ -54,8 +54,8 @@ def padded(vocab: int) -> int:
 def build(name: str, vocab: int, L: int, rows: int | None = None) -> PreTrainedModel:
     """A model with random weights, for the ids below `vocab` and sequences of at most L tokens.
 
-    Its start token (`config.bos_token_id`) is the id `vocab`, which no text can hold. rows: of the embedding, if not
-    `padded`. UserError: see `configuration`, or fewer rows than ids.
+    Its start token (`config.bos_token_id`) is the id `vocab`, which no text contains. rows: rows of the embedding;
+    default: `padded(vocab)`. UserError: see `configuration`; or too few rows for the ids and the start token.
     """
     rows = padded(vocab) if rows is None else rows
     if rows <= vocab:

@@ -214,7 +214,7 @@ def test_estimators_find_what_they_should():
         ({"epsilons": (0.1, 0.0)}, "--epsilons 0: give at least 0.001, at most 0.45"),
         ({"n_documents": (100, 1)}, "--n-documents 1: give at least 2"),
         ({"replications": 0}, "--replications 0: give at least 1"),
-        ({"L_fit_min": 32}, "2 L to fit, and 3 are needed: lower --L-fit-min or raise --L-max"),
+        ({"L_fit_min": 32}, "only 2 values of L to fit, and 3 are needed: lower --L-fit-min or raise --L-max"),
     ],
 )
 def test_bad_settings(tmp_path, changes, message):

@@ -107,7 +107,7 @@ def test_whole_run(tmp_path):
         ({"books": (1, 4)}, "--books 1: give at least 2, at most --n-documents 40"),
         ({"books": 41}, "--books 41: give at least 2, at most --n-documents 40"),
         ({"bootstrap": 1}, "--bootstrap 1: at least 2"),
-        ({"L_fit_mins": (4, 16)}, "2 L to fit, and 3 are needed"),
+        ({"L_fit_mins": (4, 16)}, "only 2 values of L to fit, and 3 are needed"),
     ],
 )
 def test_bad_settings(tmp_path, changes, message):

@@ -149,7 +149,7 @@ def test_a_language_model_on_text(tmp_path):
     assert "complete already" in call_script(SCRIPT, *flags).stdout
     assert not list(tmp_path.glob("*.parts"))
     message = one_line_error(call_script(SCRIPT, *arguments(tmp_path, **changes, L_max=16, donors=6)))
-    assert "--donors 6: 8 documents, 2 of them of one book, give each other at most 5: lower --donors" in message
+    assert "--donors 6: 8 documents, 2 of them of one book, allow at most 5 donors each: lower --donors" in message
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_language_model_on_text(tmp_path):
         ({"donors": (0, 1)}, "--donors 0 1: give at least 1, and fewer than --n-documents 20"),
         ({"donors": 20}, "--donors 20: give at least 1, and fewer than --n-documents 20"),
         ({"model": "mine"}, "--documents and --model go together: give both for text, none for the processes"),
-        ({"L_fit_min": 16}, "2 L to fit, and 3 are needed"),
+        ({"L_fit_min": 16}, "only 2 values of L to fit, and 3 are needed"),
         ({"documents": "mine", "model": "mine", "L_max": 3}, "no (ℓ, L) fits"),
     ],
 )
