@@ -45,7 +45,7 @@ class Settings:
 
     def validate(self) -> None:
         if min(self.rounds, *self.layers, *self.dense_layers) < 1 or len(self.layers) < 2:
-            raise UserError("--rounds and --dense-layers: give at least 1; --layers: two or more of at least 1")
+            raise UserError("--rounds and --dense-layers: give at least 1; --layers: two or more values of at least 1")
 
 
 def ours(layers: int, batch: int, rounds: int) -> dict:

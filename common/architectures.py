@@ -158,7 +158,9 @@ def _narrow_mamba2(width: int, elements: int) -> Architecture:
     product, rest = divmod(elements, layers * HEAD)
     if rest or not product:
         nearest = layers * HEAD * max(1, round(elements / (layers * HEAD)))
-        raise UserError(f"mamba2 has no state of {elements} elements: a multiple of {layers * HEAD}, e.g. {nearest}")
+        raise UserError(
+            f"mamba2 has no state of {elements} elements: give a multiple of {layers * HEAD}, e.g. {nearest}"
+        )
     heads = min(
         (heads for heads in range(1, product + 1) if product % heads == 0),
         key=lambda heads: abs(math.log(heads * HEAD / (product / heads) / 8)),

@@ -149,7 +149,7 @@ def at_least(least: int, cfg: Any, *names: str) -> None:
     """UserError: one of the settings called `names` is below `least`. A setting of None passes."""
     for name in names:
         if (value := getattr(cfg, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
 def _say(line: str) -> int:

@@ -20,8 +20,8 @@ environment() {
             if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then break; fi
         done
         "$candidate" -m venv --clear "$folder" || {
-            echo "error: no virtual environment in $folder: it takes Python 3.11 or newer with venv (Debian: apt install" \
-                "python3-venv); name one by PYTHON=/path/to/python" >&2
+            echo "error: no virtual environment in $folder: it needs Python 3.11 or newer with venv (Debian: apt install" \
+                "python3-venv); give one with PYTHON=/path/to/python" >&2
             return 1
         }
     fi

@@ -84,10 +84,11 @@ class Settings:
     def validate(self) -> None:
         at_least(1, self, "accumulate", "log_every", "checkpoint_every")
         if not (self.learning_rate > 0 and (self.clip is None or self.clip > 0)):
-            raise UserError(f"--learning-rate {self.learning_rate}, --clip {self.clip}: above 0")
+            raise UserError(f"--learning-rate {self.learning_rate}, --clip {self.clip}: must be above 0")
         at_least(0, self, "warmup", "weight_decay", "restarts", "stop_below", "negligible")
         if self.checkpoint_every % self.log_every:
-            raise UserError(f"--checkpoint-every {self.checkpoint_every}: a multiple of --log-every {self.log_every}")
+            every = f"--checkpoint-every {self.checkpoint_every}"
+            raise UserError(f"{every}: must be a multiple of --log-every {self.log_every}")
         if self.optimizer == "muon" and self.fsdp:
             raise UserError("--optimizer muon works on whole matrices, and --fsdp shards them: leave one out")
 
@@ -124,7 +125,7 @@ def torch_device(name: str, gpu: int | None = None) -> torch.device:
     device = torch.device(f"cuda:{gpu or 0}" if name == "cuda" else name)
     if device.type == "cuda":
         if device.index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: no GPU {device.index}, {torch.cuda.device_count()} are seen here")
+            raise UserError(f"--device {name}: no GPU {device.index}, torch sees {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
     return device
 

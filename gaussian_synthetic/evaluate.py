@@ -261,7 +261,7 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
     try:
         model.load_state_dict(training.read_checkpoint(this.folder / training.CHECKPOINT)["model"])
     except RuntimeError as error:
-        raise UserError(f"{this.folder} holds other tensors than {name} has here: train again") from error
+        raise UserError(f"the checkpoint in {this.folder} does not match model {name}: train again") from error
     model.to(device).eval()
     conditionals = families.prepare(this.family, device=device)
     try:

@@ -117,7 +117,7 @@ def read_law(path: Path, estimator: str) -> ScalingLaw:
     A, beta = rows["value"]["A"], rows["value"]["beta"]
     extent = rows.loc["beta", ["L_min", "L_max"]].astype(float)
     if not (0 < A < 1e30 and 0 < beta < 2 and 0 < extent["L_min"] <= extent["L_max"] < 1e30):
-        raise UserError(f"{path}: A = {A:g}, beta = {beta:g} of {estimator} are no law over a range of L: {FIT_REMEDY}")
+        raise UserError(f"{path}: A = {A:g}, beta = {beta:g} of {estimator} do not give a valid law: {FIT_REMEDY}")
     half = []
     for name, scale in (("A", np.log), ("beta", np.asarray)):
         low, high = scale(rows.loc[name, ["boot_lo95", "boot_hi95"]].to_numpy(float))
@@ -186,7 +186,7 @@ def linear(path: Path) -> float:
     longest = (table["mi_nats"] / table["rank"])[table["L"] == table["L"].max()].dropna()
     nats = longest.iloc[0] if len(longest) else math.nan
     if not 0 < nats < math.inf:
-        raise UserError(f"{path} has no information and rank above 0: {remedy}")
+        raise UserError(f"{path} has no row with mi_nats and rank above 0: {remedy}")
     return float(nats)
 
 

@@ -68,8 +68,10 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
     try:
         settings = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
-        what = f"{model}: no name of {CONFIGURATIONS.name}, no JSON file, folder with a config.json or model of the hub"
-        raise UserError(f"{what} that can be reached ({type(error).__name__}): check the spelling") from error
+        places = f"a name in {CONFIGURATIONS.name}, a JSON file, a folder with a config.json or a model of the hub"
+        raise UserError(
+            f"{model}: not {places} that can be reached ({type(error).__name__}): check the spelling"
+        ) from error
     path = path.parent if path.name == "config.json" else path
     name = path.resolve().name if path.is_dir() else model
     return path.stem if path.suffix == ".json" else name, read_settings(settings, model)

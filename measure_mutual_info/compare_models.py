@@ -132,7 +132,8 @@ def refuse_strangers(models: Sequence[Model]) -> None:
             files = f"{a.path} is of source {a.source}, {b.path} of {b.source}"
             raise UserError(f"--scores: {files}: compare the models of one source at a time")
         if (a.name, a.start) == (b.name, b.start):
-            raise UserError(f"--scores: {a.path} and {b.path} are both of {a.name} behind {a.start}: give each once")
+            files = f"{a.path} and {b.path}"
+            raise UserError(f"--scores: {files} are both of {a.name} with start token {a.start}: give each once")
 
 
 def in_common(models: Sequence[Model]) -> list[Model]:

@@ -108,7 +108,7 @@ def check_fit(measure: Measure, stream: DocumentStream) -> None:
         raise UserError(f"{measure} of {stream.vocab_size} tokens do not fit a 64-bit key: give a smaller --n")
     if (longest := int(np.diff(stream.starts).max())) <= measure.room:
         raise UserError(
-            f"no document has {measure} with {measure.room} tokens behind the first, the longest has {longest:,}: give "
+            f"no document has {measure} with {measure.room} tokens after the first, the longest has {longest:,}: give "
             "shorter --n and --d, or longer documents (prepare_dataset.py --boundaries book)"
         )
 

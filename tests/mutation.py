@@ -1,15 +1,15 @@
-"""How many small faults the tests find: mutation testing of common/, the estimators and the Gaussian families.
+"""Measure how many small faults the tests find: mutation testing of common/, the estimators and the Gaussian families.
 
-mutmut changes one thing at a time (a sign, a constant, a comparison, an argument, a text) and runs the tests that
-mirror the module. Of each module a random sample of all such mutants is tried, in a copy of the repository without
-the sample's books and models. A mutant that the tests of another folder alone would find counts as a survivor here, and
-so does one that changes nothing (a default that is always given, a progress bar's name), so the score is a lower bound.
+mutmut changes one thing at a time (a sign, a constant, a comparison, an argument, a text) and runs the tests of the
+module. For each module, a random sample of these mutants is tried, in a copy of the repository without data and
+results. A mutant counts as a survivor even if only the tests of another folder would find it, or if it changes nothing
+(the default of an argument that is always given, the name of a progress bar), so the score is a lower bound.
 
     python tests/mutation.py                # an hour on two cores → results/mutation/
     python tests/mutation.py --modules common/powerlaw.py --sample 1000
 
-Writes `mutation.csv` (a row per module: mutants, sampled, killed, score, its 95% interval; the share of the module's
-statements that its tests run) and `survivors.csv` (a row per survivor: the line before and after).
+Writes `mutation.csv` (one row per module, and a total: mutants, sampled, killed, score and its 95% interval, and the
+share of the module's statements that its tests run) and `survivors.csv` (one row per survivor: line before and after).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BIPARTITE = "tests/measure_mutual_info/test_estimate_bipartite.py"
 FITS = "tests/measure_mutual_info/test_estimate_bipartite_fits.py"
 TWO_POINT = "tests/measure_mutual_info/test_estimate_two_point.py"
 FAMILIES = "tests/gaussian_synthetic/exact/test_family_properties.py"
-# Module → the tests that mirror it.
+# Module → its tests.
 MODULES = {
     "common/cli.py": ("tests/common/test_cli.py", "tests/gaussian_synthetic/test_exact_mi.py"),
     "common/documents.py": ("tests/common/test_documents.py",),
@@ -61,13 +61,13 @@ class Settings:
     modules: tuple[str, ...] = tuple(MODULES)
     """modules to put faults into"""
     sample: int = 60
-    """mutants tried of each module; all where it has fewer"""
+    """mutants to try per module, or all if there are fewer"""
     seed: int = 0
-    """of the sample"""
+    """seed of the random sample"""
     processes: int = 2
     """mutants tested at once"""
     out: Path = Path("results/mutation")
-    """folder of mutation.csv and survivors.csv"""
+    """folder for mutation.csv and survivors.csv"""
 
     def validate(self) -> None:
         unknown = [module for module in self.modules if module not in MODULES]
@@ -83,7 +83,7 @@ def main(cfg: Settings) -> None:
             row, survived = judge(module, cfg, Path(folder))
         rows.append(row)
         survivors.extend(survived)
-        # After each module, so that a killed run has something to show.
+        # Written after each module, so that a killed run keeps the results so far.
         inputs = [ROOT / path for name in cfg.modules for path in (name, *MODULES[name])]
         write_csv(cfg.out / "mutation.csv", pd.DataFrame([*rows, total(rows)]), cfg, inputs)
         columns = ["module", "mutant", "before", "after"]
@@ -92,8 +92,8 @@ def main(cfg: Settings) -> None:
 
 
 def judge(module: str, cfg: Settings, folder: Path) -> tuple[dict, list[dict]]:
-    """A row of mutation.csv, and the survivors of one module."""
-    # Without the sample's books and models, environments, results.
+    """Test mutants of a module in `folder`; returns its row of mutation.csv, and its survivors."""
+    # Without data, results, build products and hidden folders (.git, environments).
     aside = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "data", "results", "mutants")
     shutil.copytree(ROOT, folder, ignore=aside, dirs_exist_ok=True)
     tests = json.dumps(MODULES[module])
@@ -108,7 +108,7 @@ timeout_constant = 5.0
 """
     with open(folder / "pyproject.toml", "a", encoding="utf-8") as file:
         file.write(config)
-    # No mutant has this name: mutmut writes all of them down, times the tests, and stops.
+    # No mutant has this name, so mutmut generates all mutants, times the tests and stops.
     output = mutmut(folder, "none")
     meta = folder / "mutants" / f"{module}.meta"
     if not meta.is_file():
@@ -127,13 +127,13 @@ timeout_constant = 5.0
 
 
 def statement_coverage(folder: Path, module: str) -> dict:
-    """Statements of the module, and the share of them that its tests run."""
+    """Number of statements of the module, and the share of them that its tests run."""
     report = folder / "coverage.json"
     measured = f"--cov={module.removesuffix('.py').replace('/', '.')}"
     command = [sys.executable, "-m", "pytest", "-q", measured, f"--cov-report=json:{report}", *MODULES[module]]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
     if done.returncode != 0 or not report.is_file():
-        raise UserError(f"the tests of {module} fail without any fault put in; pytest says: {done.stdout[-2000:]}")
+        raise UserError(f"the tests of {module} fail on the unchanged code; pytest says: {done.stdout[-2000:]}")
     found = json.loads(report.read_text(encoding="utf-8"))["files"][module]["summary"]
     return {"statements": found["num_statements"], "coverage": found["covered_lines"] / found["num_statements"]}
 
@@ -143,17 +143,17 @@ def environment(imports: Path) -> dict[str, str]:
 
 
 def scored(row: dict) -> dict:
-    """The row with its score and the interval of Wilson."""
+    """The row with its score and Wilson's 95% interval."""
     interval = binomtest(row["killed"], row["sampled"]).proportion_ci(method="wilson")
     return row | {"score": row["killed"] / row["sampled"], "lo95": interval.low, "hi95": interval.high}
 
 
 def total(rows: list[dict]) -> dict:
-    """All modules together, each weighted by the number of its mutants; the interval from the binomial variances."""
+    """The row of all modules, each weighted by its number of mutants; the interval is from the binomial variances."""
     table = pd.DataFrame(rows)
     weight = table["mutants"] / table["mutants"].sum()
     score = (weight * table["score"]).sum()
-    # A module that was tried in full has no error of sampling; one of which all sampled were killed has one.
+    # A module whose mutants were all tried has no sampling error; one whose sampled mutants were all killed has some.
     unseen = 1 - table["sampled"] / table["mutants"]
     likely = (table["killed"] + 1) / (table["sampled"] + 2)
     error = (weight**2 * likely * (1 - likely) / table["sampled"] * unseen).sum() ** 0.5
@@ -164,7 +164,7 @@ def total(rows: list[dict]) -> dict:
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
-    """Its output. It exits with an error both where it finds nothing to do and where mutants survive."""
+    """Run mutmut and return its output; its exit code is an error even if it has nothing to do or mutants survive."""
     command = [sys.executable, "-m", "mutmut", "run", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment(folder / "mutants"), capture_output=True, text=True)
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The tables of claims are what the program makes of the committed CSVs, and its rules are right."""
+"""The tables of claims are what docs/claims.py makes of the committed CSVs, and its rules for verdicts are right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_page_and_the_csv_hold_what_the_results_give():
     assert all((ROOT / picture).is_file() for picture in found["picture"])
     size = pd.read_csv(ROOT / "results/fig4/summary.csv").set_index("model")["parameters"]
     assert claims.SIZES == {of: f"{size[f'gpt_neox-mini-{of}'] / 1e6:.2g}M" for of in claims.SIZES}
-    # Known from the committed results without the program: the exact family and the law that does not fit.
+    # Known without the program: the exponent of the exact family, and that no power law fits the books.
     by_claim = found.set_index("claim")
     exact = by_claim.loc["I(L/2; L) of the Gaussian sub-volume family grows as L^β"]
     assert exact["verdict"] == claims.REPRODUCED
@@ -60,7 +60,7 @@ def test_only_the_table_of_a_page_with_markers_changes():
 
 
 def token_gaps(**gaps: tuple[float, float]) -> pd.DataFrame:
-    """By size: the gap in the doublings that end at 16 and 64 tokens, after 1 and 3 million tokens, ± 0.05."""
+    """Gaps ± 0.05 after 1 and 3 million tokens. gaps: size → gaps in the doublings that end at positions 16 and 64."""
     rows = [
         (f"mamba2-mini-{size}", 64, tokens, last, gap)
         for size, each in gaps.items()
@@ -93,7 +93,7 @@ def test_rule_for_who_leads(early, late, fell, verdict):
     gaps = token_gaps(small=(early, late), medium=(early, late))
     assert claims.who_leads(gaps, tokens(fell))[1] == verdict
     gaps.loc[(gaps["tokens"] == 1e6) & (gaps["last"] == 64), claims.LOSS] = [0.0, -0.05, 0.05]
-    assert claims.who_leads(gaps, tokens(fell))[1] in (claims.UNDECIDED, claims.CONTRADICTED)  # not after fewer tokens
+    assert claims.who_leads(gaps, tokens(fell))[1] in (claims.UNDECIDED, claims.CONTRADICTED)  # gap 0 after 1e6 tokens
     assert early < 0 or claims.who_leads(gaps, tokens(fell))[1] == claims.UNDECIDED
 
 
@@ -110,7 +110,7 @@ def test_rule_for_the_gap_that_closes(small, medium, verdict):
     [(True, 0.1, claims.REPRODUCED), (False, 0.1, claims.UNDECIDED), (True, 0.01, claims.UNDECIDED)],
 )
 def test_rule_for_the_curve_that_flattens(grows, more, verdict):
-    """Reproduced only where the transformer's gain grows for longer, on both sets of books, and is larger after both
+    """Reproduced only if the transformer's gain grows for longer on both sets of books, and is larger after both
     numbers of tokens."""
     names = [f"{kind}-mini-{size}" for kind in ("gpt_neox", "mamba2") for size in ("small", "medium")]
     rows = [(name, last, last > 64 and grows and "neox" in name) for name in names for last in (64, 128)]

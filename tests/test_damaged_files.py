@@ -1,6 +1,6 @@
-"""Every reader of files meets damaged ones: it works, or refuses in one line that names the file. Never a traceback.
+"""Every script given a damaged file works, or refuses in one line that names the file or flag; never a traceback.
 
-FUZZ=200 python -m pytest tests/test_damaged_files.py tries 200 damages a file in place of 4.
+FUZZ=200 python -m pytest tests/test_damaged_files.py tries 200 damages per file instead of 4 (plots: per script).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bits_flipped(draw: random.Random, data: bytes) -> bytes:
 
 
 def cell_changed(draw: random.Random, data: bytes) -> bytes:
-    """One value of a CSV, or one word of anything else, becomes another."""
+    """Replace one cell of a CSV, or one piece between commas in any other file."""
     lines = [line.split(b",") for line in data.split(b"\n")]
     cells = draw.choice(lines)
     cells[draw.randrange(len(cells))] = draw.choice(CELLS).encode()
@@ -60,7 +60,7 @@ DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 
 def rows(table: str, folder: Path, few: int) -> None:
-    """The first rows of a committed table: real ones, and few enough to be read often."""
+    """Copy the first `few` lines of a committed table: real rows, and few enough to read often."""
     (folder / Path(table).name).write_text(
         "".join((RESULTS / table).read_text(encoding="utf-8").splitlines(keepends=True)[:few]), encoding="utf-8"
     )
@@ -203,7 +203,7 @@ def test_damaged_file(script, make, tmp_path):
     good.mkdir()
     arguments = make(good)
     files = sorted(path for path in good.rglob("*") if path.is_file() and path.stat().st_size)
-    seed = sum(map(ord, script))  # another one for each script, and the same in every run
+    seed = sum(map(ord, script))  # differs between scripts, the same in every run
     refused, wrong = 0, []
     for number in range(TRIES * (1 if script.startswith("plots") else min(len(files), 6))):
         draw = random.Random(seed + number)
@@ -225,4 +225,4 @@ def test_damaged_file(script, make, tmp_path):
         elif said and str(bad) not in said[0] and file.name not in said[0] and "--" not in said[0]:
             wrong.append(f"{where}: names neither a file nor the flag that gave it: {said[0]}")
     assert not wrong, "\n".join([script, *wrong])
-    assert refused, f"{script} took every damaged file for a good one"
+    assert refused, f"{script} accepted every damaged file"

@@ -1,7 +1,7 @@
-"""Every long script, killed at random moments and started again, ends with what an undisturbed run ends with.
+"""Every long script, killed at random moments and restarted, ends with the same results as an undisturbed run.
 
-KILLS=50 python -m pytest tests/test_killed.py kills each script 50 times in place of 2. The runs are children of a
-process that has the libraries loaded already, so that the kills meet the script and not its imports.
+KILLS=50 python -m pytest tests/test_killed.py kills each script 50 times instead of 2. The runs are children of a
+process that has already loaded the libraries, so that they are killed while they work and not while they import.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from tests.conftest import ROOT, TINY_RUN, call_script, one_line_error, prose, tiny_scoring, toy_books, trained
 
 KILLS = int(os.environ.get("KILLS", "2"))
-MOMENTS = ("finished", "seconds", "scoring_seconds")  # what a record says that differs between two equal runs
+MOMENTS = ("finished", "seconds", "scoring_seconds")  # entries of a record that differ between equal runs
 
 
 def texts(folder: Path) -> Path:
@@ -105,14 +105,14 @@ def processes():
 
 
 def child(script: str, arguments: list[str]) -> None:
-    os.setsid()  # so that what it starts is killed with it
+    os.setsid()  # so that the processes it starts are killed with it
     torch.set_num_threads(1)
     done = call_script(script, *arguments)
     assert done.returncode == 0, done.stderr
 
 
 def attempt(processes, script: str, arguments: list[str], limit: float | None = None) -> float | None:
-    """Seconds that a run took, or None where it was killed after `limit` of them."""
+    """Seconds that a run took, or None if it was killed after `limit` seconds."""
     started = time.perf_counter()
     process = processes.Process(target=child, args=(script, arguments))
     process.start()
@@ -120,7 +120,7 @@ def attempt(processes, script: str, arguments: list[str], limit: float | None = 
     if process.exitcode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # too early: it is not yet the first of its group
+        except ProcessLookupError:  # too early: it does not lead its own process group yet
             process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
@@ -130,7 +130,7 @@ def attempt(processes, script: str, arguments: list[str], limit: float | None = 
 
 
 def results(folder: Path) -> dict[str, object]:
-    """Every file: a CSV but for the speed, JSON but for the moments, of a checkpoint the weights, else the bytes."""
+    """Contents by file name: CSVs without the speed, JSON without MOMENTS, weights of checkpoints, else the bytes."""
     found = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
@@ -142,7 +142,7 @@ def results(folder: Path) -> dict[str, object]:
         elif file.suffix == ".json":
             facts = json.loads(file.read_text(encoding="utf-8"))
             found[name] = {key: value for key, value in facts.items() if key not in MOMENTS}
-        elif file.is_file() and not file.name.endswith(".tmp"):  # half written, see common.record.atomic_file
+        elif file.is_file() and not file.name.endswith(".tmp"):  # not a partial file, see common.record.atomic_file
             found[name] = file.read_bytes()
     return found
 
@@ -159,26 +159,26 @@ def test_killed_at_random_moments(script, processes, tmp_path):
         taken = attempt(processes, script, runs["killed"], draw.uniform(0.02, seconds))
         if taken is None:
             kills += 1
-        else:  # the machine was busier when the run was timed: begin again, and kill earlier
+        else:  # the machine was busier when the run was timed: start over, and kill earlier
             seconds = min(seconds, taken)
             shutil.rmtree(tmp_path / "killed")
     assert attempt(processes, script, runs["killed"]) is not None
     warm, whole, killed = (results(tmp_path / name) for name in runs)
     assert killed.keys() == whole.keys()
-    same = [name for name in whole if warm[name] == whole[name]]  # the others hold moments of time
+    same = [name for name in whole if warm[name] == whole[name]]  # the others hold times
     assert {name for name in whole if name.endswith((".csv", ".safetensors", ".arrow", ".pt"))} <= set(same)
     assert not [name for name in same if killed[name] != whole[name]]
 
 
 def test_a_worker_that_the_system_kills(tmp_path):
-    """As it does for lack of memory: the script says so in a line, and fewer workers finish what was begun."""
+    """If the system kills a worker (for lack of memory, say), one line says so, and one worker finishes the work."""
     script = "measure_mutual_info/count_ngrams.py"
     arguments = list(map(str, CASES[script](tmp_path)))
     whole, killed = ([a.replace("OUT", str(tmp_path / name)) for a in arguments] for name in ("whole", "killed"))
     assert call_script(script, *whole).returncode == 0
     command = [sys.executable, str(ROOT / script), *killed, "--processes", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        # Both at their imports: Python's pool waits for ever where one ends while the other is being started.
+        # Wait until both import: Python's pool waits for ever if one ends while the other is being started.
         workers = []
         while len(workers) < 2 or min(p.cpu_times().user for p in workers) < 0.2:
             assert process.poll() is None

@@ -1,4 +1,4 @@
-"""Who imports whom: `common/` nobody, a folder `common/` and itself, commands what lies below, and no circle."""
+"""Imports: folders import only themselves and `common/`, only commands import commands, and nothing is circular."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(file: Path, known: dict[str, Path]) -> set[str]:
-    """The project's modules that a file names in its imports, also those within functions."""
+    """The project's modules that a file imports, including imports within functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,7 +38,7 @@ def graph() -> dict[str, set[str]]:
 
 
 def test_folders_import_common_and_themselves_and_what_lies_below_no_command(graph):
-    """A command is a module right in its folder, or one of calibration's."""
+    """A command is a module directly in its folder, or one in calibration/."""
     for name, others in graph.items():
         strangers = [other for other in others if other.split(".")[0] not in ("common", name.split(".")[0])]
         assert not strangers, f"{name} imports {strangers[0]}"
@@ -56,8 +56,8 @@ def test_no_circle(graph):
 
 
 def test_commands_stand_on_top():
-    """Right in a folder lie programs that a person runs; modules without a main lie one level down."""
+    """Modules directly in a folder are programs to run; modules without a main are one level down."""
     for folder in FOLDERS[1:-1]:
         for file in (ROOT / folder).glob("*.py"):
             if file.name != "__init__.py":
-                assert '__name__ == "__main__"' in file.read_text(encoding="utf-8"), f"{file.name} is no command"
+                assert '__name__ == "__main__"' in file.read_text(encoding="utf-8"), f"{file.name} is not a program"

@@ -1,4 +1,4 @@
-"""Each number has one home: hyperparameters in a program's presets, a figure's inputs in its shell file."""
+"""Each setting is in one place: hyperparameters in a program's presets, a figure's inputs in its shell file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from measure_mutual_info import count_ngrams, score_documents
 from tests.conftest import ROOT, call_script, one_line_error
 from train_on_pg19 import train as train_books
 
-# What a shell file may hand to a program: what is measured, of what and where to, never how.
+# Flags that a shell file may give a program: what to measure, on which data, and where to write; never how.
 INPUTS = {"corpus", "tokenizer", "source", "config", "streaming", "boundaries", "min-tokens", "vocab-size"}
 INPUTS |= {"min-book-words", "max-books", "max-documents-per-book", "shuffle-seed", "parts", "documents", "model"}
 INPUTS |= {
@@ -46,7 +46,7 @@ PROGRAMS = sorted(
 
 
 def flags(text: str) -> set[str]:
-    """Of the commands and the variables of a shell file, without its comments and the calls that draw."""
+    """The flags in the commands and variables of a shell file, without its comments and calls of plots/."""
     lines = [re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines()]
     calls = "\n".join(lines).replace("\\\n", " ").splitlines()
     return set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)", "\n".join(line for line in calls if "plots/" not in line)))
@@ -101,7 +101,7 @@ GAUSSIAN = ("steps", "warmup", "batch", "copies", "learning_rate")
     ],
 )
 def test_steps_of_the_models_go_by_length(module, preset, L, values):
-    """What the committed runs were made with."""
+    """Presets choose these values by length; those of cpu are what the committed runs were made with."""
     given = ["--model", "x", "--out", "x", "--L", str(L), "--preset", preset]
     given += ["--documents", "x"] if module is train_books else []
     cfg = parse(module.Settings, given, presets=module.PRESETS)
@@ -119,7 +119,7 @@ def test_steps_of_the_models_go_by_length(module, preset, L, values):
     ],
 )
 def test_the_preset_is_what_the_committed_results_were_made_with(figure, preset):
-    """So that scores are reused: all that the flags of the shell file leave open comes from the preset."""
+    """The preset supplies all settings that the shell file's flags do not, so that committed scores are reused."""
     path = ROOT / "results" / f"{figure}.json"
     module = score_documents if path.stem == "scores" else count_ngrams
     made = json.loads(path.read_text(encoding="utf-8"))["settings"]
@@ -129,15 +129,15 @@ def test_the_preset_is_what_the_committed_results_were_made_with(figure, preset)
     words = [str(word) for flag, value in given for word in (flag, *(value if isinstance(value, list) else [value]))]
     cfg = parse(module.Settings, [*words, "--preset", preset], presets=module.PRESETS)
     found = json.loads(json.dumps(asdict(cfg), default=str))
-    for settings in (found, made):  # which L_max bounds where it is not given
+    for settings in (found, made):  # L_max limits ell_max if it is not given
         settings["ell_max"] = settings.get("ell_max") or settings.get("L_max", 0) // 2
-    if found.get("dtype") == "auto":  # the record has what it meant
+    if found.get("dtype") == "auto":  # the record has the type that was chosen
         found["dtype"] = made["dtype"]
     assert found == {name: made[name] for name in found}
 
 
 def test_what_stands_in_a_preset_is_what_a_run_records(tmp_path, monkeypatch):
-    """Changed on top of the program, it changes the run, its record and what it may go on from."""
+    """A changed preset changes the run and its record, and a run with another preset cannot resume it."""
     quick = ["--model", "tiny", "--L", 4, "--steps", 10, "--log-every", 5, "--checkpoint-every", 5, "--out", tmp_path]
     monkeypatch.setitem(train.PRESETS, "smoke", train.PRESETS["smoke"] | {"copies": 3, "batch": {1: 8}, "clip": 1.5})
     done = call_script("gaussian_synthetic/train.py", *quick, "--preset=smoke")

@@ -17,7 +17,7 @@ from common.cli import parse
 
 FRONT = ROOT / "README.md"
 PAGES = [FRONT, *sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
-# Made by the commands of the pages, or the reader's own.
+# Paths that need not exist: made by the commands on the pages, or the reader's own.
 THEIRS = re.compile(r"data/|results/smoke|results/demo|runs/|my_|mine|…|\*|<|>|\$|…")
 FOLDERS = (
     "benchmarks|common|docs|gaussian_synthetic|l2m_condition|measure_mutual_info|plots|results|tests|train_on_pg19"
@@ -33,14 +33,14 @@ def text_of(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that GitHub gives to the headings of a page."""
+    """The anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_paths_and_programs_exist(page):
-    """A name in backticks is a path from the page's folder or from the root; on other pages a bare name will do."""
+    """A file in backticks is named relative to the page's folder or to the root; in docs/, a bare name is enough."""
     text = text_of(page)
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
     for target in targets:
@@ -59,7 +59,7 @@ def test_links_paths_and_programs_exist(page):
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of the code blocks, and those in the tables and the text."""
+    """The commands in code blocks, tables and text."""
     text = text_of(page)
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     inline = re.findall(r"`((?:[A-Z]+=\S+ )*(?:bash|python) [^`]+)`", text)
@@ -69,7 +69,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_commands_parse(page):
-    """Each python script takes the flags that the page gives it; each shell file is there and takes the settings."""
+    """Each Python script accepts the flags on the page; each shell file exists and accepts the settings."""
     found = commands(page)
     for command in found:
         words = shlex.split(command, comments=True)
@@ -81,7 +81,7 @@ def test_commands_parse(page):
             assert settings <= set(taken[1].split() if taken else []), command
         elif program == "python" and "…" not in command:
             module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-            # SystemExit: the test fails and says which flag
+            # A wrong flag raises SystemExit: the test fails and names the flag
             parse(module.Settings, flags, presets=getattr(module, "PRESETS", None))
     assert page != FRONT or len(found) > 20
 
@@ -112,7 +112,7 @@ def interval(row: pd.Series, value: str, lo: str = "lo95", hi: str = "hi95", dig
 
 
 def quoted_windows() -> list[tuple[str, str]]:
-    """β of the power law in ranges of lengths, and that it fits where the page says so."""
+    """Quotes of β of the power law in ranges of lengths, and of whether it fits."""
     sweep = results("fig2b/sweep.csv").query("L_over_ell == 2").set_index(["estimator", "L_min", "L_max"])
     page, quotes = "measure_mutual_info/README.md", []
     for window in ((4, 32), (4, 128), (4, 256), (128, 2048), (256, 2048), (4, 2048)):
@@ -127,7 +127,7 @@ def quoted_windows() -> list[tuple[str, str]]:
     assert fit["selected"].all()
     of = fit.set_index("parameter")["value"]
     quotes.append((page, f"drops from {of['beta_1']:.2f} to {of['beta_2']:.2f} near L = {of['L_break']:.0f}"))
-    # The front page: I grows at every doubling, more slowly than L.
+    # The front page says that I grows at every doubling, but more slowly than L.
     assert sweep[sweep["dof"] == 0]["beta"].loc[["direct", "vclub"]].between(0, 1, inclusive="neither").all()
     return quotes
 
@@ -136,7 +136,7 @@ KINDS = ("whole_books", "addresses")
 
 
 def quoted_series() -> list[tuple[str, str]]:
-    """Rows of the tables of models (a star: p < 0.05), and of start tokens."""
+    """Rows of the tables of models (a star means p < 0.05) and of start tokens."""
     page, quotes = "measure_mutual_info/README.md", []
     for corpus in ("books", "wikipedia"):
         table = results(f"figB1/{corpus}/models.csv").fillna({"estimator": ""})
@@ -185,7 +185,7 @@ def quoted_series() -> list[tuple[str, str]]:
     ends = [interval(pairs.set_index("estimator").loc[name], "value") for name in ("direct", "vclub")]
     quotes.append((page, " and ".join(ends).replace("-", "−")))
     for estimator, way in (("direct", "rises"), ("vclub", "falls")):
-        row = trend.loc[estimator]  # against the loss, so that a negative slope is a rise with a lower loss
+        row = trend.loc[estimator]  # slope against the loss: if negative, β rises as the loss falls
         low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
         assert (row["hi95"] < 0) if way == "rises" else (row["lo95"] > 0)
         quotes.append((page, f"{way} by {abs(row['value']):.2f} [{low:.2f}, {high:.2f}] (`{estimator}`)"))
@@ -204,7 +204,7 @@ def quoted_series() -> list[tuple[str, str]]:
             whole, late = ("{:.2f} [{:.2f}, {:.2f}]".format(*of).replace("-", "−") for of in long.to_numpy())
             quotes.append((page, f"β is lower by {whole} over all L and by {late} from L = 256 on"))
             quotes.append((page, f"{-row['value']:.1f} [{-row['hi95']:.1f}, {-row['lo95']:.1f}] nats higher at L = 64"))
-        best, other = (token.replace("|", "\\|") for token in (best, other))  # which would end a cell
+        best, other = (token.replace("|", "\\|") for token in (best, other))  # a plain | ends a cell
         quotes.append((page, f"| {model} | `{best}` | {first:.2f} | `{other}` | {second:.2f} | {said} |"))
     return quotes
 
@@ -229,7 +229,7 @@ def quoted_models() -> list[tuple[str, str]]:
 
 
 def quoted_gaps() -> list[tuple[str, str]]:
-    """Rows of the tables of models of books and of their pairs."""
+    """Rows of the tables of models on books and of pairs of models."""
     page, quotes = "train_on_pg19/README.md", []
 
     def said(row: pd.Series, name: str, *ends: str) -> str:
@@ -346,7 +346,7 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
 
 
 def quoted_calibration() -> list[tuple[str, str]]:
-    """Rows of the table of coverage: estimator direct with the exact predictor."""
+    """Rows of the table of coverage (direct estimator, exact predictor), and the text on block entropy."""
     processes = {"santa_fe_b0.5_e0.1": "Santa Fe, β = 0.5", "santa_fe_b0.75_e0.1": "Santa Fe, β = 0.75"}
     quotes = []
     for folder, name in {**processes, "markov": "Markov chain", "bernoulli": "Bernoulli(θ)"}.items():
@@ -378,7 +378,7 @@ def quoted_calibration() -> list[tuple[str, str]]:
 
 
 def quoted_contrast() -> list[tuple[str, str]]:
-    """Rows of the table of several donors: estimate / I at three L, and slopes, with the exact predictor."""
+    """Rows of the table of several donors (estimate / I at three L, and slopes; exact predictor), and the text."""
     names = {"santa_fe_b0.5_e0.1": "Santa Fe, β = 0.5", "santa_fe_b0.75_e0.1": "Santa Fe, β = 0.75"}
     names |= {"markov": "Markov chain", "bernoulli": "Bernoulli(θ)"}
     table = results("calibration/contrast.csv").set_index(["process", "predictor", "donors"]).sort_index()
@@ -415,7 +415,7 @@ def quoted_contrast() -> list[tuple[str, str]]:
 
 
 def quoted_clustered() -> list[tuple[str, str]]:
-    """Rows of the table of documents in books, and the coverages below it."""
+    """Rows of the table of documents in books, and the text below it."""
     page, table = "docs/estimators.md", results("calibration/clustered.csv").fillna({"L_fit_min": 0})
     key = ["estimator", "process", "books", "quantity", "L_fit_min", "interval"]
     table = table.set_index(key).sort_index()
@@ -458,9 +458,9 @@ def test_numbers_are_those_of_the_csvs(quotes):
 
 
 def test_numbers_of_the_benchmarks_are_in_their_csvs():
-    """Numbers of three digits and more, as shown, or in millions, thousands or per cent."""
+    """Every number of three or more digits is in a CSV, as shown or in millions, thousands or per cent."""
     cells = "\n".join(text_of(file) for file in (ROOT / "results/benchmarks").glob("*.csv"))
-    quoted = re.findall(r"\d{1,3}(?:,\d{3})+", cells)  # in the words of a cell
+    quoted = re.findall(r"\d{1,3}(?:,\d{3})+", cells)  # in the text of a cell
     there = [*re.findall(r"\d+\.?\d*(?:e[+-]?\d+)?", cells), *(number.replace(",", "") for number in quoted)]
     there = np.array(there, dtype=float)
     shown = re.findall(r"(?<![\w^.·-])\d[\d,]*(?:\.\d+)?(?![\w^])", text_of(ROOT / "docs/benchmarks.md"))

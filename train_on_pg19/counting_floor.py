@@ -108,7 +108,7 @@ def main(cfg: Settings) -> None:
     other = set(units.index) != set(wanted) or (units != units.index.map(wanted)).any()
     if other or set(evaluated["unit"]) != {"byte"}:
         raise UserError(
-            f"{cfg.out / 'books.csv'}: not in nats per byte of these documents: give --books, --n-documents, "
+            f"{cfg.out / 'books.csv'}: not made from these documents: give --books, --n-documents, "
             "--max-documents-per-book and --seed as evaluate.py and compare.py had them"
         )
     print(f"{len(learned):,} bytes to count, {lengths.sum():,.0f} of {len(held):,} held-out documents")

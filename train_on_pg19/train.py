@@ -65,11 +65,11 @@ class Settings(training.Settings):
     def validate(self) -> None:
         at_least(1, self, "L", "batch_tokens")
         if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
-            raise UserError(f"--epochs {self.epochs}, --steps {self.steps}: above 0")
+            raise UserError(f"--epochs {self.epochs}, --steps {self.steps}: must be above 0")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out {self.held_out}: a share of the books between 0 and 1")
         if self.batch_tokens % self.L:
-            raise UserError(f"--batch-tokens {self.batch_tokens}: a multiple of --L {self.L}")
+            raise UserError(f"--batch-tokens {self.batch_tokens}: must be a multiple of --L {self.L}")
         super().validate()
 
     @property

@@ -23,7 +23,7 @@ def documents(tmp_path):
 
 
 def test_both_ways_count_the_same_pairs_of_zipfs_law(documents):
-    """The rival that is timed computes the same numbers, or the timing would mean nothing."""
+    """Documents follow Zipf's law, and the timed baseline counts the same as our code; else timing means nothing."""
     stream, prepared = open_stream(documents)
     assert (stream.tokens, stream.units, prepared["tokenizer_vocab_size"]) == (5000, 2, 50)
     assert set(np.diff(stream.starts)) == {10}

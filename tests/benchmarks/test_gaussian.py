@@ -15,7 +15,7 @@ SMALL = ["--dense-layers", 2, "--layers", 2, 3, "--rounds", 1]
 
 @pytest.mark.parametrize("triangular", [True, False])
 def test_the_rival_draws_the_family(tmp_path, triangular):
-    """What is timed has the family's covariance and its conditional means, or the timing would mean nothing."""
+    """The timed baseline has the family's covariance and conditional means; else timing means nothing."""
     gaussian.write_factor(2, tmp_path / "factor.npy")
     C, random = np.load(tmp_path / "factor.npy"), torch.Generator().manual_seed(0)
     z, mean = (values.double() for values in gaussian.draw_by_dense(C, 30_000, random, triangular))
@@ -42,4 +42,4 @@ def test_command_line(tmp_path, monkeypatch):
 
 
 def test_bad_settings(tmp_path):
-    assert "--layers: two or more" in one_line_error(call_script(SCRIPT, *SMALL, "--layers", 3))
+    assert "--layers: two or more values" in one_line_error(call_script(SCRIPT, *SMALL, "--layers", 3))

@@ -1,4 +1,4 @@
-"""The benchmark of training: its parts, small."""
+"""Each part of the benchmark of training, at a small size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPT = "benchmarks/training.py"
 
 @pytest.fixture(autouse=True)
 def threads():
-    """The benchmark sets their number for its whole process, which here goes on."""
+    """Restore the number of threads, which the benchmark sets for the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -34,7 +34,7 @@ def rows(folder, *flags: object) -> pd.DataFrame:
 
 
 def test_a_step_of_two_checkouts(tmp_path, monkeypatch):
-    """This one beside itself."""
+    """This checkout is compared with itself."""
     monkeypatch.setattr(training, "GAUSSIAN", ())
     monkeypatch.setattr(training, "BOOKS", ("tiny",))
     flags = ["--other", ROOT, "--documents", toy_books(tmp_path / "documents", 256, 20, 256), "--rounds", 1]
@@ -44,7 +44,7 @@ def test_a_step_of_two_checkouts(tmp_path, monkeypatch):
 
 
 def test_optimizers(tmp_path):
-    """Budgets of which the larger ones reach an easy goal, found by halving."""
+    """Bisection finds the smallest budget that reaches an easy goal."""
     flags = ["--models", "tiny", "--goal", 0.62, "--budgets", 20, 40, 60]
     table = rows(tmp_path, "--part", "optimizers", *flags)
     runs = pd.DataFrame(json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))["runs"])
@@ -73,7 +73,7 @@ def test_learning_rates(tmp_path, monkeypatch):
 
 
 def test_books(tmp_path, monkeypatch):
-    """Learning rates and speed of a tiny model."""
+    """Parts books and speed: learning rates and speed of a tiny model."""
     for name in ("BOOKS", "OF_BOOKS"):
         monkeypatch.setattr(training, name, ("tiny",))
     monkeypatch.setattr(training, "STEPS", 30)
@@ -94,7 +94,7 @@ def test_books(tmp_path, monkeypatch):
     assert table[["L", "learning_rate", "steps"]].to_numpy().tolist() == [[64, 1e-4, 30], [64, 1e-2, 30]]
     assert table["nll_nats"][1] < table["nll_nats"][0]
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compiled.append(model))  # it takes half a minute
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compiled.append(model))  # the real one takes 30 s
     done = call_script(SCRIPT, "--part", "speed", *flags)
     assert done.returncode == 0, done.stderr
     assert len(compiled) == 1

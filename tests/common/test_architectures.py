@@ -1,4 +1,4 @@
-"""The table of architectures: sizes against published counts, names, and what cannot be built."""
+"""The table of architectures: sizes against published parameter counts, names, and models that cannot be built."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from common.history_state import history_state, state_by_kind
 
 
 def gpt2_size(layers: int, width: int) -> int:
-    """1,024 positions; a layer: attention 4 w² + 4 w, network 8 w² + 5 w, two norms of 2 w; one norm at the end."""
+    """1,024 positions; per layer, attention 4w² + 4w, MLP 8w² + 5w and two norms of 2w; a norm of 2w at the end."""
     return 1024 * width + layers * (12 * width**2 + 13 * width) + 2 * width
 
 
 def mamba_size(layers: int, width: int) -> int:
-    """A layer: in 4 w², convolution 5 · 2w, to Δ, B, C 2w (r + 32), Δ 2w (r + 1), A and D 2w · 17, out 2 w², norm w."""
+    """Per layer: in 4w², convolution 5 · 2w, to Δ, B, C 2w(r + 32), Δ 2w(r + 1), A and D 17 · 2w, out 2w², norm w."""
     rank = width // 16
     return layers * (6 * width**2 + 2 * width * (5 + (rank + 32) + (rank + 1) + 17) + width) + width
 
 
 def mamba2_size(layers: int, width: int) -> int:
-    """A layer of h heads and 2w + 256 convolved channels c: in w (2w + c + h), 5 c, 3 h, norm 2w, out 2 w², norm w."""
+    """Per layer of h heads and c = 2w + 256 convolved channels: in w(2w + c + h), 5c, 3h, norm 2w, out 2w², norm w."""
     heads, channels = width // 32, 2 * width + 256
     layer = width * (2 * width + channels + heads) + 5 * channels + 3 * heads + 2 * width**2 + 3 * width
     return layers * layer + width
 
 
-# Parameters of the published checkpoints, and the size of the vocabulary embedding in them.
+# Parameters of the published checkpoint, those of its vocabulary embedding, and the rest by formula.
 PUBLISHED = {
     "gpt2": (124_439_808, 50_257 * 768, gpt2_size(12, 768)),
     "gpt2-medium": (354_823_168, 50_257 * 1024, gpt2_size(24, 1024)),
@@ -50,7 +50,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_models_of_the_paper_have_their_published_sizes(name):
-    """And mamba2-370m has 370 million parameters with its vocabulary, within a tenth."""
+    """Sizes match formulas and checkpoints; for Mamba, the number in the name is right within a tenth."""
     whole, embedding, by_formula = PUBLISHED[name]
     with torch.device("meta"):
         model = AutoModel.from_config(configuration(name, 1024, vocab_size=2))
@@ -77,7 +77,7 @@ def test_every_model_is_built_without_dropout_and_its_state_is_known(name):
         assert config.max_position_embeddings == 4096
     kind, _, size = name.removesuffix("-no-pos").partition("-")
     if size.rpartition("-")[2].isdigit() and kind in ("gru", "mamba2"):
-        # The number in a name counts the recurrences, without the convolutions.
+        # The number in a name is the size of the recurrent state, without the convolutions.
         assert state_by_kind(config, 128)[f"{kind}_recurrence"] == int(size.rpartition("-")[2])
         assert architecture(name).positions == ("no-pos" not in name)
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_built_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"no model 'gpt5': choose gpt2, .* or add a line to common/architectures.py"):
         configuration("gpt5", 16)
     for name, said in [
-        ("mamba2-128-1000", "no state of 1000 elements: a multiple of 32, e.g. 992"),
+        ("mamba2-128-1000", "no state of 1000 elements: give a multiple of 32, e.g. 992"),
         ("mamba2-128-3", "e.g. 32"),
         ("gru-0-8", "at least 1"),
     ]:

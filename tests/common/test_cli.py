@@ -54,7 +54,7 @@ def call(monkeypatch, capsys, main, *arguments: str, presets=None) -> tuple[obje
 
 
 def behind(error: Exception) -> Exception:
-    """As a library raises it: the system's error is its cause."""
+    """The error as a library raises it, with the system's error as its context."""
     other = RuntimeError("iostream error")
     other.__context__ = error
     return other
@@ -169,7 +169,7 @@ def test_settings_that_no_program_can_use(changes, said):
 
 
 def test_a_script_of_another_checkout_is_refused(tmp_path):
-    """The record would name the commit of the modules, not that of the script."""
+    """Otherwise the record would name the commit of the modules, not that of the script."""
     for file, text in (("common/cli.py", ""), ("folder/program.py", SCRIPT)):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The folders of documents: what is read of a good one, and what each bad one is told."""
+"""Folders of documents: what is read from a good one, and the error message for each bad one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_lengths_of_several_chunks(folder):
 
 
 def test_first_of_equal():
-    """Against a comparison of all pairs; documents of 1 to 80 tokens in several chunks, many of them equal."""
+    """Against a comparison of all pairs, for documents of 1 to 80 tokens in several chunks, many of them equal."""
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 9, 80) for _ in range(4)]
     rows = [texts[rng.integers(4)][: rng.choice([1, 31, 32, 40, 60, 80])].tolist() for _ in range(60)]
@@ -55,7 +55,7 @@ def test_first_of_equal():
 
 
 def rewritten(folder, data) -> None:
-    """The folder with the documents of `data` in the place of its own."""
+    """Replace the documents in the folder by those of `data`."""
     facts = (folder / "prepare.json").read_text(encoding="utf-8")
     shutil.rmtree(folder)
     data.save_to_disk(str(folder))
@@ -69,7 +69,7 @@ def names_damaged(folder) -> None:
     file.write_bytes(data.replace(b"oneonetwo", b"one\xffnetwo"))  # no longer UTF-8
 
 
-DAMAGES = {  # what is said → how it is done
+DAMAGES = {  # start of the message → how to damage the folder
     "no folder {folder}: ": shutil.rmtree,
     "no prepare.json in {folder}: ": lambda folder: (folder / "prepare.json").unlink(),
     "no documents in {folder}: ": lambda folder: rewritten(folder, Dataset.from_dict({"input_ids": []})),

@@ -1,4 +1,4 @@
-"""The shell files' common part: help, settings, the Python that is taken, a GPU for each worker."""
+"""What all shell files share: help, settings, the choice of Python, and a GPU for each worker."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def shell(commands: str, cwd: Path = ROOT, **settings: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("name", [*FIGURES, "run_demo.sh", "run_tests.sh"])
 def test_help_is_the_head_of_the_file_and_other_settings_are_refused(name):
-    """Whatever its text uses it takes, and the other way round: 'begin' says what the file and those it calls read."""
-    done = call_shell(name, "--help", PRESET="huge")  # so that none would run
+    """--help prints the comment at the top; settings that the file's `begin` does not name are refused in one line."""
+    done = call_shell(name, "--help", PRESET="huge")  # so that no figure would run
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     text = (ROOT / name).read_text(encoding="utf-8").splitlines()
@@ -57,7 +57,7 @@ def test_help_is_the_head_of_the_file_and_other_settings_are_refused(name):
 
 @pytest.fixture
 def made(tmp_path) -> Path:
-    """A checkout whose .venv is made already, by a stand-in for its Python."""
+    """A checkout that already has a .venv, with a shell script in place of its Python."""
     executable(tmp_path / ".venv" / "bin" / "python", 'echo "$@"')
     (tmp_path / "requirements.txt").write_text("tyro\n", encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text("\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def test_the_python_that_is_active_is_taken_where_it_has_the_packages(made):
     executable(made / "bare" / "python", "exit 1")
     ours, path = str(Path(sys.executable).parent), os.environ["PATH"]
     assert shell(READY, made).stdout == "python=.venv/bin/python\n"
-    mine = {"PYTHONPATH": str(made)}  # where an environment made here finds the modules
+    mine = {"PYTHONPATH": str(made)}  # as if the environment had been made in this checkout
     active = shell(READY, made, VIRTUAL_ENV="x", PATH=f"{ours}:{path}", **mine)
     assert active.stdout == "python=python\n", active.stderr
     assert shell(READY, made, PYTHON=sys.executable, **mine).stdout == f"python={sys.executable}\n"
@@ -85,14 +85,14 @@ def test_the_python_that_is_active_is_taken_where_it_has_the_packages(made):
 
 
 def test_a_copied_environment_is_brought_up_to_date(made):
-    """It has all that is needed, and finds the modules of the checkout that it was made in."""
+    """A copied .venv has all packages, but finds the modules of the checkout that it was made in."""
     executable(made / ".venv" / "bin" / "python", 'case "$1" in -P) exit 1 ;; *) echo "$@" ;; esac')
     done = shell(READY, made)
     assert done.stdout.splitlines()[0] == "== installing requirements.txt into .venv (minutes)", done.stderr
     assert "-m pip install --requirement requirements.txt" in done.stdout
 
 
-SETTINGS = [  # as given, and as the root sees them; HERE: the folder where the person stands
+SETTINGS = [  # setting → as given, and as seen from the root; HERE: the caller's folder
     {
         "OUT": ("results/mine", "HERE/results/mine"),
         "RUNS": ("/absolute", "/absolute"),
@@ -104,7 +104,7 @@ SETTINGS = [  # as given, and as the root sees them; HERE: the folder where the 
 
 
 def test_paths_are_from_where_the_person_stands(tmp_path):
-    """Of a figure, of one that calls it, and from the root, where all stays as it is; the Python as well."""
+    """Paths and PYTHON start from the caller's folder, for a figure or one that calls it; at the root, none changes."""
     root, away = tmp_path / "root", tmp_path / "away"
     (root / "common").mkdir(parents=True)
     (root / "common" / "__init__.py").touch()

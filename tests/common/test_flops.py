@@ -26,7 +26,7 @@ def test_against_a_counter_on_gaussian_sequences():
 
 @pytest.mark.parametrize("name", ["gpt2-mini-small", "gpt_neox-mini-medium"])
 def test_against_a_counter_on_books(name):
-    """The output layer counts, whether it shares the embedding or not; looking up an embedding does not."""
+    """The output layer is counted, whether or not it shares the embedding; looking up an embedding is not."""
     model = book_models.build(name, 256, 64)
     ids = torch.randint(256, (2, 64))
     found = counted(lambda: model(ids).logits.sum().backward())

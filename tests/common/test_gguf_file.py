@@ -1,4 +1,4 @@
-"""A model written as a folder and as a GGUF file: the same log-probabilities, or a refusal that names the key."""
+"""A GGUF file gives the same log-probabilities as the folder of its model, or is refused, naming the key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOP |= {"lm_head.weight": "output.weight"}
 
 
 def write_gguf(path: Path, model: PreTrainedModel, keys: dict | None = None, tensors: dict | None = None) -> str:
-    """A Llama in float32 as llama.cpp's converter writes it; keys, tensors: more of them."""
+    """Write a Llama in float32 as llama.cpp's converter does. keys, tensors: further ones; keys may replace others."""
     config = model.config
     writer = GGUFWriter(path, "llama")
     of = {"context_length": config.max_position_embeddings, "embedding_length": config.hidden_size}
@@ -48,7 +48,7 @@ def write_gguf(path: Path, model: PreTrainedModel, keys: dict | None = None, ten
             writer.add_tensor(TOP[name], array)
             continue
         layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
-        if (head := part[-6:-5]) in HEADS and part.endswith("_proj"):  # pairs of a rotation lie side by side there
+        if (head := part[-6:-5]) in HEADS and part.endswith("_proj"):  # in GGUF, the pairs of a rotation are adjacent
             array = array.reshape(HEADS[head], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         writer.add_tensor(f"blk.{layer}.{NAMES[part]}.weight", np.ascontiguousarray(array))
     for name, array in (tensors or {}).items():
@@ -86,7 +86,7 @@ SCALING = "llama.rope.scaling"
     ],
 )
 def test_the_file_equals_the_folder(tmp_path, rotation, keys):
-    """To 1e-5 nats. Without their factors the positions of Llama 3 would be off by nats."""
+    """Log-probabilities agree to 1e-5 nats; without its factors, Llama 3 would be wrong by more than a nat."""
     model = llama(**rotation)
     model.save_pretrained(tmp_path / "folder")
     tensors = {}
@@ -119,7 +119,7 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, keys, tensors, named):
 
 
 def test_keys_of_layers_with_a_window_and_of_soft_caps():
-    """They are compared with the configuration: what it says as well is right, another value is refused."""
+    """These keys are compared with the configuration: the same value is accepted, another one is refused."""
     config = tiny_model("gemma2", final_logit_softcapping=30.0).config
     said = {"attention.sliding_window": 16, "final_logit_softcapping": 30.0, "attention.value_length": 12}
     said |= {"rope.freq_base": 10_000.0, "rope.dimension_count": 12}
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def write_vocabulary(path: Path, pre: str | None, bpe: Path) -> str:
-    """A GGUF file that is a tokenizer alone: that of the folder `bpe`, its pre-tokenizer named `pre`."""
+    """Write a GGUF file that holds only the tokenizer of the folder `bpe`, with `pre` as its pre-tokenizer."""
     backend = load_tokenizer(str(bpe)).tokenizer.backend_tokenizer
     vocabulary = sorted(backend.get_vocab(), key=backend.token_to_id)
     writer = GGUFWriter(path, "llama")
@@ -151,7 +151,7 @@ def write_vocabulary(path: Path, pre: str | None, bpe: Path) -> str:
 
 
 def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe, capsys):
-    """Digits are cut first for SmolLM2 and StarCoder; Qwen composes letters first; others are refused."""
+    """SmolLM2 and Qwen separate digits; Qwen composes letters first; no name means GPT-2; unknown names are refused."""
     tokenizers = {
         pre: load_tokenizer(write_vocabulary(tmp_path / f"{pre}.gguf", pre, bpe))
         for pre in ("gpt-2", "smollm", "qwen2")
@@ -170,7 +170,7 @@ def test_the_pre_tokenizer_that_the_file_names(tmp_path, bpe, capsys):
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the sample model is missing: measure_mutual_info/fetch_sample.py")
 def test_the_sample_model_cuts_as_its_original(capsys):
-    """Ids of a probe text by the rule of the original tokenizer: each digit is cut first."""
+    """Ids of a probe text are those by the rule of the original tokenizer, which separates every digit first."""
     tokenizer = load_tokenizer(str(SMOLLM2))
     load_config(str(SMOLLM2))
     assert capsys.readouterr().out == "", "every key of the model is read"

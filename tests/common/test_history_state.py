@@ -1,4 +1,4 @@
-"""The formulas against the tensors that random models really keep in their cache after a prompt."""
+"""The formulas, compared with the tensors that random models really keep in their cache after a prompt."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CONVOLVED = {**GQA, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3
 QWEN_DELTA = {**GQA, **DELTA, "head_dim": 8, "layer_types": BOTH}
 GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=64)
 
-# A further model type of plain attention is one more word here; settings that a type does not have change nothing.
+# To test another model type with plain attention, add its name here; settings that a type lacks change nothing.
 MULTI_HEAD = "bloom gpt_neox mpt"
 GROUPED = """
     apertus arcee bitnet cohere ernie4_5 ernie4_5_moe gemma glm4 glm4_moe granite granitemoe hunyuan_v1_moe minimax_m2
@@ -126,7 +126,7 @@ def random_model(config: PreTrainedConfig) -> torch.nn.Module:
 
 
 def tensors(kept) -> list[torch.Tensor]:
-    """All numbers in what a model kept: a cache of transformers with its layers, lists, dicts, or a tensor."""
+    """All floating-point tensors in what a model kept: a cache of transformers, its layers, lists, dicts or tensors."""
     if isinstance(kept, torch.Tensor):
         return [kept] if kept.is_floating_point() and kept.numel() else []
     if isinstance(kept, (list, tuple)):
@@ -142,9 +142,9 @@ def tensors(kept) -> list[torch.Tensor]:
 
 
 def kept(model: torch.nn.Module, context: int) -> list[torch.Tensor]:
-    """What a model holds of a prompt of `context` tokens."""
+    """The tensors that a model keeps after a prompt of `context` tokens."""
     options = {}
-    if model.config.model_type == "recurrent_gemma":  # its output has no cache, and its states lie in its layers
+    if model.config.model_type == "recurrent_gemma":  # its output has no cache, and its states are in its layers
         options["past_key_values"] = DynamicCache(config=model.config)
     with torch.no_grad():
         output = model(1 + torch.arange(context)[None] % 16, use_cache=True, **options)
@@ -164,7 +164,7 @@ def test_as_many_elements_as_the_cache_holds(name):
 
 
 def test_every_model_type_is_tested():
-    # transformers lacks these two: by hand below.
+    # transformers lacks these two; they are tested by hand below.
     assert {kind for kind, _ in MODELS.values()} | {"rwkv7", "gru"} == hs.KNOWN
 
 
@@ -197,7 +197,7 @@ GROWING += ("jamba", "zamba2", "falcon_h1", "nemotron_h", "qwen3_next", "kimi_li
 
 @pytest.mark.parametrize(("names", "growth"), [(BOUNDED, 0), (GROWING, 1)])
 def test_growth(names, growth):
-    """By the parts, and by the sizes themselves at lengths far beyond any window."""
+    """The growth stated by the parts is that of the sizes at lengths far beyond any window."""
     for config in map(configuration, names):
         assert max(part.growth for part in hs.parts(config)) == growth
         near, far = (hs.history_state(config, 10**power) for power in (9, 12))
@@ -205,11 +205,11 @@ def test_growth(names, growth):
 
 
 def test_kinds_of_sparse_attention():
-    """The indexer chooses tokens to read, and keeps its own key of every one; two layers may share a choice."""
+    """An indexer chooses which tokens to read, and keeps its own key of each token; two layers may share one."""
     kinds = hs.state_by_kind(configuration("deepseek_v32"), 10)
     assert kinds == {"latent_attention": 2 * 32 * 10, "indexer_keys": 2 * 16 * 10}
     assert hs.state_by_kind(configuration("an indexer for two"), 10)["indexer_keys"] == 16 * 10
-    # Layers of blocks of 8, of 4 with an indexer, of none; windows of 15. 39 tokens leave 7 and 3 over.
+    # Layers with blocks of 8, blocks of 4 and an indexer, no blocks; windows of 15. 7 and 3 of 39 tokens are left over.
     assert hs.state_by_kind(configuration("deepseek_v4"), 39) == {
         "sliding_attention": 3 * 15 * 16,
         "compressed_attention": (4 * 16 + 7 * 2 * 16) + (9 * 16 + 3 * 4 * 16),
@@ -250,7 +250,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def test_settings_by_hand():
-    """A recurrent model has no heads; transformers lacks rwkv7; kimi_k2 is another name, also within a kimi_k25."""
+    """A recurrent model without heads; rwkv7, which transformers lacks; kimi_k2 (deepseek_v3), and in kimi_k25."""
     mamba = hs.read_settings({"model_type": "mamba", "num_hidden_layers": 2, "hidden_size": 32})
     assert hs.history_state(mamba, 7) == 2 * 64 * (16 + 4)
     rwkv = hs.read_settings(dict(model_type="rwkv7", num_hidden_layers=3, hidden_size=64, head_dim=16))

@@ -1,4 +1,4 @@
-"""The fits against scipy, against regression on control variates, and by how often their intervals hold the truth."""
+"""Fits compared with scipy and with regression on control variates, and how often intervals contain the truth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ L = 2 ** np.arange(2, 11)
 
 
 def correlated(rng: np.random.Generator, documents: int, rho: float) -> np.ndarray:
-    """Standard normal (documents, 9), neighbours correlated by rho."""
+    """Standard normal numbers (documents, 9); columns i and j have correlation rho^|i − j|."""
     correlation = rho ** np.abs(np.subtract.outer(np.arange(len(L)), np.arange(len(L))))
     return rng.standard_normal((documents, len(L))) @ np.linalg.cholesky(correlation).T
 
@@ -34,7 +34,7 @@ def samples(rng: np.random.Generator, documents: int, rho: float = 0.8, spread: 
     return 2 * L**0.75 * np.exp(spread * correlated(rng, documents, rho) - spread**2 / 2)
 
 
-# Each law with parameters under which it is none of the others, and the same as θ.
+# For each law: parameters with which it equals none of the others, and the same as θ.
 EXAMPLES = {
     "power": ((2.27, 0.76), (math.log(2.27), 0.76)),
     "power_plus_constant": ((1.6, 0.6, 2.0), (math.log(1.6), 0.6, 2.0)),
@@ -87,7 +87,7 @@ def test_aic_calls_the_law_by_its_name(law):
 
 
 def test_a_steep_fall_onto_a_low_plateau():
-    """Straight lines through d^β all end below 0 here, where a search on the log scale has no slope to follow."""
+    """Here, all lines in d^β go below 0, and a search on the log scale that starts from one has no slope to follow."""
     mi = np.array([0.678, 0.278, 0.063, 0.013, 0.0031, 0.0022, 0.0017, 0.0017, 0.0012])
     error = np.array([0.0176, 0.0137, 0.0092, 0.0036, 0.00065, 0.00045, 0.0003, 0.00029, 0.00024])
     covariance = np.outer(error, error) * (0.65 + 0.35 * np.eye(9))
@@ -97,7 +97,7 @@ def test_a_steep_fall_onto_a_low_plateau():
 
 
 def test_against_scipy_curve_fit():
-    """With a covariance that is known: the same parameters, errors and chi2 as a weighted fit of the line by scipy."""
+    """With a known covariance, parameters, errors and chi2 are those of scipy's weighted fit of the line."""
     terms = samples(np.random.default_rng(0), 200)
     mi, covariance = terms.mean(axis=0), np.cov(terms.T) / 200
     fit = fit_law("power", L, mi, covariance)
@@ -115,7 +115,7 @@ def test_against_scipy_curve_fit():
 
 @pytest.mark.parametrize("law", ["power", "power_plus_constant", "saturating", "constant"])
 def test_linear_scale_against_scipy_curve_fit(law):
-    """Where a point lies near 0 the residuals are those of I itself: scipy fits the formula."""
+    """If a point lies near 0, the residuals are those of I itself, so the fit is scipy's fit of the formula."""
     rng = np.random.default_rng(5)
     terms = FORMULAS[law](L.astype(float), *EXAMPLES[law][0]) * (1 + 0.3 * correlated(rng, 200, 0.8))
     terms[:, 0] += 30 * rng.standard_normal(200)
@@ -132,17 +132,17 @@ def test_linear_scale_against_scipy_curve_fit(law):
     name = "C" if law == "constant" else "beta"
     _, low, high = fit.parameters[name]
     half = 1.959963984540054 * math.sqrt(np.diag(errors)[list(fit.parameters).index(name)])
-    if law == "saturating":  # its β is positive: the interval is one of its logarithm
+    if law == "saturating":  # its β is positive: the interval is symmetric in log β
         low, high, half = math.log(low), math.log(high), half / values[2]
     assert (high - low) / 2 == pytest.approx(half, rel=1e-2)
 
 
 def test_against_regression_on_control_variates():
-    """With an estimated covariance the parameters are the intercepts of a regression on what misses the line."""
+    """With an estimated covariance, the parameters are the intercepts of a regression on the deviations from a line."""
     n = 25
     logs = np.log(L) * 0.7 + 1 + 0.1 * correlated(np.random.default_rng(3), n, 0.6)  # rows: documents
     means = np.exp(logs.mean(axis=0))
-    # This covariance is np.cov(logs) / n once the delta method has divided by the means.
+    # The delta method divides by the means, which turns this covariance into np.cov(logs) / n.
     fit = fit_law("power", L, means, np.cov(logs.T) / n * np.outer(means, means), n_documents=n)
 
     design = np.stack([np.ones(9), np.log(L)], axis=1)
@@ -157,9 +157,9 @@ def test_against_regression_on_control_variates():
 
 
 def held(spread: float, noise: float, documents: int, rho: float, experiments: int) -> tuple[np.ndarray, float, float]:
-    """How often the intervals of A and β hold the truth of 2 · L^0.75, how often I <= 0 and the scale is linear.
+    """How often intervals of A and β contain the truth (2 · L^0.75), how often I <= 0, how often the scale is linear.
 
-    Terms have log-normal noise, or normal noise of the same size at every L.
+    Terms have log-normal noise of size `spread` or, if that is 0, normal noise of size `noise` at every L.
     """
     rng, inside, below, linear = np.random.default_rng(documents), np.zeros(2), 0, 0
     for _ in range(experiments):
@@ -178,17 +178,17 @@ def held(spread: float, noise: float, documents: int, rho: float, experiments: i
 
 @pytest.mark.parametrize(
     ("documents", "rho", "at_most"),
-    [(300, 0.8, 0.971), (40, 0.8, 0.971), (8, 0.6, 1.0)],  # with as few as the points they may be too wide
+    [(300, 0.8, 0.971), (40, 0.8, 0.971), (8, 0.6, 1.0)],  # with so few documents, they may be too wide
 )
 def test_intervals_hold_the_truth(documents, rho, at_most):
-    """Log-normal, correlated, seeded: 1,000 experiments, within 3 binomial errors (0.021) of 95%."""
+    """Coverage in 1,000 seeded experiments (log-normal, correlated) is within 3 binomial errors (0.021) of 95%."""
     inside, _, _ = held(0.3, 0, documents, rho, 1000)
     assert (inside >= 0.929).all()
     assert (inside <= at_most).all()
 
 
 def test_intervals_hold_the_truth_where_points_lie_near_zero():
-    """The first points are within their errors of 0, and often below: none is left out, and 95% means 95%."""
+    """If the first points are within their errors of 0, and often below, none is left out and coverage is still 95%."""
     (_, beta), below, linear = held(0, 60, 100, 0.5, 300)
     assert below > 0.1
     assert linear > 0.9
@@ -197,7 +197,7 @@ def test_intervals_hold_the_truth_where_points_lie_near_zero():
 
 @pytest.mark.parametrize(("documents", "rho"), [(20, 0.6), (100, 0.95)])
 def test_p_values_are_uniform_under_the_law(documents, rho):
-    """Kolmogorov and Smirnov, normal terms whose mean is a power law; shrinkage is undone, documents are few."""
+    """Kolmogorov–Smirnov test on normal terms whose mean is a power law, with few documents and shrinkage to undo."""
     rng, found = np.random.default_rng(documents), []
     for _ in range(1000):
         terms = 2 * L**0.75 * (1 + 0.1 * correlated(rng, documents, rho))
@@ -215,7 +215,7 @@ def test_a_parameter_that_the_points_leave_open_has_no_interval():
 
 
 def test_a_constant_may_be_fitted_to_nothing_but_noise():
-    """A text without information has no significant point, and a constant says so."""
+    """A text without information has no significant point, and only a constant can be fitted to it."""
     mi = np.array([0.2, -0.1, 0.3, 0.0])
     fit = fit_law("constant", L[:4], mi, np.eye(4))
     C, low, high = fit.parameters["C"]
@@ -274,12 +274,12 @@ def test_sweep_leaves_out_what_lies_near_zero():
 
 
 def mean_of(terms: np.ndarray, law: str = "power_ols", name: str = "beta"):
-    """A `fits` for the bootstrap that claims the mean of the resampled terms."""
+    """A `fits` for `bootstrap_intervals` whose only parameter is the mean of the resampled terms."""
     return lambda rows, drawn: [Fit.unweighted(law, {name: float(terms[rows].mean())}, L, math.nan)]
 
 
 def test_bootstrap_of_books_against_the_formula():
-    """Means of books that differ: the standard error is that of the books' means, documents count for nothing."""
+    """If books differ, the interval is Student's from the means of the books, whatever the number of documents."""
     rng = np.random.default_rng(0)
     books = np.repeat(np.arange(25), 8)
     terms = rng.standard_normal(25)[books] + 0.1 * rng.standard_normal(200)
@@ -289,7 +289,7 @@ def test_bootstrap_of_books_against_the_formula():
     half = stats.t.ppf(0.975, 24) * terms.reshape(25, 8).mean(axis=1).std(ddof=1) / 5
     assert (low + high) / 2 == pytest.approx(terms.mean(), abs=1e-12)
     assert (high - low) / 2 == pytest.approx(half, rel=0.04)
-    # The same of A is one of its logarithm; drawn is how often each book came.
+    # The interval of A is symmetric in log A; `drawn` is how often each book was drawn.
     low, high = bootstrap_intervals(books, mean_of(np.exp(terms), name="A"), replications=50)["power_ols", "A"]
     assert math.sqrt(low * high) == pytest.approx(np.exp(terms).mean(), rel=1e-9)
 
@@ -303,7 +303,7 @@ def test_bootstrap_of_books_against_the_formula():
 
 @pytest.mark.parametrize("books", [4, 30])
 def test_bootstrap_intervals_hold_the_truth(books):
-    """β of documents in books with a flavour each: 4 books need Student's t, and documents alone would say too much."""
+    """Intervals from 4 or 30 books that differ (Student's t) contain β in 90% or more; from documents, less often."""
     rng, held, held_documents = np.random.default_rng(books), 0, 0
     unit = np.repeat(np.arange(books), 120 // books)
     for _ in range(150):
@@ -393,5 +393,5 @@ def test_shrinkage_equals_its_definition(documents, rho):
     off = ~np.eye(9, dtype=bool)
     assert np.diag(covariance) == pytest.approx(np.diag(expected), rel=1e-12)
     assert covariance[off] == pytest.approx((1 - shrinkage) * expected[off], rel=1e-10)
-    np.linalg.cholesky(covariance)  # also where there are fewer documents than points
+    np.linalg.cholesky(covariance)  # also with fewer documents than points
     assert (covariance_of_mean(np.ones((5, 3)))[0] == 0).all()

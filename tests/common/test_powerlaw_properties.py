@@ -1,4 +1,4 @@
-"""What must hold of fits whatever the points: units and order do not matter, known curves come back."""
+"""Properties of fits to any points: units and order do not matter, and known curves are recovered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LENGTHS = 2.0 ** np.arange(3, 12)
 
 @st.composite
 def documents(draw: st.DrawFn) -> np.ndarray:
-    """(n, 9) terms with a noise that neighbouring lengths share, their mean near a random power law."""
+    """(n, 9) terms whose mean is near a random power law, with noise that neighbouring lengths share."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, A, beta = draw(st.integers(12, 80)), draw(st.floats(0.1, 10)), draw(st.floats(-0.5, 1.2))
     noise = rng.standard_normal((n, 9)).cumsum(axis=1) * draw(st.floats(0.01, 0.1))
@@ -67,7 +67,7 @@ def test_order_of_documents_does_not_matter(terms, random):
 @many
 @given(arrays(float, 9, elements=st.floats(0.5, 2)), arrays(float, 9, elements=st.floats(0.01, 0.1)))
 def test_independent_points_are_a_weighted_line(mi, error):
-    """Against numpy's polynomial fit, whose weights are one over the standard error."""
+    """With independent points, the fit is numpy's polynomial fit with weights of one over the standard error."""
     fit = fit_law("power", LENGTHS, mi, np.diag(error**2))
     (beta, log_A), cov = np.polyfit(np.log(LENGTHS), np.log(mi), 1, w=mi / error, cov="unscaled")
     assert fit.parameters["beta"][0] == pytest.approx(beta, abs=1e-9)
@@ -94,10 +94,10 @@ curves = {
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_curve_without_noise_comes_back(law, data):
-    """Where the search starts says nothing of the curve, so this holds only if the search finds the bottom."""
+    """The search does not start from the curve's parameters, so chi2 is near 0 only if it finds the minimum."""
     theta = np.array(data.draw(curves[law], label="theta"))
     mi = LAWS[law].mi(theta, np.log(LENGTHS))
     assume(mi.min() > 1e-3 * mi.max())
     fit = fit_law(law, LENGTHS, mi, np.diag((0.02 * mi) ** 2))
-    assert fit.chi2 < 1e-4  # a ten-thousandth of one point's error
+    assert fit.chi2 < 1e-4  # no point is off by more than a hundredth of its error
     assert abs(fit.heldout_error) < 0.02

@@ -1,4 +1,4 @@
-"""Loading models and their start tokens: what is damaged, missing or misread is said in a line."""
+"""Loading models and their start tokens: whatever is damaged, missing or misread is refused in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.conftest import tiny_model
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it tries for half a minute
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # otherwise it retries for half a minute
     for model, said in (
         (str(tmp_path / "nothing.gguf"), "no such GGUF file"),
         (str(tmp_path), "could not load the configuration.*folder is complete"),
@@ -43,7 +43,7 @@ def test_what_is_not_there(tmp_path, monkeypatch):
 
 
 def test_weights_that_are_missing_or_not_used(tmp_path, capsys):
-    """transformers fills up what is missing, and drops a bias that makes another model; a vision tower is no layer."""
+    """Missing weights and an unused bias of a layer, which transformers accepts, are refused; a vision tower is not."""
     model = tiny_model("llama")
     state, one = model.state_dict(), torch.ones(48)
     bias = "model.layers.1.self_attn.q_proj.bias"
@@ -74,7 +74,7 @@ def logprobs(model: torch.nn.Module) -> torch.Tensor:
     ],
 )
 def test_the_attention_that_computes_every_term(tmp_path, monkeypatch, kind, changes, right):
-    """sdpa drops the soft-cap of Gemma 2, and eager adds Falcon's ALiBi twice; what is not known is refused."""
+    """sdpa drops Gemma 2's soft-cap, eager adds Falcon's ALiBi twice: the other is used; unknown cases are refused."""
     tiny_model(kind, **changes).save_pretrained(tmp_path)
     found = logprobs(load_model(str(tmp_path), "float32", "cpu"))
     ways = {
@@ -83,7 +83,7 @@ def test_the_attention_that_computes_every_term(tmp_path, monkeypatch, kind, cha
     }
     assert (found - ways[right]).abs().max() < 1e-5
     assert (ways["eager"] - ways["sdpa"]).abs().max() > 0.01
-    if kind == "falcon":  # it cannot be switched
+    if kind == "falcon":  # its attention cannot be switched
         return
     monkeypatch.setattr(pretrained, "ATTENTION", {})
     with pytest.raises(UserError, match=r'implementations "sdpa" and "eager" differ by \d+\.\d+ nats per token'):
@@ -91,7 +91,7 @@ def test_the_attention_that_computes_every_term(tmp_path, monkeypatch, kind, cha
 
 
 def test_rounding_in_16_bits_is_not_taken_for_another_attention(monkeypatch):
-    """With large scores two implementations in bfloat16 differ by a nat, and in float32 by nothing."""
+    """Attention that differs by a nat in bfloat16 but not in float32 is accepted; a dropped soft-cap is refused."""
     model = tiny_model("llama").to(torch.bfloat16)
     with torch.no_grad():
         model.lm_head.weight *= 30
@@ -110,7 +110,7 @@ def test_rounding_in_16_bits_is_not_taken_for_another_attention(monkeypatch):
 
 
 def test_contexts_by_other_names():
-    """MPT says max_seq_len, CodeGen n_positions; a number that is no context does not count."""
+    """MPT calls it max_seq_len, CodeGen n_positions, BLOOM seq_length; no number of Mamba2 is taken for a context."""
     for kind, name in (("mpt", "max_seq_len"), ("codegen", "n_positions"), ("bloom", "seq_length")):
         assert context_tokens(AutoConfig.for_model(kind, **{name: 77})) == 77
     assert context_tokens(AutoConfig.for_model("mamba2")) is None
@@ -149,7 +149,7 @@ WORDS = {"<s>": 0, "</s>": 1, "a": 2, "b": 3}
 
 
 def save_tokenizer(folder: Path, **special: str) -> Path:
-    """A model's folder with a tokenizer of four words and a configuration of ten ids."""
+    """Write a model's folder with a tokenizer of four words and a configuration with ten ids."""
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(WORDS, unk_token="a")), **special)
     words.save_pretrained(folder)
     tiny_model("llama", 10).config.save_pretrained(folder)
@@ -173,7 +173,7 @@ def test_start_token(tmp_path, capsys):
     said += ["<s> (id 0, --bos)", "</s> (id 1, the tokenizer's EOS, as it has no BOS)", "? (id 4, --bos)"]
     printed = capsys.readouterr().out.splitlines()
     assert printed == [f"start token in front of every text: {line}" for line in said]
-    with pytest.raises(UserError, match="has neither BOS nor EOS: name a token to begin with by --bos"):
+    with pytest.raises(UserError, match="has neither BOS nor EOS: give a start token, or its id, with --bos"):
         start(save_tokenizer(tmp_path / "words"))
     with pytest.raises(UserError, match=r"a folder needs tokenizer\.json"):
         start(tmp_path / "none")
@@ -200,7 +200,7 @@ def test_documents_of_another_model(tmp_path, given, said):
 
 
 def test_fingerprint(tmp_path):
-    """Of each file; of a large one 64 of its megabytes, the first and the last among them (it is sparse on disk)."""
+    """Each file is hashed; of a large one (sparse on disk), 64 megabytes that include the first and the last."""
     assert model_fingerprint("org/name") == {}
     data = np.random.default_rng(0).bytes((1 << 20) + 5)
     (tmp_path / "weights").write_bytes(data)

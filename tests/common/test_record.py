@@ -1,4 +1,4 @@
-"""A CSV and its record: what stands in them, and that neither is ever half written."""
+"""A CSV and its record: what they contain, and that neither is ever half written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_table_and_record(tmp_path):
 
 
 def test_no_paths_of_this_machine(tmp_path, monkeypatch):
-    """Inside the repository a path is relative to it; outside, its last part is kept."""
+    """A path inside the repository becomes relative to it; of a path outside, only the last part is kept."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "scores.csv").write_text(folder)
@@ -80,7 +80,7 @@ def test_no_paths_of_this_machine(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk():
-    """No file of this process grows over 4 kB: a write beyond that fails, as on a full disk."""
+    """Limit the files of this process to 4 kB: a write beyond that fails, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
@@ -90,7 +90,7 @@ def small_disk():
 
 
 def test_full_disk_leaves_the_old_pair(tmp_path, small_disk):
-    """The error names the file that it is about."""
+    """A write that fails leaves the old CSV and record intact, and the error names the file it is about."""
     path = tmp_path / "x.csv"
     write_csv(path, pd.DataFrame({"a": [1]}), {"n": 1})
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -123,7 +123,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):
-    """A process that is there may still be writing, and so may one of another machine that wrote a moment ago."""
+    """Partial files are removed, unless their process exists or they are recent (a process on another machine)."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     old, new, mine, other = (
@@ -140,11 +140,11 @@ def test_what_killed_runs_left_is_removed(tmp_path):
 
 
 def test_the_table_comes_last(tmp_path):
-    """Killed between the two, a run leaves no table without its record; what JSON refuses leaves neither."""
+    """A run killed between the two leaves no CSV without its record; a fact that JSON refuses leaves neither."""
     with pytest.raises(TypeError):
         write_csv(tmp_path / "x.csv", pd.DataFrame({"a": [1]}), {}, fact=object())
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "x.csv").mkdir()  # nothing can take its place
+    (tmp_path / "x.csv").mkdir()  # a file cannot replace a folder
     with pytest.raises(IsADirectoryError):
         write_csv(tmp_path / "x.csv", pd.DataFrame({"a": [1]}), {})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.csv", "x.json"]

@@ -64,14 +64,14 @@ def test_damaged_pieces_are_named(tmp_path):
     pieces.write(2, ARRAYS | {"a": np.arange(4)})
     pieces.path(3).write_bytes(whole[:-30])
     pieces.path(4).touch()
-    for key in (1, 2, 3, 4, 5):  # another name, another shape, cut, empty, not there
+    for key in (1, 2, 3, 4, 5):  # other name, other shape, truncated, empty, missing
         with pytest.raises(UserError, match=rf"00000{key}.npz is damaged \(.*\): delete this file and run the same"):
             pieces.read(key, SHAPES)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     assert not begun(tmp_path, {"L": 4})
-    (tmp_path / ".manifest.json.17.tmp").touch()  # of a run that was killed before it began
+    (tmp_path / ".manifest.json.17.tmp").touch()  # left by a run that was killed in `begin`
     assert not begun(tmp_path, {"L": 4})
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds files and no manifest.json: choose another --out, or empty it"):
@@ -82,7 +82,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert begun(tmp_path, {"L": 4})
     assert json.loads((tmp_path / "manifest.json").read_text()) == {"identity": {"L": 4}, "steps": 10}
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="something else, or damaged"):
+    with pytest.raises(UserError, match="something else, or is damaged"):
         begun(tmp_path, {"L": 4})
 
 
@@ -90,7 +90,7 @@ def test_a_finished_result_is_of_its_settings(tmp_path):
     result = tmp_path / "x.csv"
     assert not finished(result, {"L": 4})
     result.write_text("a\n1\n")
-    with pytest.raises(UserError, match="something else, or damaged"):
+    with pytest.raises(UserError, match="something else, or is damaged"):
         finished(result, {"L": 4})
     result.with_suffix(".json").write_text('{"identity": {"L": 4}}')
     left = Pieces(tmp_path / "left.parts", {"L": 4})

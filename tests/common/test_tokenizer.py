@@ -1,4 +1,4 @@
-"""What tells tokenizers apart, and folders that have none."""
+"""Fingerprints that tell tokenizers apart, and folders without a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import call_script, one_line_error, prose, tiny_model, write
 
 
 def variant(bpe: Path, folder: Path, change) -> Path:
-    """The tokenizer of `bpe` with its backend's JSON changed."""
+    """Copy the tokenizer in `bpe` to `folder` and apply `change` to its backend's JSON."""
     shutil.copytree(bpe, folder)
     backend = json.loads((folder / "tokenizer.json").read_text())
     change(backend)
@@ -41,7 +41,7 @@ def lower(backend: dict) -> None:
 
 
 def test_fingerprints_tell_what_a_tokenizer_does(bpe, tmp_path):
-    """Of one vocabulary: other merges, another pre-tokenizer, another normalizer; not: another file format, padding."""
+    """With one vocabulary, merges, pre-tokenizer and normalizer change the hash; saving again and padding do not."""
     same = load_tokenizer(str(bpe))
     found = {same.hash}
     for change in (swap_merges, space_behind, lower):
@@ -56,7 +56,7 @@ def test_fingerprints_tell_what_a_tokenizer_does(bpe, tmp_path):
 
 
 def test_documents_of_a_tokenizer_that_cuts_elsewhere(bpe, tmp_path):
-    """Both readers refuse them, though the vocabulary is the same. Of others both have the same NLL and bytes."""
+    """Both readers refuse documents of a tokenizer that splits differently; on others, their NLL and bytes agree."""
     model = tmp_path / "model"
     tiny_model("llama", 320).save_pretrained(model)
     shutil.copytree(bpe, model, dirs_exist_ok=True)
@@ -95,7 +95,7 @@ def test_a_folder_without_tokenizer_files_has_none(tmp_path):
 
 
 def test_a_checkpoint_trained_on_bytes_is_scored(tmp_path):
-    """It knows what its tokens are, and begins a text as it did in training; documents of others are refused."""
+    """A checkpoint says that its tokens are bytes and has its own start token; documents of characters are refused."""
     books = {
         name: [list(prose(9, i).encode("ascii", "ignore")[:80]) for i in (k, k + 1)] for k, name in enumerate("ac")
     }

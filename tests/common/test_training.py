@@ -1,4 +1,4 @@
-"""The training loop: its steps against plain torch; runs that are split, cut, refused, or go wrong."""
+"""The training loop: its steps compared with plain torch; runs that are split, interrupted, refused, or fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ L, WIDTH = 8, 4
 
 
 class Net(torch.nn.Module):
-    """A tiny GPT2 as backbone between two layers; what is learned is a fixed map of the tokens before."""
+    """A tiny GPT2 as backbone between two linear layers; the tests train it on the cumulative sums of its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Net(torch.nn.Module):
         self.backbone.set_input_embeddings(torch.nn.Identity())
         self.config, self.before = config, torch.nn.Linear(WIDTH, 32)
         self.after = torch.nn.Linear(32, WIDTH)
-        self.spoil: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}  # by the number of the call
+        self.spoil: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}  # changes of the output, by call number
         self.calls = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def settings(out: Path, **changes: object) -> Settings:
 
 
 def run(cfg: Settings, of: Task | None = None) -> pd.DataFrame:
-    """log.csv without the speed."""
+    """Train; returns log.csv without the speed."""
     cfg.validate()
     with training.processes(cfg) as accelerator:
         training.train(cfg, of or task(), accelerator)
@@ -78,7 +78,7 @@ def read_log(folder: Path) -> pd.DataFrame:
 
 
 def test_the_steps_are_those_of_plain_torch(tmp_path):
-    """AdamW, cosine, clip, no decay for some, row by row; a last row of what no --log-every divides."""
+    """Every row of the log: AdamW, cosine, clipping, parameters without decay; the last row has fewer steps."""
     bare = {"after.bias", "before.bias"}
     log = run(settings(tmp_path, clip=0.5, weight_decay=0.3), task(steps=33, undecayed=bare, scale=2))
     model = task().model.train()
@@ -125,7 +125,7 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
 
 
 def test_restarts(tmp_path):
-    """Each is a cosine of twice the steps; one that changes little is the last; a run may be given more of them."""
+    """Each restart doubles the steps; training stops when restarts change little; a finished run may be given more."""
     plain = run(settings(tmp_path / "plain", warmup=2), task(steps=10))
     whole = run(settings(tmp_path / "whole", warmup=2, restarts=2), task(steps=10))
     assert whole["step"].tolist() == list(range(5, 75, 5))
@@ -167,12 +167,12 @@ def test_muon_takes_the_matrices_inside_the_backbone(tmp_path):
     mamba = AutoModel.from_config(configuration("mamba-mini-32", L, vocab_size=1))
     (_, muon) = training.make_optimizers(settings(tmp_path, optimizer="muon"), task(model=mamba, backbone=mamba))
     shapes = {tuple(p.shape) for p in muon.param_groups[0]["params"]}
-    assert mamba.layers[0].mixer.A_log.shape not in shapes  # two dimensions, and no matrix of a linear layer
+    assert mamba.layers[0].mixer.A_log.shape not in shapes  # has two dimensions, but is not of a linear layer
     assert mamba.layers[0].mixer.in_proj.weight.shape in shapes
 
 
 def test_muon_makes_orthogonal_steps(tmp_path):
-    """The largest singular value of the first step of a matrix is its rate; both rates fall together."""
+    """The largest singular value of a matrix's first step is Muon's rate; the rates of Muon and AdamW fall together."""
     cfg = settings(tmp_path, optimizer="muon", warmup=0)
     with training.processes(cfg) as accelerator:
         one = training.Run(cfg, task(), accelerator)
@@ -200,7 +200,7 @@ with training.processes(shards) as accelerator:
 
 
 def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
-    """Two processes with the weights on both (Muon), and in shards (AdamW, FSDP), against one."""
+    """Two processes, with whole (Muon) or sharded weights (FSDP), and micro-batches give the same steps as one."""
     one = run(settings(tmp_path / "one", clip=1e9))
     for name, changes in {"parts": {"accumulate": 4}, "again": {"gradient_checkpointing": True}}.items():
         pd.testing.assert_frame_equal(run(settings(tmp_path / name, clip=1e9, **changes)), one, rtol=1e-4)
@@ -217,7 +217,7 @@ def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
         name: value.shape for name, value in shards["model"].items()
     }
     assert whole["optimizers"]["state"].keys() == shards["optimizers"]["state"].keys()
-    run(settings(tmp_path / "shards", clip=1e9))  # finished: it opens without shards
+    run(settings(tmp_path / "shards", clip=1e9))  # finished: its checkpoint opens without shards
     muon = run(settings(tmp_path / "muon", optimizer="muon"))
     pd.testing.assert_frame_equal(read_log(tmp_path / "two"), muon, rtol=1e-3)
 
@@ -269,7 +269,7 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
         with pytest.raises(UserError, match=re.escape(said)):
             run(cfg, other)
     assert path.read_bytes() == before
-    run(settings(tmp_path, accumulate=2, checkpoint_every=5))  # these may differ
+    run(settings(tmp_path, accumulate=2, checkpoint_every=5))  # these settings may differ
     for damage in (before[:1000], b"nothing"):
         path.write_bytes(damage)
         with pytest.raises(UserError, match=r"checkpoint.pt is no checkpoint of train.py, or damaged"):
@@ -280,7 +280,7 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"checkpoint_every": 7}, "--checkpoint-every 7: a multiple of --log-every 5"),
+        ({"checkpoint_every": 7}, "--checkpoint-every 7: must be a multiple of --log-every 5"),
         ({"warmup": 30}, "--warmup 30: below the number of steps, 30"),
         ({"optimizer": "muon", "fsdp": True}, "--optimizer muon works on whole matrices"),
         ({"fsdp": True}, "--fsdp shards over several processes"),

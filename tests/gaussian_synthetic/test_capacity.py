@@ -19,7 +19,7 @@ SCRIPT = "gaussian_synthetic/capacity.py"
 
 
 def problem(layers: int, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Σ and ln √p_t."""
+    """Σ, and ln √p_t at every position."""
     of = families.family(layers, k)
     return dense.covariance(of), families.conditional_std(of).log().numpy()
 
@@ -35,7 +35,7 @@ def test_the_spectrum_holds_the_information(layers, k):
 
 
 def slow_lower_bounds(sigma: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """By every pair of cuts, each with a decomposition of its own."""
+    """The slow way: every pair of cuts, each with its own decomposition."""
     best = [np.zeros(len(d))]
     for b in range(1, len(sigma) + 1):
         sums = [best[0]]
@@ -65,7 +65,7 @@ def test_bounds_and_attained_values(k):
 
 
 def test_a_simulated_filter_has_the_exact_kl():
-    """Run on draws, its predictions found by regression on its own states."""
+    """The filter runs on draws, and predicts each value by regression on its states."""
     d, layers = 2, 2
     sigma, log_std = problem(layers)
     wanted, maps = capacity.best_filter(sigma, log_std, d, 200)

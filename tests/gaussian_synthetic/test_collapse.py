@@ -1,4 +1,4 @@
-"""The share that a curve explains: on made-up runs that follow one curve exactly, on ones that do not, on bad input."""
+"""The share that one curve explains, for made-up runs that follow one curve and runs that do not; and bad input."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ STATES = [100, 300, 1000, 5000]
 
 
 def frontier(mi: float, state: int) -> float:
-    """A made-up best linear state: none from 50 elements per nat on."""
+    """Made-up KL of the best linear state: 0 from 50 elements per nat on."""
     return max(0.0, mi / state - 0.02)
 
 
 def made_up(kl, noise: float = 0.0) -> pd.DataFrame:
-    """Two seeds of four models at four lengths; kl: (mi, state, L) to the mean KL. One model's state grows with L.
+    """Two seeds of four models at four lengths, one model whose state grows with L, and `independent`.
 
-    The smallest model has not converged at one seed of the longest length.
+    kl: (mi, state, L) → the mean KL. The smallest model has not converged for one seed at the longest length.
     """
     rng, rows = np.random.default_rng(0), []
     for L, mi in LENGTHS.items():
@@ -32,7 +32,7 @@ def made_up(kl, noise: float = 0.0) -> pd.DataFrame:
                 shared = {"L": L, "seed": seed, "mi_nats": mi, "mean_kl_nats": value}
                 shared |= {"family": "subvolume", "k": 3, "n": 4, "copies": 1}
                 shared |= {"converged": (L, seed, state) != (1024, 1, 100), "frontier_hi_nats": frontier(mi, state)}
-                # Parameters that grow with L, as those of a table of positions do.
+                # The number of parameters grows with L, as with a table of positions.
                 rows.append({"model": f"mamba-{state}", "state_size": state, "parameters": state + 64 * L, **shared})
         rows.append({**shared, "model": "gpt2", "state_size": 64 * L, "parameters": 9999, "mean_kl_nats": 1e-3})
         rows.append({**shared, "model": "independent", "state_size": 0, "parameters": 0, "mean_kl_nats": 1.0})
@@ -90,7 +90,7 @@ def test_runs_that_go_by_length_alone_or_by_nothing_do_not(tmp_path):
     assert found.loc["L", "explained"] > 0.95
     assert found.loc["mi_per_state", "explained"] < 0.6
     assert found.loc["mi_per_state − L", "hi95"] < 0
-    assert found.loc["parameters", "explained"] < 0.1  # of the shortest length: they know nothing of L
+    assert found.loc["parameters", "explained"] < 0.1  # taken at the shortest length: they do not depend on L
     noise = shares(made_up(lambda mi, state, L: 1.0, noise=1.0), tmp_path)
     assert (noise.loc[list(collapse.PREDICTORS), "explained"] < 0.3).all()
 
@@ -106,7 +106,7 @@ def test_errors_are_those_of_fits_without_the_cell(degree):
 
 
 def test_the_interval_of_a_ratio_holds_the_truth():
-    """1,000 draws of 12 cells whose ratio is 2, of sums that vary together."""
+    """1,000 draws of 12 cells with correlated sums and a true ratio of 2, which 93% to 97% of the intervals contain."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(1000):
         whole = rng.gamma(4, size=12)
@@ -136,7 +136,7 @@ def test_command_line(tmp_path):
     ("change", "said"),
     [
         (lambda t: t.assign(mi_nats="much"), "mi_nats is 'much', not a number"),
-        (lambda t: t.assign(mean_kl_nats=0.0), "a number that is not above 0"),
+        (lambda t: t.assign(mean_kl_nats=0.0), "a number is 0 or negative"),
         (lambda t: t[t["model"].isin(["mamba-100", "gpt2"])], "has 4 cells"),
     ],
 )

@@ -20,12 +20,12 @@ SCRIPT = "gaussian_synthetic/evaluate.py"
 COPIES = 3
 OF = families.named("subvolume", 2)
 LOG_STD = families.conditional_std(OF).log().numpy()
-MI = 0.901313  # I(8; 16) of one copy, in nats: README.md of the folder
+MI = 0.901313  # I(8; 16) of one copy, in nats, from gaussian_synthetic/README.md
 ENTROPY = COPIES * (0.5 * np.log(2 * np.pi * np.e) + LOG_STD)
 
 
 class Predictor(torch.nn.Module):
-    """Means weight · z, and the deviations, of every position; weight: (L, L), std: (L,), the same for all copies."""
+    """Predicts the mean weight · z and the deviation std; weight: (L, L), std: (L,), the same for all copies."""
 
     def __init__(self, weight: np.ndarray, std: np.ndarray) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def regressed(seen_from) -> Predictor:
 
 
 EXACT = regressed(lambda t: 0)
-HALVES = regressed(lambda t: 0 if t < 8 else 8)  # X exactly, and Y by its own law alone
+HALVES = regressed(lambda t: 0 if t < 8 else 8)  # exact for X; for Y, its law without X
 INDEPENDENT = regressed(lambda t: t)
 
 
@@ -63,7 +63,7 @@ def train_one(out: Path, *changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
-    """Two seeds of one model, and another length."""
+    """Runs of one model: two seeds, and another length."""
     folder = tmp_path_factory.mktemp("runs")
     changes = {"a": (), "b": ("--seed", 1), "c": ("--L", 4)}
     return [train_one(folder / name, *change) for name, change in changes.items()]
@@ -112,7 +112,7 @@ def test_the_row_of_the_independent_predictor_is_exact():
 
 
 def test_kl_and_entropy_are_the_nll():
-    """Position by position, within the error of their difference, for a predictor that is far from exact."""
+    """NLL = KL + entropy at every position, within 4.5 standard errors, for a predictor that is far from exact."""
     kl, nll = measured(Predictor(0.3 * EXACT.weight.numpy() - 0.2 * np.eye(16, k=-1), np.full(16, 0.8)), draws=1000)
     mean, stderr = evaluate.mean_and_error(nll - kl - ENTROPY)
     assert (np.abs(mean) < 4.5 * stderr).all()
@@ -161,7 +161,7 @@ def test_both_tables(runs, tmp_path):
 
 
 def test_convergence_and_the_best_linear_state(tmp_path):
-    """Of a run with a restart; its frontier by hand from capacity.csv, and none where the state grows."""
+    """Runs with one restart; the frontier against sums by hand from capacity.csv, and NaN where the state grows."""
     long = ("--steps", 40, "--restarts", 1)
     runs = [train_one(tmp_path / name, "--model", name, *long) for name in ("gru-16-7", "tiny")]
     assert call(runs, tmp_path / "out").returncode == 0
@@ -170,7 +170,7 @@ def test_convergence_and_the_best_linear_state(tmp_path):
         log, row = pd.read_csv(run / "log.csv").set_index("step")["kl_nats"], summary.loc[name]
         assert log.index[-1] == row["steps"] == 120
         assert row["last_gain"] == pytest.approx(1 - log[120] / log[40], rel=1e-5)
-        assert not row["converged"]  # after one restart, far from 0
+        assert not row["converged"]  # only one restart, and the KL is far from 0
     capacity = pd.read_csv(ROOT / "results/capacity/capacity.csv").query("L == 16").set_index("d")
     for column, name in (("frontier_lo_nats", "lower_nats"), ("frontier_hi_nats", "attained_nats")):
         # 7 elements for 3 copies: two copies have 2, one has 3.
@@ -182,7 +182,7 @@ def test_convergence_and_the_best_linear_state(tmp_path):
 
 
 def test_what_is_there_is_not_computed_again(runs, tmp_path):
-    """But it is for other weights, and other draws want another folder."""
+    """Stored results are used again; other weights are evaluated, and other draws in the same folder are refused."""
     run = shutil.copytree(runs[0], tmp_path / "run")
     call([run], tmp_path / "out")
     alone = tables(tmp_path / "out")
@@ -204,12 +204,12 @@ def test_what_is_there_is_not_computed_again(runs, tmp_path):
 
 
 def test_runs_are_added_to_those_of_the_csvs(runs, tmp_path):
-    """As if all had been evaluated at once, without the others' checkpoints; not to those of another law."""
+    """--add gives the CSVs of all runs at once without the other checkpoints, and refuses another number of copies."""
     call(runs, tmp_path / "at_once")
     wanted = {name: (tmp_path / "at_once" / f"{name}.csv").read_text() for name in evaluate.TABLES}
     call(runs[:2], tmp_path / "out")
     shutil.rmtree(tmp_path / "out/kl.parts")
-    for _ in range(2):  # the second time in the place of itself
+    for _ in range(2):  # the second time it replaces its own rows
         assert call(runs[2:], tmp_path / "out", "--add").returncode == 0
         assert {name: (tmp_path / "out" / f"{name}.csv").read_text() for name in evaluate.TABLES} == wanted
     said = one_line_error(call([train_one(tmp_path / "more", "--copies", 2)], tmp_path / "out", "--add"))
@@ -228,7 +228,7 @@ def test_bad_input(runs, tmp_path, monkeypatch):
     for arguments, said in [
         ([runs[0], "--draws", 1], "--draws 1 --batch 8: at least 2 draws"),
         ([damaged], "damaged: delete it and train again"),
-        ([wider], "holds other tensors than gpt2-mini has here: train again"),
+        ([wider], "does not match model gpt2-mini: train again"),
         ([nan], "the KL of the model is not finite: train it again"),
         ([runs[0], nan], "are both {'model': 'tiny', 'L': 16, 'seed': 0}: give one"),
         (

@@ -25,7 +25,7 @@ def log_std(of: Family) -> np.ndarray:
 
 
 def test_a_cut_says_the_same_from_both_sides_at_a_million_positions():
-    """I(ℓ; L) = I(L − ℓ; L); and the sum over a million terms keeps its digits: against exactly rounded sums."""
+    """I(ℓ; L) = I(L − ℓ; L) for a million positions, and it agrees with exactly rounded sums (math.fsum) to 1e-8."""
     values = log_std(named("subvolume", 10))
     L = len(values)
     for ell in (7, 4096, 300_001):
@@ -58,16 +58,16 @@ def test_ranks(name, ranks):
 
 
 def test_a_state_of_the_rank_predicts_as_well_as_all_of_the_past():
-    """That many linear functions of X lose nothing of Y, and one fewer does."""
+    """As many linear functions of X as the rank lose nothing about Y; one fewer does."""
     of, ell = named("subvolume", 3), 32
     sigma = dense.covariance(of)
     rank = cross_rank(sigma, ell)
-    # Y from X: the regression has the rank of the cross-covariance, its right singular vectors are the state.
+    # The regression of Y on X has the rank of the cross-covariance; its right singular vectors give the state.
     regression = np.linalg.solve(sigma[:ell, :ell], sigma[:ell, ell:]).T
     state = np.linalg.svd(regression)[2]
 
     def left(z: np.ndarray) -> float:
-        """ln det of what Y keeps when z · X is known."""
+        """ln det of the covariance of Y given z · X."""
         of_state, of_both = z @ sigma[:ell, :ell] @ z.T, z @ sigma[:ell, ell:]
         return np.linalg.slogdet(sigma[ell:, ell:] - of_both.T @ np.linalg.solve(of_state, of_both))[1]
 
@@ -91,7 +91,7 @@ def test_every_csv_of_a_run(tmp_path):
     pairs = tables["two_point"]
     assert pairs[["L", "i", "j"]].to_numpy().tolist() == [[L, 1, L] for L in cuts]
     ends = np.array([dense.covariance(named("subvolume", layers))[0, -1] for layers in (1, 2, 3, 4)])
-    np.testing.assert_allclose(pairs["mi_nats"], -np.log1p(-(ends**2)), rtol=1e-6)  # of two copies
+    np.testing.assert_allclose(pairs["mi_nats"], -np.log1p(-(ends**2)), rtol=1e-6)  # for two copies
     fit = tables["fit"].query("law == 'local_power'")
     assert fit["value"].iloc[-1] == pytest.approx(math.log(mi["mi_nats"].iloc[-1] / mi["mi_nats"].iloc[7], 4))
     assert json.loads((tmp_path / "fit.json").read_text())["settings"]["copies"] == 2
@@ -112,7 +112,7 @@ def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
     fit = pd.read_csv(tmp_path / "fit.csv").set_index(["law", "parameter"])
     assert fit.loc[(law, parameter), "value"] == pytest.approx(wanted, rel=2e-3)
     assert fit.loc[(law, parameter), "L_min"] == 64
-    # The law that the family is made for predicts the longest length, the other one does not.
+    # The family's own law predicts the longest length, the other one does not.
     other = {"power_ols": "logarithm_ols", "logarithm_ols": "power_ols"}[law]
     missed = fit["heldout_error"].abs().groupby("law").first()
     assert missed[law] < 0.01
@@ -121,7 +121,7 @@ def test_lines_through_the_exact_curves(tmp_path, name, law, parameter, wanted):
 
 
 def test_logarithm_by_hand():
-    """Through (0, 1), (1, 3), (2, 4), (3, 8) in ln L; the first three predict 17/3 for the last."""
+    """A line through (0, 1), (1, 3), (2, 4), (3, 8) in ln L; one through the first three predicts 17/3 for the last."""
     rows = pd.DataFrame(exact_mi.logarithm_rows(np.exp(np.arange(4.0)), np.array([1.0, 3, 4, 8])))
     assert rows["parameter"].tolist() == ["A", "B"]
     np.testing.assert_allclose(rows["value"], [0.7, 2.2])
@@ -136,7 +136,7 @@ def test_a_family_of_ones_own(tmp_path):
     sigma = dense.covariance(families.family(4, 2, 3, -0.2))
     assert found["family"].tolist() == ["mine"]
     assert found["mi_nats"].iloc[0] == pytest.approx(dense.mutual_information(sigma, 40), abs=1e-8)
-    assert not (tmp_path / "fit.csv").exists()  # one length makes no line
+    assert not (tmp_path / "fit.csv").exists()  # no line through one length
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_a_family_of_ones_own(tmp_path):
         (["--n", 3], "--family subvolume is the paper's"),
         (["--family", "mine", "--k", 5], "k = 5 copied columns of n = 4: give 1 to n"),
         (["--layers", 2, "--ell", 16], "--ell 16: must be from 1 to L − 1 = 15"),
-        (["--layers", 2, "--ell", 0], "--ell 0: cuts lie from 1"),
-        (["--copies", 0], "--copies 0: at least 1"),
+        (["--layers", 2, "--ell", 0], "--ell 0: must be from 1"),
+        (["--copies", 0], "--copies 0: must be at least 1"),
         (["--layers", 25], "the conditionals of 1,125,899,906,842,624 positions need"),
         (["--layers", 9, "--rank-layers", 9], "the covariance of 262,144 positions need"),
     ],

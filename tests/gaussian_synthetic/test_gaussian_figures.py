@@ -21,7 +21,7 @@ def test_from_models_to_the_pictures(tmp_path):
     done = figure("fig3", *flags, **mine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs, 2 at a time" in done.stdout
-    assert "no collapse.csv" in done.stdout  # of two models and one length there is nothing to say
+    assert "no collapse.csv" in done.stdout  # two models at one length are too few for it
     for made in ("kl.csv", "training.csv", "fig3.png", "utilisation.png", "training.png"):
         assert (out / made).stat().st_size > 0
     summary = pd.read_csv(out / "summary.csv")
@@ -29,7 +29,7 @@ def test_from_models_to_the_pictures(tmp_path):
     assert (summary["family"] == "logarithmic").all()
     assert (summary.loc[summary["model"] != "independent", "draws"] == 16).all()
     settings = json.loads((runs / "full" / "tiny_4_0" / "log.json").read_text(encoding="utf-8"))["settings"]
-    assert (settings["steps"], settings["copies"], settings["batch"]) == (20, 2, 256)  # a flag, and the preset's
+    assert (settings["steps"], settings["copies"], settings["batch"]) == (20, 2, 256)  # a flag; two of the preset
 
 
 def test_flags_alone_leave_the_runs_of_the_preset_and_a_run_that_fails_is_named(tmp_path):
@@ -37,7 +37,7 @@ def test_flags_alone_leave_the_runs_of_the_preset_and_a_run_that_fails_is_named(
     done = figure("fig3", "--copies", "0", **mine)
     assert "16 runs, 2 at a time" in done.stdout
     assert "error: full: " in done.stderr
-    assert "--copies 0: at least 1" in done.stderr
+    assert "--copies 0: must be at least 1" in done.stderr
     assert not (tmp_path / "mine").exists()
 
 

@@ -1,4 +1,4 @@
-"""The loss against another library, optima that are known, and what the program makes of its settings."""
+"""The loss against torch.distributions, training against known optima, and the effects of the settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class Linear(torch.nn.Module):
-    """Position by position a linear predictor of the `reach` values before it, the same for all copies."""
+    """Predicts each position linearly from the `reach` values before it; the weights are the same for all copies."""
 
     def __init__(self, L: int, reach: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def test_the_loss_of_the_exact_predictor_is_zero_and_small_ones_are_not_lost():
     _, mean = train.draw_tokens(conditionals, 2, 3, train.generator(0, "train", 0, CPU))
     std = conditionals.std[:, None]
     assert train.conditional_kl(mean, std.log().expand_as(mean), mean, std).abs().max() == 0
-    # A shift of δσ costs δ²/2 and a σ_q off by the factor e^δ costs δ², although 1 + δ² is 1 in float32.
+    # A shift of δσ costs δ²/2, although 1 + δ² is 1 in float32. A σ_q that is off by a factor e^δ costs δ².
     delta = 1e-4
     shifted = train.conditional_kl(torch.tensor(delta), torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0))
     assert shifted.item() == pytest.approx(delta**2 / 2, rel=1e-5)
@@ -92,12 +92,12 @@ def test_every_step_has_random_numbers_of_its_own():
     others = [(0, "train", 8), (1, "train", 7), (0, "evaluate", 7)]
     assert all(first(0, "train", 7) != first(*which) for which in others)
     seeds = {train.generator(3, "train", step, CPU).initial_seed() % 2**32 for step in range(100_000)}
-    assert len(seeds) == 100_000  # a CPU generator has no more than these bits
+    assert len(seeds) == 100_000  # a CPU generator uses only these 32 bits
 
 
 @pytest.mark.parametrize("reach", [1, 4, 16])
 def test_a_linear_predictor_is_trained_to_its_optimum(tmp_path, reach):
-    """Of the last m values: KL = mean over t of ln σ(z_t | m values before) − ln σ(z_t | all before), 0 for m = L."""
+    """For m values: KL = mean over t of ln σ(z_t | m values before) − ln σ(z_t | all before), which is 0 for m = L."""
     cfg = settings(tmp_path, batch=64, copies=8, steps=1500, learning_rate=0.02, log_every=500, checkpoint_every=500)
     with training.processes(cfg) as accelerator:
         task = train.task(cfg, CPU)
@@ -112,12 +112,12 @@ def test_a_linear_predictor_is_trained_to_its_optimum(tmp_path, reach):
         best.append(np.log(1 - explained) / 2)
     wanted = np.mean(best) - families.conditional_std(of).log().mean().item()
     kl = read_log(tmp_path)["kl_nats"].iloc[-1]
-    assert kl == pytest.approx(8 * wanted, abs=8 * 5e-4)  # of a token of 8 copies
+    assert kl == pytest.approx(8 * wanted, abs=8 * 5e-4)  # per token of 8 copies
 
 
 @pytest.mark.parametrize(("L", "steps", "optimizer"), [(4, 300, "adamw"), (16, 300, "muon")])
 def test_a_small_model_learns_the_exact_conditionals(tmp_path, L, steps, optimizer):
-    """Within a hundredth of what ignoring the past costs: 0.36 nats per token of four copies (L = 4), 0.64 (L = 16)."""
+    """KL falls below 1% of what ignoring the past costs: 0.36 (L = 4), 0.64 (L = 16) nats per token of four copies."""
     cfg = settings(tmp_path, L=L, copies=4, batch=64, steps=steps, warmup=30, learning_rate=5e-3, optimizer=optimizer)
     train.main(replace(cfg, log_every=steps // 20, checkpoint_every=steps))
     log = read_log(tmp_path)
@@ -133,12 +133,12 @@ def test_a_run_by_its_command_line(tmp_path):
     assert list(log) == ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]
     assert log["step"].tolist() == list(range(5, 101, 5))
     assert (log["tokens"] == log["step"] * 4 * 16).all()
-    step = log["step"].to_numpy() - 1  # of the last step of a row
+    step = log["step"].to_numpy() - 1  # the last step of each row, counted from 0
     cosine = 3e-3 * (1 + np.cos(np.pi * (step - 10) / 90)) / 2
     np.testing.assert_allclose(log["learning_rate"], np.where(step < 10, 3e-3 * step / 10, cosine), atol=1e-12)
-    # Of the loop before this one, on a CPU.
+    # Losses of the previous version of the training loop, on a CPU.
     assert log["kl_nats"].iloc[[0, 9, 19]].tolist() == pytest.approx([0.648563960, 0.372031532, 0.354759707], rel=1e-5)
-    # The first step's loss is that of the seed's weights on the seed's first draws.
+    # The loss of the first step is that of the seed's initial weights on its first draws.
     torch.manual_seed(0)
     model, conditionals = models.build(TINY, 3, 16), families.prepare(train.build_family("subvolume", 16))
     z, mean = train.draw_tokens(conditionals, 4, 3, train.generator(0, "train", 0, CPU))
@@ -158,7 +158,7 @@ def test_the_family_and_the_seed_of_the_settings(tmp_path, changes):
     [
         (["--L", 1000], "L = 1000 is not a power of n = 4: give 1024, the nearest"),
         (["--k", 5], "k = 5 copied columns of n = 4"),
-        (["--copies", 0], "--copies 0: at least 1"),
+        (["--copies", 0], "--copies 0: must be at least 1"),
     ],
     ids=str,
 )
@@ -168,7 +168,7 @@ def test_bad_settings(tmp_path, changes, said):
 
 
 def test_a_run_begins_with_the_weights_of_a_shorter_one(tmp_path):
-    """Its tables of positions repeat those of the shorter, and nothing else differs."""
+    """Its tables of positions repeat those of the shorter run; all other weights are equal."""
     short = ["--model", "gpt2-mini", "--copies", 2, "--batch", 8, "--steps", 20, "--warmup", 2, "--log-every", 10]
     short += ["--checkpoint-every", 10, "--learning-rate", 3e-3, "--optimizer", "muon"]
     assert call_script(SCRIPT, *short, "--L", 4, "--out", tmp_path / "short").returncode == 0

@@ -1,4 +1,4 @@
-"""Theorem 5.2 as code: the inequality on exact processes, the paper's numbers, crossings in closed form."""
+"""Theorem 5.2 as code: the paper's numbers, crossings in closed form, fitted laws, and the numbers in README.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from l2m_condition.required_state import PAPER, STATE, ScalingLaw
 SCRIPT = "l2m_condition/required_state.py"
 CONTEXTS = [2**k for k in range(8, 21)]
 LN_M = math.log(128_256)
-KINDS = {  # model → kind → growth and elements of t tokens
+KINDS = {  # model → layer kind → growth exponent, elements after t tokens
     "attention": {"full_attention": (1, lambda t: 100 * t)},
     "latent": {"latent_attention": (1, lambda t: 30 * t)},
     "constant": {"mamba_recurrence": (0, lambda t: 5000), "mamba_convolution": (0, lambda t: 1000)},
@@ -44,7 +44,7 @@ def save(table: pd.DataFrame, path: Path) -> Path:
 
 
 def fit_table(A: float = 2.0, beta: float = 0.6, half_log_A: float = 0.2, half_beta: float = 0.05) -> pd.DataFrame:
-    """fit.csv of two estimators at two ratios; the books' interval is wider than the documents'."""
+    """fit.csv of two estimators at two ratios L/ℓ; the interval by books is wider than that by documents."""
     rows = []
     for index, (estimator, ratio) in enumerate(itertools.product(("direct", "vclub"), (2.0, 3.0))):
         for parameter, value, half in (("A", A + index, half_log_A), ("beta", beta + 0.01 * index, half_beta)):
@@ -60,7 +60,7 @@ def fit_table(A: float = 2.0, beta: float = 0.6, half_log_A: float = 0.2, half_b
 
 
 def run_it(tmp_path: Path, *flags: object, table: pd.DataFrame | None = None) -> tuple[pd.DataFrame, str]:
-    """condition.csv and what was printed."""
+    """condition.csv, and the printed text."""
     state = save(state_table() if table is None else table, tmp_path / "state.csv")
     done = call_script(SCRIPT, "--state", state, "--out", tmp_path / "out", *flags)
     assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def run_it(tmp_path: Path, *flags: object, table: pd.DataFrame | None = None) ->
 
 
 def test_a_million_tokens(tmp_path):
-    """More than 60,000 nats, give or take: 10^5 to 10^6 elements where one holds 1 to 0.1 nats."""
+    """By the paper's laws 82,419 and 59,322 nats: about 10^5 to 10^6 elements, if an element holds 1 to 0.1 nats."""
     _, said = run_it(tmp_path, "--nats-per-element", 1, 0.1)
     needs = pd.read_csv(tmp_path / "out" / "required.csv").query("L_tokens == 1_000_000").set_index(["law", "capacity"])
     for law, nats in (("paper-direct", 82_419), ("paper-vclub", 59_322)):
@@ -97,7 +97,7 @@ def test_crossings_in_closed_form(tmp_path):
         for model in ("attention", "latent", "hybrid"):
             assert (found["verdict"][model], found["max_context_tokens"][model]) == ("satisfies", math.inf)
         L = found["max_context_tokens"]["root"]
-        assert A * L**beta == pytest.approx(C * 900 * (L / 2) ** 0.5 + LN_M, rel=0.03)  # a line between rows
+        assert A * L**beta == pytest.approx(C * 900 * (L / 2) ** 0.5 + LN_M, rel=0.03)  # linear between rows
         assert found["verdict"]["root"] == "violates"
     groups = table.drop_duplicates("model")
     assert groups["group"].tolist() == GROUPS
@@ -105,7 +105,7 @@ def test_crossings_in_closed_form(tmp_path):
 
 
 def test_beyond_the_table(tmp_path):
-    """A line through the last two rows, a constant, a power; a state too small from the start."""
+    """Beyond the last row, states are linear, constant or a power; NaN for a state that is too small at every row."""
     short = state_table(contexts=[1024, 2048, 4096, 8192])
     table, _ = run_it(tmp_path, "--vocabulary", 1, "--nats-per-element", 1e-4, table=short)
     sizes = table.drop_duplicates("model").set_index("model")["state_elements"]
@@ -130,7 +130,7 @@ def test_a_fit_and_its_interval(tmp_path):
     flags = ["--fit", fit, "--estimator", "vclub"]
     table, said = run_it(tmp_path, *flags, table=state_table(kinds))
     rows = table[table["law"] == "books-vclub"]
-    # The third block of the table: vclub at L = 2 ell; the interval of the books, not the documents.
+    # The third block of the table is vclub at L = 2 ell; the interval is that by books, not by documents.
     for column, beta in (("beta", 0.62), ("beta_lo95", 0.57), ("beta_hi95", 0.67)):
         assert rows[column].to_numpy() == pytest.approx(beta)
     row = rows[(rows["model"] == "constant") & (rows["capacity"] == "1 nat")].iloc[0]
@@ -150,7 +150,7 @@ def test_what_an_element_of_a_linear_state_holds(tmp_path):
 
 
 def test_interval_is_that_of_a_line():
-    """Points of equal independent errors: what fit.csv tells of a line is all there is to know of it."""
+    """For points with equal, independent errors, the interval of a law is that of a fitted straight line."""
     L = 2.0 ** np.arange(2, 12)
     mi, error = 2 * L**0.6, 0.05
     fit = fit_law("power", L, mi, np.diag((error * mi) ** 2))
@@ -168,8 +168,8 @@ def test_interval_is_that_of_a_line():
     [
         (["--wanted", 100], None, "begins at L = 512 tokens"),
         (["--fit", "FIT", "SAME"], None, "two laws are called books-direct"),
-        (["--fit", "BAD"], None, "A = -1, beta = -1 of direct are no law"),
-        (["--capacity", "NONE"], None, "has no information and rank above 0"),
+        (["--fit", "BAD"], None, "A = -1, beta = -1 of direct do not give a valid law"),
+        (["--capacity", "NONE"], None, "has no row with mi_nats and rank above 0"),
         ([], lambda t: pd.concat([t, t]), "has no rows, a number that no model has, or one row twice"),
         ([], lambda t: t[t["context_tokens"] <= 2048], "a window of windows is not full at its last context"),
     ],

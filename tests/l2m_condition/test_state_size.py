@@ -1,4 +1,4 @@
-"""state_size.py through its command line: sizes against published ones and against models of its user's own."""
+"""state_size.py through its command line: published models against published sizes, and a user's own models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT, SMOLLM2, call_script, one_line_error
 
 SCRIPT = "l2m_condition/state_size.py"
-# None of them is in configurations.json.
+# Models that are not in configurations.json.
 OWN = {
     "windowed": {
         **{"model_type": "gemma2", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4},
@@ -26,25 +26,25 @@ OWN = {
 
 
 def sizes(tmp_path, *arguments) -> pd.DataFrame:
-    """state.csv, by model, kind and context."""
+    """state.csv, indexed by model, kind and context."""
     done = call_script(SCRIPT, "--out", tmp_path / "state.csv", *arguments)
     assert done.returncode == 0, done.stderr
     return pd.read_csv(tmp_path / "state.csv").set_index(["model", "layer_kind", "context_tokens"])
 
 
 def test_models_of_ones_own(tmp_path):
-    """As a JSON file, a folder, and the config.json in a folder."""
+    """Given as a JSON file, a folder, or the config.json in a folder; against sizes computed by hand."""
     paths = [tmp_path / "windowed.json", tmp_path / "mixed" / "config.json", tmp_path / "other" / "config.json"]
     for path, settings in zip(paths, OWN.values(), strict=True):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(settings), encoding="utf-8")
     table = sizes(tmp_path, "--model", paths[0], tmp_path / "mixed", paths[2], "--context", 50, 99, 1000)
-    # Layers by turns of 100 tokens and of all; two heads of 32.
+    # Layers alternate between a window of 100 tokens and full attention; two heads of 32.
     for context, kept in ((50, 50), (99, 99), (1000, 99)):
         row = table.loc["windowed", :, context]["state_elements"].to_dict()
         parts = {"sliding_attention": 2 * 2 * 2 * 32 * kept, "full_attention": 2 * 2 * 2 * 32 * context}
         assert row == {**parts, "total": sum(parts.values())}
-    # Three layers of Mamba, 96 wide, and one of attention, three heads of 8.
+    # Three Mamba layers of width 96, and one attention layer with three heads of 8.
     assert table.loc["mixed", :, 1000]["state_elements"].to_dict() == {
         "mamba_recurrence": 3 * 96 * 8,
         "mamba_convolution": 3 * 96 * 4,
@@ -59,22 +59,22 @@ def test_models_of_ones_own(tmp_path):
 
 
 def test_published_models_and_published_sizes(tmp_path):
-    """Bytes a token in 16 bits: DeepSeek's comparison of V3 with Llama-3.1-405B, and well-known figures of others."""
+    """Bytes per token in 16 bits against DeepSeek's figures for V3 and Llama-3.1-405B, and known figures of others."""
     table = sizes(tmp_path)
     listed = json.loads((ROOT / "l2m_condition" / "configurations.json").read_text(encoding="utf-8"))["models"]
     assert list(table.index.unique("model")) == list(listed)
     a_token = {"DeepSeek-V3": 70_272, "Llama-3.1-405B": 516_096, "GPT-2-xl": 300 * 1024, "Llama-3.1-8B": 128 * 1024}
     for model, size in a_token.items():
         assert table.loc[model, "total", 4096]["state_bytes"] == 4096 * size
-    # Jamba's paper: keys and values of 256 thousand tokens take 4 GB, those of Mixtral 32, of Llama-2-7B 128.
+    # Jamba's paper: its keys and values for 256 thousand tokens take 4 GB, Mixtral's 32 GB, Llama-2-7B's 128 GB.
     at = 2**18
     assert table.loc["Jamba-v0.1", "full_attention", at]["state_bytes"] == 4 * 2**30
     assert table.loc["Mixtral-8x7B-v0.1", "total", at]["state_bytes"] == 32 * 2**30
     assert table.loc["Llama-2-7B", "total", at]["state_bytes"] == 128 * 2**30
-    # Beyond what they announce; a model without attention announces nothing.
+    # Contexts beyond the announced maximum; a model without attention announces none.
     beyond = table["beyond_maximum"].xs("total", level="layer_kind").groupby(level="model").sum()
     assert beyond[["GPT-2", "Llama-3.1-8B", "Llama-4-Scout", "RWKV-4-14B", "Mamba-130M"]].tolist() == [7, 4, 0, 0, 0]
-    # Only a model with some attention to all tokens grows, by the table's word and by its sizes.
+    # Only the state of a model with some full attention grows, according to growth_exponent and to the sizes.
     totals = table.xs("total", level="layer_kind")
     bounded = totals[totals["growth_exponent"] == 0].index.unique("model")
     constant = [model for model in listed if model.startswith(("Mamba", "Falcon-Mamba", "RWKV", "xLSTM"))]
@@ -95,7 +95,7 @@ def test_a_gguf_file(tmp_path):
     ("arguments", "message"),
     [
         (["--out", "x.txt"], "--out x.txt: give a file that ends in .csv"),
-        (["--model", "GPT-17"], "GPT-17: no name of configurations.json, no JSON file"),
+        (["--model", "GPT-17"], "GPT-17: not a name in configurations.json, a JSON file"),
         (["--model", "BAD.json"], "BAD.json has no model_type: give the config.json of a model"),
         (["--model", "ODD.json"], "ODD: sliding_window of model type 'gemma2' is -3: give a positive number"),
     ],

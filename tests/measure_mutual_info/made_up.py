@@ -1,4 +1,4 @@
-"""Made-up scores.csv and counts.csv: of hand-made numbers, of known laws, and of processes that are known exactly."""
+"""Made-up scores.csv and counts.csv: hand-made numbers, known laws, and processes with exactly known information."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def save(folder: Path, scores: pd.DataFrame, record: object = None) -> Path:
 
 
 def save_counts(path: Path, occurrences: list[int], types: list[int], changes: dict | None = None) -> Path:
-    """2-grams, all of one book; changes: of columns."""
+    """Write counts.csv and its table by book, for 2-grams of a single book. changes: new values of columns."""
     names = {"source": "toy", "tokenizer": "tok", "kind": "ngram", "n_or_d": 2} | (changes or {})
     pd.DataFrame({"occurrences": occurrences, "types": types}).assign(**names).to_csv(path, index=False)
     entropy = grassberger_entropy(np.array(occurrences), np.array(types))
@@ -37,7 +37,7 @@ def save_shares(counts: Path, books: list[str], ngrams: list[int], entropies: li
 
 
 def hand_scores() -> pd.DataFrame:
-    """Three documents at (2, 4) and (4, 8); all numbers exact in binary."""
+    """Scores of three documents at (ell, L) = (2, 4) and (4, 8); all numbers are exact in binary."""
     rows, start = [], iter([-1, -6, -2, -7, -3, -8])
     for document, x_donor, scale in (("a", "b", 1.0), ("b", "c", 2.0), ("c", "a", 4.0)):
         for ell, L in ((2, 4), (4, 8)):
@@ -48,8 +48,8 @@ def hand_scores() -> pd.DataFrame:
 
 
 def power_scores(books: int, documents: int, flavour: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Scores whose direct term is 3 · L^0.6 but for noise of the document and of its book; vCLUB's is twice that, and
-    that of block_entropy less by 1."""
+    """Scores whose direct term is 3 · L^0.6 with noise of the document and, scaled by `flavour`, of its book. The term
+    of vCLUB is twice as large, and that of block_entropy is smaller by 1."""
     rng, L, rows = np.random.default_rng(seed), 2 ** np.arange(2, 11), []
     for book in range(books):
         bend = flavour * rng.standard_normal() * np.linspace(0, 1, len(L))
@@ -73,9 +73,9 @@ def exact_scores(
     ratios: tuple[int, ...] = (2,),
     apart: bool = False,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """scores.csv of a process under its exact predictor, and the documents, (documents, L_max).
+    """scores.csv of a process with its exact predictor, and the documents, (documents, L_max).
 
-    apart: tosses of coins repeat each other, score by score; log q(Y) is made different in all documents.
+    apart: add its number to log q(Y) of each document; without this, coin tosses with equal scores count as repeats.
     """
     ids = process.sample(np.random.default_rng(0), documents, L_max)
     points = passes.grid(L_max, ratios=ratios)

@@ -1,4 +1,4 @@
-"""Several models compared: made-up scores of known laws, intervals against a plain resampling, what is left out."""
+"""Models compared by made-up scores: known laws, intervals against a plain resampling, and what is left out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ L = 2 ** np.arange(2, 12)
 
 
 def made_scores(beta: float, loss: float, books: int = 24, documents: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Scores of which direct and block_entropy have the mean 2 · L^beta and vclub twice that, but for noise.
+    """Scores with noise around 2 · L^beta for direct and block_entropy, and around twice that for vclub.
 
-    loss: nats per byte, but for the same noise. A book moves the loss, A and the exponent of all models alike; what its
-    documents add goes by the seed. A token has 3.5 bytes or so.
+    loss: nats per byte, also with noise. The noise of a book changes the loss, A and the exponent of all models alike;
+    that of its documents depends on the seed. A token has about 3.5 bytes.
     """
     of_book, rng, tables = np.random.default_rng(99).standard_normal((books, 3)), np.random.default_rng(seed), []
     for book, (shift, bend, hard) in enumerate(of_book):
@@ -43,7 +43,7 @@ def made_scores(beta: float, loss: float, books: int = 24, documents: int = 3, s
 def save(
     folder: Path, model: str, scores: pd.DataFrame, documents: str = "", source: str = "toy", start: str = "<s>"
 ) -> Path:
-    """scores.csv and its record; documents: the hash of what was scored, one of its own if not given."""
+    """Write scores.csv and its record. documents: hash of the scored documents; by default, one for each model."""
     path = folder / start.strip("<s>") / model / "scores.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(path, index=False)
@@ -56,7 +56,7 @@ def save(
 def compare(
     folder: Path, *files: Path, bootstrap: int = 60, flags: tuple = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """models.csv and trend.csv by their keys, mi at the longest L alone, and what the program prints."""
+    """models.csv and trend.csv, indexed by their keys, with mi at the longest L only, and the output of the program."""
     done = call_script(SCRIPT, "--scores", *files, "--out", folder / "out", "--bootstrap", bootstrap, *flags)
     assert done.returncode == 0, done.stderr
     models, trend = (pd.read_csv(folder / "out" / f"{name}.csv", keep_default_na=False) for name in ("models", "trend"))
@@ -75,7 +75,7 @@ def refusal(folder: Path, *files: Path) -> str:
 
 
 def test_laws_that_are_known(tmp_path):
-    """Exponents, differences and the slope of three models, of which the better has the larger exponent."""
+    """Exponents, differences and the slope of three models; those with lower loss have larger exponents."""
     laws = {"weak.gguf": (0.45, 1.2), "strong.gguf": (0.65, 0.8), "middle.gguf": (0.55, 1.0)}
     scores = {name: made_scores(*law, seed=i) for i, (name, law) in enumerate(laws.items())}
     models, trend, printed = compare(tmp_path, *(save(tmp_path, name, rows) for name, rows in scores.items()))
@@ -120,7 +120,7 @@ def test_laws_that_are_known(tmp_path):
 
 
 def test_exponents_are_those_of_fit_csv(tmp_path):
-    """Value and p-value to the last digit, the interval but for the draws of the resampling."""
+    """Values and p-values are equal; intervals differ only by the draws of the resampling."""
     files = [save(tmp_path, f"m{i}", made_scores(0.5, 1.0, seed=i)) for i in range(2)]
     models, _, _ = compare(tmp_path, *files, bootstrap=200)
     flags = "--scores", files[0], "--out", tmp_path, "--bootstrap", 200
@@ -135,7 +135,7 @@ def test_exponents_are_those_of_fit_csv(tmp_path):
 
 @pytest.mark.parametrize("books", [5, 24])
 def test_intervals_are_those_of_a_plain_resampling(tmp_path, books):
-    """One draw of books for both models, whose books have from one to three documents."""
+    """Against a loop that draws the same books for both models; each book has one to three documents."""
     few = [number < 1 + book % 3 for book in range(books) for number in range(3) for _ in L]
     tables = [made_scores(beta, 1.0, books, seed=i)[few] for i, beta in enumerate((0.5, 0.6))]
     models, trend, _ = compare(tmp_path, *(save(tmp_path, f"m{i}", table) for i, table in enumerate(tables)))
@@ -164,7 +164,7 @@ def test_intervals_are_those_of_a_plain_resampling(tmp_path, books):
 
 
 def test_the_same_documents_and_books_tell_differences_better(tmp_path):
-    """The interval of a difference is narrowest where the documents are the same, and wider with other books."""
+    """Intervals of differences widen from the same documents to the same books, and again to unpaired books."""
 
     def width(name: str, other: pd.DataFrame, documents: str) -> float:
         one = save(tmp_path / name, "m0", made_scores(0.5, 1.1), "of both")
@@ -190,7 +190,7 @@ def test_slopes_and_replications_without_a_value():
     assert np.isnan(with_interval(np.array([1.0, 0.0, np.nan, np.nan, 2.0, np.nan]), 4)[1:]).all()
 
 
-# What is left out, and said
+# What is left out, and what is printed about it
 
 
 def test_what_not_all_models_have_is_left_out_and_said(tmp_path):
@@ -227,7 +227,7 @@ def test_what_not_all_models_have_is_left_out_and_said(tmp_path):
 
 
 def test_one_model_behind_two_start_tokens(tmp_path):
-    """The same documents: what the token changes is paired, and the loss of the first tokens says which fits better."""
+    """On the same documents, differences are paired, and the loss of the first tokens shows which start token fits."""
     one = made_scores(0.5, 1.0)
     other = one.assign(**{START: one[START] - 7, "logq_y_nats": one["logq_y_nats"] - 2})
     files = [save(tmp_path, "m0", rows, "same", start=token) for rows, token in ((one, "<s>"), (other, "<bad>"))]
@@ -278,7 +278,7 @@ def test_points_that_allow_no_fit(tmp_path):
     ("saved", "change", "said"),
     [
         ({"source": "other"}, lambda rows: rows, "m1/scores.csv of other: compare the models of one source"),
-        ({"model": "folder/m0"}, lambda rows: rows, "are both of m0 behind <s>: give each once"),
+        ({"model": "folder/m0"}, lambda rows: rows, "are both of m0 with start token <s>: give each once"),
         ({}, lambda rows: rows.assign(**{BYTES: np.nan}), "m1/scores.csv lacks the bytes of each continuation ("),
         ({}, lambda rows: rows.assign(book="1" + rows["book"]), "the models share 0 books, two are needed: score the"),
         ({}, lambda rows: rows.assign(ell_tokens=1), "has no rows with L = 2 ell: score the documents again"),
@@ -295,6 +295,6 @@ def test_bad_settings_and_records(tmp_path):
     one, other = (save(tmp_path, f"m{i}", made_scores(0.5, 1.0, books=3, seed=i)) for i in (0, 1))
     assert "--scores: give the scores of a model or more" in refusal(tmp_path)
     flags = "--scores", one, other, "--out", tmp_path / "out"
-    assert "--bootstrap 1: at least 2" in one_line_error(call_script(SCRIPT, *flags, "--bootstrap", 1))
+    assert "--bootstrap 1: must be at least 2" in one_line_error(call_script(SCRIPT, *flags, "--bootstrap", 1))
     other.with_suffix(".json").unlink()
     assert "scores.json is not there, or names no source or no model" in refusal(tmp_path, one, other)

@@ -1,4 +1,4 @@
-"""Counts equal to a Counter's, on random text, however memory, parts, processes and shards cut the work."""
+"""Counts of random text equal those of a Counter, however memory, parts and shards divide the work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = [("ngram", n) for n in N] + [(kind, d) for d in D for kind in ("pair", "
 def save(
     folder: Path, documents: list[list[int]], vocab_size: int, books: list[str] | None = None, batch: int = 3
 ) -> Path:
-    """A folder of documents in two files, a few documents per batch."""
+    """Write a folder of documents in two files, with `batch` documents per batch."""
     write_documents(folder, {}, vocab_size, "org/toy")
     schema = pa.schema({"document": pa.string(), "book": pa.string(), "input_ids": pa.list_(pa.int64())})
     books = books or ["book"] * len(documents)
@@ -52,7 +52,7 @@ def save(
 
 
 def occurring(document: list[int], kind: str, n_or_d: int) -> list[tuple[int, ...]]:
-    """Everything of a kind in one document, in the order of the text."""
+    """All items of a kind in one document, in text order."""
     if kind == "ngram":
         return [tuple(document[i : i + n_or_d]) for i in range(len(document) - n_or_d + 1)]
     pairs = list(zip(document, document[n_or_d:], strict=False))
@@ -64,7 +64,7 @@ def reference(documents: list[list[int]], kind: str, n_or_d: int) -> Counter:
 
 
 def share_reference(documents: list[list[int]], labels: list[str], kind: str, n_or_d: int) -> dict:
-    """Of each label how much lies in it and its mean of log N − G(n_y), an occurrence at a time."""
+    """For each label, its number of items and their mean of log N − G(n_y), computed one occurrence at a time."""
     counts, values = reference(documents, kind, n_or_d), {}
     terms = {n: float(np.log(counts.total()) - grassberger_g(n)) for n in set(counts.values())}
     for document, label in zip(documents, labels, strict=True):
@@ -78,7 +78,7 @@ def random_documents(rng: np.random.Generator, vocab_size: int, lengths: list[in
 
 
 def check_counts(out: Path, documents: list[list[int]], kinds: list[tuple[str, int]] = KINDS) -> None:
-    """counts.csv is exactly what a Counter gives."""
+    """Check that counts.csv is exactly what a Counter gives."""
     table = pd.read_csv(out)
     assert table.columns.tolist() == COUNTS
     assert list(dict.fromkeys(zip(table["kind"], table["n_or_d"], strict=True))) == kinds
@@ -89,7 +89,7 @@ def check_counts(out: Path, documents: list[list[int]], kinds: list[tuple[str, i
 
 
 def check_shares(out: Path, documents: list[list[int]], labels: list[str]) -> None:
-    """counts_by_book.csv is what a slow count gives, and its weighted mean is Grassberger's entropy."""
+    """Check counts_by_book.csv against a slow count, and its weighted mean against Grassberger's entropy."""
     counts, shares = pd.read_csv(out), pd.read_csv(out.with_name(f"{out.stem}_by_book.csv"), dtype={"book": str})
     assert shares.columns.tolist() == SHARES
     assert counts[["kind", "n_or_d"]].drop_duplicates().to_numpy().tolist() == (
@@ -109,13 +109,13 @@ def both(out: Path) -> tuple[bytes, bytes]:
     return out.read_bytes(), out.with_name(f"{out.stem}_by_book.csv").read_bytes()
 
 
-BOOKS = list("aabacbdbbceddd")  # they come again, and "e" has one token
+BOOKS = list("aabacbdbbceddd")  # books recur, and "e" has a single token
 LENGTHS = [0, 40, 1, 2, 3, 17, 0, 64, 65, 5, 1, 90, 0, 300]
 
 
 @pytest.mark.parametrize("vocab_size", [50, 2**21, 2**32])
 def test_random_documents_equal_a_counter(tmp_path, vocab_size):
-    """2^21 cubed leaves one bit for the book: two blocks. Pairs of 2^32 leave none."""
+    """3-grams of 2^21 ids leave one bit of 64 for the book, which allows two blocks; pairs of 2^32 ids leave none."""
     documents = random_documents(np.random.default_rng(1), 50, LENGTHS)
     documents = [[token * (vocab_size // 50) + vocab_size % 50 for token in document] for document in documents]
     folder = save(tmp_path / "documents", documents, vocab_size, books=BOOKS)
@@ -138,7 +138,7 @@ def test_random_documents_equal_a_counter(tmp_path, vocab_size):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of documents, and its counts made in one go, in a process of their own, with provenance beside both."""
+    """A folder of documents, and its counts from one run in a separate process, with a record beside each CSV."""
     tmp_path = tmp_path_factory.mktemp("corpus")
     lengths = np.random.default_rng(2).integers(0, 400, size=60).tolist()
     documents = random_documents(np.random.default_rng(3), 300, lengths)
@@ -152,13 +152,13 @@ def corpus(tmp_path_factory) -> tuple[Path, Path]:
     check_counts(out, documents)
     check_shares(out, documents, labels)
     for path in (out, out.with_name("counts_by_book.csv")):
-        assert set(pd.read_csv(path)["tokenizer"]) == {"toy"}  # a folder's name, not where it lay
+        assert set(pd.read_csv(path)["tokenizer"]) == {"toy"}  # the name of the folder, without its path
         assert json.loads(path.with_suffix(".json").read_text())["inputs"]
     return folder, out
 
 
 def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch):
-    """The last one writes; a part of the keys is as much as 6,000 of them here; some shards have nothing to do."""
+    """The last shard writes the results. A part has about 6,000 keys here, and some shards have nothing to do."""
     monkeypatch.setattr(windows, "PART_KEYS", 6000)
     n, (folder, expected) = 34, corpus
     out = tmp_path / "counts.csv"
@@ -172,12 +172,12 @@ def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch):
     assert both(out) == both(expected)
     assert not (tmp_path / "counts.csv.parts").exists()
     assert "is complete, with these settings" in call_script(SCRIPT, *flags, "--shard", f"0/{n}").stdout
-    assert call_script(SCRIPT, *flags[:4], "--n", 1).returncode == 0  # other settings: made anew
+    assert call_script(SCRIPT, *flags[:4], "--n", 1).returncode == 0  # other settings: counted again
     assert len(pd.read_csv(out)) < len(pd.read_csv(expected))
 
 
 def test_another_run_is_not_mixed_in(tmp_path, corpus):
-    """Nor is a piece of other counts, under the right name."""
+    """Other settings are refused, and so is a piece with the right name but other counts."""
     flags = ["--documents", corpus[0], "--out", tmp_path / "counts.csv", "--d"]
     assert call_script(SCRIPT, *flags, 4, "--shard", "0/2").returncode == 0
     assert "(d [4] there, [8] here)" in one_line_error(call_script(SCRIPT, *flags, 8, "--shard", "0/2"))
@@ -187,7 +187,7 @@ def test_another_run_is_not_mixed_in(tmp_path, corpus):
 
 
 def test_many_books_are_taken_in_blocks(tmp_path):
-    """Rows for 128 at most; where books are more, several in a row share one, and the rows still add up."""
+    """At most 128 rows: with more books, several consecutive ones share a row, and the rows still add up."""
     documents = random_documents(np.random.default_rng(9), 40, [20] * 300)
     folder = save(tmp_path / "documents", documents, 40, books=[f"b{i}" for i in range(300)], batch=50)
     out = tmp_path / "counts.csv"
@@ -199,9 +199,9 @@ def test_many_books_are_taken_in_blocks(tmp_path):
     check_shares(out, documents, labels)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to tell the peak of memory")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
 def test_memory_stays_under_the_limit(tmp_path):
-    """16 million tokens, whose keys alone take 128 MB, where 24 MB are left to sort in."""
+    """Peak memory with 16 million tokens: their keys alone take 128 MB, and only 24 MB are left for sorting."""
     rng = np.random.default_rng(0)
     tokens = (100_000 * rng.random(16_000_000, np.float32) ** 4).astype(np.int32)
     folder = save(tmp_path / "documents", [], 100_000)
@@ -247,7 +247,7 @@ def test_bad_settings(tmp_path, documents, vocab_size, flags, message):
 
 
 def test_equal_pairs(tmp_path: Path):
-    """At every distance the left tokens are those with d = 64 inside: as if documents ended 64 − d tokens earlier."""
+    """All distances use the left tokens with a partner at d = 64, as if documents ended 64 − d tokens earlier."""
     rng = np.random.default_rng(2)
     documents = random_documents(rng, 30, [200, 64, 65, 1, 130, 300])
     folder, out = save(tmp_path / "documents", documents, 30), tmp_path / "counts.csv"

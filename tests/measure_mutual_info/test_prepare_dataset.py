@@ -26,7 +26,7 @@ SCRIPT = "measure_mutual_info/prepare_dataset.py"
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """Five books as text files: two of the same length, one short, one empty."""
+    """Five books as text files: three of 120 sentences, one short, one empty."""
     folder = tmp_path / "library"
     (folder / "more").mkdir(parents=True)
     for number, name in enumerate(("b", "a", "more/a")):
@@ -37,14 +37,14 @@ def library(tmp_path: Path) -> Path:
 
 
 def call(**values: Any) -> subprocess.CompletedProcess:
-    """The script called with the flags of these settings."""
+    """Call the script with flags for these settings."""
     values = {"tokenizer": "bytes", "min_tokens": 300, "processes": 1} | values
     flags = ((f"--{name.replace('_', '-')}", value) for name, value in values.items())
     return call_script(SCRIPT, *itertools.chain(*flags))
 
 
 def prepared(out: Path, **values: Any) -> list[dict[str, Any]]:
-    """The documents that these settings give, all their columns."""
+    """Call the script and return the documents with all their columns."""
     done = call(out=out, **values)
     assert done.returncode == 0, done.stderr
     return datasets.load_from_disk(str(out)).to_list()
@@ -87,11 +87,11 @@ def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
     assert f"{len(rows):,} documents of 3 books" in result.stdout
     assert "left out: 1 empty, 0 few words, 0 repeated, 1 too short" in result.stdout
     assert not list(out.parent.glob("*.parts"))
-    assert "there already" in call_script(SCRIPT, *flags).stdout
+    assert "already exists" in call_script(SCRIPT, *flags).stdout
 
 
 def hub(rows: list[dict[str, Any]], asked: list[tuple] | None = None, broken: bool = False) -> Any:
-    """Stands in for load_dataset, as no test reaches the hub. broken: the connection ends behind the last row."""
+    """Replaces load_dataset, as tests do not use the hub. broken: the connection ends after the last row."""
 
     def generate() -> Any:
         yield from rows
@@ -120,7 +120,7 @@ def test_every_kind_of_corpus_and_of_work_gives_the_same(
     found = {"folder": prepared(tmp_path / "folder", corpus=library)}
     found["shards"] = prepared(tmp_path / "shards", corpus=library, shard_megabytes=0.004, processes=3)
     states = [(tmp_path / name / "state.json").read_bytes() for name in found]
-    assert states[0] == states[1]  # by which trained models know their documents
+    assert states[0] == states[1]  # trained models identify their documents by this file
     found["glob"] = prepared(tmp_path / "glob", corpus=f"{library}/**/*.txt")
     lines = save_lines(tmp_path / "rows.JSONL", rows)
     found["jsonl"] = prepared(tmp_path / "jsonl", corpus=lines)
@@ -157,7 +157,7 @@ def test_limits_on_books_and_documents(library: Path, tmp_path: Path):
 
 
 def test_a_text_that_comes_again_is_one_book(tmp_path: Path):
-    """Four equal rows, their ends of white space aside, among three others and a repeat of one of these."""
+    """Four rows equal except for white space at the ends, three other rows, and a repeat of one of those."""
     one, *others = (prose(40, i) for i in range(4))
     texts = [others[0], one, one, f" \n{one}", others[1], f"{one}\n", others[0], others[2]]
     corpus = save_lines(tmp_path / "c.jsonl", [{"title": f"{i}", "text": text} for i, text in enumerate(texts)])
@@ -206,7 +206,7 @@ def test_other_settings_are_refused(library: Path, bpe: Path, tmp_path: Path):
     assert call(**flags).returncode == 0
     path = tmp_path / "bpe" / "tokenizer.json"
     backend = json.loads(path.read_text())
-    backend["model"]["merges"].reverse()  # a tokenizer of the same name that cuts otherwise
+    backend["model"]["merges"].reverse()  # the same name, but it tokenises differently
     path.write_text(json.dumps(backend))
     (library / "a.txt").write_text("Another text.", encoding="utf-8")
     line = one_line_error(call(**flags))
@@ -215,7 +215,7 @@ def test_other_settings_are_refused(library: Path, bpe: Path, tmp_path: Path):
 
 
 def test_a_run_that_broke_off_keeps_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Of a hub that goes away. A text that has changed since is cut anew, and so is what is cut into other shards."""
+    """After the connection to the hub broke, shards are reused, and a text that has changed since is cut again."""
     rows = [{"title": f"{i}", "text": prose(40, i)} for i in range(6)]
     flags = {"corpus": "owner/name", "out": tmp_path / "out", "shard_megabytes": 0.001}
     parts = tmp_path / "out.parts"
@@ -226,7 +226,7 @@ def test_a_run_that_broke_off_keeps_its_shards(tmp_path: Path, monkeypatch: pyte
     shards = sorted(parts.glob("*.arrow"))
     assert len(shards) == 4
     assert "out.parts was made with other settings" in one_line_error(call(**flags, boundaries="none"))
-    shards[0].write_bytes(shards[1].read_bytes())  # to see that it is read and not made again
+    shards[0].write_bytes(shards[1].read_bytes())  # shows that it is read, not cut again
     rows[2]["text"] += "More."
     monkeypatch.setattr(datasets, "load_dataset", hub(rows))
     found = prepared(**flags)
@@ -237,7 +237,7 @@ def test_a_run_that_broke_off_keeps_its_shards(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_tokenizer_that_does_not_know_the_text(tmp_path: Path):
-    """Unknown tokens are counted; above a few per cent they are no measurement of the text."""
+    """Unknown tokens are counted; a text with too large a share of them is refused."""
     letters = Tokenizer(WordLevel({"[UNK]": 0, **{chr(97 + i): i + 1 for i in range(26)}}, unk_token="[UNK]"))
     letters.pre_tokenizer = Split("", "isolated")
     PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="[UNK]").save_pretrained(tmp_path / "letters")
@@ -251,7 +251,7 @@ def test_a_tokenizer_that_does_not_know_the_text(tmp_path: Path):
     assert record(tmp_path / "good")["unknown_tokens"] == sum(row["input_ids"].count(0) for row in rows) > 0
 
 
-BAD_FILES = {  # what a file holds → what is said of it
+BAD_FILES = {  # name of the file → its content, and part of the error
     "nul.txt": (b"text\0text", "is not text in UTF-8 (it holds NUL bytes)"),
     "empty.txt": (b"", "gives no document: of 1 rows 1 are empty"),
     "broken.jsonl": (b'{"text": \n', "cannot be read (JSON parse error"),
@@ -267,7 +267,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
     cases: list[tuple[str, dict[str, Any]]] = [
         (f"no file at {tmp_path}/**/*.rs", {"corpus": f"{tmp_path}/**/*.rs"}),
         ("1 of too few tokens: give longer texts, or lower", {"min_tokens": 100_000}),
-        ("--min-tokens 0: at least 1", {"min_tokens": 0}),
+        ("--min-tokens 0: must be at least 1", {"min_tokens": 0}),
     ]
     for name, (content, said) in BAD_FILES.items():
         (tmp_path / name).write_bytes(content)

@@ -22,7 +22,7 @@ LOGQ = [f"{name}_nats" for name in passes.TERMS]
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Eleven documents of three books, of 64 … 80 random bytes, and a tiny Llama without a tokenizer."""
+    """Eleven documents of 64 to 80 random bytes from three books, and a tiny Llama without a tokenizer."""
     folder = tmp_path_factory.mktemp("inputs")
     rng = np.random.default_rng(0)
     books = {
@@ -65,11 +65,11 @@ def test_the_csv_holds_what_a_slow_reference_gives(inputs, uninterrupted):
     for row in table[table["L_tokens"].isin([8, 64])].itertuples():
         mine, other = np.array(documents[row.document]), np.array(documents[row.x_donor])
         wanted = slow_reference(model, mine, mine, row.ell_tokens, row.L_tokens)
-        behind_other = slow_reference(model, other, mine, row.ell_tokens, row.L_tokens)  # the same Y
+        behind_other = slow_reference(model, other, mine, row.ell_tokens, row.L_tokens)  # Y after X'
         wanted["logq_y_given_other_x"] = behind_other["logq_y_given_other_x"]
         for name, value in wanted.items():
             assert getattr(row, f"{name}_nats") == pytest.approx(value, abs=1e-4 * (row.L_tokens - row.ell_tokens))
-    assert (table["book"] != table["x_donor"].str.split("#").str[0]).all(), "a x_donor is of another book"
+    assert (table["book"] != table["x_donor"].str.split("#").str[0]).all(), "an x_donor is from another book"
 
 
 def test_a_finished_run_has_its_record_and_is_used_again(inputs, uninterrupted):
@@ -89,7 +89,7 @@ def test_a_finished_run_has_its_record_and_is_used_again(inputs, uninterrupted):
 
 @pytest.mark.parametrize(("able", "dtype"), [(True, "bfloat16"), (False, "float32")])
 def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, able, dtype, monkeypatch):
-    """A run is not continued on a machine where it means another; one that is complete is."""
+    """Where auto means another dtype, an unfinished run is not continued, but finished scores are used."""
     out, auto = tmp_path / "scores.csv", {"L-max": 8, "dtype": "auto", "device": "cpu"}
 
     def processor(able: bool) -> None:
@@ -109,7 +109,7 @@ def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, able, dtyp
 
 
 def test_shards_share_a_run_and_the_last_step_can_be_killed(inputs, uninterrupted, tmp_path):
-    """A group is scored once; parts of another model are refused."""
+    """Each group is scored only once, and parts scored by another model are refused."""
     out = tmp_path / "scores.csv"
     call_script(SCRIPT, *arguments(inputs, out, shard="0/2"))
     parts = tmp_path / "scores.csv.parts"
@@ -125,17 +125,17 @@ def test_shards_share_a_run_and_the_last_step_can_be_killed(inputs, uninterrupte
     said = one_line_error(call_script(SCRIPT, *arguments(inputs, out, shard="1/2", model=tmp_path / "model")))
     assert "scores.csv.parts was made with other settings (model_files.model.safetensors" in said
     shutil.copytree(parts, tmp_path / "kept")
-    shutil.copy(uninterrupted.with_suffix(".json"), tmp_path)  # killed right before the CSV is in place
+    shutil.copy(uninterrupted.with_suffix(".json"), tmp_path)  # as if killed right before writing the CSV
     call_script(SCRIPT, *arguments(inputs, out, shard="1/2"))
     assert out.read_bytes() == uninterrupted.read_bytes()
     assert not parts.exists()
-    (tmp_path / "kept").rename(parts)  # killed right before the parts are gone
+    (tmp_path / "kept").rename(parts)  # as if killed right before deleting the parts
     assert "complete already" in call_script(SCRIPT, *arguments(inputs, out)).stdout
     assert not parts.exists()
 
 
 def test_a_document_that_fails_is_recorded_and_the_run_goes_on(inputs, tmp_path):
-    """One token's embedding is NaN: documents that hold it, or whose other X does, have failed; the rest have not."""
+    """The embedding of one token is NaN: documents fail if they contain it or their X donor does; others do not."""
     model = tiny_model("llama")
     with torch.no_grad():
         model.model.embed_tokens.weight[255] = float("nan")
@@ -158,7 +158,7 @@ def test_a_document_that_fails_is_recorded_and_the_run_goes_on(inputs, tmp_path)
 
 @pytest.fixture
 def with_repeats(tmp_path):
-    """One document of two books in three others, another twice in its own book."""
+    """A document of book a recurs in books b, c and d; the first 64 tokens of another recur within book d."""
     rng = np.random.default_rng(4)
     books = {book: [rng.integers(0, 255, 70).tolist() for _ in range(2)] for book in "abcd"}
     for book in "bcd":
@@ -169,7 +169,7 @@ def with_repeats(tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, {"n_documents": 7}, {"L_max": 16, "ell_max": 8}])
 def test_documents_that_repeat_others_are_no_x_donors(with_repeats, tmp_path, capsys, changes):
-    """Twelve documents of eight contents. Compared are the tokens up to the longest L, or 32 of them."""
+    """Twelve documents, eight of them different; compared are the tokens up to the longest L, but at least 32."""
     for seed in range(20):
         given = {"documents": with_repeats, "model": "none", "out": tmp_path / "s.csv", "L_max": 64, "seed": seed}
         cfg = score_documents.Settings(**given | changes)
@@ -181,7 +181,7 @@ def test_documents_that_repeat_others_are_no_x_donors(with_repeats, tmp_path, ca
 
 
 def test_the_sample_is_what_it_was(inputs, tmp_path, capsys):
-    """The draw of documents and of their x_donors by the seed, on which committed scores depend."""
+    """The seed draws the same documents and x_donors as before, by their hash: committed scores depend on them."""
     for n_documents, digest in ((None, "697cb329bf3f21b8"), (6, "f5dd7bad21c15425")):
         cfg = score_documents.Settings(inputs / "documents", "none", tmp_path / "s.csv", 64, n_documents=n_documents)
         sample = score_documents.draw_sample(cfg)
@@ -191,7 +191,7 @@ def test_the_sample_is_what_it_was(inputs, tmp_path, capsys):
 
 
 def test_so_many_documents_of_each_book(inputs, tmp_path):
-    """Five, four and two there are; those of fewer are among those of more, and the seed draws others."""
+    """The books have 5, 4 and 2 documents. A smaller draw is part of a larger one, and another seed draws others."""
 
     def names(per_book: int, seed: int = 0, **changes: int) -> list[str]:
         given = {"documents": inputs / "documents", "model": "none", "out": tmp_path / "s.csv", "L_max": 64}
@@ -211,7 +211,7 @@ def test_so_many_documents_of_each_book(inputs, tmp_path):
         ({"L-max": 3}, "no (ℓ, L) fits"),
         ({"n-documents": 1}, "at least 2 are needed"),
         ({"n-documents": 12}, "11 of 11 documents have 64 tokens (longest: 80) and repeat no other, and 12 are needed"),
-        ({"documents-per-book": 0}, "--documents-per-book 0: at least 1"),
+        ({"documents-per-book": 0}, "--documents-per-book 0: must be at least 1"),
         ({"documents-per-book": 1, "n-documents": 4}, "1 of each book are 3 documents, and 4 are needed"),
         ({"L-max": 100}, "0 of 11 documents have 96 tokens (longest: 80)"),
         ({"shard": "half"}, "0 ≤ i < n"),

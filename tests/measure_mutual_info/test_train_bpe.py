@@ -1,4 +1,4 @@
-"""The small BPE: its merges by a slow reference, the folder by its command line, bad input by one line."""
+"""The small BPE: its merges against a slow reference, the folder that the command writes, and one-line errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def library(tmp_path: Path) -> Path:
 
 
 def merges_of(words: list[str], wanted: int) -> list[str]:
-    """Merge the pair of neighbours seen most often, again and again: the definition."""
+    """A slow reference that follows the definition: repeatedly merge the most frequent pair of neighbours."""
     counts, pieces, found = Counter(words), {word: list(word) for word in words}, []
     while len(found) < wanted:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -34,7 +34,7 @@ def merges_of(words: list[str], wanted: int) -> list[str]:
             for pair in itertools.pairwise(parts):
                 pairs[pair] += counts[word]
         (best, often), *rest = pairs.most_common(2)
-        assert not rest or often > rest[0][1], "the reference does not know whom to prefer"
+        assert not rest or often > rest[0][1], "two pairs are equally frequent"
         found.append("".join(best))
         for word, parts in pieces.items():
             i, merged = 0, []
@@ -86,7 +86,7 @@ def test_it_is_made_once_and_not_mixed(library: Path, tmp_path: Path):
     flags = ["--corpus", library, "--out", tmp_path / "bpe", "--vocab-size"]
     call_script(SCRIPT, *flags, 300)
     made = (tmp_path / "bpe" / "tokenizer.json").stat().st_mtime_ns
-    assert "there already" in call_script(SCRIPT, *flags, 300).stdout
+    assert "already exists" in call_script(SCRIPT, *flags, 300).stdout
     assert (tmp_path / "bpe" / "tokenizer.json").stat().st_mtime_ns == made
     assert "vocab_size 300 there, 310 here" in one_line_error(call_script(SCRIPT, *flags, 310))
     (library / "a.txt").write_text(prose(60, 9), encoding="utf-8")
@@ -94,7 +94,7 @@ def test_it_is_made_once_and_not_mixed(library: Path, tmp_path: Path):
 
 
 def test_texts_that_are_left_out(library: Path, tmp_path: Path):
-    """Short ones where asked for; those that repeat another always."""
+    """Short texts are left out if asked for, texts that repeat another always."""
     read = sum(len(path.read_text(encoding="utf-8")) for path in library.iterdir())
     (library / "c.txt").write_text((library / "a.txt").read_text(encoding="utf-8"), encoding="utf-8")
     (library / "short.txt").write_text("zzzz " * 50, encoding="utf-8")

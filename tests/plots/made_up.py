@@ -1,4 +1,4 @@
-"""What the tests of the figures share: committed CSVs, changed; what a panel holds; whether its texts fit."""
+"""Shared by the tests of figures: changed copies of committed CSVs, contents of panels, and whether texts fit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT / "plots"))  # as when a script runs: its own folder
 
 
 def committed(folder: Path, *names: str, **changes: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
-    """Copies of CSVs of results/, upside down, because the order of rows must not matter.
+    """Copy CSVs of results/ with their rows reversed, because the order of rows must not matter.
 
-    changes: by the name of a CSV, what becomes of its table.
+    changes: name of a CSV → a function that changes its table.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in (RESULTS / f"{name}.csv" for name in names):
@@ -36,7 +36,7 @@ def committed(folder: Path, *names: str, **changes: Callable[[pd.DataFrame], pd.
 
 
 def assert_points(container, x, y, low=None, high=None) -> None:
-    """Points and the ends of their bars, in any order of x."""
+    """Assert the points and the ends of their bars, in any order of x."""
     points, _, bars = container.lines
     order = np.argsort(points.get_xdata())
     assert points.get_xdata()[order] == pytest.approx(np.sort(x))
@@ -49,22 +49,22 @@ def assert_points(container, x, y, low=None, high=None) -> None:
 
 
 def gid(ax, name: str) -> list:
-    """The lines of a panel that are called so."""
+    """The lines of a panel with this gid."""
     return [line for line in ax.get_lines() if line.get_gid() == name]
 
 
 def labels(where) -> list[str]:
-    """Of the first legend of a panel or of a figure."""
+    """The labels of the first legend of a panel or figure."""
     return [text.get_text().replace("\n", " ") for text in where.findobj(Legend)[0].get_texts()]
 
 
 def refusal(script: str, *arguments: object) -> str:
-    """The one line of an error on a command line."""
+    """The error line of a script that refuses these arguments."""
     return one_line_error(call_script(script, *arguments))
 
 
 def assert_texts_fit(fig) -> None:
-    """No label, title or legend covers a panel or another text."""
+    """Assert that no label, title or legend covers a panel or another text, and that tick labels do not overlap."""
     fig.savefig(io.BytesIO())  # lays the texts out
     texts = [label for ax in fig.axes for label in (ax.xaxis.label, ax.yaxis.label, ax.title) if label.get_text()]
     boxes = [text.get_window_extent() for text in [*texts, *fig.findobj(Legend)]]

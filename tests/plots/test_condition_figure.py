@@ -1,4 +1,4 @@
-"""The figure of the L²M condition from made-up CSVs: what is drawn is what they hold; and from its command."""
+"""The figure of the L²M condition: it shows what made-up CSVs hold, and one command makes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAPACITIES = {"16 bits": 11.09, "1 nat": 1.0, "linear": 0.168}
 
 
 def made_up(folder: Path) -> Path:
-    """The CSVs, upside down."""
+    """Write the CSVs, with their rows reversed."""
     states = [(model, "total", L // 2, size(L)) for model, size in SIZES.items() for L in LENGTHS]
     groups = [(model, group) for group, models in MODELS.items() for model in models]
     required = []
@@ -53,9 +53,9 @@ def test_draws_the_csvs(tmp_path):
     for model, size in SIZES.items():
         assert list(lines[model][0]) == LENGTHS
         assert lines[model][1] == pytest.approx([size(L) for L in LENGTHS])
-    assert lines["measured"][1] == pytest.approx(3.9 * np.array(LENGTHS) ** 0.48)  # at one nat an element
+    assert lines["measured"][1] == pytest.approx(3.9 * np.array(LENGTHS) ** 0.48)  # at one nat per element
     bands = [band.get_paths()[0].vertices for band in ax.collections if band.get_gid() == "paper"]
-    for band, nats in zip(bands, reversed(CAPACITIES.values()), strict=True):  # the CSV is upside down
+    for band, nats in zip(bands, reversed(CAPACITIES.values()), strict=True):  # the rows are reversed
         at_end = band[band[:, 0] == LENGTHS[-1], 1]
         assert at_end.min() == pytest.approx(3.26 * 1e7**0.71 / nats)
         assert at_end.max() == pytest.approx(2.27 * 1e7**0.76 / nats)

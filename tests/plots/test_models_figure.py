@@ -14,7 +14,7 @@ from tests.conftest import call_script
 from tests.measure_mutual_info.test_compare_models import made_scores, save
 from tests.plots.made_up import assert_points, assert_texts_fit, gid, labels, refusal
 
-# After made_up has put their folder on the path.
+# Imported after made_up has put plots/ on the path.
 import models  # isort: skip
 
 SCRIPT, CORPORA = "plots/models.py", ("novels", "articles")
@@ -24,7 +24,7 @@ SHORT = ["SmolLM2 135M", "gemma 3 270m", "Qwen3 1B"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Of each corpus models.csv, and of each model in it bipartite.csv and sweep.csv; novels are two, articles one."""
+    """A folder with models.csv per corpus, and bipartite.csv and sweep.csv per model; four novels, three articles."""
     folder = tmp_path_factory.mktemp("made")
     for corpus, texts in zip(CORPORA, (4, 3), strict=True):
         files = []
@@ -74,7 +74,7 @@ def of_interval(rows: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series, pd
 
 
 def test_errors_by_document_where_there_is_one_book(made, tmp_path):
-    """As in a corpus of a single text, of which bipartite.csv has no error by book."""
+    """Bars are errors by document if bipartite.csv has none by book, as for a corpus of a single text."""
     folder = tmp_path / "one"
     shutil.copytree(made / "novels" / "Qwen3-1B", folder)
     points = pd.read_csv(folder / "bipartite.csv").assign(stderr_by_book_nats=np.nan, stderr_nats=0.5)

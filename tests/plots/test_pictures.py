@@ -1,4 +1,4 @@
-"""Every picture from the committed CSVs: its points, bars, lines and bands are what these hold."""
+"""Every picture shows the committed CSVs: its points, bars, lines and bands have their values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from tests.conftest import call_script, call_shell
 from tests.plots.made_up import RESULTS, assert_points, assert_texts_fit, committed, gid, labels
 
-# After made_up has put their folder on the path.
+# Imported after made_up has put plots/ on the path.
 import bipartite  # isort: skip
 import books  # isort: skip
 import calibration  # isort: skip
@@ -29,7 +29,7 @@ def table(name: str, query: str = "index >= 0") -> pd.DataFrame:
 
 
 def test_make_all_draws_every_committed_picture(tmp_path):
-    """Its command lines, as it calls Python, each run within this process and into another folder."""
+    """Its command lines, run in this process, draw every committed picture; drawing one again gives the same bytes."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\ncase $1 in plots/*) echo "$@" ;; *) exec {sys.executable} "$@" ;; esac\n')
     python.chmod(0o755)
@@ -63,7 +63,7 @@ def bipartite_figure(figure: str, folder: Path):
 
 
 def assert_estimates(ax, folder: str, estimators: list[str], ratio: int) -> None:
-    """Points ± their errors by book, and markers at the bottom edge for those at or below 0."""
+    """Assert points ± their errors by book, and markers at the bottom edge for those at or below 0."""
     points = table(f"{folder}/bipartite", f"L_tokens == {ratio} * ell_tokens and estimator in {estimators}")
     for container, below, estimator in zip(ax.containers, gid(ax, "below"), estimators, strict=True):
         rows = points[points["estimator"] == estimator]
@@ -76,7 +76,7 @@ def assert_estimates(ax, folder: str, estimators: list[str], ratio: int) -> None
 
 
 def assert_slopes(ax, rows: pd.DataFrame, where: pd.Series, estimators: list[str]) -> None:
-    """β and its interval of some windows, each estimator shifted its own way by less than to the next length."""
+    """Assert β and its interval in `rows`; each estimator has its own shift in x, less than to the next length."""
     shifts = []
     for container, estimator in zip(ax.containers, estimators, strict=True):
         mine = rows[rows["estimator"] == estimator]
@@ -114,7 +114,7 @@ def test_fig2b(tmp_path):
 
 
 def test_a_power_law_is_drawn_where_it_is_accepted(tmp_path):
-    """Over all lengths, of which the label then says nothing, or over none; the paper's lines end with the points."""
+    """The label of a law accepted at all lengths has no range; others are not drawn; paper lines end at our points."""
 
     def chosen(windows: pd.DataFrame) -> pd.DataFrame:
         return windows.assign(p_value=np.where(windows["estimator"] == "direct", 0.2, 0.04))
@@ -159,7 +159,7 @@ def two_point_figure(figure: str, *folders: Path):
 
 
 def test_fig2c(tmp_path):
-    """A point that chance puts 9 decades below the highest stands at the bottom edge, as one below 0 does."""
+    """A point nine decades below the highest is marked at the bottom edge, like those below 0."""
 
     def low(points: pd.DataFrame) -> pd.DataFrame:
         return points.assign(mi_corrected_nats=points["mi_corrected_nats"].where(points["d_tokens"] != 256, 1e-9))
@@ -181,7 +181,7 @@ def test_fig2c(tmp_path):
     assert_points(slopes.containers[0], middle(steps), steps["alpha"], steps["lo95"], steps["hi95"])
     assert labels(fig)[0] == "Î(d) − C: α = 1.94 [1.76, 2.12]"
     results = two_point.read_two_point(RESULTS / "fig2c")
-    results.fits[["boot_lo95", "boot_hi95"]] = np.nan  # --bootstrap 0
+    results.fits[["boot_lo95", "boot_hi95"]] = np.nan  # as with --bootstrap 0
     assert labels(two_point.draw("2c", [results]))[0] == "Î(d) − C: α = 1.94"
 
 
@@ -222,14 +222,14 @@ def gaussian_figure(figure: str, folder: str = "fig3", **settings):
 
 
 def models_by_state(folder: str = "fig3") -> tuple[pd.DataFrame, list[str], list[str]]:
-    """summary.csv without the predictor that ignores the past, and the models of growing and of fixed state."""
+    """summary.csv without the predictor that ignores the past, models with growing state, models with fixed state."""
     summary = table(f"{folder}/summary", "model != 'independent'")
     of = summary.groupby("model")["state_size"].agg(["max", "nunique"]).sort_values("max", kind="stable")
     return summary, of.index[of["nunique"] > 1].tolist(), of.index[of["nunique"] == 1].tolist()
 
 
 def drawn_cells(ax) -> pd.DataFrame:
-    """The points of a panel: x, y, whether filled, in the order of x and y."""
+    """The points of a panel: x, y and whether filled, sorted by x and y."""
     points = []
     for container in ax.containers:
         line = container.lines[0]
@@ -282,7 +282,7 @@ def test_the_frontier(folder):
 
 @pytest.mark.parametrize(("figure", "quantity"), [("G.7", "kl"), ("G.8", "nll")])
 def test_figs_g7_and_g8(figure, quantity):
-    """In logarithmic bins of whole rows of four."""
+    """Lines are means over logarithmic bins, which beyond position 4 consist of whole rows of four positions."""
     kl, (_, growing, fixed) = table("fig3/kl", "L == 64"), models_by_state()
     kl["bin"] = pd.cut(kl["position"], [0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64])
     (ax,) = gaussian_figure(figure, L=(64,)).axes
@@ -298,7 +298,7 @@ def test_figs_g7_and_g8(figure, quantity):
 
 
 def test_figg9(tmp_path):
-    """With a crossover at one place, and a model of others."""
+    """With all crossovers at position 64, and a pretrained model from another folder."""
     names = [f"figG9/{name}" for name in ("smooth", "summary", "gap", "crossover", "gains", "counting")]
     folder = committed(tmp_path / "ours", *names, crossover=lambda t: t.assign(overtakes_at=64.0))
 
@@ -333,7 +333,7 @@ def test_figg9(tmp_path):
 
 
 def test_training_on_books():
-    """Points of tokens.csv and token_gaps.csv, and the line of counting."""
+    """Points are those of tokens.csv and token_gaps.csv, and the model that counts has one line."""
     fig = books.draw_training(RESULTS / "fig4")
     assert_texts_fit(fig)
     left, *others = fig.axes

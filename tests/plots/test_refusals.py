@@ -1,4 +1,4 @@
-"""What a figure cannot show is refused in one line that names the file; odd names and short axes are drawn."""
+"""CSVs that cannot be drawn are refused in one line that names the file; missing fits and short axes are drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.plots.made_up import assert_texts_fit, committed, refusal
 
-# After made_up has put their folder on the path.
+# Imported after made_up has put plots/ on the path.
 import bipartite  # isort: skip
 import style  # isort: skip
 import two_point  # isort: skip
@@ -43,7 +43,7 @@ BAD = [
 
 
 def arguments(what: str, folder, **changes) -> list[object]:
-    """Script and flags of a figure, such as "bipartite 2b", whose CSVs are changed."""
+    """Script and flags of a figure, such as "bipartite 2b", with changed copies of its CSVs."""
     script, *figure = what.split()
     committed(folder / "one" if script == "calibration" else folder, *CSVS[script], **changes)
     figure = ["--figure", *figure] if figure else []
@@ -70,7 +70,7 @@ def test_missing_files_and_numbers_of_folders(tmp_path):
 
 
 def test_without_fits_windows_and_errors(tmp_path):
-    """Points too near 0 have no exponent."""
+    """Figures without fits, windows or errors are drawn, as when all points are near 0."""
     empty = {name: lambda t: t[:0] for name in ("fit", "sweep")}
     results = bipartite.read_results(committed(tmp_path / "1", *CSVS["bipartite"], **empty))
     for figure in ("2b", "sweep"):
@@ -85,7 +85,7 @@ def test_without_fits_windows_and_errors(tmp_path):
 @pytest.mark.parametrize("factor", [1.2, 2.5, 9, 70])
 @pytest.mark.parametrize("low", [0.0031, 1.7, 23_000])
 def test_axes_have_ticks_whatever_their_range(low, factor):
-    """Labels tell the place of their tick, though no power of ten is within."""
+    """At least two ticks have labels, which state their values, even if no power of ten is in range."""
     fig, (ax,), _ = style.new_figure([""], "y")
     style.log_axis(ax.xaxis, [low, low * factor], "x")
     style.log_axis(ax.yaxis, [0, -1, low, low * factor], "y")

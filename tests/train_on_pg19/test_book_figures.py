@@ -1,4 +1,4 @@
-"""The shell files of Figs. 4 and G.9, as a user calls them, with tiny models on made-up books."""
+"""The shell files of Figs. 4 and G.9, called as a user would, with tiny models on made-up books."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_from_a_corpus_to_the_picture(corpus, tmp_path):
     gap = pd.read_csv(out / "gap.csv")
     assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-mini-small", "tiny"]]
     log = pd.read_csv(out / "runs" / "tiny_0" / "log.csv")
-    assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # the user's flags come after those of the preset
+    assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # log_every and batch_tokens of the preset at L = 128
     pieces = {path: path.stat().st_mtime_ns for path in (out / "runs/nll").glob("*.npz")}
-    (out / "losses/tiny_0.csv").unlink()  # as if killed before it
-    shutil.rmtree(out / "runs/gpt_neox-mini-small_0")  # as on another machine: its losses are enough
+    (out / "losses/tiny_0.csv").unlink()  # as if killed before it was written
+    shutil.rmtree(out / "runs/gpt_neox-mini-small_0")  # as on another machine; its losses are enough
     again = figure("figG9", "--epochs", "2", **mine)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "seed 0: not trained: " in again.stdout
@@ -61,7 +61,7 @@ def test_a_run_that_fails_is_named(corpus, tmp_path):
 
 
 def test_pretrained_models_read_tokens_of_their_own(tmp_path):
-    """What is called, by a stand-in for Python in a copy of the shell files."""
+    """The commands that pretrained.sh calls, recorded by a script in place of Python, in a copy of the shell files."""
     for name in ("common/environment.sh", "measure_mutual_info/_bipartite.sh", "train_on_pg19/_books.sh", PRETRAINED):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""Runs by their command line: what they learn, on which sequences, what they write, and what is refused."""
+"""train.py through its command line: what runs learn, from which sequences, what they write, and what is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sequences(documents: Path, held_out: list[str]) -> list[dict[str, torch.Tens
 
 @pytest.fixture(scope="module")
 def whole(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from its first step to its last."""
+    """A run of all steps without interruption."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     done = call(documents, folder)
     assert done.returncode == 0, done.stderr
@@ -75,9 +75,9 @@ def test_what_a_run_writes_and_learns(documents, whole):
     assert list(log) == ["step", "tokens", "nll_nats", "learning_rate", "tokens_per_second"]
     assert log["step"].tolist() == list(range(5, STEPS + 1, 5))
     assert (log["tokens"] == 128 * log["step"]).all()
-    # Of the Trainer of transformers, on a CPU.
+    # Losses of the Trainer of transformers, on a CPU.
     assert log["nll_nats"].iloc[[0, 9, 19]].tolist() == pytest.approx([5.49573822, 2.89854240, 2.35275459], rel=1e-5)
-    # The rate of the step itself, after as many steps before it.
+    # The rate of a step depends on the number of steps before it.
     before = log["step"].to_numpy() - 1
     cosine = 3e-3 * (1 + np.cos(np.pi * (before - 5) / (STEPS - 5))) / 2
     np.testing.assert_allclose(log["learning_rate"], np.where(before < 5, 3e-3 * before / 5, cosine), atol=1e-12)
@@ -89,7 +89,7 @@ def test_what_a_run_writes_and_learns(documents, whole):
     found = train.read_run(whole)
     assert found["steps"] == STEPS
     assert found["identity"]["configuration"]["bos_token_id"] == IDS
-    # On the books held out it is better than their tokens' own frequencies.
+    # On the held-out books it is better than a uniform distribution over the ids.
     model = models.build("tiny", IDS, L)
     model.load_state_dict(saved)
     _, held_out = sequences(documents, found["held_out_books"])
@@ -97,7 +97,7 @@ def test_what_a_run_writes_and_learns(documents, whole):
 
 
 def test_the_end_of_every_cosine_is_kept(documents, tmp_path):
-    """With --steps in place of --epochs; a later call goes on, and what is between the ends is not kept."""
+    """With --steps instead of --epochs; a later call continues, and checkpoints between the ends are deleted."""
     flags = ["--steps", 10, "--restarts", 1, "--checkpoint-every", 5]
     assert call(documents, tmp_path / "run", *flags).returncode == 0
     assert list(train.checkpoints(tmp_path / "run")) == [10, 30]
@@ -107,7 +107,7 @@ def test_the_end_of_every_cosine_is_kept(documents, tmp_path):
 
 
 def test_every_epoch_sees_every_sequence_once_in_another_order(documents, tmp_path):
-    """Two of ten books held out leave 24 sequences; with 5 a step, the last 4 of them fill none."""
+    """Holding out two of ten books leaves 24 sequences; with 5 per step, the last 4 fill no step and are left out."""
     task = train.task(settings(documents, tmp_path, epochs=2, batch_tokens=5 * L, warmup=1), CPU)
     assert task.steps == 8  # 2 epochs of 4 whole steps
     seen = [tuple(row) for step in range(8) for row in task.draw(step)[1].tolist()]
@@ -136,10 +136,10 @@ def test_weight_decay_leaves_out_what_the_trainer_of_transformers_leaves_out(doc
     [
         (["--held-out", 0.9, "--batch-tokens", 4 * L], "has 3 sequences to train on, and a step takes 4"),
         (["--vocab", 60], "--vocab 60: the tokenizer has 60 ids, and the start token is one more: give 61 or more"),
-        (["--batch-tokens", 100], "--batch-tokens 100: a multiple of --L 32"),
+        (["--batch-tokens", 100], "--batch-tokens 100: must be a multiple of --L 32"),
         (["--held-out-books", "moby*"], "--held-out-books moby*: none of 10 books, the first of which is book 0"),
         (["--held-out-books", "book*"], "--held-out-books book* of 10 books holds out 10: at least 1 must be held out"),
-        (["--steps", 0], "--steps 0: above 0"),
+        (["--steps", 0], "--steps 0: must be above 0"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Tables of models on the same books, against plain sums over made-up NLL of every document and position."""
+"""The tables of compare.py against plain sums over a made-up NLL of every document and position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train_on_pg19.nll import curves, sums
 SCRIPT = "train_on_pg19/compare.py"
 L = 40
 NAMES, BOOKS = ["x", "y", "z"], np.repeat([0, 1, 2], [2, 3, 4])
-BYTES = np.random.default_rng(5).integers(1, 9, (len(BOOKS), L))  # of each token
+BYTES = np.random.default_rng(5).integers(1, 9, (len(BOOKS), L))  # bytes of each token
 FACTS = {"L": L, "documents": "d", "unit": "byte", "source": "toy", "contexts": [4, 8], "reach": 4, "kind": "gpt2"}
 FACTS |= {"parameters": 7, "dtype": "float32", "training": {"batch_tokens": 2, "learning_rate": 1.0}}
 RUNS = [("a", 0, (10, 30, 70)), ("a", 1, (10, 30, 70)), ("b", 0, (30, 70))]
@@ -29,7 +29,7 @@ def made_up(name: str, seed: int, tokens: int, context: int = 0) -> np.ndarray:
 
 
 def by_book(values: np.ndarray) -> np.ndarray:
-    """(documents, L) → (books, parts)."""
+    """Sums by book and part: (documents, L) → (books, parts)."""
     parts = [values[:, first - 1 : last].sum(axis=1) for first, last in curves.parts(L)]
     return np.stack([np.stack(parts, axis=1)[book == BOOKS].sum(axis=0) for book in range(3)])
 
@@ -83,7 +83,7 @@ def test_what_is_written_is_read(files):
 
 
 def test_a_part_may_have_no_bytes(tmp_path):
-    """A cut character counts as three bytes of U+FFFD, so what completes it may add none, or take some away."""
+    """A character that is cut off counts as three bytes (U+FFFD), so the part that completes it may add 0 or fewer."""
     path = write(tmp_path / "a.csv", "a", 0, (10,))
     table, parts = pd.read_csv(path), len(curves.parts(L))
     table.loc[1, "units"], table.loc[parts + 1, "units"] = 0, -1
@@ -170,7 +170,7 @@ def test_the_tokens_of_training(out):
         assert row.late_gain_nats == pytest.approx(gain, abs=1e-5)
     falls = [rate(made_up("a", seed, 30) - made_up("a", seed, 70), 1, L) for seed in range(2)]
     assert tokens["fell_nats"].iloc[2] == pytest.approx(np.mean(falls), abs=1e-5)
-    # Seeds vary in the fall, so its interval is wider than that of either seed over books alone.
+    # The error includes the variance over books, so it is larger than that over seeds alone.
     assert tokens["fell_stderr_nats"].iloc[2] > np.std(falls, ddof=1) / np.sqrt(2)
     assert gaps[["tokens", "last"]].to_numpy().tolist() == [[n, last] for n in (30, 70) for last in (2, 4, 8, 16, 32)]
     assert gaps["gain_gap_nats"].notna().tolist() == 2 * [False, False, False, True, True]
@@ -182,7 +182,7 @@ def test_the_tokens_of_training(out):
 
 
 def test_runs_are_compared_after_as_many_tokens(files, tmp_path):
-    """With the contexts that all of them have there; a pair the other way round has the other sign."""
+    """With the contexts that all runs of a model have there; --pairs b:a gives the gap the opposite sign."""
     short = write(tmp_path / "short.csv", "b", 0, (10, 30))
     done = call(tmp_path / "out", *files[:2], short, "--pairs", "b:a", "--books", "[xy]")
     assert (
@@ -198,7 +198,7 @@ def test_runs_are_compared_after_as_many_tokens(files, tmp_path):
 
 
 def test_a_model_of_others_has_no_training(files, tmp_path):
-    """It is compared as it is; without training there is no gap by tokens."""
+    """It is compared as it is, without token_gaps.csv. Runs with no common number of tokens: each at its last one."""
     mine = write(tmp_path / "mine.csv", "c", 0, (0,), training={})
     assert call(tmp_path / "out", files[0], mine).returncode == 0
     assert pd.read_csv(tmp_path / "out/summary.csv")["steps"].isna().tolist() == [False, True]
@@ -206,7 +206,7 @@ def test_a_model_of_others_has_no_training(files, tmp_path):
     assert not (tmp_path / "out/token_gaps.csv").exists()
     other = write(tmp_path / "other.csv", "d", 0, (90,))
     done = call(tmp_path / "apart", files[0], other)
-    assert "no number of tokens of training in common: each model is compared after its own last one" in done.stdout
+    assert "the runs share no number of training tokens: each model is compared at its own last one" in done.stdout
     assert pd.read_csv(tmp_path / "apart/summary.csv")["steps"].tolist() == [35, 45]
 
 

@@ -1,4 +1,4 @@
-"""The floor by counting: against whole compressions, and through the command line."""
+"""The loss by counting against compressions of the whole text, and counting_floor.py through its command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     given = ["--losses", losses, "--documents", documents, "--out", tmp_path / "out", "--orders", 2, 4]
     flags = ["--model", run, "--documents", documents, "--out", losses, "--device", "cpu"]
     assert call_script("train_on_pg19/evaluate.py", *flags).returncode == 0
-    assert "books.csv" in one_line_error(call_script(SCRIPT, *given))  # of compare.py
+    assert "books.csv" in one_line_error(call_script(SCRIPT, *given))  # compare.py writes it
     assert call_script("train_on_pg19/compare.py", "--losses", losses, "--out", tmp_path / "out").returncode == 0
     done = call_script(SCRIPT, *given, "--megabytes", 16)
     assert done.returncode == 0, done.stderr
@@ -66,7 +66,7 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
     assert books[["order", "book"]].to_numpy().tolist() == [[4, "book 0"], [4, "book 1"]]
     np.testing.assert_allclose(books["nats_per_byte"], rates, atol=1e-5)
     few = call_script(SCRIPT, *given, "--max-documents-per-book", 2)
-    assert "books.csv: not in nats per byte of these documents: give --books" in one_line_error(few)
+    assert "books.csv: not made from these documents: give --books" in one_line_error(few)
     others = write_documents(tmp_path / "others", {"book 7": ids["book 0"], "book 8": ids["book 1"]}, 256)
     for changes, said in (
         (["--orders", 1], "--orders 1: from 2 to 64 bytes"),

@@ -1,4 +1,4 @@
-"""NLL by position: against plain logits; runs cut off or refused. Against score_documents.py: test_tokenizer.py."""
+"""NLL by position against plain logits; resuming; refusals. test_tokenizer.py compares it with score_documents.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ L, IDS = 32, 60
 
 
 def random_model() -> torch.nn.Module:
-    """Gemma 2, because it does something to its logits after the head."""
+    """A random Gemma 2, because it caps the logits after the head."""
     return tiny_model("gemma2", 64, final_logit_softcapping=3.0)
 
 
@@ -47,7 +47,7 @@ def test_nll_is_that_of_the_logits_in_float64(rows, length):
 
 @pytest.mark.parametrize(("context", "length"), [(1, 6), (4, 16), (4, 19)])
 def test_nll_with_the_last_tokens_only(context, length):
-    """Against one call of the model for each token, given what its segment has before it."""
+    """Against one call of the model for each token, given the tokens before it in its segment."""
     model, ids = random_model(), torch.randint(64, (2, length), generator=torch.Generator().manual_seed(2))
     found = evaluate.nll_with_last(model, ids, 5, context, rows=3)
     expected = np.empty(found.shape)
@@ -61,7 +61,7 @@ def test_nll_with_the_last_tokens_only(context, length):
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four documents of 40 tokens in each of 10 books: words of 5 tokens from a list of 20, and a word of each book."""
+    """Ten books of four 40-token documents: 5-token words from a list of 20, 20% of tokens set to the book's number."""
     random = np.random.default_rng(0)
     words = random.integers(0, IDS, (20, 5))
 
@@ -83,7 +83,7 @@ def train_one(documents: Path, out: Path, *changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(documents, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """Two seeds of one model, and a Mamba2."""
+    """Two seeds of one model, and a Mamba2 model."""
     folder = tmp_path_factory.mktemp("runs")
     return (
         train_one(documents, folder / "tiny_0"),
@@ -93,7 +93,7 @@ def runs(documents, tmp_path_factory) -> tuple[Path, Path, Path]:
 
 
 def last(run: Path) -> Path:
-    """Its last checkpoint."""
+    """The last checkpoint of a run."""
     return list(train.checkpoints(run).values())[-1]
 
 
@@ -103,7 +103,7 @@ def call(documents: Path, out: Path, model: object, *changes: object):
 
 @pytest.fixture(scope="module")
 def evaluated(documents, runs, tmp_path_factory) -> Path:
-    """A folder with a CSV for each run, and nll, the NLL of every token."""
+    """A folder with a CSV for each run, and a subfolder nll with the NLL of every token."""
     out = tmp_path_factory.mktemp("evaluated")
     for run in runs:
         done = call(documents, out / f"{run.name}.csv", run, "--store", out / "nll")
@@ -117,7 +117,7 @@ def names_of(store: Path) -> list[str]:
 
 
 def stored(store: Path, context: str = "") -> dict[str, np.ndarray]:
-    """The NLL of each model, (documents, L), the documents sorted. context: e.g. "last8"."""
+    """The stored NLL of each model, (documents, L), by hash; documents sorted by name. context: e.g. "last8"."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for path in store.glob("*.npz"):
         digest, *of = path.stem.split("-")
@@ -134,7 +134,7 @@ def held_out_ids(documents: Path, run: Path) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_what_is_written_are_sums_over_held_out_documents(documents, runs, evaluated):
-    """By book and part of the positions, against plain logits of each document; the last 8 tokens against the store."""
+    """Sums by book and part against plain logits of each document; those given the last 8 tokens against the store."""
     ids, names = held_out_ids(documents, runs[0])
     assert len(ids) == 12  # three books of ten
     for run, model, seed in zip(runs, ["tiny", "tiny", "mamba2-mini-small"], [0, 1, 0], strict=True):
@@ -158,7 +158,7 @@ def test_what_is_written_are_sums_over_held_out_documents(documents, runs, evalu
 
 
 def test_losses_that_are_there_are_not_trained_again(documents, evaluated, tmp_path):
-    """Of the same training up to its last step, where there is no run; those of another training are refused."""
+    """Nothing is trained if --out has no run and --losses has its last step; losses of another training are refused."""
     losses, run = ["--losses", evaluated / "tiny_0.csv"], tmp_path / "run"
     done = call_script(TRAIN, *TINY_RUN[TRAIN], *FLAGS, "--documents", documents, *losses, "--out", run)
     assert done.returncode == 0, done.stderr
@@ -173,14 +173,14 @@ def test_losses_that_are_there_are_not_trained_again(documents, evaluated, tmp_p
     ):
         given = [*TINY_RUN[TRAIN], *FLAGS, "--documents", documents, *losses, *changes, "--out", run]
         assert said in one_line_error(call_script(TRAIN, *given))
-    train_one(documents, run, *losses, "--restarts", 1)  # goes on after the last step that they have
+    train_one(documents, run, *losses, "--restarts", 1)  # trains further than the losses go
     assert max(train.checkpoints(run)) == 3 * 14
     begun = call_script(TRAIN, *TINY_RUN[TRAIN], *FLAGS, "--documents", documents, *losses, "--out", run)
     assert "not trained" not in begun.stdout
 
 
 def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path):
-    """Documents of 48 tokens; one held-out document shares 32 with one trained on, others 40 or all."""
+    """Of 48-token held-out documents, one shares 32 tokens with a training document, one 40, and a book is a copy."""
     ids: dict[str, list] = {}
     for row in books.open_books(documents, L)[0]:
         ids.setdefault(row["book"], []).append([*row["input_ids"], *row["input_ids"][:8]])
@@ -191,7 +191,7 @@ def test_no_document_that_the_run_was_trained_on_is_held_out(documents, tmp_path
     trained_on = next(rows for name, rows in ids.items() if name not in held_out)
     ids[one][0] = trained_on[0][:32] + ids[one][0][32:]
     ids[one][1] = trained_on[1][:40] + ids[one][1][40:]
-    ids[third] = ids[other]  # and a copy among those held out
+    ids[third] = ids[other]  # a copy of another held-out book
     folder = write_documents(tmp_path / "repeats", ids, IDS)
     for length, kept in ((32, 6), (44, 7)):
         done = call(folder, tmp_path / f"{length}.csv", run, "--L", length)
@@ -211,7 +211,7 @@ def test_the_batch_changes_no_number(documents, runs, evaluated, tmp_path):
 
 
 def test_what_is_stored_is_not_computed_again(documents, runs, evaluated, tmp_path, monkeypatch):
-    """At pieces of two documents, of which one is damaged."""
+    """With pieces of two documents: a damaged one is refused and, once deleted, the only one to be computed again."""
     monkeypatch.setattr(evaluate, "PIECE_TOKENS", 2 * L)
     out, store = tmp_path / "out.csv", tmp_path / "out.parts"
     again = functools.partial(call, documents, out, runs[0])
@@ -219,7 +219,7 @@ def test_what_is_stored_is_not_computed_again(documents, runs, evaluated, tmp_pa
     whole, table = out.read_bytes(), pd.read_csv(out)
     pd.testing.assert_frame_equal(table, pd.read_csv(evaluated / f"{runs[0].name}.csv"), atol=1e-3, rtol=0)
     pieces = {path: path.stat().st_mtime_ns for path in store.glob("*.npz")}
-    assert len(pieces) == 12  # and as many with the last 8 tokens only
+    assert len(pieces) == 12  # 6 with the full context, 6 with the last 8 tokens only
     damaged = sorted(pieces)[2]
     damaged.write_bytes(damaged.read_bytes()[:-50])
     assert f"{damaged} is damaged" in one_line_error(again())
@@ -236,7 +236,7 @@ def test_what_is_stored_is_not_computed_again(documents, runs, evaluated, tmp_pa
 
 
 def test_other_weights_are_computed(documents, runs, tmp_path):
-    """And weights without a value are refused."""
+    """Other weights in the same folder are evaluated again; weights that are NaN are refused."""
     run = shutil.copytree(runs[0], tmp_path / "run")
     checkpoint = last(run)
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -252,7 +252,7 @@ def test_other_weights_are_computed(documents, runs, tmp_path):
 
 
 def test_a_model_of_others(documents, runs, tmp_path):
-    """A folder without a tokenizer (ids of bytes, DNA and the like); --bos gives the id to begin with."""
+    """A model folder without a tokenizer (for bytes, DNA and the like); --bos gives the id of the start token."""
     random_model().save_pretrained(tmp_path / "mine")
     mine = functools.partial(call, documents, tmp_path / "out.csv", tmp_path / "mine", "--bos", 61)
     done = mine("--L", 16, "--dtype", "float32")
@@ -291,11 +291,11 @@ def test_bad_input(documents, runs, tmp_path):
         (documents, "short", ["--bos", 3], "--L: say how many tokens of each document"),
         (documents, "short", ["--L", 32, "--bos", 3], "its context is 20 tokens, shorter than L = 32"),
         (documents, "short", ["--held-out-of", tmp_path, "--bos", 3], f"no file {tmp_path / train.RUN}"),
-        (documents, runs[0], ["--L", 0], "--L 0: at least 1"),
+        (documents, runs[0], ["--L", 0], "--L 0: must be at least 1"),
         (documents, runs[0], ["--out", tmp_path], f"--out {tmp_path}: give a file that ends in .csv"),
         (documents, runs[0], ["--held-out-of", runs[1]], "reads the books that it held out: leave it out"),
-        (documents, runs[0], ["--n-documents", 0], "--n-documents 0: at least 1"),
-        (documents, runs[0], ["--max-documents-per-book", -1], "--max-documents-per-book -1: at least 0"),
+        (documents, runs[0], ["--n-documents", 0], "--n-documents 0: must be at least 1"),
+        (documents, runs[0], ["--max-documents-per-book", -1], "--max-documents-per-book -1: must be at least 0"),
         (documents, runs[0], ["--books", "none"], "--books none: none of 3 books"),
         (documents, empty, [], "has no checkpoint yet"),
         (strangers, runs[0], [], "none of the books that the run held out"),
@@ -306,7 +306,7 @@ def test_bad_input(documents, runs, tmp_path):
 
 
 def test_a_run_is_evaluated_at_the_end_of_each_cosine(documents, tmp_path):
-    """After two cosines, and amid the second one."""
+    """After two cosines; and in the middle of the second, where the end of the first is evaluated."""
     run = train_one(documents, tmp_path / "run", "--steps", 4, "--checkpoint-every", 2, "--restarts", 1)
     assert call(documents, tmp_path / "out.csv", run, "--contexts", 4, 8, "--reach", 4).returncode == 0
     table = pd.read_csv(tmp_path / "out.csv")

@@ -1,4 +1,4 @@
-"""The families against dense linear algebra, the paper's check values, and what was drawn."""
+"""The families against dense linear algebra, the paper's check values, and the covariance of samples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_conditionals_equal_the_dense_cholesky_at_1024(k):
 
 @each_kind
 def test_samples_have_the_covariance(of: Family):
-    """Every entry of the empirical covariance, over its standard error, is a standard normal."""
+    """Errors of the empirical covariance, divided by their standard errors, are distributed like standard normals."""
     draws = 20_000
     if of.L > 256:
         of = Family(of.n[:3], of.k[:3], of.coupling)
@@ -61,13 +61,13 @@ def test_samples_have_the_covariance(of: Family):
     error = np.sqrt((np.outer(np.diag(sigma), np.diag(sigma)) + sigma**2) / draws)
     standard = ((z @ z.T / draws - sigma) / error)[np.triu_indices(of.L)]
     assert np.abs(standard).max() < 5
-    if of.L > 4:  # ten entries would tell nothing about a spread
+    if of.L > 4:  # ten entries are too few for a spread
         assert abs(standard.mean()) < 0.5
         assert 0.8 < standard.std() < 1.2
 
 
 def test_the_papers_families_have_the_known_information():
-    """And one copied column adds a constant for each layer."""
+    """I(L/2; L) of both families against known values; with one copied column, each layer adds a constant."""
     known = {"subvolume": {1: 0.293893, 2: 0.901313, 3: 2.730142, 5: 24.675880}}
     known["logarithmic"] = {2: 0.317959, 3: 0.342234, 5: 0.391752}
     for name, values in known.items():
@@ -83,7 +83,7 @@ def test_rows_have_unit_norm_and_the_coupling(n, coupling):
     M = families.row_matrix(n, coupling)
     wanted = np.full((n, n), coupling) + (1 - coupling) * np.eye(n)
     np.testing.assert_allclose((M @ M.T).numpy(), wanted, rtol=0, atol=1e-12)
-    # What makes a family's law the same backwards: reversed rows are rows with columns of changed sign.
+    # Reversing the rows changes only the signs of columns: this makes a family's law the same backwards.
     sign = (M.flip(0) / M).mean(dim=0).sign()
     np.testing.assert_allclose(M.flip(0).numpy(), (M * sign).numpy(), rtol=0, atol=1e-12)
 

@@ -1,6 +1,6 @@
-"""Whatever family is built, the recursions give the conditionals of its dense covariance, and information behaves.
+"""For any family, the conditionals equal those of its dense covariance, and information has its known properties.
 
-The families are random: 1 to 4 layers, each with its own branching and number of copies, any coupling there may be.
+The families are random: 1 to 4 layers, each with its own branching and number of copies, and any possible coupling.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.exact.families import Family
 from gaussian_synthetic.exact_mi import bipartite_information, cross_rank, two_point_information
 
-LONGEST = 320  # positions: the dense truth costs the cube of it
+LONGEST = 320  # positions: the dense reference takes O(L³) time
 exact = settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -24,7 +24,7 @@ def any_family(draw: st.DrawFn) -> Family:
     assume(np.prod(n) <= LONGEST)
     k = (0, *(draw(st.integers(1, branching)) for branching in n[1:]))
     lowest = -1 / (max(n) - 1)
-    # A row whose values all but determine one another leaves the dense truth no digits.
+    # If the values of a row nearly determine one another, the dense reference loses its digits.
     share = draw(st.floats(0.05, 0.95))
     return Family(n, k, lowest + share * (1 - lowest))
 
@@ -41,7 +41,7 @@ def test_every_conditional(of: Family, seed: int):
     np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-9)
     before = z.clone()
     np.testing.assert_allclose(families.conditional_mean(conditionals, z).numpy(), wanted_mean, rtol=0, atol=1e-9)
-    assert torch.equal(z, before)  # the caller's values are left alone
+    assert torch.equal(z, before)  # the input is not modified
     np.testing.assert_allclose(families.conditional_std(of).numpy(), wanted_std, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(conditionals.std.numpy(), families.conditional_std(of).numpy())
 
@@ -72,11 +72,11 @@ def test_information_at_every_cut(of: Family, data: st.DataObject):
     ell = data.draw(st.integers(1, of.L - 1), label="ell")
     assert abs(information[ell - 1] - dense.mutual_information(sigma, ell)) < 1e-8
     assert 0 <= cross_rank(sigma, ell) <= min(ell, of.L - ell)
-    # One value more on a side of the cut takes away no more than it had to say.
+    # Moving one value across the cut lowers the information by at most I(z_<t; z_t).
     past = -log_std  # I(z_<t; z_t): every position has the variance 1
     assert past.min() >= -1e-12
     assert (information[1:] >= information[:-1] - past[1:-1] - 1e-9).all()
-    # The chain rule, with the determinant as the witness.
+    # The chain rule: the sum of log_std is ½ ln det Σ.
     np.testing.assert_allclose(log_std.sum(), np.linalg.slogdet(sigma)[1] / 2, rtol=1e-10, atol=1e-8)
 
 

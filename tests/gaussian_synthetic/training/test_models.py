@@ -1,4 +1,4 @@
-"""Every kind of model: what a prediction rests on, and what a batch or a longer sequence must not change."""
+"""Every kind of model: which tokens a prediction depends on, and that batches or longer sequences do not change it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS += ["gru-32-8", "mamba2-32-64"]
 
 @pytest.fixture(autouse=True)
 def neox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one kind that has no small model in the table."""
+    """Add a GPT-NeoX model to MODELS, which has none of this kind as small as the others here."""
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     monkeypatch.setitem(MODELS, "neox", Architecture("gpt_neox", small))
 
@@ -43,12 +43,12 @@ def test_shapes(name):
     assert mean.isfinite().all()
     assert log_std.isfinite().all()
     (mean.square().sum() + log_std.square().sum()).backward()
-    assert all(value.grad is not None for value in model.parameters())  # processes wait for every gradient
+    assert all(value.grad is not None for value in model.parameters())  # with several processes, a step waits for each
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_prediction_rests_on_the_tokens_before_it(name):
-    """By gradients: zero at and after the token, and before it not, as far back as a model of windows reaches."""
+    """Gradients are zero for the token itself and later ones, nonzero for all earlier ones, which windows reach too."""
     model, z = built(name).train(), draws(2).requires_grad_()
     mean, log_std = model(z)
     for position in (0, 7, L - 1):
@@ -57,7 +57,7 @@ def test_a_prediction_rests_on_the_tokens_before_it(name):
             size = gradient.abs().sum(dim=2)
             assert (size[0, position:] == 0).all()
             assert (size[0, :position] > 0).all()
-            assert (size[1] == 0).all()  # nor on another draw of the batch
+            assert (size[1] == 0).all()  # the other draw of the batch has no influence
 
 
 def test_a_window_ends():
@@ -67,13 +67,13 @@ def test_a_window_ends():
     z = torch.randn(1, 64, COPIES, requires_grad=True)
     (gradient,) = torch.autograd.grad(model(z)[0][0, 50].sum(), z)
     size = gradient[0].abs().sum(dim=1)
-    # Token t − 1 is what position t is given; two layers add 15 tokens each.
+    # The input at position t is token t − 1; each of the two layers reaches 15 tokens further back.
     assert size.nonzero().flatten().tolist() == list(range(50 - 1 - 30, 50))
 
 
 @pytest.mark.parametrize("name", ["mamba2-mini-2048", "mamba2-32-64", "gru-32-8", "mamba-mini-32", "hybrid-mini"])
 def test_a_longer_sequence_changes_no_earlier_prediction(name):
-    """Across the chunks in which a scan is computed: 96 tokens at once, and the first 40 alone."""
+    """The first 40 predictions are the same for 96 tokens and for 40, although a scan is computed in chunks."""
     torch.manual_seed(0)
     model = models.build(name, COPIES, 96).eval()
     z = torch.randn(2, 96, COPIES)

@@ -66,7 +66,7 @@ def test_estimates(whole):
 
 
 def test_a_row_is_what_its_documents_give(whole):
-    """Mean and standard error of the terms of its documents, drawn again from the seed."""
+    """The mean and standard error of the terms of its documents, which are drawn again from the seed."""
     process = BernoulliUniform()
     keys = ["predictor", "estimator", "n_documents", "seed", "L_tokens"]
     table = read(whole, "calibration").set_index(keys).sort_index()
@@ -85,7 +85,7 @@ def test_replications_are_new_documents_and_predictors_share_them():
 
     one = terms("exact", 20, 0)
     assert (terms("exact", 20, 0) == one).all()
-    assert (terms("limited_context", 20, 0) == one).all()  # a context of 64 tokens is all of these documents
+    assert (terms("limited_context", 20, 0) == one).all()  # a context of 64 tokens covers these documents
     for other in (terms("exact", 20, 1), terms("exact", 21, 0)[:20], terms("exact", 20, 0, pool=True)):
         assert (other != one).any()
 
@@ -117,7 +117,7 @@ def test_fits(whole):
 
 
 def test_true_slopes(whole):
-    """ols: the straight line through the exact curve. gls: the same with the weights of many documents."""
+    """ols: the straight line through the exact curve. gls: a power law weighted by the covariance of many documents."""
     every = read(whole, "calibration_fit").groupby(["estimator", "method"])["beta_true"].unique()
     truth = every["direct"]
     L = np.array(POINTS[1:])
@@ -135,7 +135,7 @@ def test_true_slopes(whole):
 
 
 def test_coverage_sums_up_the_other_two(whole):
-    """What a row sums up `summed_up` decides; here that each row has its own replications."""
+    """Each row summarises its own replications; `summed_up` itself is tested in test_calibrate_two_point.py."""
     summary, estimates, fits = (read(whole, name) for name in ("coverage", "calibration", "calibration_fit"))
     assert len(summary) == 3 * (2 + 4) * (len(POINTS) + 2)
     for _, row in summary[summary["n_documents"] == 50].iterrows():
@@ -167,7 +167,7 @@ def test_run_again_reuses_and_other_settings_are_refused(whole):
 
 
 def test_a_replication_without_a_fit_is_a_row(tmp_path):
-    """Two documents have no covariance."""
+    """Two documents are too few for a covariance, so gls has no fit."""
     changes = {"n_documents": (2,), "predictors": "exact"}
     assert call_script(SCRIPT, *arguments(tmp_path, **changes)).returncode == 0
     fits = read(tmp_path / "bernoulli", "calibration_fit")
@@ -181,7 +181,7 @@ def test_a_replication_without_a_fit_is_a_row(tmp_path):
 
 
 def test_estimators_find_what_they_should():
-    """1,000 documents: direct and block entropy find I, less what a wrong start costs; vCLUB I and its overshoot."""
+    """1,000 documents: direct and block entropy find I plus the cost of a wrong start, vCLUB I plus its overshoot."""
     chain = MarkovChain()
     truth, pi = chain.mutual_information(1, 2), chain.stationary
     vclub = truth + float(pi @ np.log(pi / np.array(chain.P)) @ pi)  # I + KL(p_X p_Y || p_XY)

@@ -1,4 +1,4 @@
-"""What two-point information is held against, by another way to it, and what comes out, row by row."""
+"""The exact two-point information against an independent computation, and the calibration's tables row by row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of_joint(joint: np.ndarray) -> float:
     return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
 
 
-# What is known exactly
+# The exact information
 
 
 def test_markov_chain_against_all_rows():
@@ -42,7 +42,7 @@ def test_markov_chain_against_all_rows():
         rows, joint = np.array(list(itertools.product(range(3), repeat=d + 1))), np.zeros((3, 3))
         np.add.at(joint, (rows[:, 0], rows[:, -1]), np.exp(chain.logprobs(rows).sum(axis=1)))
         assert chain.two_point_information(d) == pytest.approx(of_joint(joint), rel=1e-11)
-    # Far away it is ½ λ^2d times a constant, λ the second eigenvalue, where the information is below rounding.
+    # At large d it is proportional to λ^2d, with λ the second eigenvalue, even where it is below rounding.
     second = np.sort(np.abs(np.linalg.eigvals(np.array(chain.P))))[-2]
     ratio = chain.two_point_information(104) / chain.two_point_information(100)
     assert ratio == pytest.approx(second**8, rel=1e-5)
@@ -56,7 +56,7 @@ def test_coins_against_the_integral_over_their_bias():
 
 
 def joint_of_topics(process: Topics, same: float) -> np.ndarray:
-    """p(a, b) of two tokens, topic by topic, that lie in one segment with probability `same`."""
+    """p(a, b) of two tokens that are in the same segment with probability `same`, summed over the topics."""
     spread = np.full((process.topics, process.vocab_size), (1 - process.own) / process.vocab_size)
     for topic in range(process.topics):
         spread[topic, topic * process.words : (topic + 1) * process.words] += process.own / process.words
@@ -65,7 +65,7 @@ def joint_of_topics(process: Topics, same: float) -> np.ndarray:
 
 
 def test_topics_are_drawn_as_they_say():
-    """At any place of a document: how often two tokens at distance d are of one group, and all tokens as frequent."""
+    """At any place, two tokens at distance d share a group as often as expected, and all tokens are equally likely."""
     process, documents = Topics(topics=4, words=2, own=0.9, decay=0.6), 40_000
     ids = process.sample(np.random.default_rng(0), documents, 60)
     assert ids.shape == (documents, 60)
@@ -90,7 +90,7 @@ def test_topics_are_drawn_as_they_say():
 
 
 def test_shuffled_documents_keep_what_they_are_about():
-    """400,000 documents of five tokens in random order, any two places, against the closed form."""
+    """The information between two places in 400,000 documents of five shuffled tokens, against the closed form."""
     process = Shuffled(topics=2, words=1, own=1.0, decay=0.3, tokens=5)
     ids = process.sample(np.random.default_rng(0), 400_000, 5)
     for i, j in ((0, 1), (1, 4)):
@@ -99,7 +99,7 @@ def test_shuffled_documents_keep_what_they_are_about():
 
 
 def test_truth_of_an_exponent_is_that_of_the_exact_curve(monkeypatch):
-    """A power law that is known: all three ways find its exponent."""
+    """For a power law plus a constant, all three fits find the known exponent."""
     d, values = 2 ** np.arange(9), 1e-3 * np.random.default_rng(0).standard_normal((3, 50, 9))
     curve = dict(zip(d.tolist(), (0.3 * d**-0.7 + 0.01).tolist(), strict=True))
     monkeypatch.setattr(Topics, "two_point_information", lambda self, d: curve[d])
@@ -138,7 +138,7 @@ def replicated(cfg: Settings, name: str) -> dict[str, np.ndarray]:
 
 
 def test_intervals_hold_the_truth_of_shuffled_books():
-    """100 replications; if 0.95 of all intervals hold it, fewer than 0.88 of these do once in two hundred times."""
+    """100 replications. With a true coverage of 0.95, one below 0.88 at any distance has a probability below 1/200."""
     cfg = Settings(books=60, tokens=100, d_max=4, replications=100)
     rows = summary(cfg, "shuffled", replicated(cfg, "shuffled")).set_index("quantity").loc["mi_corrected"]
     assert rows["d_tokens"].tolist() == [1, 2, 4]
@@ -150,7 +150,7 @@ def test_a_plateau_is_seen_and_taken_off():
     table = summary(cfg, "topics", replicated(cfg, "topics")).set_index("quantity")
     raw, corrected = table.loc["mi"], table.loc["mi_corrected"]
     assert (raw["coverage"] == 0).all()
-    assert (raw["coverage_of_mean"] >= 0.7).all()  # most pairs are seen once, and the errors are short
+    assert (raw["coverage_of_mean"] >= 0.7).all()  # most pairs are seen once, and the errors are too small
     assert (corrected["bias"].abs().to_numpy() < 0.2 * raw["bias"].to_numpy()).all()
     assert corrected["bias"].to_numpy() == pytest.approx(raw["bias"].to_numpy() - table.loc["C", "mean"], abs=2e-6)
     assert table.loc["alpha_gls", "coverage"] > 0.8
@@ -168,7 +168,7 @@ def test_a_row_sums_up_its_replications():
     interval = binomtest(3, 4).proportion_ci()
     found = row["coverage"], row["coverage_lo95"], row["coverage_hi95"]
     assert found == pytest.approx((0.75, interval.low, interval.high))
-    assert row["coverage_of_mean"] == 0.75  # −0.9 is 1.2 from the mean
+    assert row["coverage_of_mean"] == 0.75  # −0.9 lies 1.2 half-widths below the mean
     values[0] = math.nan
     row = summed_up(values, values - half, values + half, 0.5)
     assert (row["coverage"], row["failed"], row["mean"]) == (0.5, 1, pytest.approx(0.5 + shifts[1:].mean()))
@@ -211,7 +211,7 @@ def test_whole_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"books": 1}, "--books 1: at least 2"),
+        ({"books": 1}, "--books 1: must be at least 2"),
         ({"d_max": 3}, "--d-max 3: give at least 4, for a fit, and less than --tokens 120"),
         ({"d_max": 120}, "--d-max 120: give at least 4, for a fit, and less than --tokens 120"),
     ],

@@ -40,7 +40,7 @@ def test_three_intervals_of_the_slope(books):
         covariance, shrinkage = covariance_of_mean(values)
         fit = fit_law("power", LENGTHS[1:], values.mean(axis=0), covariance, len(values), shrinkage)
         assert found[i].tolist() == pytest.approx(fit.parameters["beta"])
-    fitted = int(books >= 20)  # from so many books on, what is resampled is the books' rows
+    fitted = int(books >= 20)  # from MIN_BOOKS = 20 on, the rows of books are resampled
     values, units = (terms, rows)[fitted].to_numpy()[:, 1:], (book, rows.index)[fitted].to_numpy()
     boot = bootstrap_power(LENGTHS[1:], values, units, lambda drawn: 0.0, 20, 3)["power", "beta"]
     assert found[2].tolist() == pytest.approx([found[fitted, 0], *boot])
@@ -48,7 +48,7 @@ def test_three_intervals_of_the_slope(books):
 
 
 def test_no_fit_is_nan():
-    """Two books have no covariance of three lengths; terms that scatter around 0 no power law."""
+    """Two books are too few for a covariance of three lengths; terms that scatter around 0 have no power law."""
     terms, book = terms_of(NoisySantaFe(0.5, 0.1), 2, 0)
     assert np.isfinite(slopes(terms, book, 8, 5, 0)).all(axis=1).tolist() == [True, False, True]
     assert np.isnan(slopes(terms - terms.mean(), book, 8, 5, 0)).all()
@@ -106,7 +106,7 @@ def test_whole_run(tmp_path):
     [
         ({"books": (1, 4)}, "--books 1: give at least 2, at most --n-documents 40"),
         ({"books": 41}, "--books 41: give at least 2, at most --n-documents 40"),
-        ({"bootstrap": 1}, "--bootstrap 1: at least 2"),
+        ({"bootstrap": 1}, "--bootstrap 1: must be at least 2"),
         ({"L_fit_mins": (4, 16)}, "only 2 values of L to fit, and 3 are needed"),
     ],
 )

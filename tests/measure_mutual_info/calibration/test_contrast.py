@@ -47,7 +47,7 @@ def test_donors_are_of_other_books_and_differ(sizes, count, seed):
 
 
 def test_contrast_of_a_chain_is_its_expectation():
-    """K = 1 is vCLUB; for K = 2 the mean over all states of the last tokens of X, X'_1, X'_2 and the first of Y."""
+    """K = 1 is vCLUB. K = 2 is compared with a sum over all last tokens of X, X'_1, X'_2 and first tokens of Y."""
     chain, cfg = MarkovChain(), bipartite.Settings(L_max=8, L_fit_min=2)
     lent = x_donors(np.arange(3000), 2, 0)
     vclub = [bipartite.document_terms(cfg, chain, "exact", 3000, 0, x_donor=donor)["vclub"] for donor in lent]
@@ -79,7 +79,7 @@ def test_rows(whole):
     assert mi["overshoot"].to_numpy() == pytest.approx((mi["mean"] - mi["truth"]).to_numpy(), abs=1e-4)
     assert mi["ratio"].to_numpy() == pytest.approx((mi["mean"] / mi["truth"]).to_numpy(), rel=1e-4)
 
-    # Two replications of the chain anew: log q(Y|X) less log of the mean of q(Y|X'), at ell = 16 and L = 32.
+    # Two replications of the chain, computed again: log q(Y|X) − log of the mean of q(Y|X'), at ell = 16, L = 32.
     chain, terms = MarkovChain(), []
     for seed in (0, 1):
         ids = chain.sample(np.random.default_rng([seed, 20, zlib.crc32(b"markov"), 0]), 20, 32)
@@ -114,7 +114,7 @@ def test_run_again_reuses_and_other_settings_are_refused(whole):
 
 
 def test_a_language_model_on_text(tmp_path):
-    """Four books of two documents, against a slow reference."""
+    """Four books of two documents each, against a slow reference."""
     rng = np.random.default_rng(0)
     books = {name: [rng.integers(0, 255, 16).tolist() for _ in range(2)] for name in "abcd"}
     write_documents(tmp_path / "documents", books)

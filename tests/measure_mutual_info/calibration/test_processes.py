@@ -27,7 +27,7 @@ TINY = [
     (NoisySantaFe(0.4, 0.03, n_keys=3), 6, 3),
     (MarkovChain(), 3, 6),
     (BernoulliUniform(), 2, 10),
-]  # process, tokens in its vocabulary, longest row whose possibilities are enumerated
+]  # process, size of its vocabulary, length of the rows, all of which are enumerated
 
 
 def every_row(vocabulary: int, n: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def every_row(vocabulary: int, n: int) -> np.ndarray:
 
 
 def probability_from_hidden(process, row: np.ndarray) -> float:
-    """p(row) from the definition: the hidden variables of the document are summed out, or θ is integrated out."""
+    """p(row) from the definition, with the hidden variables of the document summed out, or θ integrated out."""
     if isinstance(process, NoisySantaFe):
         total = 0.0
         for truth in itertools.product((0, 1), repeat=process.n_keys):
@@ -52,7 +52,7 @@ def probability_from_hidden(process, row: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("process", "vocabulary", "n"), TINY)
 def test_all_rows(process, vocabulary, n):
-    """Rows have the probability of the definition, and I is that of all of them."""
+    """All rows have the probabilities of the definition, and I is that of their joint distribution."""
     rows = every_row(vocabulary, n)
     logprobs = process.logprobs(rows)
     assert logprobs.shape == rows.shape
@@ -60,7 +60,7 @@ def test_all_rows(process, vocabulary, n):
     assert wanted.sum() == pytest.approx(1, abs=1e-12)
     p = np.exp(logprobs.sum(axis=1))
     np.testing.assert_allclose(p, wanted, rtol=1e-11)
-    # Each token by itself: the first k tokens of a row are a row.
+    # Also token by token: the beginning of a row is a row itself.
     shorter = every_row(vocabulary, n - 1)
     beginnings = logprobs[:, :-1].reshape(len(shorter), vocabulary, n - 1)[:, 0]
     np.testing.assert_allclose(beginnings, process.logprobs(shorter), rtol=1e-12)
@@ -108,7 +108,7 @@ def test_documents_of_a_book_are_alike_and_each_has_the_same_law(process, vocabu
 
 @pytest.mark.parametrize("epsilon", [0.2, 0.4])
 def test_santa_fe_sums_the_binomial_exactly(epsilon):
-    """The cut sums against all terms of each binomial, with the textbook's form of what a key's tokens tell."""
+    """The truncated sums against all terms of each binomial, with the textbook form of a key's information."""
     process = NoisySantaFe(0.7, epsilon, n_keys=40)
 
     def g(j: int) -> float:
@@ -134,7 +134,7 @@ def test_santa_fe_without_noise():
 
 
 def test_known_growth():
-    """The local slope log2 I(2ℓ)/I(ℓ) tends to β, that of the coin's I to ½ ln 2 in nats; the chain's stands still."""
+    """When ℓ doubles, log2 I of Santa Fe grows by β in the limit, I of the coin by ½ ln 2 nats, of the chain by 0."""
     for beta in (0.5, 0.75):
         process = NoisySantaFe(beta, 0.1, n_keys=30_000)
         small, large = (process.mutual_information(n, 2 * n) for n in (8192, 16_384))
@@ -147,7 +147,7 @@ def test_known_growth():
 @pytest.mark.parametrize(("process", "vocabulary"), [(process, vocabulary) for process, vocabulary, _ in TINY])
 @pytest.mark.parametrize("predictor", [*PREDICTORS.values(), Predictor(context=2), Predictor(0.5, 1, True)])
 def test_misspecified_predictors_are_predictors(process, vocabulary, predictor):
-    """Whatever the past, the probabilities of the next token sum to 1 and are above 0."""
+    """For any past, the probabilities of the next token are above 0 and sum to 1."""
     past = process.sample(np.random.default_rng(0), 20, 6)
     for length in (0, 1, 6):
         next_token = np.tile(np.arange(vocabulary, dtype=np.int32), 20)[:, None]
@@ -168,7 +168,7 @@ def test_a_limited_context_forgets_what_came_before(process, context):
 
 
 def test_temperature():
-    """Of two tokens with the same key the ratio of probabilities is that of the exact predictor, to the power 1/T."""
+    """For two tokens of a key, the ratio of probabilities is that of the exact predictor to the power 1/T."""
     for process, pair in (
         (NoisySantaFe(0.6, 0.1, n_keys=3), (2, 3)),
         (MarkovChain(), (0, 2)),
@@ -203,16 +203,16 @@ def test_rows_do_not_depend_on_their_neighbours():
 
 
 class AsModel(torch.nn.Module):
-    """A process's exact predictor as a causal model: input ids behind a BOS in, logits of the next token out."""
+    """A process's exact predictor as a causal model: it takes BOS and ids and returns logits of the next token."""
 
     def __init__(self, process, vocabulary: int) -> None:
         super().__init__()
         self.process, self.vocabulary, self.device = process, vocabulary, torch.device("cpu")
 
     def forward(self, input_ids, past_key_values=None, use_cache=False):
-        # The backend tries a row of BOS alone before any scoring.
+        # Before any scoring, the backend tries a row that consists of BOS alone.
         past = input_ids[:, 1:].numpy().astype(np.int32) % self.vocabulary
-        logits = torch.full((*input_ids.shape, self.vocabulary + 1), -50.0)  # BOS never comes again
+        logits = torch.full((*input_ids.shape, self.vocabulary + 1), -50.0)  # BOS is never predicted
         for i, token in itertools.product(range(input_ids.shape[1]), range(self.vocabulary)):
             row = np.concatenate([past[:, :i], np.full((len(past), 1), token, dtype=np.int32)], axis=1)
             logits[:, i, token] = torch.tensor(self.process.logprobs(row)[:, -1])
@@ -236,7 +236,7 @@ def test_the_same_scores_as_a_torch_model_of_the_process(process, vocabulary, n)
 
 
 def test_long_rows_do_not_overflow():
-    """After 20,000 readings of the same bit it is certain: p(token) = p_k (1 − ε), on either side of 16,384 tokens."""
+    """After many readings of a bit it is certain: p(token) = p_k (1 − ε), also around 16,384 and at 20,000 tokens."""
     process = NoisySantaFe(0.5, 0.1, n_keys=4)
     ids = np.ones((1, 20_000), dtype=np.int32)
     expected = math.log(process.key_probability[0]) + math.log(0.9)

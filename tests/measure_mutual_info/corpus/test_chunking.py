@@ -13,7 +13,7 @@ from tests.conftest import prose
 
 
 def plain_documents(text: str, ids: Any, least: int) -> list[tuple[int, int, list[int]]]:
-    """The definition, word for word and slowly: add sentence after sentence until there are enough tokens."""
+    """A slow reference that follows the definition: add sentences until there are at least `least` tokens."""
     found, spans, first = [], sentence_spans(text), 0
     while first < len(spans):
         for last in range(first, len(spans)):
@@ -28,7 +28,7 @@ def plain_documents(text: str, ids: Any, least: int) -> list[tuple[int, int, lis
 
 
 class Jumpy:
-    """A tokenizer of sentences that are counted too long, or too short, when tokenised by themselves."""
+    """A tokenizer that adds `extra` tokens to the words of a text, so that counts of single sentences do not add up."""
 
     def __init__(self, extra: int) -> None:
         self.extra = extra
@@ -59,7 +59,7 @@ def test_special_tokens_in_a_text_are_characters(bpe: Path):
 
 @pytest.mark.parametrize("kind", ["bpe", "bytes", "characters"])
 def test_a_whole_book_is_the_tokens_of_its_text(kind: str, bpe: Path, monkeypatch: pytest.MonkeyPatch):
-    """Tokenised in blocks of 100 characters at most, at spaces."""
+    """Tokenised in blocks of at most 100 characters, cut at spaces where possible, against the whole text at once."""
     tokenizer = load_tokenizer(kind if kind in ("bytes", "characters") else str(bpe))
     longest, ids = 0, tokenizer.ids
 
@@ -75,7 +75,7 @@ def test_a_whole_book_is_the_tokens_of_its_text(kind: str, bpe: Path, monkeypatc
         whole, parts = ids(text), whole_book(text, tokenizer)
         if kind == "bpe":
             assert tokenizer.tokenizer.decode(parts) == text
-            # A run of spaces or a long word may be cut in another place.
+            # A block may end inside a run of spaces or a long word, where a token would not.
             assert parts == whole or text != words
             assert len(whole) <= len(parts) <= len(whole) + 2 * (len(text) // 50)
         else:

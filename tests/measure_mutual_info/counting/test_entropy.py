@@ -1,4 +1,4 @@
-"""Entropies against hand values, another library's estimator, and distributions whose entropy is known."""
+"""Entropies against values computed by hand, another library's estimator, and distributions of known entropy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_g_equals_its_closed_form():
 
 @pytest.mark.parametrize("n", [10**6, 10**6 + 1, 2**40, 2**53 + 1, 2**62])
 def test_g_of_large_counts_is_the_logarithm(n):
-    # They agree to 1/(6n²) for even n; an odd n has the value of n − 1, which is 1/n away.
+    # They agree to 1/(6n²) for even n; an odd n has the value of n − 1, which differs by 1/n.
     assert abs(grassberger_g(np.array([n]))[0] - math.log(n)) < 0.17 / n**2 + 1.1 / n * (n % 2) + 2e-14
     even = n - n % 2
     assert grassberger_g(np.array([even]))[0] == pytest.approx(grassberger_g(np.array([even + 1]))[0], abs=2e-14)
@@ -48,14 +48,14 @@ def test_hand_values():
     # log 4 − ¼ [2·(−γ − ln 2) + 2·(2 − γ − ln 2)] = 3 ln 2 + γ − 1
     assert grassberger_entropy(occurrences, types) == pytest.approx(3 * math.log(2) + EULER - 1, abs=1e-14)
     assert miller_madow_entropy(occurrences, types) == pytest.approx(1.5 * math.log(2) + (3 - 1) / 8, abs=1e-15)
-    # Half of what is there was seen: q = 1/4, 1/8, 1/8, each over its chance to be among four draws.
+    # The coverage is 1/2: q = 1/4, 1/8, 1/8, and each term is divided by the probability to be among four draws.
     expected = math.log(4) / 4 / (1 - 0.75**4) + 2 * math.log(8) / 8 / (1 - 0.875**4)
     assert chao_shen_entropy(occurrences, types) == pytest.approx(expected, abs=1e-14)
     assert sample_size(occurrences, types) == 4
 
 
 def chao_shen_slowly(counts: list[int]) -> float:
-    """The definition (Chao and Shen 2003, eqs. 5 to 7), outcome by outcome, with exact fractions as far as they go."""
+    """The definition (Chao and Shen 2003, eqs. 5 to 7), outcome by outcome, in exact fractions except the logarithm."""
     n, entropy = sum(counts), 0.0
     singletons = sum(count == 1 for count in counts)
     coverage = 1 - Fraction(min(singletons, n - 1), n)
@@ -81,14 +81,14 @@ def test_chao_shen_of_what_was_seen_often_is_the_plug_in():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_against_dit(seed):
-    """dit has ψ(N) where Eq. B.5 has log N, and bits."""
+    """dit has ψ(N) in place of the log N of Eq. B.5, and returns bits."""
     samples = np.random.default_rng(seed).zipf(1.5, size=3000).clip(max=500)
     theirs = entropy_2(samples.tolist(), 1) * math.log(2) - digamma(3000) + math.log(3000)
     assert grassberger_entropy(*counts_of_counts(samples)) == pytest.approx(theirs, abs=1e-10)
 
 
 def test_counts_larger_than_32_bits():
-    """Two outcomes seen 2^40 times each: ln 2; N is exact."""
+    """Two outcomes seen 2^40 times each have entropy ln 2, and N is exact."""
     occurrences, types = np.array([2**40]), np.array([2])
     assert sample_size(occurrences, types) == 2**41
     assert grassberger_entropy(occurrences, types) == pytest.approx(math.log(2), abs=1e-12)

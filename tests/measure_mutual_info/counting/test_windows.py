@@ -1,4 +1,4 @@
-"""Counting by table, by sorting and in parts of the keys, against a Counter; slabs and their edges."""
+"""Counting by table, by sorting and in parts of the keys, against a Counter, also at the edges of slabs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from measure_mutual_info.counting.windows import HASHES, Counts, Measure, count_
 
 @dataclass(frozen=True)
 class Lists(DocumentStream):
-    """Documents as lists, `batch` of them at a time."""
+    """A stream of documents given as lists, read `batch` at a time."""
 
     documents: tuple[list[int], ...] = ()
     batch: int = 3
@@ -39,7 +39,7 @@ class Lists(DocumentStream):
 
 
 def slowly(documents: list[list[int]], blocks: list[int], measure: Measure) -> tuple[Counter, list[Counter]]:
-    """How many keys occur n times, and how much of each block does; blocks: that of each document."""
+    """For each n, the number of keys that occur n times, and of their items by block. blocks: that of each document."""
     found = [
         (tuple(document[i + offset] for offset in measure.offsets), block)
         for document, block in zip(documents, blocks, strict=True)
@@ -84,7 +84,7 @@ def test_every_way_of_counting_equals_a_counter(documents, units, measure, room,
         documents[0] = [0, 1, 2, 3, 4] * 3
     stream = Lists.of(documents, units, 5)
     types, of_block = slowly(documents, units, measure)
-    # Of the most frequent key, which cannot be split.
+    # The memory holds the most frequent key, which cannot be split, `room` times.
     check(count_by_sorting(stream, room * max(types), measure, 0, HASHES), types, of_block)
     check(count_by_table(stream, measure), types, of_block)
     check(count_part(stream, 10**6, measure), types, of_block)
@@ -94,14 +94,14 @@ def test_every_way_of_counting_equals_a_counter(documents, units, measure, room,
 
 @pytest.fixture(scope="module")
 def large() -> tuple[Lists, np.ndarray]:
-    """290,000 tokens of Zipf's law, so that slabs end inside documents, and inside rare and frequent pairs."""
+    """290,000 tokens from Zipf's law: slabs end inside documents, and inside the words of rare and frequent pairs."""
     ids = (np.random.default_rng(0).zipf(1.3, size=(29, 10_000)) % 1000).astype(np.int32)
     assert ids.size > 4 * windows.SLAB
     return Lists.of(ids.tolist(), list(range(29)), 1000, batch=29), ids
 
 
 def expected_of(ids: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Occurrences and of_block of the pairs at a distance in each row, by numpy."""
+    """`occurrences` and `of_block` of the pairs at distance d by numpy, with one block per row."""
     pairs = 1000 * ids[:, :-d].astype(np.int64) + ids[:, d:]
     _, inverse, n = np.unique(pairs.ravel(), return_inverse=True, return_counts=True)
     occurrences, row = np.unique(n[inverse], return_inverse=True)
@@ -121,14 +121,14 @@ def test_slabs_and_memory_do_not_change_a_count(large, capacity):
 
 
 def test_a_frequent_key_larger_than_memory_is_refused(large):
-    """One that every hundredth pair is, where memory holds every three-hundredth."""
+    """About one in fifteen pairs is the most frequent one, while memory holds one in 290."""
     stream, _ = large
     with pytest.raises(UserError, match="pairs at distance 1: a single one of them is so frequent"):
         count_by_sorting(stream, 1000, Measure("pair", 1, 1), 0, HASHES)
 
 
 def test_keys_of_sorted_slabs_that_end_anywhere():
-    """A key of few words, or of many, over the end of a slab; the highest word of all."""
+    """Keys of few words, or of many, that cross the end of a slab, up to the largest possible word."""
     for size in (windows.SLAB - 1, windows.SLAB, windows.SLAB + 1, 3 * windows.SLAB):
         for run in (1, 2, windows.FREQUENT - 1, windows.FREQUENT, windows.FREQUENT + 1, windows.SLAB + 1):
             keys = np.uint64(2**63 - 1) - (np.arange(size, dtype=np.uint64)[::-1] // np.uint64(run))

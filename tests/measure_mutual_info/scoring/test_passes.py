@@ -25,12 +25,12 @@ def test_grid_is_the_papers():
 
 
 def test_tokens_against_the_papers_schedule():
-    """One joint pass and, for 10 splits, a marginal and another X's pass, each to the end of 2,048 tokens."""
+    """Fewer than the paper: a joint pass, and for 10 splits a marginal one and one after another X, to token 2,048."""
     paper = 2048 + sum(2048 - 2**k + 2048 for k in range(1, 11))
     assert paper == 40_962
     assert passes.tokens_a_document(passes.grid(2048, ratios=(2,))) / paper < 1 / 4
     assert passes.tokens_a_document(passes.grid(2048)) / paper < 1 / 3
-    points = passes.grid(8, ratios=(2,))  # Y of 2 and of 4 tokens
+    points = passes.grid(8, ratios=(2,))  # Y has 2 and 4 tokens
     assert [passes.tokens_a_document(points, donors) for donors in (0, 1, 5)] == [8 + 6, 8 + 12, 8 + 36]
 
 
@@ -64,7 +64,7 @@ def test_plain_prompts_hold_what_their_names_say():
         [1, 18, 19, 60, 61, 62, 63],
     ]
     assert [unscored for _, unscored in prompts] == [1, 1, 1, 1, 3, 3]
-    # A "model" whose log-probability of a token is minus the token: what comes out must be the tokens of Y.
+    # A "model" whose log-probability of a token is minus its id: each term must be minus the sum of its token ids.
     scored = passes.gather_plain([-prompt[unscored:] for prompt, unscored in prompts], 2)
     found = passes.terms(scored, [(2, 4), (2, 6)])
     assert found["logq_y_given_x"].tolist() == [[-25, -54], [-41, -86]]

@@ -1,4 +1,4 @@
-"""The loss against transformers' own, causality, dropout, memory, saving."""
+"""The models for books: size, the loss against that of the logits, causality, memory, saving, vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train_on_pg19 import evaluate
 from train_on_pg19.training import loss, models
 
 VOCAB, L = 300, 24
-KINDS = ["tiny", "gpt_neox-mini-small", "mamba-mini-small", "mamba2-mini-small"]  # one of each
+KINDS = ["tiny", "gpt_neox-mini-small", "mamba-mini-small", "mamba2-mini-small"]  # one of each kind
 NEOX = 50_277  # ids of the GPT-NeoX tokenizer
 
 
@@ -32,7 +32,7 @@ def size(model: torch.nn.Module) -> int:
 
 
 def text(batch: int = 2, length: int = L) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random targets, and what is before them."""
+    """The inputs, which are a start token and all targets but the last, and random targets."""
     targets = torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(1))
     return torch.cat([torch.full((batch, 1), VOCAB), targets[:, :-1]], dim=1), targets
 
@@ -58,12 +58,12 @@ def test_the_head_and_the_vocabulary(name):
         assert model.lm_head.weight is model.get_input_embeddings().weight
     assert model.lm_head.bias is None  # the loss takes no bias
     assert model.config.bos_token_id == NEOX
-    assert model.config.vocab_size == 50_432  # the paper's padding
+    assert model.config.vocab_size == 50_432  # the paper's padded size
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_is_that_of_the_logits(name, monkeypatch):
-    """Value and gradients of every parameter, float32 within 1e-5."""
+    """The loss, the NLL of each token and all gradients against those from the logits, within 1e-5 in float32."""
     monkeypatch.setattr(loss.cross_entropy, "__defaults__", (20,))
     model, (inputs, targets) = built(name), text()
     ours = model(inputs, targets=targets).loss
@@ -81,7 +81,7 @@ def test_the_loss_is_that_of_the_logits(name, monkeypatch):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_prediction_rests_on_the_tokens_before_it(name):
-    """Another token at t changes the predictions of t + 1 on, and none up to t."""
+    """Changing token t changes all predictions from t + 1 on, and none up to t."""
     model, (inputs, targets) = built(name).train(), text(1)
     before = evaluate.nll_of(model, inputs, targets)
     for position in (0, 9, L - 2):
@@ -102,20 +102,20 @@ def test_gradient_checkpointing_changes_no_gradient(name):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model(inputs, targets=targets).loss.backward()
         found.append([parameter.grad for parameter in model.parameters()])
-    assert all(one is not None for one in found[0])  # processes that share a step wait for every gradient
+    assert all(one is not None for one in found[0])  # with several processes, a step waits for each
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def largest(length: int) -> int:
     model, (inputs, targets) = built("tiny", length), text(1, length)
-    with Largest() as seen, sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # not the one that makes L × L scores
+    with Largest() as seen, sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # not the backend with L × L scores
         model(inputs, targets=targets).loss.backward()
     return seen.elements
 
 
 def test_attention_takes_memory_linear_in_the_length():
-    """In float32, forward and backward: nothing made is longer than a few widths a token, and no mask is of L × L."""
+    """In float32, forward and backward, the largest tensor grows linearly with L; none, such as a mask, is L × L."""
     short, long = largest(512), largest(2048)
     assert long <= 4.1 * short
     assert long < 2048 * 2048 / 8
@@ -134,7 +134,7 @@ def test_a_saved_model_is_one_of_transformers(name, tmp_path):
 
 
 def test_the_rows_of_the_vocabulary():
-    """One more than ids for the start token, up to a multiple of 256, or as many as are asked for."""
+    """One row per id and one for the start token, rounded up to a multiple of 256; or the number given, if enough."""
     assert models.padded(NEOX) == 50_432
     assert [models.padded(ids) for ids in (1, 255, 256, 511, 512)] == [256, 256, 512, 512, 768]
     assert models.build("tiny", VOCAB, L, VOCAB + 1).config.vocab_size == 301

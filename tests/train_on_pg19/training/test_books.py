@@ -1,4 +1,4 @@
-"""Sequences against the documents that they were cut from, the split by book, and folders that are refused."""
+"""Sequences against the documents that they come from, the split by book, and folders that are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_sequence_is_the_first_tokens_behind_a_start_token(tmp_path):
     documents, _ = open_books(folder, L)
     assert len(found) == 60
     for i in range(60):
-        tokens = documents[i]["input_ids"][:L]  # all L of them, so none is padding
+        tokens = documents[i]["input_ids"][:L]  # L tokens: no padding
         assert found[i]["targets"].tolist() == tokens
         assert found[i]["input_ids"].tolist() == [256, *tokens[:-1]]
         assert {values.dtype for values in found[i].values()} == {torch.int64}
@@ -60,7 +60,7 @@ def equal_pairs(documents, some: np.ndarray, others: np.ndarray, length: int) ->
 
 
 def copies(folder: Path) -> Path:
-    """Twelve books of two documents of 60 tokens: four are copies, and two more share the first 40 of a document."""
+    """Twelve books of two documents of 60 tokens: four books are equal, two others share 40 tokens of one document."""
     random = np.random.default_rng(0)
     ids = {f"book {i}": [random.integers(0, 256, 60).tolist() for _ in range(2)] for i in range(12)}
     for i in (5, 8, 11):
@@ -82,7 +82,7 @@ def test_no_document_repeats_another_of_either_part(tmp_path, length, left_out):
         assert set(book_of_each(documents)[evaluation]) <= set(held_out)
         of_copies = {"book 2", "book 5", "book 8", "book 11"}
         kept.append(bool(of_copies & set(book_of_each(documents)[evaluation])))
-        assert kept[-1] == (of_copies <= set(held_out))  # where a copy is trained on, none is held out
+        assert kept[-1] == (of_copies <= set(held_out))  # if one copy is trained on, none is held out
         assert training.tolist() == sorted(training)
         assert evaluation.tolist() == sorted(evaluation)
 
@@ -153,7 +153,7 @@ def test_ids_that_the_tokenizer_lacks_are_refused(tmp_path):
 
 
 def test_what_prepare_dataset_writes_can_be_read(tmp_path):
-    """Bytes of two texts: documents begin at sentences, and a sequence ends within one."""
+    """Two texts in bytes: the fingerprint does not depend on the folder, and a sequence is the start of its text."""
     for number in (1, 2):
         (tmp_path / f"{number}.txt").write_text(prose(200, number), encoding="utf-8")
     made = ["--corpus", tmp_path, "--tokenizer", "bytes", "--min-tokens", 300, "--processes", 1]

@@ -14,7 +14,7 @@ BATCH, L, WIDTH, VOCABULARY = 3, 50, 24, 700
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states, weights of the head and targets; logits of a spread that makes some tokens nearly certain."""
+    """Hidden states, weights of the head, and targets. The logits vary so much that some tokens are nearly certain."""
     random = torch.Generator().manual_seed(0)
     hidden = torch.randn(BATCH, L, WIDTH, generator=random, dtype=dtype).requires_grad_()
     weight = torch.randn(VOCABULARY, WIDTH, generator=random, dtype=dtype).requires_grad_()
@@ -32,12 +32,12 @@ def gradients(loss, hidden, weight):
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 150, 512])
 def test_it_equals_the_plain_loss_in_value_and_gradient(rows):
-    """float32 within 1e-5 of the largest; 7 and 64 do not divide the 150 positions."""
+    """In float32 to 1e-5, gradients relative to the largest one; 7 and 64 do not divide the 150 positions."""
     hidden, weight, targets = inputs()
     ours, theirs = cross_entropy(hidden, weight, targets, rows), plain(hidden, weight, targets)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    # Not all ones: a mean over some positions only.
+    # Upstream gradients that differ between positions, as for a mean over some of them only.
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     found, wanted = (gradients((nats * upstream).sum(), hidden, weight) for nats in (ours, theirs))
     for one, other in zip(found, wanted, strict=True):
@@ -45,9 +45,9 @@ def test_it_equals_the_plain_loss_in_value_and_gradient(rows):
 
 
 def test_bf16_loses_nothing_by_chunks():
-    """Products in bfloat16; the loss is not rounded to it, and the head's gradient adds up in float32.
+    """Products are in bfloat16, but the loss and the sum of the head's gradient over chunks are in float32.
 
-    Of 2,000 equal tokens, the gradient of bfloat16 sums would stop growing at 256 times that of one.
+    For 2,000 equal tokens, a gradient summed in bfloat16 would stop growing at 256 times that of one token.
     """
     hidden, weight, _ = inputs()
     targets = torch.zeros(2000, dtype=torch.long)
@@ -65,7 +65,7 @@ def test_bf16_loses_nothing_by_chunks():
 
 
 class Largest(TorchDispatchMode):
-    """The most elements that any result of an operation has."""
+    """Records the largest number of elements in the result of any operation."""
 
     def __init__(self) -> None:
         super().__init__()
