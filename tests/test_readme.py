@@ -309,7 +309,7 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     half = beta.set_index("estimator").eval("(hi95 - lo95) / 2")
     direct, vclub = (np.ceil(38 * (half[name] / 0.02) ** 2) for name in ("direct", "vclub"))
     text = f"to ±{half['direct']:.3f} and vCLUB to ±{half['vclub']:.3f} (`fit.csv`, by book): "
-    text += f"±0.02 needs {direct:.0f} texts and {vclub:.0f}"
+    text += f"±0.02 needs {direct:.0f} and {vclub:.0f} texts"
     faults = results("mutation/mutation.csv").set_index("module").loc["total"]
     score = f"{100 * faults['score']:.0f}% [{100 * faults['lo95']:.0f}, {100 * faults['hi95']:.0f}]"
     collapse = results("fig3/collapse.csv").query("left_out == 'cell' and degree == 2")
@@ -364,12 +364,13 @@ def quoted_calibration() -> list[tuple[str, str]]:
     assert (mi["bias"].abs() < 3 * mi["sd"] / np.sqrt(mi["replications"])).all()
     held = 100 * mi["coverage"]
     quotes.append(
-        ("measure_mutual_info/README.md", f"95% interval of I holds it in {held.min():.1f}% to {held.max():.1f}%")
+        ("measure_mutual_info/README.md", f"95% interval of I contains it in {held.min():.1f}% to {held.max():.1f}%")
     )
     gls = block[block["quantity"] == "beta_gls"].set_index(["n_documents", "level_0"]).loc[1000]
     of = [gls.loc[name] for name in processes]
     said = [f"{100 * row['coverage']:.1f}% (± {row['mean_half_width']:.3f})" for row in of]
-    quotes.append(("measure_mutual_info/README.md", f"that of the two Santa Fe processes in {said[0]} and {said[1]}"))
+    text = f"the true β of the two Santa Fe processes in {said[0]} and {said[1]}"
+    quotes.append(("measure_mutual_info/README.md", text))
     wider = results("calibration/santa_fe_b0.5_e0.1/coverage.csv").query("L_tokens == 2048 and n_documents == 1000")
     wider = wider[wider["predictor"] == "exact"].set_index("estimator")["sd"]
     text = f"{wider['block_entropy'] / wider['direct']:.0f} times those of `direct` (Santa Fe, β = 0.5, L = 2,048)"
@@ -394,7 +395,7 @@ def quoted_contrast() -> list[tuple[str, str]]:
     of = table.loc["santa_fe_b0.5_e0.1"].query("quantity == 'mi'").set_index("L_tokens", append=True)
     falls = [of["overshoot"]["exact", 1, L] / of["overshoot"]["exact", 8, L] for L in (16, 2048)]
     quotes.append(
-        ("docs/estimators.md", f"to a {falls[0]:.0f}st at L = 16 and only to a {falls[1]:.0f}th at L = 2,048")
+        ("docs/estimators.md", f"by a factor of {falls[0]:.0f} at L = 16 but only of {falls[1]:.0f} at L = 2,048")
     )
     memory, begins = of["ratio"]["limited_context"][:, 2048], of["ratio"]["wrong_bos"][:, 16]
     quotes.append(("docs/estimators.md", f"{memory[8]:.2f} of I at L = 2,048 (`direct` {memory[0]:.2f})"))
@@ -441,9 +442,9 @@ def quoted_clustered() -> list[tuple[str, str]]:
     quotes.append((page, f"from L = 4 there was none in {without} of 300 replications"))
     bent = direct.loc[("bernoulli", 38, "beta", 4, "resampled_books")]
     text = f"the mean β is {bent['mean']:.3f} where that of many documents is {bent['truth']:.3f}"
-    quotes.append((page, f"{text}, and resampled books hold it in {100 * bent['coverage']:.0f}%"))
+    quotes.append((page, f"{text}, and resampled books cover it in {100 * bent['coverage']:.0f}%"))
     held = [100 * block.loc[(books, *column), "coverage"] for column in columns[:2] for books in (4, 38)]
-    text = f"holds it in {held[0]:.0f}% with four books and in {held[1]:.0f}% with 38, that by books in {held[2]:.0f}%"
+    text = f"covers it in {held[0]:.0f}% with four books and in {held[1]:.0f}% with 38, that by books in {held[2]:.0f}%"
     return [*quotes, (page, f"{text} and {held[3]:.0f}%")]
 
 
