@@ -67,6 +67,8 @@ def parse(
     A preset may give a value for each length, as {16: 1000, 64: 2000}. The setting L then selects the value of the
     largest length that is not above L, or of the smallest length if all are above L. UserError: no such preset.
     """
+    # tyro appends a line of text to the line above it, here the last row of an indented list, unless one is empty.
+    description = re.sub(r"^( .*\n)(?=\S)", r"\1\n", description or "", flags=re.MULTILINE)
     if not presets:
         return tyro.cli(settings, args=args, description=description)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -76,7 +78,7 @@ def parse(
     except argparse.ArgumentError:
         raise UserError(f"--preset: choose one of {', '.join(presets)}") from None
     choice = f"--preset {'|'.join(presets)}: use other defaults than those below; flags override them"
-    description = f"{(description or '').rstrip()}\n\n{choice}"
+    description = f"{description.rstrip()}\n\n{choice}"
     values = presets[name.preset] if name.preset else {}
     cfg = tyro.cli(settings, args=args, description=description, default=_with(settings, values))
     if any(isinstance(value, Mapping) for value in values.values()):

@@ -47,7 +47,7 @@ def call(monkeypatch, capsys, main, *arguments: str, presets=None) -> tuple[obje
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
     code = 0
     try:
-        cli.run(main, Settings, "Says what it is for.", presets)
+        cli.run(main, Settings, "Says what it is for:\n    a.csv  a row\nExpect much.", presets)
     except SystemExit as stopped:
         code = stopped.code
     return code, *capsys.readouterr()
@@ -127,7 +127,9 @@ def test_presets_in_the_help_and_unknown_ones(monkeypatch, capsys):
         assert (code, said) == (2, "error: --preset: choose one of paper, cpu\n")
     _, plain, _ = call(monkeypatch, capsys, print, "--help", presets=PRESETS)
     _, cpu, _ = call(monkeypatch, capsys, print, "--help", "--preset", "cpu", presets=PRESETS)
-    assert "Says what it is for." in plain
+    assert (
+        "Says what it is for:\n    a.csv  a row\n\nExpect much." in plain
+    )  # its own paragraph, not the end of the row
     assert "--preset paper|cpu" in plain
     assert "2048" in plain
     assert "2048" not in cpu
