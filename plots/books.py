@@ -106,7 +106,7 @@ def looks(summary: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
         sizes = models.groupby("model")["parameters"].max().sort_values(ascending=False)
         for dash, (name, size) in zip(cycle(DASHES), sizes.items()):
             seeds = models.loc[models["model"] == name, "seed"].nunique()
-            label = f"{name.split('.Q')[0]}: {size / 1e6:.3g}M" + f", {seeds} seeds" * (seeds > 1)
+            label = f"{name.split('.Q')[0]}: {size / 1e6:.3g}M" + f", {seeds}\N{NO-BREAK SPACE}seeds" * (seeds > 1)
             found[name] = color, dash, label
     return found
 

@@ -269,31 +269,41 @@ def quoted_gaps() -> list[tuple[str, str]]:
         ("fig4", 16, "leads by {} at positions 9 to 16"),
         ("fig4/addresses", 64, "lead is {} at positions 33 to 64"),
         ("fig4/addresses", 256, "{} at 129 to 256"),
-        ("fig4/addresses", 2048, "{} in the last half, and so is that"),
+        ("fig4/addresses", 2048, "{} in the last half; that of the larger one is"),
     ):
         pair = results(f"{folder}/token_gaps.csv").query("model_b == 'mamba2-mini-small'")
         row = pair[pair["last"] == last].iloc[-1]
         quotes.append((page, text.format(interval(row, "gap_nats", digits=3))))
-    for size in ("small", "medium"):
-        pair = results("fig4/token_gaps.csv").query(f"model_b == 'mamba2-mini-{size}' and last == 2048").tail(3)
+    for size, last in (("small", 512), ("small", 2048), ("medium", 2048)):
+        of = {512: "figG9", 2048: "fig4"}[last]
+        pair = results(f"{of}/token_gaps.csv").query(f"model_b == 'mamba2-mini-{size}' and last == {last}").tail(3)
         gaps = [
             interval(row, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4) for _, row in pair.iterrows()
         ]
-        quotes.append((page, f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} nats per byte more".replace("-", "−")))
+        more = f"gains {gaps[0]}, {gaps[1]} and {gaps[2]} {'more' if last == 512 else 'nats per byte more'}"
+        quotes.append((page, more.replace("-", "−")))
+        if last == 512:
+            continue
         late = interval(pair.iloc[-1], "gap_nats", digits=3).replace("-", "−")
         quotes.append((page, {"small": f"include 0: {late} and ", "medium": f" and {late}."}[size]))
     larger = results("fig4/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
-    quotes.append((page, f"that of the larger one, {interval(larger, 'gap_nats', digits=3)}"))
+    quotes.append((page, f"that of the larger one is {interval(larger, 'gap_nats', digits=3)} there"))
     rounded = results("figG9/without_compile/tokens.csv").query("model == 'mamba2-mini-small'").iloc[-1]
     compiled = results("figG9/losses/mamba2-mini-small_0.csv").query(f"tokens == {rounded['tokens']}")
     loss = compiled["nll_nats"].sum() / compiled["units"].sum()
-    quotes.append((page, f"its loss was {loss:.3f} and {rounded['nats_per_unit']:.3f} nats per byte"))
+    quotes.append((page, f"Mamba2 reached {loss:.3f} and {rounded['nats_per_unit']:.3f} after"))
+    ends = results("figG9/summary.csv").set_index("model")["nats_per_unit"]
+    ends = [" and ".join(f"{end:.3f}" for end in ends.loc[f"{kind}-mini-small"]) for kind in ("gpt_neox", "mamba2")]
+    quotes.append((page, "end at {} nats per byte (transformer) and at {} (Mamba2)".format(*ends)))
+    lead = results("figG9/addresses/token_gaps.csv").query("last == 512").iloc[-1]
+    quotes.append((page, f"At L = 512, with two seeds, it is {interval(lead, 'gap_nats', digits=3)}"))
     own = results("fig4/tokens.csv").groupby("model")["late_gain_nats"]
     own = [own.get_group(f"{kind}-mini-small").iloc[-2:] for kind in ("mamba2", "gpt_neox")]
     text = "stays at {:.4f} and {:.4f}, and that of the transformer rises from {:.4f} to {:.4f}"
     quotes.append((page, text.format(*own[0], *own[1])))
-    short_pair = results("figG9/gain_gaps.csv").query("context == 64").iloc[-1]
-    quotes.append((page, interval(short_pair, "gap_nats", digits=4) + " more at positions 257 to 512"))
+    for folder, text in (("figG9", "{} more at positions 257 to 512"), ("figG9/addresses", "and {} on the addresses")):
+        short_pair = results(f"{folder}/gain_gaps.csv").query("context == 64").iloc[-1]
+        quotes.append((page, text.format(interval(short_pair, "gap_nats", digits=4))))
     late = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
     for kind, text in (("gpt_neox", "{:.4f} and {:.4f} nats per byte over"), ("mamba2", "{:.4f} and {:.4f} (Mamba2)")):
         quotes.append((page, text.format(*(late[f"{kind}-mini-{size}"] for size in ("small", "medium")))))
