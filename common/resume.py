@@ -20,7 +20,7 @@ import numpy as np
 from common.cli import UserError
 from common.record import atomic_file, printable, replace_text
 
-# Metadata of a setting that may change when a run is resumed, because it changes numbers only by rounding.
+# Metadata of a setting that may change when a run is resumed: it affects only rounding, or how long the run goes on.
 RESUME_OK = {"resume_ok": True}
 MANIFEST = "manifest.json"
 SHOWN = 3  # number of differences named in a message
