@@ -388,7 +388,8 @@ def flattens(gains, of_addresses, token_gaps, tokens):
     )
     longer = all(of[f"mamba2-mini-{size}"] < of[f"gpt_neox-mini-{size}"] for size in SIZES for of in (ends, there))
     flatter = longer and all(gap.lo > 0 for size in SIZES for gap in more[size])
-    seeds = "several seeds" if gains["seeds"].min() > 1 else "one seed per model"
+    few, many = gains["seeds"].agg(["min", "max"])
+    seeds = "one seed per model" if many == 1 else f"{few} to {many} seeds per model"
     reason = "end of the last doubling in which the gain grows significantly (all books, and the addresses): "
     reason += f"{', '.join(said)}; "
     return ours, decided(flatter), f"{reason}{seeds}; {falling(tokens)[1]}"
