@@ -181,10 +181,9 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     with tempfile.TemporaryDirectory(dir=cfg.folder, prefix="counting-") as folder:
         table = measure(cfg, Path(folder))
-    publish(table, cfg, started)
+    publish(table, cfg)
 
 
 if __name__ == "__main__":

@@ -128,10 +128,9 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     with tempfile.TemporaryDirectory(prefix="gaussian-") as folder:
         table = measure(cfg, Path(folder))
-    publish(table, cfg, started, threads=torch.get_num_threads())
+    publish(table, cfg, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

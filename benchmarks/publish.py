@@ -32,11 +32,11 @@ def row(
     return names | {"baseline_value": base, "our_value": ours, "ratio": base / ours} | more
 
 
-def publish(table: pd.DataFrame, cfg: Any, started: float, out: Path | None = None, **facts: Any) -> None:
+def publish(table: pd.DataFrame, cfg: Any, out: Path | None = None, **facts: Any) -> None:
     """Write the table to cfg.out (or `out`), with values and ratios rounded to four digits, and print it."""
     for column in ("baseline_value", "our_value", "ratio"):
         table[column] = [float(f"{value:.4g}") for value in table[column]]
-    write_csv(out or cfg.out, table, cfg, started=started, **facts)
+    write_csv(out or cfg.out, table, cfg, **facts)
     print(table.drop(columns="benchmark").to_string(index=False))
     print(f"wrote {out or cfg.out}")
 

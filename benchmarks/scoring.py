@@ -206,15 +206,12 @@ def bfloat16_rows(cfg: Settings) -> list[dict[str, Any]]:
 def main(cfg: Settings) -> None:
     if cfg.part == "schedule":
         return schedule(replace(cfg, out=cfg.out or Path("results/benchmarks/scoring.csv")))
-    started, inputs = time.time(), [path for path in (Path(cfg.model), cfg.documents) if path and path.exists()]
+    inputs = [path for path in (Path(cfg.model), cfg.documents) if path and path.exists()]
     rows = {"pieces": pieces_rows, "bfloat16": bfloat16_rows}[cfg.part](cfg)
-    publish(
-        pd.DataFrame(rows), cfg, started, cfg.out or Path(f"results/benchmarks/scoring_{cfg.part}.csv"), inputs=inputs
-    )
+    publish(pd.DataFrame(rows), cfg, cfg.out or Path(f"results/benchmarks/scoring_{cfg.part}.csv"), inputs=inputs)
 
 
 def schedule(cfg: Settings) -> None:
-    started = time.time()
     variances = variance_ratios(cfg) if cfg.scores is not None else None  # first, to fail early on a bad file
     model = load(cfg)
     shared, plain = (
@@ -260,7 +257,7 @@ def schedule(cfg: Settings) -> None:
             add(setting, EQUAL, "relative", f"{PAPER}, unpaired", min(ratios), 1)
 
     inputs = [path for path in (cfg.documents, cfg.scores) if path is not None]
-    publish(pd.DataFrame(rows), cfg, started, inputs=inputs, device=str(model.device))
+    publish(pd.DataFrame(rows), cfg, inputs=inputs, device=str(model.device))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import timeit
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,18 +208,17 @@ def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     out = cfg.out or Path(f"results/benchmarks/training_{cfg.part}.csv")
     if cfg.part == "loop":
-        publish(pd.DataFrame(loop_rows(cfg)), cfg, started, out)
+        publish(pd.DataFrame(loop_rows(cfg)), cfg, out)
         return
     if cfg.part in ("rates", "books", "speed"):
-        write_csv(out, speed_rows(cfg) if cfg.part == "speed" else rate_rows(cfg), cfg, started=started)
+        write_csv(out, speed_rows(cfg) if cfg.part == "speed" else rate_rows(cfg), cfg)
         return
     rows, runs = [], []
     for model in cfg.models:
         rows += optimizer_rows(cfg, model, runs)
-        publish(pd.DataFrame(rows), cfg, started, out, runs=runs)
+        publish(pd.DataFrame(rows), cfg, out, runs=runs)
 
 
 if __name__ == "__main__":

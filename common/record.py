@@ -1,8 +1,8 @@
 """Results on disk: a tidy CSV, and beside it a JSON file that says how it was made.
 
 `x.csv` holds one row per observation. `x.json` holds the command, the settings, the commit, the versions, the machine,
-the SHA-256 of every input file and the seconds it took. Both are written under a temporary name and moved into place,
-the CSV last, so that a reader never sees half a file or a new CSV without its record.
+the SHA-256 of every input file and the seconds since the program started. Both are written under a temporary name and
+moved into place, the CSV last, so that a reader never sees half a file or a new CSV without its record.
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ def write_csv(
     table: pd.DataFrame,
     settings: Any,
     inputs: Iterable[Path | str] = (),
-    started: float | None = None,
     **facts: Any,
 ) -> None:
     """Write `table` to `path` (a .csv) and its provenance to the .json beside it.
 
     settings: the script's settings dataclass, or a dict. inputs: files (or folders of files) that were read; each is
-    recorded with its SHA-256. started: `time.time()` at the start of the work (default: when this module was imported).
-    facts: anything else worth keeping, e.g. device="cuda". OSError: the disk is full; an older pair of files is kept.
+    recorded with its SHA-256. facts: anything else worth keeping, e.g. device="cuda". OSError: the disk is full; an
+    older pair of files is kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +55,7 @@ def write_csv(
         "command": " ".join(["python", *("=".join(_portable(argument.split("=", 1))) for argument in sys.argv)]),
         "settings": _portable(dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else dict(settings)),
         "rows": len(table),
-        "seconds": round(time.time() - (started or _IMPORTED), 1),
+        "seconds": round(time.time() - _IMPORTED, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "versions": versions(),

@@ -229,7 +229,7 @@ class Run:
         """UserError: a batch that cannot be split, a warm-up as long as the first cosine, a folder of another run, a
         damaged checkpoint, or, with restarts, a number of steps that log_every does not divide.
         """
-        self.cfg, self.task, self.accelerator, self.started = cfg, task, accelerator, time.time()
+        self.cfg, self.task, self.accelerator = cfg, task, accelerator
         parts = accelerator.num_processes * cfg.accumulate
         if task.batch % parts:
             raise UserError(
@@ -296,7 +296,7 @@ class Run:
         # The checkpoint is written last: a run that is killed before that computes the same rows again.
         facts = {"device": str(self.accelerator.device), "processes": self.accelerator.num_processes}
         table = log_table(self.rows, self.task.column)
-        write_csv(self.cfg.out / "log.csv", table, self.cfg, started=self.started, **facts, step=self.step)
+        write_csv(self.cfg.out / "log.csv", table, self.cfg, **facts, step=self.step)
         state = {"model": model, "optimizers": optimizers, "schedules": [one.state_dict() for one in self.schedules]}
         state |= {name: getattr(self, name) for name in ("identity", "step", "rows")}
         with atomic_file(self.cfg.out / CHECKPOINT, "wb") as file:

@@ -20,7 +20,6 @@ cosines of training. One CPU core, a second.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -461,14 +460,13 @@ def on_page(text: str, table: str, page: Path) -> str:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     table = claims()
     pages = {
         page: on_page(page.read_text(encoding="utf-8"), text, page)
         for page, text in ((cfg.page, front(table)), (cfg.reasons, reasons(table)))
     }
     sources = sorted({ROOT / "results" / name for names in table["source"] for name in names.split()})
-    write_csv(cfg.out, table, cfg, sources, started)
+    write_csv(cfg.out, table, cfg, sources)
     for page, text in pages.items():
         replace_text(page, text)
     print(f"{len(table)} claims: wrote {cfg.out} and the tables of {cfg.page} and {cfg.reasons}")

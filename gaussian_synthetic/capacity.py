@@ -26,7 +26,6 @@ Expect: rank 5, 16, 49 at L = 16, 64, 256; half of I(L/2; L) is lost at about 0.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -224,11 +223,10 @@ def read_capacity(path: Path) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     pieces = Pieces(cfg.out / "capacity.parts", identity(cfg))
     spectrum, capacity = tables(cfg, pieces)
-    write_csv(cfg.out / "spectrum.csv", spectrum, cfg, started=started)
-    write_csv(cfg.out / "capacity.csv", capacity, cfg, started=started)
+    write_csv(cfg.out / "spectrum.csv", spectrum, cfg)
+    write_csv(cfg.out / "capacity.csv", capacity, cfg)
     pieces.remove()
     for L, rows in capacity.groupby("L"):
         print(f"L = {L}: rank {rows['rank'].iloc[0]}, I(L/2; L) = {rows['mi_nats'].iloc[0]:.4g} nats per copy")

@@ -23,7 +23,6 @@ runs. One CPU core, seconds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,10 +143,9 @@ def collapse(runs: pd.DataFrame, capacity: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     runs = read_runs(cfg.summary)
     table, models = collapse(runs, read_capacity(cfg.capacity)), sorted(runs["model"].unique())
-    write_csv(cfg.out, table, cfg, [cfg.summary, cfg.capacity], started, models=models)
+    write_csv(cfg.out, table, cfg, [cfg.summary, cfg.capacity], models=models)
     print(f"{len(runs)} runs of {', '.join(models)}")
     shown = table[(table["degree"] == 2) & (table["left_out"] == "cell") & table["residual_sd"].notna()]
     print(shown[RESULT[:-2]].round(3).to_string(index=False))

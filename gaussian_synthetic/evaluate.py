@@ -32,7 +32,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import time
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -280,7 +279,6 @@ def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.nda
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     device = training.torch_device(cfg.device)
     training.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]
@@ -325,7 +323,7 @@ def main(cfg: Settings) -> None:
             facts["added_to"] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         order = [*KEY, *table.columns.intersection(["position", "step"])]
         table = table.sort_values(order, key=lambda of: of if of.name == "model" else pd.to_numeric(of))
-        write_csv(path, table, cfg, started=started, **facts)
+        write_csv(path, table, cfg, **facts)
     print(f"{', '.join(f'{name}.csv' for name in TABLES)} are in {cfg.out}")
 
 

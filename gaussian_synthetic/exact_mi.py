@@ -18,7 +18,6 @@ beta = log_4 3 = 0.7925 for subvolume, and B ln 4 = 0.025 nats per layer for log
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,7 +157,6 @@ def fits(name: str, middle: pd.DataFrame, L_from: int) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     of_length = {of.L: of for of in cfg.families()}
     rows: dict[str, list[tuple]] = {name: [] for name in COLUMNS}
     for L, of in tqdm(of_length.items(), desc="lengths", unit="length"):
@@ -175,13 +173,13 @@ def main(cfg: Settings) -> None:
     tables = {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items() if rows[name]}
     for name, table in tables.items():
         names = pd.DataFrame({"family": cfg.family, "copies": cfg.copies}, index=table.index)
-        write_csv(cfg.out / f"{name}.csv", names.join(table), cfg, started=started)
+        write_csv(cfg.out / f"{name}.csv", names.join(table), cfg)
     mi = tables["gaussian_mi"]
     middle = mi[mi["ell"] == mi["L"] // 2]
     L_from = min((L for L, of in of_length.items() if of.layers >= FIT_LAYERS), default=0)
     lines = fits(cfg.family, middle, L_from)
     if len(lines):
-        write_csv(cfg.out / "fit.csv", lines, cfg, started=started)
+        write_csv(cfg.out / "fit.csv", lines, cfg)
 
     for row in lines[lines["law"] != "local_power"].itertuples():
         print(f"{row.law}: {row.parameter} = {row.value:.5g}, from L = {row.L_min:,} to {row.L_max:,}")

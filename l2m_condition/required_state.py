@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,7 +241,6 @@ def report(cfg: Settings, laws: list[ScalingLaw], table: pd.DataFrame) -> None:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     laws = [ScalingLaw(name, *parameters) for name, parameters in PAPER.items()]
     laws += [read_law(path, cfg.estimator) for path in cfg.fit]
     names = [law.name for law in laws]
@@ -254,8 +252,8 @@ def main(cfg: Settings) -> None:
         capacities["linear"] = linear(cfg.capacity)
     table, needs = condition(cfg, laws, capacities), required(cfg, laws, capacities)
     inputs = [cfg.state, *cfg.fit, *filter(None, [cfg.capacity])]
-    write_csv(cfg.out / "required.csv", needs, cfg, inputs, started)
-    write_csv(cfg.out / "condition.csv", table, cfg, inputs, started)
+    write_csv(cfg.out / "required.csv", needs, cfg, inputs)
+    write_csv(cfg.out / "condition.csv", table, cfg, inputs)
     report(cfg, laws, table)
     print(f"wrote condition.csv and required.csv into {cfg.out}")
 

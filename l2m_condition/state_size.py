@@ -20,7 +20,6 @@ Hardware: any CPU, 10 seconds. Expect 65,536 elements and 131,072 bytes per toke
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +98,11 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     listed = published()
     loaded = [load(model, listed) for model in cfg.model] if cfg.model else list(listed.items())
     table = pd.concat([rows(name, config, cfg.context) for name, config in loaded])
     files = [path for path in map(Path, cfg.model) if path.suffix in (".json", ".gguf") and path.is_file()]
-    write_csv(cfg.out, table, cfg, inputs=[CONFIGURATIONS, *files], started=started)
+    write_csv(cfg.out, table, cfg, inputs=[CONFIGURATIONS, *files])
     print(f"wrote {cfg.out}: history states of {len(loaded)} models")
 
 

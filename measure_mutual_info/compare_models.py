@@ -26,7 +26,6 @@ Hardware: one CPU core, 15 seconds for four models with 114 documents each.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -212,7 +211,6 @@ def with_interval(values: np.ndarray, books: int) -> tuple[float, float, float]:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     models = [read_model(path) for path in cfg.scores]
     refuse_strangers(models)
     if cfg.books:
@@ -253,7 +251,7 @@ def main(cfg: Settings) -> None:
     rows = pd.DataFrame(rows, columns=MODELS_COLUMNS).dropna(subset="value")
     trend = pd.DataFrame(trend, columns=TREND_COLUMNS).dropna(subset="value")
     for name, table in (("models", rows), ("trend", trend)):
-        write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.scores, started)
+        write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.scores)
     print(f"{source}, {books} books; 95% intervals by book; wrote models.csv and trend.csv in {cfg.out}")
     shown = pd.concat([rows, trend[trend["kind"] == "slope"].assign(model="slope against the loss per byte")])
     for row in shown[shown["quantity"].isin([*EXPONENTS, LOSS[1]])].fillna({"start_token": ""}).itertuples():

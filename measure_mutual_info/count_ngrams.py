@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import groupby
@@ -170,7 +169,6 @@ def block_names(stream: DocumentStream, blocks: np.ndarray) -> list[str]:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     stream, prepared = open_stream(cfg.documents)
     for measure in cfg.measures:
         check_fit(measure, stream)
@@ -196,7 +194,7 @@ def main(cfg: Settings) -> None:
     # The counts are written last: if they exist, so do the shares beside them.
     for out, table in ((cfg.out_by_book, by_book), (cfg.out, counts)):
         facts = {"source": prepared["source"], "identity": wanted}
-        write_csv(out, table, cfg, inputs=[cfg.documents], started=started, **facts)
+        write_csv(out, table, cfg, inputs=[cfg.documents], **facts)
     pieces.remove()
     print(f"wrote {cfg.out} and {cfg.out_by_book}")
 

@@ -27,7 +27,6 @@ vclub 3.26 · L^0.71.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,7 +304,6 @@ def headline(bipartite: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> li
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     scores, documents_line = tables.read_scores(cfg.scores)
     estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", "block_entropy"]
     estimators += ["direct_unpaired"] * cfg.unpaired
@@ -367,7 +365,7 @@ def main(cfg: Settings) -> None:
     books.insert(1, "model", model)
     for name, table in (("bipartite", bipartite), ("fit", fits), ("sweep", windows), ("books", books)):
         facts = {"first2_entropy_nats": first2_entropy, "ngram_weight": NGRAM_WEIGHT, "start_token": start}
-        write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, started, **facts)
+        write_csv(cfg.out / f"{name}.csv", table, cfg, inputs, **facts)
     lines = headline(bipartite, windows, ratio)
     replace_text(cfg.out / "summary.txt", "\n".join(lines) + "\n")
     print(f"wrote bipartite.csv, fit.csv, sweep.csv, books.csv and summary.txt in {cfg.out}", *lines, sep="\n")

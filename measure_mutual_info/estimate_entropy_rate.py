@@ -16,7 +16,6 @@ text stationary. Its errors are those of block_entropy, which are larger than th
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +86,6 @@ def fit_table(
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     scores, documents_line = tables.read_scores(cfg.scores)
     (source, model), _ = tables.read_record(cfg.scores)
     here = {"source": source, "model": model}
@@ -111,8 +109,8 @@ def main(cfg: Settings) -> None:
     except NoFitError as error:
         rows, said = [], f"no fit: {error}"
     fits = pd.DataFrame(rows, columns=FITTED).rename(columns={"L_min": "n_min", "L_max": "n_max"})
-    write_csv(cfg.out / "entropy_rate.csv", curve, cfg, [cfg.scores], started)
-    write_csv(cfg.out / "entropy_rate_fit.csv", fits, cfg, [cfg.scores], started)
+    write_csv(cfg.out / "entropy_rate.csv", curve, cfg, [cfg.scores])
+    write_csv(cfg.out / "entropy_rate_fit.csv", fits, cfg, [cfg.scores])
     print(f"{documents_line}; h(n) = h + A n^-gamma: {said}; in {cfg.out}")
 
 

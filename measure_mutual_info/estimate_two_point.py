@@ -28,7 +28,6 @@ Hardware: one CPU core, a minute. Expected for PG19 and the tokenizer of Llama 3
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,7 +239,6 @@ def plateau(fits: list[Fit]) -> Fit | None:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     counts = read_pairs(cfg.counts)
     inputs, d = [cfg.counts], np.array(list(counts.by_kind["pair"]))
     inside = (cfg.d_min <= d) & (d <= cfg.d_max)
@@ -290,7 +288,7 @@ def main(cfg: Settings) -> None:
     windows = windows.assign(alpha=-windows["beta"], lo95=-windows["hi95"], hi95=-windows["lo95"])[SWEEP_COLUMNS]
     for name, rows in (("two_point", table), ("fit", fits), ("sweep", windows), ("ranges", ranges)):
         plateau_of = corrected_by.law if corrected_by else None
-        write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, started, plateau_of=plateau_of)
+        write_csv(cfg.out / f"{name}.csv", rows, cfg, inputs, plateau_of=plateau_of)
     shown = ["law", "parameter", "value", "boot_lo95", "boot_hi95", "chi2", "dof", "p_value", "selected"]
     shown = fits.loc[fits["estimator"] == "grassberger", shown]
     print(shown.to_string(index=False, float_format="{:.5g}".format))

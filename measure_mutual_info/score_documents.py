@@ -281,7 +281,6 @@ def main(cfg: Settings) -> None:
         return
     within = int((sample.books == sample.books[sample.x_donor]).sum())
     print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")
-    started = time.time()
     if not all(map(store.done, groups(cfg, sample, cfg.shard_of))):
         score_groups(cfg, sample, load_backend(cfg, sample, bos), store)
     missing = sum(not store.done(group) for group in groups(cfg, sample))
@@ -292,7 +291,7 @@ def main(cfg: Settings) -> None:
     table, failed, seconds = assemble(cfg, sample, store)
     facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start_text}
     facts |= {"identity": wanted, "failed_documents": failed, "scoring_seconds": round(seconds, 1)}
-    write_csv(cfg.out, table, cfg, inputs=[cfg.documents], started=started, **facts)
+    write_csv(cfg.out, table, cfg, inputs=[cfg.documents], **facts)
     store.remove()
     if failed:
         print(f"{failed} of {len(sample.names)} documents failed (log-probabilities not finite); their terms are empty")

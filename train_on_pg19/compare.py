@@ -37,7 +37,6 @@ One CPU core, seconds. The paper: Mamba leads at early positions, GPT2 at late o
 from __future__ import annotations
 
 import itertools
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +96,6 @@ def compared_after(runs: Sequence[sums.Run]) -> list[int]:
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     runs = [sums.read(path, cfg.books) for path in cfg.losses]
     sums.refuse_others(runs)
     pairs = wanted_pairs(cfg, [one.name for one in runs])
@@ -131,7 +129,7 @@ def main(cfg: Settings) -> None:
         print(f"{leader} leads {f'from {text.unit} {at:.4g} on' if at == at else 'everywhere'}; {by}")
     for name, parts in done.items():
         if parts and len(table := pd.concat(parts)):
-            write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.losses, started)
+            write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.losses)
 
 
 if __name__ == "__main__":

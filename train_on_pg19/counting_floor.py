@@ -22,7 +22,6 @@ Hardware: one CPU core, one second per megabyte and order; memory: --megabytes. 
 from __future__ import annotations
 
 import multiprocessing
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +82,6 @@ def growth(training: bytes, documents: list[bytes], order: int, megabytes: int) 
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     run = sums.read(cfg.losses).facts["training"]
     if not run:
         raise UserError(f"--losses {cfg.losses}: not of a run of train.py, so it does not say what is held out")
@@ -133,7 +131,7 @@ def main(cfg: Settings) -> None:
     about = {"source": facts["source"], "tokenizer": facts["tokenizer"]}
     tables = {"counting": table, "counting_books": by_book, "margin": pd.DataFrame(margins).round(5)}
     for name, made in tables.items():
-        write_csv(cfg.out / f"{name}.csv", made, cfg, [cfg.documents / "state.json"], started, **about)
+        write_csv(cfg.out / f"{name}.csv", made, cfg, [cfg.documents / "state.json"], **about)
 
 
 if __name__ == "__main__":

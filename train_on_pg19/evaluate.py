@@ -26,7 +26,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -306,7 +305,6 @@ def evaluate(
 
 
 def main(cfg: Settings) -> None:
-    started = time.time()
     candidate = find_model(cfg.model)
     if candidate.run and cfg.held_out_of:
         raise UserError(
@@ -342,7 +340,7 @@ def main(cfg: Settings) -> None:
         evaluated["training"] = train.shared_by_seeds(known["settings"], digest, trained["held_out_books"])
     about = {"tokenizer": facts["tokenizer"], "weights": weights, "device": pretrained.find_device(cfg.device)}
     table, inputs = sums.rows(ends, text), [cfg.documents / "state.json"]
-    write_csv(cfg.out, table, cfg, inputs, started, evaluated=evaluated, **about)
+    write_csv(cfg.out, table, cfg, inputs, evaluated=evaluated, **about)
 
 
 if __name__ == "__main__":

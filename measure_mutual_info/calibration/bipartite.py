@@ -18,7 +18,6 @@ vCLUB at 2 to 80 times the truth, with β = 1.05 and 1.13 where Santa Fe's β is
 from __future__ import annotations
 
 import math
-import time
 import zlib
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -291,7 +290,7 @@ def coverage(estimates: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
 
 def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
     """Calibrate with one process: compute what is missing, then write its three CSVs, coverage.csv last."""
-    started, folder, do = time.time(), cfg.out / process.name, partial(replicate, cfg, process)
+    folder, do = cfg.out / process.name, partial(replicate, cfg, process)
     mean, scatter = pooled(cfg, process, pieces)
     exact = [truth(cfg, process, mean[:, e], scatter[:, e]) for e in range(len(POOLED))]
     mi, beta = exact[0][0], {name: beta for name, (_, beta) in zip(POOLED, exact, strict=True)}
@@ -299,7 +298,7 @@ def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
     facts = {"identity": pieces.wanted, "window_L_tokens": cfg.window}
     names = ("calibration", "calibration_fit", "coverage")
     for name, table in zip(names, tables(cfg, process, mi, beta, found), strict=True):
-        write_csv(folder / f"{name}.csv", table, cfg, started=started, **facts)
+        write_csv(folder / f"{name}.csv", table, cfg, **facts)
     pieces.remove()
 
 

@@ -27,7 +27,6 @@ at L = 2,048, and slopes of 1.05, 1.11 and 1.15 where the truth is 0.53.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -188,7 +187,7 @@ def of_process(cfg: Settings, process: Process, pieces: Pieces) -> pd.DataFrame:
 
 
 def of_text(cfg: Settings) -> None:
-    started, out, scoring = time.time(), cfg.out / "contrast_text.csv", cfg.scoring
+    out, scoring = cfg.out / "contrast_text.csv", cfg.scoring
     sample = score_documents.draw_sample(scoring)
     bos, start_text, revision = score_documents.check_model(scoring, sample)
     samples = [replace(sample, x_donor=donor) for donor in x_donors(sample.books, max(cfg.donors), cfg.seed)]
@@ -215,7 +214,7 @@ def of_text(cfg: Settings) -> None:
         tables.append(table[[*kind, *table.columns.drop([*kind])]])
     facts = {"source": sample.facts["source"], "start_token": start_text, "identity": wanted}
     table = rounded(pd.concat(tables, ignore_index=True))
-    write_csv(out, table, cfg, [cfg.documents], started, **facts)
+    write_csv(out, table, cfg, [cfg.documents], **facts)
     for store in stores:
         store.remove()
     print(f"wrote {out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -90,12 +89,12 @@ def write_table(
     cfg: Any, out: Path, processes: Sequence[Any], rows: Callable[[Any, Any, Pieces], pd.DataFrame], **facts: Any
 ) -> None:
     """Write the rows(cfg, process, pieces) of all processes to `out`, unless it is already complete."""
-    started, wanted = time.time(), identity(cfg, processes={one.name: asdict(one) for one in processes})
+    wanted = identity(cfg, processes={one.name: asdict(one) for one in processes})
     pieces = [Pieces(out.with_name(f"{out.name}.{one.name}.parts"), wanted) for one in processes]
     if finished(out, wanted, *pieces):
         return
     table = pd.concat([rows(cfg, *one) for one in zip(processes, pieces, strict=True)], ignore_index=True)
-    write_csv(out, rounded(table), cfg, started=started, identity=wanted, **facts)
+    write_csv(out, rounded(table), cfg, identity=wanted, **facts)
     for one in pieces:
         one.remove()
     print(f"wrote {out}")

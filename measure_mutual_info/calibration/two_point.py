@@ -27,7 +27,6 @@ measure_mutual_info/README.md: correct intervals of Î where pairs are not rare,
 from __future__ import annotations
 
 import math
-import time
 import zlib
 from dataclasses import dataclass, field
 from functools import partial
@@ -158,7 +157,7 @@ def summary(cfg: Settings, name: ProcessName, found: Arrays) -> pd.DataFrame:
 
 
 def main(cfg: Settings) -> None:
-    started, out = time.time(), cfg.out / "two_point.csv"
+    out = cfg.out / "two_point.csv"
     wanted = identity(cfg)
     pieces, tables = Pieces(out.with_name("two_point.csv.parts"), wanted), []
     if finished(out, wanted, pieces):
@@ -167,7 +166,7 @@ def main(cfg: Settings) -> None:
         work = blocks(name, cfg.books, cfg.replications)
         parts = replicated(work, partial(replicate, cfg), ARRAYS, pieces, cfg.workers, name)
         tables.append(summary(cfg, name, {array: np.concatenate([part[array] for part in parts]) for array in ARRAYS}))
-    write_csv(out, pd.concat(tables, ignore_index=True), cfg, started=started, identity=wanted)
+    write_csv(out, pd.concat(tables, ignore_index=True), cfg, identity=wanted)
     pieces.remove()
     print(f"wrote {out}")
 

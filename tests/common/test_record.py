@@ -36,12 +36,13 @@ def read(path: Path) -> dict:
     return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def test_table_and_record(tmp_path):
+def test_table_and_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "_IMPORTED", time.time() - 100)
     source = tmp_path / "scores.csv"
     source.write_bytes(b"scores")
     table = pd.DataFrame({"name": ["ä", "b"], "mi_nats": [0.1 + 0.2, np.nan]})
     path = tmp_path / "new" / "folder" / "x.csv"
-    write_csv(path, table, Settings(), inputs=[source], started=time.time() - 100, device="cuda", seed=7)
+    write_csv(path, table, Settings(), inputs=[source], device="cuda", seed=7)
 
     assert path.read_bytes() == "name,mi_nats\nä,0.30000000000000004\nb,\n".encode()
     found = read(path)
