@@ -173,16 +173,20 @@ def _narrow_mamba2(width: int, elements: int) -> Architecture:
 def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
     """The configuration of an `architecture`, for at most L tokens; ids: vocab_size and ids of special tokens.
 
-    UserError: an unknown name, or a model type that transformers lacks.
+    UserError: an unknown name, or a model type or a setting that transformers lacks.
     """
     kind, settings, _ = architecture(name)
     # transformers' Mamba2 works with an inner width below the width, but its configuration needs an integer `expand`.
     narrow = {key: settings[key] for key in ("expand", "num_heads", "head_dim") if settings.get("expand")}
     whole = {"expand": 1, "num_heads": 1, "head_dim": settings["hidden_size"]} if narrow else {}
     try:
-        config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings | whole)
+        default = AutoConfig.for_model(kind)
     except ValueError as error:
         raise UserError(f"model {name}: transformers has no model type {kind!r}: correct its line in MODELS") from error
+    unknown = [key for key in settings if not hasattr(default, key)]  # transformers would keep and ignore them
+    if unknown:
+        raise UserError(f"model {name}: {kind} has no setting {', '.join(unknown)}: correct its line in MODELS")
+    config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings | whole)
     vars(config).update(narrow)
     if hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = L

@@ -100,6 +100,8 @@ def read_settings(settings: dict[str, Any], where: str = "the configuration") ->
             spellings = (name, config.attribute_map.get(name), *REQUIRED[name])
             if all(settings.get(spelling) is None for spelling in spellings):
                 raise UserError(f"{where} does not say {name}: add it")
+    if model_type == "minimax" and not settings.get("layer_types"):  # by default every other layer would be linear
+        raise UserError(f"{where} does not say layer_types: add it, one of linear_attention, full_attention per layer")
     return config
 
 

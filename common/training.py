@@ -237,7 +237,7 @@ class Run:
                 f"--accumulate {cfg.accumulate}): give a step a multiple of {parts} sequences"
             )
         if cfg.warmup >= task.steps:
-            raise UserError(f"--warmup {cfg.warmup}: below the number of steps, {task.steps}")
+            raise UserError(f"--warmup {cfg.warmup}: must be below the number of steps, {task.steps}")
         if cfg.restarts and task.steps % cfg.log_every:
             raise UserError(f"--restarts: {task.steps} steps must be a multiple of --log-every {cfg.log_every}")
         self.ends = cosine_ends(task.steps, cfg.restarts)
@@ -288,6 +288,7 @@ class Run:
         """Write log.csv and checkpoint.pt. UserError: the weights are not finite; an older checkpoint is kept."""
         model, optimizers = get_state_dict(self.model, self.optimizers, options=WHOLE)
         if not self.accelerator.is_main_process:
+            self.saved_step = self.step
             return
         if not all(value.isfinite().all() for value in model.values()):
             raise UserError(self.diverged(f"the weights are not finite at step {self.step}"))

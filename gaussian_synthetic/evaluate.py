@@ -283,7 +283,11 @@ def main(cfg: Settings) -> None:
     training.allow_tf32(False)
     runs = [read_run(folder) for folder in cfg.runs]
     check_runs(runs)
-    pieces = Pieces(cfg.out / "kl.parts", {"draws": cfg.draws, "draw_seed": cfg.seed})
+    drawn = {"draws": cfg.draws, "draw_seed": cfg.seed}
+    if cfg.add:  # before anything is computed
+        mine = pd.DataFrame([this.key | this.law | drawn | {"checkpoint": this.checkpoint} for this in runs])
+        with_others(mine, cfg.out / "summary.csv")
+    pieces = Pieces(cfg.out / "kl.parts", drawn)
     capacity = read_capacity(cfg.capacity)
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     independent: dict[int, dict[str, Any]] = {}
@@ -294,7 +298,7 @@ def main(cfg: Settings) -> None:
         found = pieces.read(this.checkpoint, {"kl": (cfg.draws, L), "nll": (cfg.draws, L), "sizes": (3,)})
         law = found["kl"], found["nll"], families.conditional_std(this.family).log().numpy(), copies
         earlier, size, parameters = found["sizes"].tolist()
-        about = {"steps": this.step, "draws": cfg.draws, "draw_seed": cfg.seed, "checkpoint": this.checkpoint}
+        about = {"steps": this.step, "checkpoint": this.checkpoint} | drawn
         about |= {"state_size": size, "parameters": parameters} | this.key
         row = summary_row(*law) | this.law | about
         nothing = dict.fromkeys(about, 0) | {"model": "independent", "L": L, "checkpoint": "", "converged": True}

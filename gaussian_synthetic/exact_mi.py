@@ -86,7 +86,7 @@ def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndar
     I = H(X) + H(Y) − H(X, Y), where each entropy is a sum of log_std up to constants that cancel. The law is the same
     backwards (README.md), so with S_t the sum of the first t, I = S_ℓ + S_{L−ℓ} − S_L. UserError: no cut at ell.
     """
-    L, ell = len(log_std), np.asarray(ell)
+    L, ell, log_std = len(log_std), np.asarray(ell), np.asarray(log_std)
     if not (ell.min() >= 1 and ell.max() < L):
         raise UserError(f"no cut at ell = {ell.max() if ell.min() >= 1 else ell.min()}: give 1 to L − 1 = {L - 1}")
     # A small difference of sums of a million terms: long doubles are more accurate on platforms that have them.
@@ -118,8 +118,9 @@ def correlation(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray
 
 
 def two_point_information(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """I(z_i; z_j) = −½ ln(1 − corr²) in one sequence, in nats. Arguments: as `correlation`."""
-    return -np.log1p(-(correlation(of, first, second) ** 2)) / 2
+    """I(z_i; z_j) = −½ ln(1 − corr²) in one sequence, in nats; infinite for i = j. Arguments: as `correlation`."""
+    information = -np.log1p(-np.minimum(correlation(of, first, second) ** 2, 1 - 1e-16)) / 2
+    return np.where(np.equal(first, second), np.inf, information)
 
 
 def cross_rank(sigma: np.ndarray, ell: int) -> int:

@@ -117,8 +117,8 @@ def start_from(model: models.GaussianModel, run: Path) -> str:
     """
     weights, own = training.read_checkpoint(run / training.CHECKPOINT)["model"], model.state_dict()
     for name in weights.keys() & own.keys():
-        rows, wanted = len(weights[name]), len(own[name])
         if "positions" in name or "wpe" in name:  # row i gets row i mod rows: blocks of 4, 16, … repeat
+            rows, wanted = len(weights[name]), len(own[name])
             weights[name] = weights[name].repeat(-(-wanted // rows), 1)[:wanted]
     try:
         model.load_state_dict(weights)

@@ -171,6 +171,8 @@ def _state(path: Path, model: str, rows: pd.DataFrame) -> State:
     growing = growth.index[growth > 0]
     if not len(growing):
         group = "bounded"
+    elif growth.max() < 1:
+        group = "sublinear"
     elif len(constant):
         group = "hybrid"
     else:

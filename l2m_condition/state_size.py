@@ -19,6 +19,7 @@ Hardware: any CPU, 10 seconds. Expect 65,536 elements and 131,072 bytes per toke
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +65,19 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
         return model, listed[model]
     if path.suffix == ".gguf":
         return path.stem, load_config(model)
+    if path.suffix == ".json" and not path.is_file():
+        raise UserError(f"no file {path}: check the name")
     try:
         settings = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
+        file = path / "config.json" if path.is_dir() else path
+        if file.is_file():
+            raise UserError(f"{file} is not valid JSON in UTF-8: correct it") from error
         places = f"a name in {CONFIGURATIONS.name}, a JSON file, a folder with a config.json or a model of the hub"
+        near = difflib.get_close_matches(path.name, listed, n=3)
         raise UserError(
             f"{model}: not {places} that can be reached ({type(error).__name__}): check the spelling"
+            + f"; listed: {', '.join(near)}" * bool(near)
         ) from error
     path = path.parent if path.name == "config.json" else path
     name = path.resolve().name if path.is_dir() else model
@@ -100,6 +108,10 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
 def main(cfg: Settings) -> None:
     listed = published()
     loaded = [load(model, listed) for model in cfg.model] if cfg.model else list(listed.items())
+    names = [name for name, _ in loaded]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"--model: two models are called {twice}: rename a file or folder, or give it once")
     table = pd.concat([rows(name, config, cfg.context) for name, config in loaded])
     files = [path for path in map(Path, cfg.model) if path.suffix in (".json", ".gguf") and path.is_file()]
     write_csv(cfg.out, table, cfg, inputs=[CONFIGURATIONS, *files])

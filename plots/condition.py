@@ -30,6 +30,7 @@ GROUPS = {  # colour and dashes; the dashes tell groups apart without colour
     "full attention": (COLORS[0], "-"),
     "latent attention": (COLORS[2], (0, (1, 1))),
     "hybrid": (COLORS[3], (0, (5, 1.5))),
+    "sublinear": (COLORS[4], (0, (3, 1, 1, 1, 1, 1))),
     "bounded": (COLORS[1], (0, (4, 1, 1, 1))),
 }
 PAPER, MEASURED = "0.15", "#A87400"

@@ -104,3 +104,6 @@ def test_what_cannot_be_built_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "mine", Architecture("my_architecture", {}))
     with pytest.raises(UserError, match=r"^model mine: transformers has no model type 'my_architecture'"):
         configuration("mine", 16)
+    monkeypatch.setitem(MODELS, "mine", Architecture("mistral", {"hidden_size": 32, "sliding_windows": 8}))
+    with pytest.raises(UserError, match=r"^model mine: mistral has no setting sliding_windows: correct its line"):
+        configuration("mine", 16)

@@ -232,6 +232,7 @@ REFUSED = [
     ({"model_type": "whisper"}, "model type 'whisper' has an encoder: give a model that is"),
     ({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32}, "does not say num_attention_heads: add it"),
     ({"model_type": "xlstm", "num_blocks": 12, "embedding_dim": 768}, "does not say num_hidden_layers: add it"),
+    ({**LLAMA, "model_type": "minimax", "attn_type_list": [0, 1]}, "does not say layer_types: add it"),
     ({**LLAMA, "num_hidden_layers": 0}, "num_hidden_layers of model type 'llama' is 0: give a positive number"),
     ({**LLAMA, "num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
     ({**LLAMA, "hidden_size": 30}, r"mine.json: transformers refuses .* hidden size \(30\) is not a multiple"),

@@ -281,7 +281,7 @@ def test_other_runs_and_damaged_checkpoints_are_refused(tmp_path):
     ("changes", "said"),
     [
         ({"checkpoint_every": 7}, "--checkpoint-every 7: must be a multiple of --log-every 5"),
-        ({"warmup": 30}, "--warmup 30: below the number of steps, 30"),
+        ({"warmup": 30}, "--warmup 30: must be below the number of steps, 30"),
         ({"optimizer": "muon", "fsdp": True}, "--optimizer muon works on whole matrices"),
         ({"fsdp": True}, "--fsdp shards over several processes"),
         ({"device": "cuda:7"}, "--device cuda:7: no GPU 7"),

@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, call_script, one_line_error, trained
 
 from common import history_state
+from common.training import cosine_ends
 from gaussian_synthetic import evaluate
 from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.training import models
@@ -160,6 +161,16 @@ def test_both_tables(runs, tmp_path):
     assert (training["steps"] == 20).all()
 
 
+def test_convergence_by_hand():
+    def of(*losses: float) -> dict:
+        log = pd.DataFrame({"step": cosine_ends(10, len(losses) - 1), "kl_nats": losses})
+        return evaluate.Run(Path("x"), {"steps": 10}, 0, "", log).convergence(100.0)
+
+    assert of(1.0, 0.8)["last_gain"] == pytest.approx(0.2)
+    cases = ((1.0, 0.91, 0.83), (1.0, 0.89, 0.81), (1.0, 0.95), (0.21,), (0.19,))
+    assert [of(*losses)["converged"] for losses in cases] == [True, False, False, False, True]
+
+
 def test_convergence_and_the_best_linear_state(tmp_path):
     """Runs with one restart; the frontier against sums by hand from capacity.csv, and NaN where the state grows."""
     long = ("--steps", 40, "--restarts", 1)
@@ -212,7 +223,9 @@ def test_runs_are_added_to_those_of_the_csvs(runs, tmp_path):
     for _ in range(2):  # the second time it replaces its own rows
         assert call(runs[2:], tmp_path / "out", "--add").returncode == 0
         assert {name: (tmp_path / "out" / f"{name}.csv").read_text() for name in evaluate.TABLES} == wanted
+    shutil.rmtree(tmp_path / "out/kl.parts")
     said = one_line_error(call([train_one(tmp_path / "more", "--copies", 2)], tmp_path / "out", "--add"))
+    assert not (tmp_path / "out/kl.parts").exists()  # refused before anything was computed
     assert all(part in said for part in ("'copies': '3'", "'copies': '2'", "give another --out"))
     assert {name: (tmp_path / "out" / f"{name}.csv").read_text() for name in evaluate.TABLES} == wanted
     assert "evaluate all without it" in one_line_error(call(runs, tmp_path / "new", "--add"))

@@ -95,7 +95,7 @@ def test_every_step_has_random_numbers_of_its_own():
     assert len(seeds) == 100_000  # a CPU generator uses only these 32 bits
 
 
-@pytest.mark.parametrize("reach", [1, 4, 16])
+@pytest.mark.parametrize("reach", [1, 16])
 def test_a_linear_predictor_is_trained_to_its_optimum(tmp_path, reach):
     """For m values: KL = mean over t of ln σ(z_t | m values before) − ln σ(z_t | all before), which is 0 for m = L."""
     cfg = settings(tmp_path, batch=64, copies=8, steps=1500, learning_rate=0.02, log_every=500, checkpoint_every=500)
@@ -115,13 +115,12 @@ def test_a_linear_predictor_is_trained_to_its_optimum(tmp_path, reach):
     assert kl == pytest.approx(8 * wanted, abs=8 * 5e-4)  # per token of 8 copies
 
 
-@pytest.mark.parametrize(("L", "steps", "optimizer"), [(4, 300, "adamw"), (16, 300, "muon")])
-def test_a_small_model_learns_the_exact_conditionals(tmp_path, L, steps, optimizer):
-    """KL falls below 1% of what ignoring the past costs: 0.36 (L = 4), 0.64 (L = 16) nats per token of four copies."""
-    cfg = settings(tmp_path, L=L, copies=4, batch=64, steps=steps, warmup=30, learning_rate=5e-3, optimizer=optimizer)
-    train.main(replace(cfg, log_every=steps // 20, checkpoint_every=steps))
+def test_a_small_model_learns_the_exact_conditionals(tmp_path):
+    """KL falls below 1% of what ignoring the past costs: 0.64 nats per token of four copies."""
+    cfg = settings(tmp_path, copies=4, batch=64, steps=300, warmup=30, learning_rate=5e-3, optimizer="muon")
+    train.main(replace(cfg, log_every=15, checkpoint_every=300))
     log = read_log(tmp_path)
-    ignoring = -4 * families.conditional_std(train.build_family("subvolume", L)).log().mean().item()
+    ignoring = -4 * families.conditional_std(train.build_family("subvolume", 16)).log().mean().item()
     assert 0.5 * ignoring < log["kl_nats"].iloc[0] < 1.5 * ignoring
     assert log["kl_nats"].iloc[-1] < 0.01 * ignoring
 
@@ -133,9 +132,6 @@ def test_a_run_by_its_command_line(tmp_path):
     assert list(log) == ["step", "tokens", "kl_nats", "learning_rate", "tokens_per_second"]
     assert log["step"].tolist() == list(range(5, 101, 5))
     assert (log["tokens"] == log["step"] * 4 * 16).all()
-    step = log["step"].to_numpy() - 1  # the last step of each row, counted from 0
-    cosine = 3e-3 * (1 + np.cos(np.pi * (step - 10) / 90)) / 2
-    np.testing.assert_allclose(log["learning_rate"], np.where(step < 10, 3e-3 * step / 10, cosine), atol=1e-12)
     # Losses of the previous version of the training loop, on a CPU.
     assert log["kl_nats"].iloc[[0, 9, 19]].tolist() == pytest.approx([0.648563960, 0.372031532, 0.354759707], rel=1e-5)
     # The loss of the first step is that of the seed's initial weights on its first draws.

@@ -25,7 +25,7 @@ KINDS = {  # model → layer kind → growth exponent, elements after t tokens
     "hybrid": {"full_attention": (1, lambda t: 7 * t), "sliding_attention": (0, lambda t: 10 * min(t, 1023))},
     "root": {"total": (0.5, lambda t: 900 * t**0.5)},
 }
-GROUPS = ["full attention", "latent attention", "bounded", "bounded", "hybrid", "full attention"]
+GROUPS = ["full attention", "latent attention", "bounded", "bounded", "hybrid", "sublinear"]
 
 
 def state_table(kinds: dict = KINDS, contexts: list[int] = CONTEXTS) -> pd.DataFrame:
@@ -161,6 +161,12 @@ def test_interval_is_that_of_a_line():
         half = 1.959964 * error * math.sqrt(1 / len(L) + (math.log(at) - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
         assert math.log(law.mi(at, 1) / law.mi(at)) == pytest.approx(half, rel=1e-4)
         assert math.log(law.mi(at, -1) / law.mi(at)) == pytest.approx(-half, rel=1e-4)
+
+
+def test_the_middle_of_a_law_is_limited():
+    law = ScalingLaw("x", 2.0, 0.6, 0.2, 0.05, 4, 2048)  # h_lnA / h_beta = 4, below the middle, 4.5
+    for x, half in ((6, 0.1), (4, 0.0)):
+        assert math.log(law.mi(math.exp(x), 1) / law.mi(math.exp(x))) == pytest.approx(half, abs=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,10 @@ def test_a_gguf_file(tmp_path):
     [
         (["--out", "x.txt"], "--out x.txt: give a file that ends in .csv"),
         (["--model", "GPT-17"], "GPT-17: not a name in configurations.json, a JSON file"),
+        (["--model", "Llama-3.1-8b"], "check the spelling; listed: Llama-3.1-8B"),
+        (["--model", "none.json"], "no file none.json: check the name"),
+        (["--model", "HALF.json"], "HALF.json is not valid JSON"),
+        (["--model", "mine", "mine/config.json"], "two models are called mine: rename a file or folder"),
         (["--model", "BAD.json"], "BAD.json has no model_type: give the config.json of a model"),
         (["--model", "ODD.json"], "ODD: sliding_window of model type 'gemma2' is -3: give a positive number"),
     ],
@@ -104,6 +108,9 @@ def test_bad_settings(tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BAD.json").write_text("[1, 2]")
+    (tmp_path / "HALF.json").write_text('{"model_type": "llama",')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.json").write_text(json.dumps(OWN["windowed"]))
     (tmp_path / "ODD.json").write_text(json.dumps({**OWN["windowed"], "sliding_window": -3}))
     out = [] if "--out" in arguments else ["--out", tmp_path / "state.csv"]
     assert message in one_line_error(call_script(SCRIPT, *out, *arguments))
