@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, load_from_disk
 
 from common.cli import UserError
+from common.record import file_hash
 
 COLUMNS = ("document", "book", "input_ids")
 FACTS = ("source", "tokenizer", "tokenizer_vocab_size")
@@ -32,16 +33,24 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
             documents = load_from_disk(str(folder))
             columns = list(documents.column_names)
             documents.data.table.validate(full=True)  # offsets and names only, so quick: any integer may be a token
+            if not len(documents):
+                raise IndexError
             lacking = [name for name in COLUMNS if name not in columns] + [key for key in FACTS if key not in facts]
             if not lacking:
                 return documents, facts
             said = f"{folder} lacks {', '.join(lacking)}"
-        except IndexError:  # what `datasets` raises for a table without rows
+        except IndexError:  # also what `datasets` raises for a table without rows
             said = f"no documents in {folder}"
         except (OSError, ValueError, KeyError, AttributeError, TypeError, pa.ArrowException) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             said = f"cannot read the documents in {folder} ({reason})"
     raise UserError(f"{said}: give a folder written by prepare_dataset.py")
+
+
+def content_hash(folder: Path) -> str:
+    """A hash of the documents in a folder, without prepare.json, which holds when and where they were prepared."""
+    files = [folder / "state.json", *sorted(folder.glob("*.arrow"))]
+    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
 
 
 def document_lengths(documents: Dataset) -> np.ndarray:

@@ -52,9 +52,9 @@ def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
         ) from error
 
 
-def load_config(model: str) -> PreTrainedConfig:
+def load_config(model: str | Path) -> PreTrainedConfig:
     """The configuration of the text model, without weights. UserError: it cannot be loaded."""
-    return _load_whole_config(model).get_text_config(decoder=True)
+    return _load_whole_config(str(model)).get_text_config(decoder=True)
 
 
 def _load_whole_config(model: str) -> PreTrainedConfig:
@@ -64,12 +64,13 @@ def _load_whole_config(model: str) -> PreTrainedConfig:
     return config
 
 
-def load_model(model: str, dtype: str, device: str) -> PreTrainedModel:
+def load_model(model: str | Path, dtype: str, device: str) -> PreTrainedModel:
     """A causal model in evaluation mode. dtype: float32, bfloat16 or float16; device: see `find_device`.
 
     UserError: it cannot be loaded, lacks weights, has layer weights that would not be used, or sees the tokens that it
     should predict; or its attention implementations differ and it is not known which is right.
     """
+    model = str(model)
     config = _load_whole_config(model)
     place = "auto" if device == "split" else device
     options = {"config": config, "device_map": place, "dtype": getattr(torch, dtype), "output_loading_info": True}
@@ -245,6 +246,11 @@ def start_token(
         what = "it has neither BOS nor EOS" if bos is None else f"--bos {bos} is not one of its tokens"
         raise UserError(f"{model}: {what}: give a start token, or its id, with --bos")
     for worst in (max(extent[1], number), extent[0]):
+        if tokenizer is not None and config.vocab_size <= worst < tokenizer.size:
+            raise UserError(
+                f"{model}: its tokenizer has more tokens ({tokenizer.size}) than its embedding ({config.vocab_size}), "
+                f"and token id {worst} is used: call resize_token_embeddings, train the new rows, and save it again"
+            )
         if not 0 <= worst < config.vocab_size:
             raise UserError(
                 f"{documents}: token id {worst} is outside the vocabulary of {model} (0 … {config.vocab_size - 1}): "

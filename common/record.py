@@ -87,6 +87,8 @@ def read_csv(
         raise UserError(f"no file {path}: check the name, or {remedy}") from error
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path} is no CSV table ({str(error).strip().splitlines()[0]}): {remedy}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first of surplus fields for an index
+        raise UserError(f"{path} is no CSV table (rows have more fields than the header; decimal commas?): {remedy}")
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {remedy}")
@@ -123,14 +125,15 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
     Text is made `printable`, which loses nothing in JSON, because \\udce9 is JSON's own notation. If the block ends
     early (a crash, a full disk), an older file stays intact and no partial new one is left. An OSError in writing names
-    `path`. Partial files that killed runs left behind are removed first.
+    `path`. Partial files that killed runs of this host left behind are removed first.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    stem = f".{path.name}.{platform.node()}"  # the host, as several may write to a shared disk
+    for leftover in path.parent.glob(f"{glob.escape(stem)}.*.tmp"):
         with contextlib.suppress(OSError, ValueError):
-            # A writer on another machine has no process here, but its file is recent.
+            # A writer in another container of the same name has no process here, but its file is recent.
             if not psutil.pid_exists(int(leftover.suffixes[-2][1:])) and time.time() - leftover.stat().st_mtime > 60:
                 leftover.unlink()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{stem}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
         with open(temporary, mode, **text) as file:

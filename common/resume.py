@@ -37,10 +37,9 @@ def identity(cfg: Any, **facts: Any) -> dict[str, Any]:
     return json.loads(json.dumps({name: settings[name] for name in kept} | facts, default=str))
 
 
-def refuse_other(
-    found: Any, wanted: dict[str, Any], where: Path, remedy: str = "choose another --out, or delete it"
-) -> None:
+def refuse_other(found: Any, wanted: dict[str, Any], where: Path, remedy: str | None = None) -> None:
     """UserError: `found`, read from `where`, is not the identity `wanted`; names what differs."""
+    remedy = remedy or f"choose another --out (OUT= of a shell file), or delete {where}"
     if not isinstance(found, dict):
         raise UserError(f"{where} belongs to something else, or is damaged: {remedy}")
     found, wanted = _flat(found), _flat(wanted)
@@ -111,6 +110,14 @@ def finished(result: Path, wanted: dict[str, Any], *pieces: Pieces) -> bool:
         one.remove()
     print(f"{result} is complete already, with these settings")
     return True
+
+
+def written_by_another(result: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the CSV `result` exists and has the identity `wanted`; if so, print that another shard wrote it."""
+    written = result.exists() and read_identity(result.with_suffix(".json"), "identity") == wanted
+    if written:
+        print(f"{result} was written by another shard")
+    return written
 
 
 class Pieces:

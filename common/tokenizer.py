@@ -86,12 +86,13 @@ Tokenizer = ByteTokenizer | CharacterTokenizer | HubTokenizer
 NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer called `name`: a hub id, local folder, GGUF file, "bytes" or "characters".
 
     If train.py wrote the folder, its config.json says whether the tokens are bytes or characters. UserError: the
     tokenizer is missing or incomplete.
     """
+    name = str(name)
     if name in NAMED:
         return NAMED[name]()
     path, is_file = Path(name), name.endswith(".gguf")

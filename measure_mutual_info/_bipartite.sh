@@ -34,10 +34,18 @@ short() {
     echo "${name%-Instruct}"
 }
 
+# own_needs_out WHAT: refuses inputs of the user's own, called WHAT, without a folder for their results.
+own_needs_out() {
+    if [ -n "${OUT:-}" ]; then return; fi
+    echo "error: set OUT, e.g. OUT=results/mine: with $1 of your own the results go there" >&2
+    exit 2
+}
+
 # take_own: replaces the inputs by the settings CORPUS, MODEL, PREPARE_FLAGS and OUT, if they are given.
 take_own() {
     if [ -n "${CORPUS:-}${MODEL:-}" ]; then # custom inputs: everything goes to a separate folder
-        documents=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or MODEL of your own the results go there"}/documents
+        own_needs_out "a CORPUS or MODEL"
+        documents=$OUT/documents
     fi
     if [ -n "${CORPUS:-}" ]; then named "$CORPUS"; fi
     model=${MODEL:-$model} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
@@ -75,9 +83,9 @@ score() {
 # have the smallest loss, see results/start_token.
 find_start() {
     start=()
-    case $model in
-        "$smollm2") start=(--bos "<|endoftext|>") ;;
-        "$qwen_small") start=(--bos "<|im_start|>") ;;
+    case ${model##*/} in # wherever the file is
+        "${smollm2##*/}") start=(--bos "<|endoftext|>") ;;
+        "${qwen_small##*/}") start=(--bos "<|im_start|>") ;;
     esac
 }
 

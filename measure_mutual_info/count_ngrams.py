@@ -43,9 +43,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.cli import UserError, run
+from common.documents import content_hash
 from common.parallel import in_parallel
-from common.record import file_hash, write_csv
-from common.resume import RESUME_OK, Pieces, identity, read_identity
+from common.record import write_csv
+from common.resume import RESUME_OK, Pieces, identity, read_identity, written_by_another
 from measure_mutual_info.counting.document_stream import MAX_BLOCKS, DocumentStream, open_stream
 from measure_mutual_info.counting.windows import Counts, Measure, count_part
 
@@ -172,7 +173,7 @@ def main(cfg: Settings) -> None:
     stream, prepared = open_stream(cfg.documents)
     for measure in cfg.measures:
         check_fit(measure, stream)
-    wanted = identity(cfg, documents=file_hash(cfg.documents), n=sorted(cfg.n), d=sorted(cfg.d))
+    wanted = identity(cfg, documents=content_hash(cfg.documents), n=sorted(cfg.n), d=sorted(cfg.d))
     pieces = Pieces(cfg.out.with_name(f"{cfg.out.name}.parts"), wanted)
     # Results made with other settings are replaced.
     there = cfg.out.exists() and cfg.out_by_book.exists()
@@ -184,13 +185,19 @@ def main(cfg: Settings) -> None:
     i, n = map(int, (cfg.shard or "0/1").split("/"))
     count_all(cfg, stream, parts[i::n], pieces)
     if missing := sum(not pieces.done(part.name) for part in parts):
-        print(f"shard {cfg.shard} is done; {missing} parts of the other shards are still missing")
+        if not written_by_another(cfg.out, wanted):
+            print(f"shard {cfg.shard} is done; {missing} parts of the other shards are still missing")
         return
     # The table should be the same on every machine.
     names = {"source": prepared["source"], "tokenizer": prepared["tokenizer"]}
     if os.path.isabs(names["tokenizer"]):
         names["tokenizer"] = Path(names["tokenizer"]).name
-    counts, by_book = tables(stream, parts, pieces, names)
+    try:
+        counts, by_book = tables(stream, parts, pieces, names)
+    except UserError:  # also if another shard finished at the same time and removes the parts
+        if written_by_another(cfg.out, wanted):
+            return
+        raise
     # The counts are written last: if they exist, so do the shares beside them.
     for out, table in ((cfg.out_by_book, by_book), (cfg.out, counts)):
         facts = {"source": prepared["source"], "identity": wanted}

@@ -10,6 +10,7 @@ Reads scores.csv (score_documents.py) and, for the 2-gram correction, counts.csv
     fit.csv         the parameters of each law of I(L) with intervals, goodness of fit, and the error of predicting I at
                     the largest L; `selected` marks the law with the lowest AIC
     sweep.csv       β of the power law in every window of lengths; two neighbouring lengths give the local slope
+                    (both within --L-fit-min, --L-fit-max)
     summary.txt     a summary in two lines
 
 Estimators (`per_document_terms`): direct (Eq. 6), direct_corrected (by counted 2-grams, Eq. B.7), vclub (Eq. 7),
@@ -36,7 +37,7 @@ import numpy as np
 import pandas as pd
 
 from common import powerlaw
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.powerlaw import GROWTH_LAWS, Fit, NoFitError, longest_accepted
 from common.record import replace_text, write_csv
 from measure_mutual_info.counting.entropy import grassberger_entropy, sample_size
@@ -59,10 +60,14 @@ class Settings:
     out: Path  # folder for the CSVs and summary.txt
     counts: Path | None = None  # counts.csv of count_ngrams.py for the same corpus and tokenizer; adds direct_corrected
     unpaired: bool = False  # add direct_unpaired
-    L_fit_min: int = 0  # tokens; fits begin here. Paper: all lengths
-    L_fit_max: int | None = None  # tokens; fits end here; all lengths if not given
+    L_fit_min: int = 0  # tokens; fits and windows begin here. Paper: all lengths
+    L_fit_max: int | None = None  # tokens; fits and windows end here; all lengths if not given
     bootstrap: int = 500  # not in the paper: resamplings of whole books; 0 for none
     seed: int = 0  # seed of the resamplings
+
+    def validate(self) -> None:
+        at_least(0, self, "L_fit_min", "bootstrap")
+        at_least(self.L_fit_min, self, "L_fit_max")
 
 
 def per_document_terms(
@@ -289,7 +294,10 @@ def headline(bipartite: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> li
     shown = bipartite[bipartite["L_tokens"] / bipartite["ell_tokens"] == ratio]
     last = shown[(shown["L_tokens"] == shown["L_tokens"].max()) & shown["estimator"].isin(SUMMED_UP)]
     last = last.assign(error=last["stderr_by_book_nats"].fillna(last["stderr_nats"]))
-    found = [f"{row.mi_nats:.1f} ± {row.error:.1f} ({row.estimator})" for row in last.itertuples()]
+    found = []
+    for row in last.itertuples():
+        digits = 1 if not row.error > 0 else max(1, 1 - math.floor(math.log10(row.error)))  # two of the error
+        found.append(f"{row.mi_nats:.{digits}f} ± {row.error:.{digits}f} ({row.estimator})")
     betas = []
     for name in SUMMED_UP:
         best = longest_accepted(windows[(windows["estimator"] == name) & (windows["L_over_ell"] == ratio)])
@@ -305,6 +313,11 @@ def headline(bipartite: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> li
 
 def main(cfg: Settings) -> None:
     scores, documents_line = tables.read_scores(cfg.scores)
+    L = scores["L_tokens"]
+    if not L.between(cfg.L_fit_min, math.inf if cfg.L_fit_max is None else cfg.L_fit_max).any():
+        raise UserError(
+            f"--L-fit-min, --L-fit-max: none of the L of {cfg.scores} ({L.min()} to {L.max()}) is between them"
+        )
     estimators = ["direct", *["direct_corrected"] * bool(cfg.counts), "vclub", "block_entropy"]
     estimators += ["direct_unpaired"] * cfg.unpaired
     (source, model), record = tables.read_record(cfg.scores)
@@ -341,7 +354,7 @@ def main(cfg: Settings) -> None:
         table["correction_stderr_nats"] = correction.sem().to_numpy()
         estimates.append(table)
         for ratio in _ratios(fitted):
-            window = ratio, cfg.L_fit_min, cfg.L_fit_max or math.inf
+            window = ratio, cfg.L_fit_min, math.inf if cfg.L_fit_max is None else cfg.L_fit_max
             here = names | {"L_over_ell": ratio, "fit_units": of_units}
             (fits, notes), boot = fit_ratio(fitted, *window), {}
             try:
@@ -350,7 +363,7 @@ def main(cfg: Settings) -> None:
             except NoFitError as error:
                 notes.append(f"no resampled interval: {error}")
             fit_table += fit_rows(here, fits, boot, boot_clusters)
-            sweep_table += sweep_rows(here, *at_ratio(fitted, ratio))
+            sweep_table += sweep_rows(here, *at_ratio(fitted, *window))
             for note in notes:
                 print(f"{estimator}, L = {ratio:g} ell: {note}")
 

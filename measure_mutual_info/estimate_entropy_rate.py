@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.powerlaw import Fit, NoFitError, bootstrap_intervals
 from common.record import write_csv
 from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, by_book, fit_rows, fit_terms, fit_units
@@ -38,6 +38,9 @@ class Settings:
     n_fit_min: int = 0  # tokens; the fit uses the blocks that start after this token
     bootstrap: int = 500  # resamplings of whole books; 0 for none
     seed: int = 0  # seed of the resamplings
+
+    def validate(self) -> None:
+        at_least(0, self, "n_fit_min", "bootstrap")
 
 
 def block_rates(scores: pd.DataFrame) -> pd.DataFrame:

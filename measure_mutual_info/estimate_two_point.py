@@ -37,7 +37,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.powerlaw import MIN_POINTS, Fit, NoFitError, bootstrap_intervals, covariance_of_mean, fit_law
 from common.record import write_csv
 from measure_mutual_info import estimate_bipartite as bipartite
@@ -68,6 +68,11 @@ class Settings:
     d_max: int = 4096  # tokens; the fits end here. Paper: 4096 on PG19, 256 on Wikipedia
     bootstrap: int = 200  # not in the paper: resamplings of whole books; 0 for none
     seed: int = 0  # seed of the resamplings
+
+    def validate(self) -> None:
+        at_least(1, self, "d_min")
+        at_least(self.d_min, self, "d_max")
+        at_least(0, self, "bootstrap")
 
 
 def unit_values(pairs: np.ndarray, mi_nats: np.ndarray) -> np.ndarray:
@@ -242,6 +247,8 @@ def main(cfg: Settings) -> None:
     counts = read_pairs(cfg.counts)
     inputs, d = [cfg.counts], np.array(list(counts.by_kind["pair"]))
     inside = (cfg.d_min <= d) & (d <= cfg.d_max)
+    if not inside.any():
+        raise UserError(f"--d-min, --d-max: none of the d of {cfg.counts} ({d.min()} to {d.max()}) is between them")
     by_book = read_information(cfg.counts, counts)
     inputs.append(cfg.counts.with_name(f"{cfg.counts.stem}_by_book.csv"))
     values, error, unit = None, np.full(len(d), math.nan), f"{len(by_book[0])} units"

@@ -33,8 +33,11 @@ esac
 
 out=$books
 if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # custom inputs: everything goes to a separate folder
-    out=${OUT:?"set OUT, e.g. OUT=results/mine: with a CORPUS or TOKENIZER of your own the results go there"}
-    documents=$out/documents
+    if [ -z "${OUT:-}" ]; then
+        echo "error: set OUT, e.g. OUT=results/mine: with a CORPUS or TOKENIZER of your own the results go there" >&2
+        exit 2
+    fi
+    out=$OUT documents=$OUT/documents
 fi
 if [ -n "${CORPUS:-}" ]; then
     tokenizer=$out/own_bpe384 prepare_flags=""

@@ -42,7 +42,8 @@ esac
 kinds_of_text="whole_books books/* more_books/[!s]* more_books/sense_*
 addresses */state_of_the_union/*"
 if [ -n "${MODELS:-}${CORPUS:-}" ]; then
-    top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS or a CORPUS of your own the results go there"}
+    own_needs_out "MODELS or a CORPUS"
+    top=$OUT
     grid="own | ${CORPUS:-books} | 2048 | $own | ${MODELS:-$smollm2}"
 else
     results=${OUT:-$results}

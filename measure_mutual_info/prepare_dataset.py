@@ -70,8 +70,9 @@ class Settings(CorpusSettings):
     processes: int = field(default=0, metadata=RESUME_OK)  # 0: one per core
 
     def validate(self) -> None:
+        super().validate()
         at_least(1, self, "min_tokens")
-        at_least(0, self, "max_documents_per_book")
+        at_least(0, self, "max_documents_per_book", "shard_megabytes", "processes")
 
     @property
     def name(self) -> str:
@@ -88,7 +89,7 @@ def documents(text: str, tokenizer: Tokenizer, cfg: Settings) -> Iterator[list[i
     elif cfg.boundaries == "none":
         found = piece_documents(text, tokenizer, cfg.min_tokens)
     else:
-        found = (ids for _, _, ids in sentence_documents(text, tokenizer, cfg.min_tokens))
+        found = sentence_documents(text, tokenizer, cfg.min_tokens)
     if cfg.shuffle_seed is not None:
         found = (shuffled(ids, cfg.shuffle_seed) for ids in found)
     return itertools.islice(found, cfg.max_documents_per_book or None)

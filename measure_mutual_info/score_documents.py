@@ -30,7 +30,7 @@ from tqdm import tqdm
 from common.cli import UserError, at_least, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
-from common.resume import RESUME_OK, Pieces, finished, identity, read_identity
+from common.resume import RESUME_OK, Pieces, finished, identity, read_identity, written_by_another
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import passes
 
@@ -273,6 +273,8 @@ def main(cfg: Settings) -> None:
         found = there.get("dtype") if isinstance(there, dict) else None  # so committed scores serve every machine
         cfg = replace(cfg, dtype=found or find_dtype(find_device(cfg.device)))  # so that the record names it
         print(f"computing in {cfg.dtype}")
+    if cfg.longest < cfg.L_max:
+        print(f"the longest L is {cfg.longest}, the largest of the grid up to --L-max {cfg.L_max}")
     sample = draw_sample(cfg)
     bos, start_text, revision = check_model(cfg, sample)
     wanted = scoring_identity(cfg, sample, bos, revision)
@@ -285,10 +287,15 @@ def main(cfg: Settings) -> None:
         score_groups(cfg, sample, load_backend(cfg, sample, bos), store)
     missing = sum(not store.done(group) for group in groups(cfg, sample))
     if missing:
-        left = f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing"
-        print(f"{cfg.out} was written by another shard" if cfg.out.exists() else left)
+        if not written_by_another(cfg.out, wanted):
+            print(f"shard {cfg.shard} is done; {missing} groups of the other shards are still missing")
         return
-    table, failed, seconds = assemble(cfg, sample, store)
+    try:
+        table, failed, seconds = assemble(cfg, sample, store)
+    except UserError:  # also if another shard finished at the same time and removes the groups
+        if written_by_another(cfg.out, wanted):
+            return
+        raise
     facts = {"source": sample.facts["source"], "tokenizer": sample.facts["tokenizer"], "start_token": start_text}
     facts |= {"identity": wanted, "failed_documents": failed, "scoring_seconds": round(seconds, 1)}
     write_csv(cfg.out, table, cfg, inputs=[cfg.documents], **facts)

@@ -44,6 +44,7 @@ class Settings(CorpusSettings):
     vocab_size: int = 512  # not in the paper: number of tokens, 256 of which are the bytes
 
     def validate(self) -> None:
+        super().validate()
         if self.vocab_size <= 256:
             raise UserError(f"--vocab-size is {self.vocab_size}: give more than 256, as the bytes take 256")
 

@@ -33,12 +33,14 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return finer
 
 
-def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iterator[tuple[int, int, list[int]]]:
-    """(start, end, token ids) of each document of a book, start and end in characters.
+def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iterator[list[int]]:
+    """Token ids of each document of a book.
 
-    A document is the fewest whole sentences that give at least `min_tokens` tokens when text[start:end] is tokenised
-    on its own; the next document begins with the next sentence.
+    A document is the fewest whole sentences that give at least `min_tokens` tokens when their text is tokenised on its
+    own; the next document begins with the next sentence. ValueError: min_tokens is below 1.
     """
+    if min_tokens < 1:
+        raise ValueError(f"min_tokens {min_tokens}: must be at least 1")
     spans = sentence_spans(text)
     # Estimated number of tokens before each sentence, [sentences + 1]. Each sentence is tokenised by itself, with the
     # white space before it, as tokens rarely cross that. The exact end of a document is found by trial below.
@@ -55,7 +57,7 @@ def sentence_documents(text: str, tokenizer: Tokenizer, min_tokens: int) -> Iter
             return
         while last > first and len(fewer := tokenizer.ids(text[start : spans[last - 1][1]])) >= min_tokens:
             last, ids = last - 1, fewer
-        yield start, spans[last][1], ids
+        yield ids
         first = last + 1
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
-from common.cli import UserError
+from common.cli import UserError, at_least
 from common.record import file_hash, printable
 from common.resume import RESUME_OK, identity
 
@@ -30,14 +30,18 @@ from common.resume import RESUME_OK, identity
 class CorpusSettings:
     """The settings that describe a corpus."""
 
-    corpus: str  # a .txt, .jsonl or .parquet file; a folder or a glob of them; or a dataset of the hub
+    corpus: str
+    """a .txt, .jsonl or .parquet file; a folder or a glob of them; a folder of save_to_disk; or a dataset of the hub"""
     config: str | None = None  # hub datasets: which configuration, e.g. 20231101.en of wikimedia/wikipedia
-    split: str = "train"  # hub datasets: which split
+    split: str = "train"  # hub datasets, and folders of save_to_disk with several splits: which one
     streaming: bool = field(default=False, metadata=RESUME_OK)  # hub datasets: read over the network, download nothing
     text_column: str = "text"
     book_column: str = ""  # column that names the book; default: the first of short_book_title, title, id that exists
     min_book_words: int = 0  # books with fewer words are left out (paper: 5,000 on PG19)
     max_books: int = 0  # stop after this many books, not counting those left out; 0: no limit
+
+    def validate(self) -> None:
+        at_least(0, self, "min_book_words", "max_books")
 
     def identity(self, corpus: Corpus, **facts: Any) -> dict[str, Any]:
         """As common.resume.identity, with the hashes of local files in place of their path."""
@@ -67,13 +71,20 @@ def open_corpus(cfg: CorpusSettings) -> Corpus:
     if not is_local(cfg.corpus):
         data = open_table(cfg.corpus, cfg, path=cfg.corpus, name=cfg.config, split=cfg.split, streaming=cfg.streaming)
         return Corpus(partial(table_rows, data, "", cfg.corpus, cfg), getattr(data, "num_rows", None), {})
+    names = {path.name for path in Path(cfg.corpus).glob("*.json")}
+    if "dataset_dict.json" in names or names >= {"state.json", "dataset_info.json"}:  # written by save_to_disk
+        data = open_table(cfg.corpus, cfg, saved_split, folder=cfg.corpus, split=cfg.split)
+        files = {printable(Path(cfg.corpus).name): file_hash(cfg.corpus)}
+        return Corpus(partial(table_rows, data, "", cfg.corpus, cfg), data.num_rows, files)
     files = local_files(cfg.corpus)
     root = Path(os.path.commonpath([file.parent for file in files]))
     readers, hashes = [], {}
     for file in tqdm(files, desc="checking files", unit="file", disable=len(files) < 1000):
         name = printable(file.relative_to(root).with_suffix("").as_posix())
         hashes[printable(file.relative_to(root).as_posix())] = file_hash(file)
-        if kind := TABLES.get(suffix(file)):
+        if suffix(file) == ".jsonl" and not file.stat().st_size:  # `datasets` refuses it
+            readers.append(lambda name=name: iter([(name, "")]))
+        elif kind := TABLES.get(suffix(file)):
             data = open_table(str(file), cfg, **kind, data_files=glob.escape(str(file)), split="train", streaming=True)
             readers.append(partial(table_rows, data, f"{name} ", str(file), cfg))
         else:
@@ -94,10 +105,20 @@ def suffix(file: Path | str) -> str:
 
 
 def local_files(corpus: str) -> list[Path]:
-    """The files of a path, folder (its .txt, .jsonl and .parquet files, at any depth) or glob, sorted."""
+    """The files of a path, folder (its .txt, .jsonl and .parquet files, at any depth) or glob, sorted.
+
+    Hidden files and folders of a folder are left out. Prints how many files of a folder are of other kinds.
+    """
     folder = os.path.isdir(corpus)
     found = Path(corpus).rglob("*") if folder else map(Path, glob.glob(corpus, recursive=True) or [corpus])
-    files = [path for path in found if path.is_file() and (suffix(path) in KINDS or not folder)]
+    files = [path for path in found if path.is_file()]
+    if folder:
+        files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(corpus).parts)]
+        others = [path for path in files if suffix(path) not in KINDS]
+        files = [path for path in files if suffix(path) in KINDS]
+        if files and others:
+            kinds = ", ".join(sorted({suffix(path) or "no suffix" for path in others}))
+            print(f"{len(others)} files of other kinds ignored ({printable(kinds)})")
     if not files:
         kinds = ".txt, .jsonl or .parquet file in" if folder else "file at"
         raise UserError(f'no {kinds} {corpus}: check the path, and name others by a quoted pattern, "my_code/**/*.py"')
@@ -121,14 +142,21 @@ def read_text(file: Path) -> str:
     return text
 
 
-def open_table(where: str, cfg: CorpusSettings, **given: Any) -> datasets.Dataset | datasets.IterableDataset:
-    """Call `datasets.load_dataset(**given)` and keep only the columns that are read.
+def saved_split(folder: str, split: str) -> datasets.Dataset:
+    found = datasets.load_from_disk(folder)
+    return found[split] if isinstance(found, datasets.DatasetDict) else found
+
+
+def open_table(
+    where: str, cfg: CorpusSettings, load: Callable[..., Any] | None = None, **given: Any
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Call `load(**given)`, by default `datasets.load_dataset`, and keep only the columns that are read.
 
     UserError: it does not load, or lacks the text column, or the book column if `cfg.book_column` names one.
     """
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would log what the message below says
     try:
-        data = datasets.load_dataset(**given)
+        data = (load or datasets.load_dataset)(**given)
         columns = data.column_names or list(next(iter(data), {cfg.text_column: None}))
     except Exception as error:  # the library, pyarrow and remote services raise almost anything
         raise unreadable(where, error) from error
@@ -162,7 +190,8 @@ def unreadable(where: str, error: Exception) -> UserError:
     if os.path.exists(where):
         return UserError(f"{where} cannot be read ({said}): repair it, or download or write it again")
     remedy = "check the network, its name, --config and --split, or name a copy in parquet (PG19: emozilla/pg19)"
-    return UserError(f"the hub dataset {where} cannot be read: {said}; {remedy}")
+    here = f"there is no file or folder {where} here, and"
+    return UserError(f"{here} the hub dataset {where} cannot be read: {said}; {remedy}")
 
 
 def books(rows: Rows, cfg: CorpusSettings, counts: Counter[str]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,6 @@ from datasets import Dataset
 from pandas import factorize
 from pandas.util import hash_array
 
-from common.cli import UserError
 from common.documents import document_lengths, open_documents
 
 MAX_BLOCKS = 128  # maximum number of rows per kind and n_or_d in counts_by_book.csv
@@ -57,8 +56,6 @@ class DocumentStream:
 def open_stream(folder: Path) -> tuple[DocumentStream, dict]:
     """Open a folder of documents; returns the stream and its prepare.json. UserError as `open_documents`."""
     documents, prepared = open_documents(folder)
-    if not len(documents):
-        raise UserError(f"no documents in {folder}: give a folder written by prepare_dataset.py")
     files = tuple(dict.fromkeys(file["filename"] for file in documents.cache_files))
     starts = np.concatenate([[0], np.cumsum(document_lengths(documents), dtype=np.int64)])
     batches = np.cumsum([0, *(len(chunk) for chunk in documents.data.column("input_ids").chunks)])

@@ -32,8 +32,8 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
 
     A document that repeats an earlier one adds no information and is also left out: their OWN scores agree when rounded
     to 0.01 nats (checked if the largest L is at least REPEAT_TOKENS). UserError: no such file, missing columns, not
-    numbers, not 1 <= ell < L, duplicate rows, a document in two books or without some of the (ell, L), or fewer than
-    two documents left.
+    numbers, not 1 <= ell < L, duplicate rows, a document in two books or without some of the (ell, L), a
+    log-probability above 0 (by more than rounding), or fewer than two documents left.
     """
     logq = [*LOGQ, START]
     scores = read_csv(path, SCORES, SCORE_AGAIN, [*logq, BYTES], KEY[1:])
@@ -43,6 +43,7 @@ def read_scores(path: Path) -> tuple[pd.DataFrame, str]:
         "a duplicate row": scores.duplicated(KEY),
         "a document in two books": by_document["book"].transform("nunique") > 1,
         "a document without some of the (ell, L)": by_document["L_tokens"].transform("size") < grid,
+        "a log-probability above 0 (a loss?)": (scores[logq] > 1e-3).any(axis=1),
     }
     for what, bad in checks.items():
         if bad.any():

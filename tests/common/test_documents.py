@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from common.cli import UserError
-from common.documents import document_lengths, first_of_equal, open_documents
+from common.documents import content_hash, document_lengths, first_of_equal, open_documents
 from tests.conftest import write_documents
 
 BOOKS = {"one": [[1, 2, 3], [4]], "two": [[5, 6]]}
@@ -27,6 +27,13 @@ def test_good_folder(folder):
     assert documents["input_ids"] == [[1, 2, 3], [4], [5, 6]]
     assert facts["tokenizer_vocab_size"] == 10
     assert facts == json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+
+
+def test_hash_of_the_documents_alone(folder, tmp_path):
+    before = content_hash(folder)
+    (folder / "prepare.json").write_text('{"seconds": 3.2}', encoding="utf-8")
+    assert content_hash(folder) == before
+    assert content_hash(write_documents(tmp_path / "other", BOOKS | {"two": [[5, 7]]}, 10)) != before
 
 
 def test_lengths_of_several_chunks(folder):

@@ -137,9 +137,10 @@ def test_devices():
 def test_weights_in_the_dtype_that_was_asked_for(tmp_path):
     model = tiny_model("llama")
     model.save_pretrained(tmp_path)
+    assert load_config(tmp_path).vocab_size == model.config.vocab_size
     ids = torch.tensor([[1, 2, 3, 4]])
     for dtype in ("float32", "bfloat16"):
-        loaded = load_model(str(tmp_path), dtype, "cpu")
+        loaded = load_model(tmp_path, dtype, "cpu")
         assert loaded.dtype == getattr(torch, dtype)
         assert not loaded.training
         torch.testing.assert_close(loaded(ids).logits, model.to(loaded.dtype)(ids).logits)
@@ -158,7 +159,7 @@ def save_tokenizer(folder: Path, **special: str) -> Path:
 
 def start(folder: Path, bos: str | None = None, extent=(0, 3), **facts: object) -> int:
     with contextlib.suppress(UserError):  # a folder without a tokenizer
-        facts = {"tokenizer_hash": load_tokenizer(str(folder)).hash} | facts
+        facts = {"tokenizer_hash": load_tokenizer(folder).hash} | facts
     of = {"tokenizer": "org/other", "tokenizer_vocab_size": 4} | facts
     return start_token(str(folder), load_config(str(folder)), bos, Path("my_documents"), of, extent)[0]
 
@@ -197,6 +198,13 @@ def test_documents_of_another_model(tmp_path, given, said):
     folder = save_tokenizer(tmp_path, bos_token="<s>")
     with pytest.raises(UserError, match=said):
         start(folder, **given)
+
+
+def test_more_tokens_than_embeddings(tmp_path):
+    folder = save_tokenizer(tmp_path, bos_token="<s>")
+    tiny_model("llama", 3).config.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"more tokens \(4\) than its embedding \(3\).*resize_token_embeddings"):
+        start(folder)
 
 
 def test_fingerprint(tmp_path):

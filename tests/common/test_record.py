@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -111,7 +112,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     def write(data: bytes, error: type[BaseException] | None = None) -> None:
         with atomic_file(path, "wb") as file:
             file.write(data)
-            assert [found.name for found in tmp_path.iterdir()] == [f".x.bin.{os.getpid()}.tmp"]
+            assert [found.name for found in tmp_path.iterdir()] == [f".x.bin.{platform.node()}.{os.getpid()}.tmp"]
             if error:
                 raise error
 
@@ -124,20 +125,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):
-    """Partial files are removed, unless their process exists or they are recent (a process on another machine)."""
+    """Partial files are removed, unless they are of another host or recent, or their process exists."""
+    host = platform.node()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    old, new, mine, other = (
-        tmp_path / name
-        for name in (f".x.csv.{gone.pid}.tmp", f".x.csv.1{gone.pid}.tmp", f".x.csv.{os.getppid()}.tmp", ".y.csv.2.tmp")
+    old, new, mine, elsewhere, other = (
+        tmp_path / f".{name}.tmp"
+        for name in (
+            *(f"x.csv.{host}.{pid}" for pid in (gone.pid, f"1{gone.pid}", os.getppid())),
+            f"x.csv.another.{gone.pid}",
+            f"y.csv.{host}.{gone.pid}",
+        )
     )
-    for path in (old, new, mine, other, tmp_path / ".x.csv.notes.tmp"):
+    for path in (old, new, mine, elsewhere, other, tmp_path / ".x.csv.notes.tmp"):
         path.write_text("half")
         if path != new:
             os.utime(path, (time.time() - 120,) * 2)
     replace_text(tmp_path / "x.csv", "whole")
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"x.csv", new.name, mine.name, other.name, ".x.csv.notes.tmp"}
+    assert left == {"x.csv", new.name, mine.name, elsewhere.name, other.name, ".x.csv.notes.tmp"}
 
 
 def test_the_table_comes_last(tmp_path):
@@ -212,6 +218,12 @@ def test_columns_are_read_as_text_and_numbers_are_checked(tmp_path):
         read_csv(path, ["ell", "document", "L"], "do this")
     with pytest.raises(UserError, match=r"no file .*y\.csv: check the name, or do this"):
         read_csv(tmp_path / "y.csv", ["mi"], "do this")
+    for text in ("document,mi\na,1,5\nb,2,5\n", "document,mi\n0,a,1,5\n0,b,2,5\n"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"rows have more fields than the header; decimal commas\?\): do this"):
+            read_csv(path, ["mi"], "do this", ["mi"])
+    path.write_text("mi\n", encoding="utf-8")
+    assert read_csv(path, ["mi"], "do this").empty
     path.write_bytes(b"\x80\xff")
     with pytest.raises(UserError, match=r"x\.csv is no CSV table .*: do this"):
         read_csv(path, ["mi"], "do this")

@@ -35,7 +35,8 @@ def test_refusal_names_what_differs():
         refuse_other(other, wanted, Path("x"))
     with pytest.raises(UserError, match=r"seed nothing there, 0 here"):
         refuse_other(wanted, wanted | {"seed": 0}, Path("x"))
-    with pytest.raises(UserError, match="x belongs to something else, or is damaged"):
+    remedy = r"choose another --out \(OUT= of a shell file\), or delete x$"
+    with pytest.raises(UserError, match=f"x belongs to something else, or is damaged: {remedy}"):
         refuse_other(None, wanted, Path("x"))
 
 

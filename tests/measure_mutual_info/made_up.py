@@ -75,7 +75,7 @@ def exact_scores(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """scores.csv of a process with its exact predictor, and the documents, (documents, L_max).
 
-    apart: add its number to log q(Y) of each document; without this, coin tosses with equal scores count as repeats.
+    apart: subtract its number from log q(Y) of each document; without this, coin tosses of equal scores are repeats.
     """
     ids = process.sample(np.random.default_rng(0), documents, L_max)
     points = passes.grid(L_max, ratios=ratios)
@@ -83,7 +83,7 @@ def exact_scores(
     terms = passes.terms(scored, points)
     terms[passes.TERM_OF_RECIPIENT] = np.roll(terms[passes.TERM_OF_RECIPIENT], 1, axis=0)
     values = {f"{name}_nats": of.ravel() for name, of in terms.items()}
-    values["logq_y_nats"] = values["logq_y_nats"] + apart * np.arange(documents).repeat(len(points))
+    values["logq_y_nats"] = values["logq_y_nats"] - apart * np.arange(documents).repeat(len(points))
     names = np.array([f"d{i:04d}" for i in range(documents)], dtype=object)
     book = np.array([f"b{i % books}" for i in range(documents)], dtype=object)
     ell, L = np.tile(points, (documents, 1)).T

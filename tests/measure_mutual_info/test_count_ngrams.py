@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from common.resume import Pieces
 from measure_mutual_info.counting import windows
 from measure_mutual_info.counting.entropy import grassberger_entropy, grassberger_g
 from tests.conftest import ROOT, call_script, one_line_error, run_script, write_documents
@@ -174,6 +175,28 @@ def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch):
     assert "is complete, with these settings" in call_script(SCRIPT, *flags, "--shard", f"0/{n}").stdout
     assert call_script(SCRIPT, *flags[:4], "--n", 1).returncode == 0  # other settings: counted again
     assert len(pd.read_csv(out)) < len(pd.read_csv(expected))
+
+
+def test_two_shards_that_finish_together(tmp_path, corpus, monkeypatch):
+    """Another shard writes the results and removes the parts while this one reads them."""
+    folder, expected = corpus
+    out, read = tmp_path / "counts.csv", Pieces.read
+    flags = ["--documents", folder, "--out", out, *FLAGS]
+
+    def overtaken(pieces: Pieces, *given: object) -> dict:
+        monkeypatch.setattr(Pieces, "read", read)
+        assert call_script(SCRIPT, *flags).returncode == 0
+        return pieces.read(*given)
+
+    monkeypatch.setattr(Pieces, "read", overtaken)
+    done = call_script(SCRIPT, *flags)
+    assert (done.returncode, "counts.csv was written by another shard" in done.stdout) == (0, True)
+    assert both(out) == both(expected)
+    prepared = folder / "prepare.json"  # prepared again: other seconds, the same documents
+    before = prepared.read_text(encoding="utf-8")
+    prepared.write_text(json.dumps(json.loads(before) | {"seconds": 1.5}), encoding="utf-8")
+    assert "is complete, with these settings" in call_script(SCRIPT, *flags).stdout
+    prepared.write_text(before, encoding="utf-8")
 
 
 def test_another_run_is_not_mixed_in(tmp_path, corpus):

@@ -13,7 +13,7 @@ import pytest
 from common.cli import UserError
 from measure_mutual_info.calibration.processes import MarkovChain
 from measure_mutual_info.counting.entropy import grassberger_entropy
-from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, per_document_terms
+from measure_mutual_info.estimate_bipartite import FIT_COLUMNS, SWEEP_COLUMNS, headline, per_document_terms
 from measure_mutual_info.scoring.tables import LOGQ, START, read_record, read_scores
 from tests.conftest import call_script, one_line_error
 from tests.measure_mutual_info.made_up import exact_scores, hand_scores, save, save_counts
@@ -210,6 +210,21 @@ def test_names_that_look_like_numbers_or_gaps(tmp_path):
     assert per_document_terms(scores, "direct_unpaired").loc[["NA", "007", "1e3"], (2, 4)].tolist() == [4, 6, -4]
 
 
+def test_the_headline_has_two_digits_of_the_error():
+    for mi, error, said in (
+        (104.67, 18.52, "104.7 ± 18.5"),
+        (0.05321, 0.00412, "0.0532 ± 0.0041"),
+        (2.0, 0.0, "2.0 ± 0.0"),
+        (2.0, math.nan, "2.0 ± nan"),
+    ):
+        row = {"estimator": "direct", "ell_tokens": 4, "L_tokens": 8, "mi_nats": mi, "stderr_nats": error}
+        bipartite, windows = (
+            pd.DataFrame([row | {"stderr_by_book_nats": math.nan}]),
+            pd.DataFrame(columns=SWEEP_COLUMNS),
+        )
+        assert headline(bipartite, windows, 2)[0] == f"I(L/2; L) at L = 8: {said} (direct) nats, ± standard error"
+
+
 # Bad input
 
 
@@ -234,6 +249,7 @@ def put(column: str, value: object, document: str | None = None):
         (put("logq_y_nats", "many", "b"), "line 4: logq_y_nats is 'many', not a number"),
         (lambda scores: scores.assign(**{START: "many"}), f"line 2: {START} is 'many', not a number"),
         (put("L_tokens", 2, "b"), "line 4 (document b, ell 2, L 2): not 1 <= ell < L"),
+        (put("logq_y_nats", 3.0, "b"), "line 4 (document b, ell 2, L 4): a log-probability above 0 (a loss?)"),
         (put("ell_tokens", 2.5, "c"), "line 6: ell_tokens is '2.5', not a whole number"),
     ],
 )
@@ -255,6 +271,19 @@ def test_bad_scores(tmp_path, spoil, message):
 def test_bad_counts(tmp_path, changes, message):
     counts = save_counts(tmp_path / "counts.csv", [1, 2], [2, 1], changes)
     assert message in refusal(tmp_path, hand_scores(), "--counts", counts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--L-fit-min", -1], "--L-fit-min -1: must be at least 0"),
+        (["--L-fit-min", 8, "--L-fit-max", 4], "--L-fit-max 4: must be at least 8"),
+        (["--bootstrap", -5], "--bootstrap -5: must be at least 0"),
+        (["--L-fit-min", 1000], "scores.csv (4 to 8) is between them"),
+    ],
+)
+def test_bad_ranges(tmp_path, flags, message):
+    assert message in refusal(tmp_path, hand_scores(), *flags)
 
 
 def test_bad_records(tmp_path):

@@ -74,6 +74,8 @@ def test_window_of_the_fits(tmp_path):
     assert set(fits["L_min"]) == {16}
     assert set(fits["L_max"]) == {256}
     assert set(fits["boot_clusters"].dropna()) == {"30 documents"}
+    windows = pd.read_csv(tmp_path / "sweep.csv")
+    assert (windows["L_min"].min(), windows["L_max"].max()) == (16, 256)
     assert len(pd.read_csv(tmp_path / "bipartite.csv")) == 3 * 9
 
 
@@ -112,6 +114,8 @@ def test_fits_take_many_books_as_the_units(tmp_path):
     assert set(fit["fit_units"]) == {f"{MIN_BOOKS} books"}
     (wanted, *_), _ = fit_ratio(rows, 2)
     assert fit.loc["beta", ["value", "lo95", "hi95"]].tolist() == pytest.approx(wanted.parameters["beta"])
+    whole = pd.read_csv(tmp_path / "sweep.csv").query("estimator == 'direct' and L_min == 4 and L_max == 1024").iloc[0]
+    assert whole[["beta", "lo95", "hi95"]].tolist() == pytest.approx(wanted.parameters["beta"])
     assert "95% interval by books" in (tmp_path / "summary.txt").read_text(encoding="utf-8")
 
 

@@ -104,6 +104,8 @@ def test_no_exponent_where_nothing_falls(tmp_path):
     assert fits.empty
     assert {"parameter", "value", "n_min", "n_max", "p_value"} <= set(fits.columns)
     assert "no fit: 0 points" in run(tmp_path, exact_scores(chain, 50, 16)[0], "--n-fit-min", 100)[0]
+    done = call_script(SCRIPT, "--scores", tmp_path / "scores.csv", "--out", tmp_path, "--bootstrap", -5)
+    assert "--bootstrap -5: must be at least 0" in one_line_error(done)
 
 
 def test_scores_without_halves(tmp_path):

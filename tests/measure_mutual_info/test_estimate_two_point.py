@@ -378,6 +378,21 @@ def test_bad_tables(tmp_path, chain_tables, of, spoil, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--d-min", 9, "--d-max", 3], "--d-max 3: must be at least 9"),
+        (["--d-min", 0], "--d-min 0: must be at least 1"),
+        (["--bootstrap", -5], "--bootstrap -5: must be at least 0"),
+        (["--d-min", 3000], "counts.csv (1 to 8) is between them"),
+    ],
+)
+def test_bad_ranges(tmp_path, chain_tables, flags, message):
+    done = call_script(SCRIPT, "--counts", save(tmp_path, *chain_tables), "--out", tmp_path / "out", *flags)
+    assert message in one_line_error(done)
+    assert not (tmp_path / "out").exists()
+
+
 def test_readers_give_back_what_was_counted(tmp_path):
     books = [book[:n] for book, n in zip(CHAIN.sample(np.random.default_rng(0), 3, 60), (60, 30, 5), strict=True)]
     counts, shares = count(books, [1, 2, 8], 3)  # the third book has no pairs at distance 8

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import call_shell, tiny_model
+from tests.conftest import ROOT, call_shell, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,22 @@ def test_two_point_from_texts_to_the_figure(tmp_path):
     assert set(zip(points["source"], points["tokenizer"], strict=True)) == {("mine", "characters")}
     whole = sum(len((tmp_path / "texts" / f"{name}.txt").read_text()) - 1 for name in "abcdef")
     assert points.loc[points["d_tokens"] == 1, "n_pairs"].unique().tolist() == [whole]
-    refused = figure("fig2c", None, PRESET="smoke", TOKENIZER="bytes")
-    assert refused.returncode != 0
-    assert "set OUT, e.g. OUT=results/mine" in refused.stderr
+
+
+def test_own_inputs_need_a_folder_for_their_results():
+    for name, own in (("fig2b", "MODEL"), ("fig2c", "TOKENIZER"), ("figB1", "MODELS")):
+        done = figure(name, None, PRESET="smoke", **{own: "bytes"})
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: set OUT, e.g. OUT=results/mine: with ")
+
+
+def test_the_start_token_of_a_known_model_wherever_it_is():
+    for folder, token in (("elsewhere", "<|endoftext|>"), ("/somewhere/else", "<|endoftext|>")):
+        command = (
+            f'. measure_mutual_info/_bipartite.sh; model={folder}/${{smollm2##*/}}; find_start; echo "${{start[1]}}"'
+        )
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == token
 
 
 def test_calibration_from_documents_to_pictures(tmp_path):

@@ -75,7 +75,7 @@ def test_command_writes_the_documents(library: Path, bpe: Path, tmp_path: Path):
     expected = []
     for name in ("a", "b", "more/a"):
         text = (library / f"{name}.txt").read_text(encoding="utf-8")
-        for number, (_, _, ids) in enumerate(plain_documents(text, load_tokenizer(str(bpe)).ids, 300)):
+        for number, ids in enumerate(plain_documents(text, load_tokenizer(str(bpe)).ids, 300)):
             expected.append({"document": f"{name}#{number:04d}", "book": name, "input_ids": ids})
     assert rows == expected
     lengths = [len(row["input_ids"]) for row in rows]
@@ -180,6 +180,29 @@ def test_shuffled_documents_keep_their_tokens_and_lose_their_order(library: Path
     assert found["a"] == found["b"] != found["c"]
 
 
+def test_a_folder_is_searched_for_its_texts_alone(library: Path, tmp_path: Path):
+    """Hidden files and folders are passed over, and the print says how many files are of other kinds."""
+    expected = prepared(tmp_path / "expected", corpus=library)
+    (library / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/b.txt", "._x.txt", "notes.csv", "more/a.gz", "README"):
+        (library / name).write_bytes(b"\xff")
+    done = call(corpus=library, out=tmp_path / "again")
+    assert "3 files of other kinds ignored (.csv, .gz, no suffix)" in done.stdout
+    assert datasets.load_from_disk(str(tmp_path / "again")).to_list() == expected
+
+
+def test_what_save_to_disk_wrote(tmp_path: Path):
+    """A dataset, or the chosen split of several."""
+    rows = [{"title": f"{i}", "text": prose(40, i)} for i in range(4)]
+    data = datasets.Dataset.from_list(rows)
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": data.select([0]), "test": data}).save_to_disk(str(tmp_path / "splits"))
+    one = prepared(tmp_path / "a", corpus=tmp_path / "one")
+    assert books_of(one) == ["0", "1", "2", "3"]
+    assert prepared(tmp_path / "b", corpus=tmp_path / "splits", split="test") == one
+    assert "splits cannot be read" in one_line_error(call(corpus=tmp_path / "splits", split="x", out=tmp_path / "c"))
+
+
 def test_no_boundaries(tmp_path: Path):
     draw = np.random.default_rng(0)
     texts = {name: "".join(draw.choice(list("ACGT"), 1000)) for name in ("x", "y")}
@@ -221,6 +244,7 @@ def test_a_run_that_broke_off_keeps_its_shards(tmp_path: Path, monkeypatch: pyte
     parts = tmp_path / "out.parts"
     monkeypatch.setattr(datasets, "load_dataset", hub(rows[:4], broken=True))
     said = one_line_error(call(**flags))
+    assert said.startswith("error: there is no file or folder owner/name here, and the hub dataset")
     assert "owner/name cannot be read: peer went away; check the network" in said
     assert not (tmp_path / "out").exists()
     shards = sorted(parts.glob("*.arrow"))
@@ -254,6 +278,7 @@ def test_a_tokenizer_that_does_not_know_the_text(tmp_path: Path):
 BAD_FILES = {  # name of the file → its content, and part of the error
     "nul.txt": (b"text\0text", "is not text in UTF-8 (it holds NUL bytes)"),
     "empty.txt": (b"", "gives no document: of 1 rows 1 are empty"),
+    "empty.jsonl": (b"", "gives no document: of 1 rows 1 are empty"),
     "broken.jsonl": (b'{"text": \n', "cannot be read (JSON parse error"),
     "other.jsonl": (b'{"body": "a", "title": "b"}\n', 'no column "text", only body, title: choose with --text-column'),
     "broken.parquet": (b"PAR1 no", "cannot be read (Parquet file size is 7 bytes"),
@@ -268,6 +293,11 @@ def test_bad_input_is_one_line(tmp_path: Path):
         (f"no file at {tmp_path}/**/*.rs", {"corpus": f"{tmp_path}/**/*.rs"}),
         ("1 of too few tokens: give longer texts, or lower", {"min_tokens": 100_000}),
         ("--min-tokens 0: must be at least 1", {"min_tokens": 0}),
+        *(
+            (f"--{name.replace('_', '-')} -1: must be at least 0", {name: -1})
+            for name in ("processes", "max_books", "min_book_words", "max_documents_per_book")
+        ),
+        ("--shard-megabytes -1.0: must be at least 0", {"shard_megabytes": -1}),
     ]
     for name, (content, said) in BAD_FILES.items():
         (tmp_path / name).write_bytes(content)

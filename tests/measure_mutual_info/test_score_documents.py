@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from common.resume import Pieces
 from measure_mutual_info import score_documents
 from measure_mutual_info.scoring import passes
 from measure_mutual_info.scoring.tables import BYTES
@@ -81,6 +82,8 @@ def test_a_finished_run_has_its_record_and_is_used_again(inputs, uninterrupted):
     assert not uninterrupted.with_name("scores.csv.parts").exists(), "nothing is left behind"
     before = uninterrupted.read_bytes(), uninterrupted.stat().st_mtime_ns
     assert "complete already" in call_script(SCRIPT, *arguments(inputs, uninterrupted, device="cpu")).stdout
+    rounded = call_script(SCRIPT, *arguments(inputs, uninterrupted.with_name("other.csv"), **{"L-max": 9})).stdout
+    assert "the longest L is 8, the largest of the grid up to --L-max 9" in rounded
     said = one_line_error(call_script(SCRIPT, *arguments(inputs, uninterrupted, seed=7)))
     assert "scores.csv was made with other settings (" in said
     assert "seed 0 there, 7 here" in said
@@ -106,6 +109,22 @@ def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, able, dtyp
     processor(not able)
     assert "complete already" in call_script(SCRIPT, *arguments(inputs, out, **auto)).stdout
     assert "(dtype " in one_line_error(call_script(SCRIPT, *arguments(inputs, half, **auto_half, shard="1/2")))
+
+
+def test_two_shards_that_finish_together(inputs, uninterrupted, tmp_path, monkeypatch):
+    """Another shard writes the scores and removes the groups while this one reads them."""
+    out, read = tmp_path / "scores.csv", Pieces.read
+    call_script(SCRIPT, *arguments(inputs, out, shard="0/2"))
+
+    def overtaken(pieces: Pieces, *given: object) -> dict:
+        monkeypatch.setattr(Pieces, "read", read)
+        assert call_script(SCRIPT, *arguments(inputs, out)).returncode == 0
+        return pieces.read(*given)
+
+    monkeypatch.setattr(Pieces, "read", overtaken)
+    done = call_script(SCRIPT, *arguments(inputs, out, shard="1/2"))
+    assert (done.returncode, "scores.csv was written by another shard" in done.stdout) == (0, True)
+    assert out.read_bytes() == uninterrupted.read_bytes()
 
 
 def test_shards_share_a_run_and_the_last_step_can_be_killed(inputs, uninterrupted, tmp_path):

@@ -12,14 +12,14 @@ from measure_mutual_info.corpus.chunking import piece_documents, sentence_docume
 from tests.conftest import prose
 
 
-def plain_documents(text: str, ids: Any, least: int) -> list[tuple[int, int, list[int]]]:
+def plain_documents(text: str, ids: Any, least: int) -> list[list[int]]:
     """A slow reference that follows the definition: add sentences until there are at least `least` tokens."""
     found, spans, first = [], sentence_spans(text), 0
     while first < len(spans):
         for last in range(first, len(spans)):
             start, end = spans[first][0], spans[last][1]
             if len(ids(text[start:end])) >= least:
-                found.append((start, end, ids(text[start:end])))
+                found.append(ids(text[start:end]))
                 break
         else:
             return found
@@ -47,6 +47,8 @@ def test_documents_are_the_fewest_sentences_that_suffice(kind: str | int, least:
     slow = plain_documents(text, tokenizer.ids, least)
     assert len(slow) > 3
     assert list(sentence_documents(text, tokenizer, least)) == slow
+    with pytest.raises(ValueError, match="min_tokens -3: must be at least 1"):
+        next(sentence_documents(text, tokenizer, -3))
 
 
 def test_special_tokens_in_a_text_are_characters(bpe: Path):
