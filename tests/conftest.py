@@ -33,6 +33,15 @@ WORDS += ["étoile", "鯨", "ocean's", "𝄞", "end<|end|>ing"]
 SMOLLM2 = SAMPLE / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+# Modules with long tests: run_tests.sh starts them first, so that none is alone at the end.
+SLOW = ("test_killed", "test_figures", "test_damaged_files", "test_pictures", "test_book_figures")
+SLOW += ("test_gaussian_figures", "test_training_steps")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
 def run_script(script: str, *arguments: object, check: bool = True, **options) -> subprocess.CompletedProcess:
     """Run a script of the repository from the command line, as a user would; with `check`, assert that it succeeds."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
@@ -65,6 +74,14 @@ def call_shell(script: str, *flags: object, **settings: str) -> subprocess.Compl
     command = ["bash", str(ROOT / script), *map(str, flags)]
     settings = {"PYTHON": sys.executable, **settings}
     return subprocess.run(command, env=clean | settings, capture_output=True, text=True, timeout=400)
+
+
+def executable(path: Path, text: str) -> Path:
+    """Write a shell script that can be run, e.g. in place of Python."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
 
 def flags_of(out: Path, **settings: object) -> list[str]:

@@ -36,14 +36,16 @@ BIPARTITE = "tests/measure_mutual_info/test_estimate_bipartite.py"
 FITS = "tests/measure_mutual_info/test_estimate_bipartite_fits.py"
 TWO_POINT = "tests/measure_mutual_info/test_estimate_two_point.py"
 FAMILIES = "tests/gaussian_synthetic/exact/test_family_properties.py"
+POWERLAW = ("tests/common/test_powerlaw.py", "tests/common/test_powerlaw_properties.py")
+PRETRAINED = tuple(f"tests/common/test_{name}.py" for name in ("pretrained", "gguf_file", "tokenizer"))
 # Module → its tests.
 MODULES = {
     "common/cli.py": ("tests/common/test_cli.py", "tests/gaussian_synthetic/test_exact_mi.py"),
     "common/documents.py": ("tests/common/test_documents.py",),
     "common/history_state.py": ("tests/common/test_history_state.py",),
     "common/history_state_layers.py": ("tests/common/test_history_state.py",),
-    "common/powerlaw.py": ("tests/common/test_powerlaw.py", "tests/common/test_powerlaw_properties.py"),
-    "common/pretrained.py": ("tests/common/test_pretrained.py",),
+    "common/powerlaw.py": (*POWERLAW, "tests/measure_mutual_info/test_compare_models.py"),
+    "common/pretrained.py": PRETRAINED,
     "common/record.py": ("tests/common/test_record.py",),
     "measure_mutual_info/counting/entropy.py": ("tests/measure_mutual_info/counting/test_entropy.py", ESTIMATORS),
     "measure_mutual_info/scoring/tables.py": (BIPARTITE, FITS, TWO_POINT),

@@ -67,16 +67,17 @@ def rows(table: str, folder: Path, few: int) -> None:
 
 
 def bipartite(folder: Path) -> list[object]:
-    rows("fig2b/scores.csv", folder, 28 * 12 + 1)
-    rows("fig2b/counts.csv", folder, 10**6)
-    rows("fig2b/counts_by_book.csv", folder, 10**6)
+    scores = pd.read_csv(RESULTS / "fig2b/scores.csv", nrows=28 * 12).query("L_tokens == 2 * ell_tokens")
+    scores.to_csv(folder / "scores.csv", index=False)
+    for name in ("scores.json", "counts.csv", "counts_by_book.csv"):
+        shutil.copy(RESULTS / "fig2b" / name, folder)
     flags = ["--scores", folder / "scores.csv", "--counts", folder / "counts.csv", "--bootstrap", 2]
     return [*flags, "--out", folder / "out"]
 
 
 def two_point(folder: Path) -> list[object]:
-    rows("figB4/wikipedia/counts.csv", folder, 10**6)
-    rows("figB4/wikipedia/counts_by_book.csv", folder, 10**6)
+    for name in ("counts.csv", "counts_by_book.csv"):
+        shutil.copy(RESULTS / "figB4/wikipedia" / name, folder)
     return ["--counts", folder / "counts.csv", "--bootstrap", 2, "--out", folder / "out"]
 
 
@@ -122,7 +123,7 @@ def gaussian_evaluate(folder: Path) -> list[object]:
 
 
 def collapse(folder: Path) -> list[object]:
-    rows("fig3/summary.csv", folder, 10**6)
+    shutil.copy(RESULTS / "fig3/summary.csv", folder)
     return ["--summary", folder / "summary.csv", "--out", folder / "collapse.csv"]
 
 
@@ -154,11 +155,10 @@ def configuration(folder: Path) -> list[object]:
 
 
 def required(folder: Path) -> list[object]:
-    rows("condition/state.csv", folder, 10**6)
-    table = pd.read_csv(folder / "state.csv")
+    table = pd.read_csv(RESULTS / "condition/state.csv")
     table[table["model"].isin(["Llama-3.1-8B", "Jamba-v0.1", "Mamba-130M"])].to_csv(folder / "state.csv", index=False)
-    rows("capacity/capacity.csv", folder, 10**6)
-    rows("fig2b/fit.csv", folder, 10**6)
+    for table in ("capacity/capacity.csv", "fig2b/fit.csv"):
+        shutil.copy(RESULTS / table, folder)
     flags = [f"--{name}={folder / name}.csv" for name in ("state", "fit", "capacity")]
     return [*flags, "--out", folder / "out"]
 
@@ -190,8 +190,8 @@ CASES: list[tuple[str, Callable[[Path], list[object]]]] = [
     ("plots/bipartite.py", drawn("fig2b", "bipartite", "fit", "sweep", figure="2b")),
     ("plots/models.py", models_figure),
     ("plots/two_point.py", drawn("fig2c", "two_point", "fit", "sweep", figure="2c")),
-    ("plots/gaussian_models.py", drawn("fig3", "kl", "summary", "training", figure="3")),
-    ("plots/books.py", drawn("fig4", "smooth", "summary", "gap", "crossover")),
+    ("plots/gaussian_models.py", drawn("fig3", "kl", "summary", figure="G.7")),
+    ("plots/books.py", drawn("fig4", "smooth", "summary", "gap", "crossover", "gains")),
     ("plots/families.py", drawn("figC6/subvolume", "gaussian_mi", "two_point", "rank", "fit")),
     ("plots/condition.py", drawn("condition", "state", "condition", "required")),
 ]
@@ -204,17 +204,21 @@ def test_damaged_file(script, make, tmp_path):
     arguments = make(good)
     files = sorted(path for path in good.rglob("*") if path.is_file() and path.stat().st_size)
     seed = sum(map(ord, script))  # differs between scripts, the same in every run
+    bad = tmp_path / "bad"
+    shutil.copytree(good, bad)
+    here = [str(argument).replace(str(good), str(bad)) for argument in arguments]
+    done = call_script(script, *here)
+    assert done.returncode == 0, f"{script} refuses undamaged files: {done.stderr}"
     refused, wrong = 0, []
     for number in range(TRIES * (1 if script.startswith("plots") else min(len(files), 6))):
         draw = random.Random(seed + number)
-        bad = tmp_path / "bad"
         shutil.rmtree(bad, ignore_errors=True)
         shutil.copytree(good, bad)
         file, damage = bad / draw.choice(files).relative_to(good), draw.choice(list(DAMAGES))
         file.write_bytes(DAMAGES[damage](draw, file.read_bytes()))
         where = f"try {number}, {damage}, {file.relative_to(bad)}"
         try:
-            done = call_script(script, *(str(argument).replace(str(good), str(bad)) for argument in arguments))
+            done = call_script(script, *here)
         except Exception as error:
             wrong.append(f"{where}: traceback, {type(error).__name__}: {str(error)[:200]}")
             continue

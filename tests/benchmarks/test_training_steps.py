@@ -45,19 +45,19 @@ def test_a_step_of_two_checkouts(tmp_path, monkeypatch):
 
 def test_optimizers(tmp_path):
     """Bisection finds the smallest budget that reaches an easy goal."""
-    flags = ["--models", "tiny", "--goal", 0.62, "--budgets", 20, 40, 60]
+    flags = ["--models", "tiny", "--goal", 0.72, "--budgets", 20, 40, 60]
     table = rows(tmp_path, "--part", "optimizers", *flags)
     runs = pd.DataFrame(json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))["runs"])
     assert set(runs["optimizer"]) == {"adamw", "muon"}
     for optimizer, column in (("adamw", "baseline_value"), ("muon", "our_value")):
         of = runs[runs["optimizer"] == optimizer]
-        reached = of.loc[of["kl_nats"] <= 0.62, "steps"]
+        reached = of.loc[of["kl_nats"] <= 0.72, "steps"]
         found = table[column][0]
-        assert found == reached.min() if len(reached) else pd.isna(found)
+        assert found == reached.min()
         if found > 20:
             below = of[of["steps"] < found]
             assert below["steps"].max() == found - 20
-            assert (below["kl_nats"] > 0.62).all()
+            assert (below["kl_nats"] > 0.72).all()
 
 
 def test_learning_rates(tmp_path, monkeypatch):
@@ -79,15 +79,8 @@ def test_books(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "STEPS", 30)
     small = {"batch_tokens": 128, "warmup": 2, "log_every": 10, "checkpoint_every": 10}
     monkeypatch.setitem(training.books.PRESETS, "cpu", training.books.PRESETS["cpu"] | small)
-    flags = [
-        "--documents",
-        toy_books(tmp_path / "documents", 64, 20, 256),
-        "--lengths",
-        64,
-        "--out",
-        tmp_path / "made.csv",
-    ]
-    flags += ["--held-out-books", "*1*", "--rounds", 2]
+    flags = ["--documents", toy_books(tmp_path / "documents", 64, 20, 256), "--lengths", 64]
+    flags += ["--out", tmp_path / "made.csv", "--held-out-books", "*1*", "--rounds", 2]
     done = call_script(SCRIPT, "--part", "books", *flags, "--sweep", 1e-4, 1e-2)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "made.csv")
