@@ -94,11 +94,6 @@ class Candidate:
     places: dict[int, str]  # argument of from_pretrained, by training tokens, ascending; 0: not a model of train.py
     run: dict[str, Any] | None = None  # run.json of a folder of train.py
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of its training; empty if it is not a model of train.py."""
-        return self.run["identity"]["settings"] if self.run else {}
-
 
 def find_model(model: str) -> Candidate:
     """The candidate of --model. UserError: a folder of train.py without a checkpoint or damaged, a model not found."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import call_script, one_line_error
+from scipy import stats
 
 from common.record import write_csv
 from train_on_pg19.nll import curves, sums
@@ -152,6 +153,23 @@ def test_what_context_gains(out):
         a, b = (of[of["model"] == name] for name in "ab")
         assert row.gap_nats == pytest.approx(a["gain_nats"].item() - b["gain_nats"].item(), abs=3e-6)
 
+    def rate_of_books(name: str, seed: int, first: int) -> np.ndarray:
+        """Gain in nats per byte in positions first … 2 · (first − 1) of each book."""
+        part, gain = np.s_[first - 1 : 2 * first - 2], made_up(name, seed, 70, 4) - made_up(name, seed, 70)
+        return np.array([gain[BOOKS == k, part].sum() / BYTES[BOOKS == k, part].sum() for k in range(3)])
+
+    share = np.bincount(BOOKS) / len(BOOKS)
+    for name in "ab":
+        seeds = [seed for one, seed, _ in RUNS if one == name]
+        each = np.array([rate_of_books(name, seed, 17) - rate_of_books(name, seed, 9) for seed in seeds])
+        grown, of = share @ each.mean(axis=0), gains.query("model == @name and context == 4")
+        assert of["growth_nats"].tolist() == pytest.approx([np.nan, grown], abs=1e-5, nan_ok=True)
+        found = of.iloc[1]
+        assert found["growth_lo95"] < grown < found["growth_hi95"]
+        if len(seeds) == 1:
+            error = np.sqrt(1.5 * ((share * (each[0] - grown)) ** 2).sum()) * stats.t.ppf(0.975, 2)
+            assert found["growth_hi95"] - found["growth_lo95"] == pytest.approx(2 * error, abs=1e-5)
+
 
 def test_the_tokens_of_training(out):
     tokens, gaps = (pd.read_csv(out / f"{name}.csv") for name in ("tokens", "token_gaps"))
@@ -194,6 +212,8 @@ def test_runs_are_compared_after_as_many_tokens(files, tmp_path):
     for row in gap.itertuples():
         where, of = BOOKS < 2, slice(row.first - 1, row.last)
         assert row.gap_nats == pytest.approx(difference[where, of].sum() / BYTES[where, of].sum(), abs=1e-5)
+    leader = pd.read_csv(tmp_path / "out/crossover.csv")["leads_at_the_end"].item()
+    assert leader == ("a" if gap["gap_nats"].iloc[-1] > 0 else "b")
     assert gains.groupby("model")["context"].agg(set).to_dict() == {"a": {4}, "b": {4, 8}}
 
 

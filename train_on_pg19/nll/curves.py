@@ -113,8 +113,7 @@ def gap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], weights: np.ndarray) -
 class Crossover:
     """The last change of sign of a gap, and the interval in which it may be."""
 
-    direction: int  # +1: b overtakes a; −1: a overtakes b; 0: one of them leads at every position, or they tie
-    position: float = np.nan
+    position: float = np.nan  # NaN: one of them leads at every position, or they tie
     lo95: float = np.nan  # the last position before it where the gap has the old sign significantly; NaN: none
     hi95: float = np.nan  # the first position after it where the gap has the new sign significantly; NaN: none
 
@@ -129,9 +128,9 @@ def crossover(found: Gap, positions: np.ndarray) -> Crossover:
     values, at = found.gap[signed], np.log(positions[signed])
     others = np.flatnonzero(np.sign(values) != np.sign(values[-1:]))
     if not len(others):
-        return Crossover(0)
+        return Crossover()
     i = others[-1]
     where = float(np.exp(at[i] + values[i] / (values[i] - values[i + 1]) * (at[i + 1] - at[i])))
     new, old = (found.lo95 > 0, found.hi95 < 0) if values[-1] > 0 else (found.hi95 < 0, found.lo95 > 0)
     before, after = positions[old & (positions <= where)], positions[new & (positions >= where)]
-    return Crossover(int(np.sign(values[-1])), where, max(before, default=np.nan), min(after, default=np.nan))
+    return Crossover(where, max(before, default=np.nan), min(after, default=np.nan))

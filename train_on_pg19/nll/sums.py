@@ -83,7 +83,7 @@ def column(context: int) -> str:
     return f"last{context}_nats"
 
 
-def measured(context: int, L: int) -> np.ndarray:
+def measured_parts(context: int, L: int) -> np.ndarray:
     """(parts,) bool: the parts that have an NLL given the last `context` tokens: none up to position 2 · context, where
     these can be all tokens, and none after the last multiple of `context` in L."""
     of = curves.parts(L)
@@ -91,7 +91,7 @@ def measured(context: int, L: int) -> np.ndarray:
 
 
 def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
-    """A row for each number of training tokens, book and part; see `measured` for the empty cells."""
+    """A row for each number of training tokens, book and part; see `measured_parts` for the empty cells."""
     of, books, parts = curves.parts(text.L), len(text.books), []
     contexts = sorted({context for one in ends.values() for context in one.with_last})
     first, last = np.tile(of, (books, 1)).T
@@ -103,7 +103,7 @@ def rows(ends: dict[int, Evaluated], text: Text) -> pd.DataFrame:
         for context in contexts:
             nll = np.full(one.nll.shape, np.nan)
             if context in one.with_last:
-                nll = np.where(measured(context, text.L), one.with_last[context].round(5), np.nan)
+                nll = np.where(measured_parts(context, text.L), one.with_last[context].round(5), np.nan)
             table[column(context)] = nll.flatten()
         parts.append(pd.DataFrame(table))
     return pd.concat(parts)
@@ -141,7 +141,7 @@ def read(path: Path, patterns: Sequence[str] = ()) -> Run:
     for tokens, block in blocks.items() if good else ():
         contexts = {}
         for context, name in with_last.items():
-            nll, there = by_book(block, name), measured(context, L)
+            nll, there = by_book(block, name), measured_parts(context, L)
             if context == facts["reach"] or not np.isnan(nll).all():  # others: only after the last cosine
                 contexts[context] = np.where(there, nll, 0)
                 good &= bool(np.isfinite(contexts[context]).all() and np.isnan(nll[:, ~there]).all())
