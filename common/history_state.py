@@ -82,6 +82,9 @@ def read_settings(settings: dict[str, Any], where: str = "the configuration") ->
     width or number of heads, for which transformers would use its default.
     """
     model_type = settings.get("model_type") if isinstance(settings, dict) else None
+    if isinstance(settings, dict) and model_type is None and {"d_model", "n_layer"} <= settings.keys():
+        example = "give that of its conversion to transformers, e.g. state-spaces/mamba-130m-hf"
+        raise UserError(f"{where} is a configuration of mamba_ssm: {example}")
     if not isinstance(model_type, str):
         raise UserError(f"{where} has no model_type: give the config.json of a model")
     model_type = ALIASES.get(model_type, model_type)

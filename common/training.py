@@ -335,7 +335,7 @@ class Run:
 
 
 def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
-    """Do all remaining steps. UserError: as in `Run`; loss or weights not finite; too little memory on the GPU."""
+    """Do all remaining steps. UserError: as in `Run`; loss or weights not finite; too little memory."""
     try:
         run = Run(cfg, task, accelerator)
         size = sum(parameter.numel() for parameter in task.model.parameters()) / 1e6
@@ -343,7 +343,9 @@ def train(cfg: Settings, task: Task, accelerator: Accelerator) -> None:
         what = f"{cfg.model}: {size:.3g} million parameters, {work}, {accelerator.num_processes} × {accelerator.device}"
         accelerator.print(what, *task.notes, sep="\n", flush=True)
         _steps(run)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # on a CPU, torch says only in its text that the memory is full
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
         raise UserError(
             f"{task.batch} sequences of {task.L:,} tokens in {cfg.accumulate} parts a step do not fit the memory of "
             f"{accelerator.device} beside {cfg.model}: give --accumulate {2 * cfg.accumulate} or more, "

@@ -54,15 +54,16 @@ from gaussian_synthetic.exact_mi import bipartite_information
 from gaussian_synthetic.training import models
 
 KEY = ["model", "L", "seed"]
+COMMON = ["family", "k", "n", "copies", "draws", "draw_seed"]  # the same for all runs in a table
 TABLES = {
     "kl": [*KEY, "position", "kl_nats", "nll_nats", "entropy_nats", "kl_stderr_nats", "share_of_past"],
     "training": [*KEY, "steps", "step", "kl_nats"],
-    "summary": [*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"],
+    "summary": [
+        *(*KEY, "state_size", "mi_nats", "mean_kl_nats", "steps", "mean_kl_stderr_nats", "utilisation"),
+        *("utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"),
+        *(*COMMON, "checkpoint", "last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"),
+    ],
 }
-TABLES["summary"] += ["utilisation_stderr", "mean_nll_nats", "mean_nll_stderr_nats", "mean_entropy_nats", "parameters"]
-COMMON = ["family", "k", "n", "copies", "draws", "draw_seed"]  # the same for all runs in a table
-TABLES["summary"] += [*COMMON, "checkpoint"]
-TABLES["summary"] += ["last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"]
 CONVERGED = 0.1  # share of the run's KL before a restart
 NEGLIGIBLE = 0.002  # share of the KL of `independent`
 NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats

@@ -94,13 +94,15 @@ def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndar
     return (sums[ell] + sums[L - ell] - sums[L]).astype(float)
 
 
-def correlation(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """corr(z_i, z_j) for m pairs of positions, first and second (m,), counted from 0. Time O(L · different positions).
+def correlation(of: Family, first: np.ndarray | int, second: np.ndarray | int) -> np.ndarray:
+    """corr(z_i, z_j), (m,), for m pairs of positions, first and second (m,) or two numbers, counted from 0.
 
+    Time O(L · different positions).
     Every z_i is a weighted sum of the independent normals of all layers. From the top down, its weights on a layer's
     output give its weights on the layer's fresh normals and on the output of the copies below, by the transposes of
     the steps of a draw in reverse order (mixing, then M). UserError: a position outside the sequence.
     """
+    first, second = np.atleast_1d(first, second)
     positions, index = np.unique(np.concatenate([first, second]), return_inverse=True)
     if len(positions) and not (positions[0] >= 0 and positions[-1] < of.L):
         raise UserError(f"positions must lie between 0 and {of.L - 1}")
@@ -117,7 +119,7 @@ def correlation(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray
     return products.numpy()[index[: len(first)], index[len(first) :]]
 
 
-def two_point_information(of: Family, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def two_point_information(of: Family, first: np.ndarray | int, second: np.ndarray | int) -> np.ndarray:
     """I(z_i; z_j) = −½ ln(1 − corr²) in one sequence, in nats; infinite for i = j. Arguments: as `correlation`."""
     information = -np.log1p(-np.minimum(correlation(of, first, second) ** 2, 1 - 1e-16)) / 2
     return np.where(np.equal(first, second), np.inf, information)

@@ -15,6 +15,14 @@ Writes into the folder --out:
                    state can hold what --wanted tokens require; max_context_tokens, the largest L for which it can: inf
                    if it grows at least as fast as the law, empty if it holds too little at every row of state.csv
     required.csv   a row per law, L and capacity: I(L/2; L), and the smallest sufficient state, required_elements
+Their columns, where lo95 and hi95 are the ends of the 95% interval of the fit (empty for the paper's laws):
+    A, beta, mi_nats             the law, and I(L/2; L) at L_tokens or at wanted_tokens
+    group                        bounded, sublinear, hybrid, full attention, latent attention: how the state grows
+    growth_exponent              g of the whole state in elements ~ L^g
+    capacity, nats_per_element   name and value of C
+    state_elements               of the model's state after wanted_tokens / 2
+    capacity_nats                C · state_elements + ln M
+    required_elements            the smallest state for which C · elements + ln M reaches mi_nats
 
 One CPU core, seconds. Expect 82,000 nats (paper-direct) and 59,000 (paper-vclub) at a million tokens.
 """

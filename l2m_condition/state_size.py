@@ -67,12 +67,13 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
         return path.stem, load_config(model)
     if path.suffix == ".json" and not path.is_file():
         raise UserError(f"no file {path}: check the name")
+    file = path / "config.json" if path.is_dir() else path
+    local = file.is_file()
     try:
-        settings = PreTrainedConfig.get_config_dict(model)[0]
+        settings = json.loads(file.read_text(encoding="utf-8")) if local else PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
-        file = path / "config.json" if path.is_dir() else path
-        if file.is_file():
-            raise UserError(f"{file} is not valid JSON in UTF-8: correct it") from error
+        if local:
+            raise UserError(f"{file} is not valid JSON: {error}: correct it") from error
         places = f"a name in {CONFIGURATIONS.name}, a JSON file, a folder with a config.json or a model of the hub"
         near = difflib.get_close_matches(path.name, listed, n=3)
         raise UserError(
@@ -108,10 +109,10 @@ def rows(model: str, config: PreTrainedConfig, contexts: tuple[int, ...]) -> pd.
 def main(cfg: Settings) -> None:
     listed = published()
     loaded = [load(model, listed) for model in cfg.model] if cfg.model else list(listed.items())
-    names = [name for name, _ in loaded]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"--model: two models are called {twice}: rename a file or folder, or give it once")
+    for name, _ in loaded:
+        same = [model for model, (other, _) in zip(cfg.model, loaded, strict=False) if other == name]
+        if len(same) > 1:
+            raise UserError(f"--model: {' and '.join(same)} are both called {name}: rename one, or give it once")
     table = pd.concat([rows(name, config, cfg.context) for name, config in loaded])
     files = [path for path in map(Path, cfg.model) if path.suffix in (".json", ".gguf") and path.is_file()]
     write_csv(cfg.out, table, cfg, inputs=[CONFIGURATIONS, *files])

@@ -228,6 +228,7 @@ LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32, "num_
 MISTRAL = {**LLAMA, "model_type": "mistral", "num_key_value_heads": 2}
 REFUSED = [
     ({"hidden_size": 32}, "mine.json has no model_type: give the config.json of a model"),
+    ({"d_model": 768, "n_layer": 24}, "mine.json is a configuration of mamba_ssm: give that of its conversion"),
     ({"model_type": "bert"}, "the history state of model type 'bert' is not known here: write down"),
     ({"model_type": "whisper"}, "model type 'whisper' has an encoder: give a model that is"),
     ({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32}, "does not say num_attention_heads: add it"),

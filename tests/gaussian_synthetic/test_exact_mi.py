@@ -39,6 +39,7 @@ def test_correlations_of_all_positions():
     np.testing.assert_allclose(correlation(of, first, second), wanted, rtol=0, atol=1e-13)
     information = two_point_information(of, first, second)  # that of a position with itself is infinite
     assert (np.isinf(information) == (first == second)).all()
+    assert two_point_information(of, 0, 5) == two_point_information(of, np.array([0]), np.array([5]))
     assert bipartite_information(families.conditional_std(of).log(), 3) > 0  # a tensor serves, too
 
 

@@ -98,8 +98,9 @@ def test_a_gguf_file(tmp_path):
         (["--model", "GPT-17"], "GPT-17: not a name in configurations.json, a JSON file"),
         (["--model", "Llama-3.1-8b"], "check the spelling; listed: Llama-3.1-8B"),
         (["--model", "none.json"], "no file none.json: check the name"),
-        (["--model", "HALF.json"], "HALF.json is not valid JSON"),
-        (["--model", "mine", "mine/config.json"], "two models are called mine: rename a file or folder"),
+        (["--model", "HALF.json"], "HALF.json is not valid JSON: Expecting property name enclosed in double quotes"),
+        (["--model", "LATIN.json"], "LATIN.json is not valid JSON: 'utf-8' codec can't decode byte 0xe9"),
+        (["--model", "mine", "mine/config.json"], "mine and mine/config.json are both called mine: rename one"),
         (["--model", "BAD.json"], "BAD.json has no model_type: give the config.json of a model"),
         (["--model", "ODD.json"], "ODD: sliding_window of model type 'gemma2' is -3: give a positive number"),
     ],
@@ -109,6 +110,7 @@ def test_bad_settings(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BAD.json").write_text("[1, 2]")
     (tmp_path / "HALF.json").write_text('{"model_type": "llama",')
+    (tmp_path / "LATIN.json").write_bytes(b'{"model_type": "caf\xe9"}')
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.json").write_text(json.dumps(OWN["windowed"]))
     (tmp_path / "ODD.json").write_text(json.dumps({**OWN["windowed"], "sliding_window": -3}))
