@@ -307,7 +307,7 @@ def headline(bipartite: pd.DataFrame, windows: pd.DataFrame, ratio: float) -> li
     return [
         f"I(L/{ratio:g}; L) at L = {shown['L_tokens'].max()}: {', '.join(found)} nats, ± standard error",
         f"beta of I ~ L^beta where it is not rejected: {', '.join(betas) or 'nowhere'}, 95% interval by "
-        f"{'books' if windows['fit_units'].str.endswith('books').any() else 'documents'}",
+        f"{'books' if windows['fit_units'].str.endswith('books').any() else 'documents (too short for few books)'}",
     ]
 
 
