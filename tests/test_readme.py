@@ -275,6 +275,10 @@ def quoted_gaps() -> list[tuple[str, str]]:
     compiled = results("figG9/losses/mamba2-mini-small_0.csv").query(f"tokens == {rounded['tokens']}")
     loss = compiled["nll_nats"].sum() / compiled["units"].sum()
     quotes.append((page, f"{loss:.3f} and {rounded['nats_per_unit']:.3f}"))
+    for folder in ("retrained", "retrained/addresses"):
+        again = results(f"fig4/{folder}/token_gaps.csv").query("last == 2048").iloc[-1]
+        said = interval(again, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4)
+        quotes.append((page, said.replace("-", "−")))
     ends = results("figG9/summary.csv").set_index("model")["nats_per_unit"]
     ends = [" and ".join(f"{end:.3f}" for end in ends.loc[f"{kind}-mini-small"]) for kind in ("gpt_neox", "mamba2")]
     quotes.append((page, " ".join(ends)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, call_shell
+from tests.conftest import ROOT, call_shell, executable
 
 FIGURES = sorted(
     str(path.relative_to(ROOT))
@@ -17,13 +17,6 @@ FIGURES = sorted(
     for path in ROOT.glob(pattern)
     if path.name[0] != "_" and path.parent.name != "common"
 )
-
-
-def executable(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
-    path.chmod(0o755)
-    return path
 
 
 def shell(commands: str, cwd: Path = ROOT, **settings: str) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import ROOT, call_shell, tiny_model
+from tests.conftest import ROOT, call_shell, executable, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,7 @@ def test_from_texts_to_the_figures(mine):
 
 def test_all_of_figure_b1_goes_to_out(tmp_path):
     """The commands, recorded by a fake Python, write to OUT; without OUT, the run of Fig. 2b is the committed one."""
-    python = tmp_path / "python"
-    python.write_text(f'#!/usr/bin/env bash\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
-    python.chmod(0o755)
+    python = executable(tmp_path / "python", f'echo "$@" >> {tmp_path}/calls')
     for out, results in (("", "results"), (f"{tmp_path}/again", f"{tmp_path}/again")):
         (tmp_path / "calls").unlink(missing_ok=True)
         done = figure("figB1", None, "--dtype", "float32", PYTHON=str(python), PRESET="cpu", OUT=out)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, call_shell, prose
+from conftest import ROOT, call_shell, executable, prose
 
 PRETRAINED = "train_on_pg19/pretrained.sh"
 
@@ -65,9 +65,7 @@ def test_pretrained_models_read_tokens_of_their_own(tmp_path):
     for name in ("common/environment.sh", "measure_mutual_info/_bipartite.sh", "train_on_pg19/_books.sh", PRETRAINED):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    python = tmp_path / "python"
-    python.write_text(f'#!/usr/bin/env bash\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
-    python.chmod(0o755)
+    python = executable(tmp_path / "python", f'echo "$@" >> {tmp_path}/calls')
     settings = {"PYTHON": str(python), "PRESET": "smoke", "MODELS": "org/one org/two", "OUT": str(tmp_path / "out")}
     done = subprocess.run(["bash", PRETRAINED], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
