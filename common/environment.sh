@@ -80,6 +80,13 @@ begin() {
     done
 }
 
+# own_needs_out WHAT: refuses inputs of the user's own, called WHAT, without a folder for their results.
+own_needs_out() {
+    if [ -n "${OUT:-}" ]; then return; fi
+    echo "error: set OUT, e.g. OUT=results/mine: with $1 of your own the results go there" >&2
+    exit 2
+}
+
 # at_a_time WORKERS FUNCTION: calls the exported FUNCTION with the words of each line of its input, WORKERS at a time.
 # On a machine with several GPUs, each worker uses one of them. Ends when a call returns 255.
 at_a_time() {

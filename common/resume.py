@@ -112,6 +112,14 @@ def finished(result: Path, wanted: dict[str, Any], *pieces: Pieces) -> bool:
     return True
 
 
+def shard_of(shard: str | None) -> tuple[int, int]:
+    """(i, n) of --shard i/n, which does every n-th piece, the first being i. UserError: it is not of this form."""
+    i, _, n = (shard or "0/1").partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise UserError(f"--shard {shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
+    return int(i), int(n)
+
+
 def written_by_another(result: Path, wanted: dict[str, Any]) -> bool:
     """Whether the CSV `result` exists and has the identity `wanted`; if so, print that another shard wrote it."""
     written = result.exists() and read_identity(result.with_suffix(".json"), "identity") == wanted

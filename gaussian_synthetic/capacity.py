@@ -74,7 +74,7 @@ class Settings:
 
     def build(self, L: int) -> families.Family:
         k = families.NAMED[self.family] if self.k is None else self.k
-        return families.family(families.layers_of_length(L, self.n), k, self.n)
+        return families.Family(families.layers_of_length(L, self.n), k, self.n)
 
 
 def canonical_correlations(sigma: np.ndarray, cut: int) -> np.ndarray:
@@ -190,7 +190,7 @@ def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
     spectra, rows, wanted = [], [], []
     for L in cfg.L:
         of = cfg.build(L)
-        names = {"family": cfg.family, "k": of.k[-1] if of.layers > 1 else 0, "n": cfg.n, "L": L}
+        names = {"family": cfg.family, "k": of.copied[-1], "n": cfg.n, "L": L}
         sigma = _sigma(of)
         rho = canonical_correlations(sigma, L // 2)
         rank = rank_of(rho)

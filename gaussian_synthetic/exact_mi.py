@@ -75,9 +75,9 @@ class Settings:
                 raise UserError(f"--ell {ell}: must be from 1 to L − 1 = {longest - 1:,} for the longest sequence")
 
     def families(self) -> list[Family]:
-        """The family for each number of layers, ascending. UserError: as families.family."""
+        """The family for each number of layers, ascending. UserError: as families.Family."""
         k = families.NAMED[self.family] if self.k is None else self.k
-        return [families.family(layers, k, self.n, self.coupling) for layers in sorted(self.layers)]
+        return [families.Family(layers, k, self.n, self.coupling) for layers in sorted(self.layers)]
 
 
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:
@@ -109,7 +109,7 @@ def correlation(of: Family, first: np.ndarray | int, second: np.ndarray | int) -
     weights = torch.zeros(of.L, len(positions), dtype=torch.float64)
     weights[positions, range(len(positions))] = 1
     products = torch.zeros(len(positions), len(positions), dtype=torch.float64)
-    for k, (M, mix) in reversed(list(zip(of.k, families.mixings(of), strict=True))):
+    for k, (M, mix) in reversed(list(zip(of.copied, families.mixings(of), strict=True))):
         Z = weights.view(len(mix.own), len(M), -1)
         families.mix_rows(Z, mix.own, mix.other)
         X = M.T @ Z

@@ -59,8 +59,8 @@ if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ]; then
     grid="full | $PRESET | ${LENGTHS:-16 64 256} | ${SEEDS:-0} | ${MODELS:-$small}"
 fi
 if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ] || [ $# -gt 0 ]; then # custom inputs: everything goes to OUT
-    out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, LENGTHS, SEEDS or flags of your own results go there"}
-    runs=data/gaussian_runs/${out//\//_}
+    own_needs_out "MODELS, LENGTHS, SEEDS or flags"
+    runs=data/gaussian_runs/${OUT//\//_}
 fi
 if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
 out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers} flags=$*

@@ -75,7 +75,7 @@ PRESETS = {
 
 def build_family(name: str, L: int, k: int | None = None, n: int = families.PAPER_N) -> families.Family:
     """The family that a run's settings describe. UserError: L is not a power of n, k outside 1 … n."""
-    return families.family(families.layers_of_length(L, n), families.NAMED[name] if k is None else k, n)
+    return families.Family(families.layers_of_length(L, n), families.NAMED[name] if k is None else k, n)
 
 
 def generator(seed: int, purpose: str, number: int, device: torch.device | str) -> torch.Generator:

@@ -22,7 +22,7 @@ case $PRESET in
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
 if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # custom inputs
-    out=${OUT:?"set OUT, e.g. OUT=results/mine/condition: with MODEL, FIT or flags of your own results go there"}
+    own_needs_out "MODEL, FIT or flags"
 fi
 read -ra models <<< "${MODEL:-${models[*]}}"
 out=${OUT:-$out} fit=${FIT:-$fit}

@@ -3,7 +3,7 @@
 # corpus, model, L_max (tokens), n_documents ("all", or how many to draw at random), prepare_flags (for
 # prepare_dataset.py) and tokenizer (if it is not that of the model).
 
-. common/environment.sh
+. measure_mutual_info/_corpora.sh
 tokenizer=
 more_models=data/sample/more_models
 smollm2=data/sample/model/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -11,34 +11,11 @@ gemma=$more_models/gemma-3-270m.Q4_K_M.gguf
 qwen_small=$more_models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
 qwen_large=$more_models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 
-# named CORPUS: sets corpus and prepare_flags for the names below; any other CORPUS goes to prepare_dataset.py as it is.
-named() {
-    corpus=$1 prepare_flags=""
-    case $1 in
-        four_books) corpus=data/sample/books prepare_flags="--source books" ;;
-        twelve_books) corpus='data/sample/*books/*.txt' prepare_flags="--source books" ;;
-        books) corpus='data/sample/*books/**/*.txt' prepare_flags="--source books" ;; # and 26 presidents' addresses
-        wikipedia) corpus=data/sample/wikipedia.jsonl prepare_flags="--source wikipedia" ;;
-        pg19) corpus=emozilla/pg19 prepare_flags="--source pg19 --streaming --min-book-words 5000" ;;
-        all_wikipedia)
-            corpus=wikimedia/wikipedia
-            prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000"
-            ;;
-    esac
-}
-
 # short MODEL: prints its name without folder, owner, "-Instruct", quantisation and file extension.
 short() {
     local name=${1##*/}
     name=${name%%.Q[0-9]_*}
     echo "${name%-Instruct}"
-}
-
-# own_needs_out WHAT: refuses inputs of the user's own, called WHAT, without a folder for their results.
-own_needs_out() {
-    if [ -n "${OUT:-}" ]; then return; fi
-    echo "error: set OUT, e.g. OUT=results/mine: with $1 of your own the results go there" >&2
-    exit 2
 }
 
 # take_own: replaces the inputs by the settings CORPUS, MODEL, PREPARE_FLAGS and OUT, if they are given.
@@ -53,19 +30,13 @@ take_own() {
 
 # prepare MIN_TOKENS: fetches what is needed of the sample and writes documents of at least MIN_TOKENS tokens.
 prepare() {
-    local parts=()
-    case $corpus in
-        data/sample/books) parts=(books) ;;
-        'data/sample/*books/'*) parts=(books more_books) ;;
-        data/sample/wikipedia.jsonl) parts=(wikipedia) ;;
-    esac
+    fetch_corpus
     case $model in
-        data/sample/model/*) parts+=(model) ;;
+        data/sample/model/*) "$python" measure_mutual_info/fetch_sample.py --parts model ;;
         "$more_models"/*)
             "$python" measure_mutual_info/fetch_sample.py --parts more_models --models "$(basename "$model" .Q4_K_M.gguf)"
             ;;
     esac
-    if [ ${#parts[@]} -gt 0 ]; then "$python" measure_mutual_info/fetch_sample.py --parts "${parts[@]}"; fi
     # shellcheck disable=SC2086  # flags are words
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "${tokenizer:-$model}" \
         --min-tokens "$1" --out "$documents" $prepare_flags

@@ -2,10 +2,9 @@
 # The shell files set the inputs: corpus, d_max and d_fit (pairs at d = 1, 2, 4 … d_max; fits end at d_fit),
 # prepare_flags (for prepare_dataset.py) and counting (a preset of count_ngrams.py).
 
-. common/environment.sh
+. measure_mutual_info/_corpora.sh
 # The sample is tokenised by a BPE of 384 tokens, trained on the corpus itself. Larger ones reach farther in characters,
 # but have more pairs to measure and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
-twelve_books='data/sample/*books/*.txt'
 
 # measure OUT DOCUMENTS TOKENIZER [COUNT_FLAGS ...]
 # Writes whole tokenised texts to the folder DOCUMENTS, and all else to OUT. A TOKENIZER named …_bpe384 has 384 tokens
@@ -13,11 +12,7 @@ twelve_books='data/sample/*books/*.txt'
 measure() {
     local out=$1 documents=$2 tokenizer=$3 d distances=()
     for ((d = 1; d <= d_max; d *= 2)); do distances+=("$d"); done
-    case "$corpus" in
-        data/sample/books) "$python" measure_mutual_info/fetch_sample.py --parts books ;;
-        "$twelve_books") "$python" measure_mutual_info/fetch_sample.py --parts books more_books ;;
-        data/sample/wikipedia.jsonl) "$python" measure_mutual_info/fetch_sample.py --parts wikipedia ;;
-    esac
+    fetch_corpus
     case "$tokenizer" in
         *_bpe[1-9]*)
             "$python" measure_mutual_info/train_bpe.py --corpus "$corpus" --vocab-size "${tokenizer##*_bpe}" --out "$tokenizer"

@@ -46,7 +46,7 @@ from common.cli import UserError, run
 from common.documents import content_hash
 from common.parallel import in_parallel
 from common.record import write_csv
-from common.resume import RESUME_OK, Pieces, identity, read_identity, written_by_another
+from common.resume import RESUME_OK, Pieces, identity, read_identity, shard_of, written_by_another
 from measure_mutual_info.counting.document_stream import MAX_BLOCKS, DocumentStream, open_stream
 from measure_mutual_info.counting.windows import Counts, Measure, count_part
 
@@ -86,9 +86,7 @@ class Settings:
                 raise UserError(f"--{name} {' '.join(map(str, values))}: give at least 1")
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
-        i, _, n = (self.shard or "0/1").partition("/")
-        if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-            raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
+        shard_of(self.shard)
         if self.equal_pairs and not self.d:
             raise UserError("--equal-pairs is about pairs: give their distances with --d")
 
@@ -182,7 +180,7 @@ def main(cfg: Settings) -> None:
         pieces.remove()  # left by a run that was killed after the last step
         return
     parts = [part for measure in cfg.measures for part in measure.cut(stream)]
-    i, n = map(int, (cfg.shard or "0/1").split("/"))
+    i, n = shard_of(cfg.shard)
     count_all(cfg, stream, parts[i::n], pieces)
     if missing := sum(not pieces.done(part.name) for part in parts):
         if not written_by_another(cfg.out, wanted):

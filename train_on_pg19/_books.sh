@@ -76,7 +76,7 @@ curves() {
     if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
     list=$(jobs <<< "$grid")
     if [ -n "${MODELS:-}${SEEDS:-}${CORPUS:-}${TOKENIZER:-}" ] || [ $# -gt 0 ]; then
-        out=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS, SEEDS, CORPUS, TOKENIZER or flags of your own results go there"}
+        own_needs_out "MODELS, SEEDS, CORPUS, TOKENIZER or flags"
     fi
     if [ -n "${MODELS:-}${SEEDS:-}" ]; then
         models=${MODELS:-$(cut -d' ' -f1 <<< "$list" | sort -u)} pairs=""

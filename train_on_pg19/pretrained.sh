@@ -19,9 +19,8 @@ case $PRESET in
     cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;
     *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
-if [ -n "${MODELS:-}" ]; then
-    models=$MODELS top=${OUT:?"set OUT, e.g. OUT=results/mine: with MODELS of your own the results go there"}
-fi
+if [ -n "${MODELS:-}" ]; then own_needs_out MODELS; fi
+models=${MODELS:-$models}
 split_sample
 corpus=$corpus/held_out folders=()
 for model in $models; do

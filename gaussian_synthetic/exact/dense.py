@@ -14,8 +14,8 @@ from gaussian_synthetic.exact.families import WEIGHT_BESIDE, WEIGHT_OWN, Family,
 def covariance(of: Family) -> np.ndarray:
     """Σ of one sequence, (L, L) float64, with unit variances; follows App. C literally."""
     sigma = np.eye(1)
-    for n, k in zip(of.n, of.k, strict=True):
-        M = row_matrix(n, of.coupling).numpy()
+    M, n = row_matrix(of.n, of.coupling).numpy(), of.n
+    for k in of.copied:
         rows = len(sigma)
         sigma = np.kron(sigma, M[:, :k] @ M[:, :k].T) + np.kron(np.eye(rows), M[:, k:] @ M[:, k:].T)
         last = np.arange(n - 1, rows * n - 1, n)  # last value of each row, mixed with the first of the next row

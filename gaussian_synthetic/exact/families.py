@@ -18,7 +18,7 @@ computed in float64 and then converted to the dtype of use.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -34,69 +34,46 @@ WEIGHT_BESIDE, WEIGHT_OWN = 0.4, 0.2
 
 @dataclass(frozen=True)
 class Family:
-    """A family, made by `family`. n, k: (layers,) each, bottom layer first; k[0] is 0, as no layer lies below.
+    """A family of `layers` layers with branching n; k of the n columns are copies of the layer below.
 
-    coupling: correlation of two values in a row. UserError: n < 3, k outside 1 … n, coupling outside (−1/(n−1), 1).
+    coupling: correlation of two values in a row; None for −1/n, which is the paper's −1/4 at n = 4. UserError: layers
+    < 1, n < 3, k outside 1 … n, coupling outside (−1/(n−1), 1).
     """
 
-    n: tuple[int, ...]
-    k: tuple[int, ...]
-    coupling: float
+    layers: int
+    k: int
+    n: int = PAPER_N
+    coupling: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.n) < 3:
+        if self.layers < 1:
+            raise UserError(f"{self.layers} layers: give at least 1")
+        if self.n < 3:
             # With two columns the mixing would change every value, and β could only be 0 or 1.
-            raise UserError(f"branching n = {min(self.n)}: give at least 3")
-        for n, k in zip(self.n[1:], self.k[1:], strict=True):
-            if not 1 <= k <= n:
-                raise UserError(f"k = {k} copied columns of n = {n}: give 1 to n")
-        lowest = -1 / (max(self.n) - 1)
-        if not lowest < self.coupling < 1:
+            raise UserError(f"branching n = {self.n}: give at least 3")
+        if not 1 <= self.k <= self.n:
+            raise UserError(f"k = {self.k} copied columns of n = {self.n}: give 1 to n")
+        if self.coupling is None:
+            object.__setattr__(self, "coupling", -1 / self.n)
+        if not -1 / (self.n - 1) < self.coupling < 1:
             raise UserError(f"coupling {self.coupling:g}: rows of unit norm have it above −1/(n−1) and below 1")
-
-    @property
-    def layers(self) -> int:
-        return len(self.n)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Positions of each layer's output, bottom first."""
-        return tuple(math.prod(self.n[: i + 1]) for i in range(self.layers))
 
     @property
     def L(self) -> int:  # noqa: N802 - the paper's symbol
         """Sequence length in tokens."""
-        return self.lengths[-1]
+        return self.n**self.layers
 
     @property
-    def sequences(self) -> tuple[int, ...]:
-        """Number of sequences of each layer in one sequence of the top layer, bottom first."""
-        return tuple(math.prod(self.k[i + 1 :]) for i in range(self.layers))
-
-
-def family(
-    layers: int, k: int | Sequence[int], n: int | Sequence[int] = PAPER_N, coupling: float | None = None
-) -> Family:
-    """The family of `layers` layers. UserError: as Family, or a wrong number of n or k.
-
-    n: one number, or one per layer. k: one number, or one per layer above the first. Bottom layer first. coupling: None
-    for −1/n, which is the paper's −1/4 at n = 4 (with several n, the largest).
-    """
-    if layers < 1:
-        raise UserError(f"{layers} layers: give at least 1")
-    n = (n,) * layers if isinstance(n, int) else tuple(n)
-    k = (k,) * (layers - 1) if isinstance(k, int) else tuple(k)
-    for what, values, wanted in (("branchings n", n, layers), ("numbers of copies k", k, layers - 1)):
-        if len(values) != wanted:
-            raise UserError(f"{len(values)} {what} for {layers} layers: give one, or {wanted}")
-    return Family(n, (0, *k), -1 / max(n) if coupling is None else coupling)
+    def copied(self) -> tuple[int, ...]:
+        """Copied columns of each layer, bottom first: 0, as no layer lies below, then k."""
+        return 0, *(self.k,) * (self.layers - 1)
 
 
 def named(name: str, layers: int) -> Family:
     """The paper's "subvolume" or "logarithmic" family. UserError: another name, layers < 1."""
     if name not in NAMED:
         raise UserError(f"no family {name!r}: choose {' or '.join(NAMED)}, or give k")
-    return family(layers, NAMED[name])
+    return Family(layers, NAMED[name])
 
 
 def layers_of_length(L: int, n: int = PAPER_N) -> int:
@@ -175,8 +152,8 @@ def mix_rows(Z: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> None:
 def mixings(of: Family) -> Iterator[tuple[torch.Tensor, Mixing]]:
     """M and the mixing of every layer, bottom first, float64."""
     adjacent = torch.empty(0, dtype=torch.float64)
-    for n, k in zip(of.n, of.k, strict=True):
-        M = row_matrix(n, of.coupling)
+    M = row_matrix(of.n, of.coupling)
+    for k in of.copied:
         mix = mixing(M, k, adjacent)
         yield M, mix
         adjacent = mix.adjacent
@@ -192,7 +169,7 @@ def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]
     layer below it needs the covariance of a copy's next two values given all values before (README.md, The recursion).
     """
     below = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)  # var, cov, var of the next two values: fresh normals
-    for k, (M, mix) in zip(of.k, mixings(of), strict=True):
+    for k, (M, mix) in zip(of.copied, mixings(of), strict=True):
         factors = torch.linalg.cholesky(_block_covariance(M, k, mix, below))
         yield M, mix, factors
         below = _next_two(factors)
@@ -271,11 +248,11 @@ def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device
     """A family's conditionals, once for all draws, computed in float64 on the CPU. UserError: too little memory."""
     check_memory(2 * memory_needed(of), f"the conditionals of {of.L:,} positions")
     layers = []
-    for i, (M, mix, factors) in enumerate(bottom_up(of)):
-        ahead = 1 if i == of.layers - 1 else 2
-        by_data, by_means = _regressions(M, of.k[i], mix, factors, ahead)
+    for k, (M, mix, factors) in zip(of.copied, bottom_up(of), strict=True):
+        ahead = 1 if len(layers) == of.layers - 1 else 2
+        by_data, by_means = _regressions(M, k, mix, factors, ahead)
         tensors = (M, torch.linalg.inv(M), mix.own, mix.other, by_data, by_means)
-        layers.append(LayerLaws(*(tensor.to(device, dtype) for tensor in tensors), k=of.k[i]))
+        layers.append(LayerLaws(*(tensor.to(device, dtype) for tensor in tensors), k=k))
     return Conditionals(of, tuple(layers), _next_two(factors)[:, 0].sqrt().to(device, dtype))
 
 
@@ -308,9 +285,11 @@ def draw(
     undone: this is faster, and more accurate in float32.
     """
     blocks, below = [], None
-    for layer, sequences in zip(conditionals.layers, conditionals.of.sequences, strict=True):
-        rows, n, k = len(layer.own), len(layer.M), layer.k
-        fresh = torch.empty(rows, n - k, batch * sequences, dtype=layer.M.dtype, device=layer.M.device)
+    of = conditionals.of
+    for i, layer in enumerate(conditionals.layers):
+        rows, n, k = len(layer.own), of.n, layer.k
+        copies = of.k ** (of.layers - 1 - i)  # of this layer's output in one sequence
+        fresh = torch.empty(rows, n - k, batch * copies, dtype=layer.M.dtype, device=layer.M.device)
         Z = torch.matmul(layer.M[:, k:], fresh.normal_(generator=generator))
         if below is not None:
             Z += torch.matmul(layer.M[:, :k], below.view(rows, k, -1))
@@ -372,7 +351,7 @@ def _predict(conditionals: Conditionals, blocks: list[torch.Tensor]) -> torch.Te
 
 def memory_needed(of: Family) -> int:
     """Bytes that `conditional_std` needs: six float64 tensors of the top layer. `prepare` needs up to twice as many."""
-    return of.L // of.n[-1] * 6 * 8 * (of.n[-1] + 2) ** 2
+    return of.L // of.n * 6 * 8 * (of.n + 2) ** 2
 
 
 def check_memory(needed: int, what: str) -> None:

@@ -20,7 +20,7 @@ SCRIPT = "gaussian_synthetic/capacity.py"
 
 def problem(layers: int, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Σ, and ln √p_t at every position."""
-    of = families.family(layers, k)
+    of = families.Family(layers, k)
     return dense.covariance(of), families.conditional_std(of).log().numpy()
 
 
@@ -69,7 +69,7 @@ def test_a_simulated_filter_has_the_exact_kl():
     d, layers = 2, 2
     sigma, log_std = problem(layers)
     wanted, maps = capacity.best_filter(sigma, log_std, d, 200)
-    z, mean_p = families.draw(families.prepare(families.family(layers, 3), torch.float64), 100_000)
+    z, mean_p = families.draw(families.prepare(families.Family(layers, 3), torch.float64), 100_000)
     z, mean_p, std_p = z.numpy(), mean_p.numpy(), np.exp(log_std)
     state, kl = np.empty((0, z.shape[1])), 0.0
     for t, now in enumerate(z):

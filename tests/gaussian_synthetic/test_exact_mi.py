@@ -33,7 +33,7 @@ def test_a_cut_of_a_million_positions():
 
 
 def test_correlations_of_all_positions():
-    of = KINDS["mixed n"]
+    of = KINDS["n = 5, positive coupling"]
     first, second = (some.ravel() for some in np.meshgrid(np.arange(of.L), np.arange(of.L), indexing="ij"))
     wanted = dense.covariance(of)[first, second]
     np.testing.assert_allclose(correlation(of, first, second), wanted, rtol=0, atol=1e-13)
@@ -116,7 +116,7 @@ def test_a_family_of_ones_own(tmp_path):
     done = call_script(SCRIPT, "--out", tmp_path, *flags)
     assert done.returncode == 0, done.stderr
     found = pd.read_csv(tmp_path / "gaussian_mi.csv")
-    sigma = dense.covariance(families.family(4, 2, 3, -0.2))
+    sigma = dense.covariance(families.Family(4, 2, 3, -0.2))
     assert found["family"].tolist() == ["mine"]
     assert found["mi_nats"].iloc[0] == pytest.approx(dense.mutual_information(sigma, 40), abs=1e-8)
     assert not (tmp_path / "fit.csv").exists()  # no line through one length
