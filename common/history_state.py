@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from common import history_state_layers as layers
 from common.cli import UserError
-from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Part, Settings
+from common.history_state_layers import ATTENTION, COMPRESSED, LATENT, RECURRENT, Layer, Part
 
 KNOWN = frozenset({*ATTENTION, *COMPRESSED, *LATENT, *RECURRENT})
 # Settings that no configuration may leave to the defaults of transformers, with alternatives that a type's own
@@ -61,7 +61,7 @@ def parts(config: PreTrainedConfig) -> list[Part]:
 
 def layer_types(config: PreTrainedConfig) -> list[str]:
     """transformers' name for the type of each layer; without `layer_types`, `sliding_window` holds for all layers."""
-    number = Settings(config).num_hidden_layers
+    number = Layer(config).num_hidden_layers
     named = getattr(config, "layer_types", None)
     if config.model_type == "recurrent_gemma":
         kinds = {"recurrent": "linear_attention", "attention": "sliding_attention"}
@@ -113,7 +113,7 @@ def _model_type(config: PreTrainedConfig) -> str:
 
 
 def _layer(config: PreTrainedConfig, layer: int, kind: str) -> list[Part]:
-    c, of = Settings(config.per_layer_config[layer], layer), _model_type(config)
+    c, of = Layer(config.per_layer_config[layer], layer), _model_type(config)
     recurrent = RECURRENT.get(of)
     if kind in ("moe", "mlp"):  # separate layers in some hybrids
         return []

@@ -41,7 +41,7 @@ class Part:
         return int(self.per_token > 0 and self.reach is None)
 
 
-class Settings:
+class Layer:
     """The settings of one layer. UserError: a setting is missing or makes no sense (names it)."""
 
     def __init__(self, config: PreTrainedConfig, layer: int = 0) -> None:
@@ -67,7 +67,7 @@ class Settings:
         return whole // part
 
 
-def attention(c: Settings, kind: str) -> list[Part]:
+def attention(c: Layer, kind: str) -> list[Part]:
     """Keys and values, 2 · H_kv · D per token: all tokens, or the last window or chunk less the querying token."""
     reach = None
     if kind == "sliding_attention":
@@ -77,7 +77,7 @@ def attention(c: Settings, kind: str) -> list[Part]:
     return [Part(kind, per_token=2 * key_value_heads(c) * head_width(c), reach=reach)]
 
 
-def key_value_heads(c: Settings) -> int:
+def key_value_heads(c: Layer) -> int:
     if c.get("multi_query") and not c.get("new_decoder_architecture"):  # Falcon, StarCoder
         return 1
     for name in ("num_key_value_heads", "num_kv_heads"):
@@ -87,11 +87,11 @@ def key_value_heads(c: Settings) -> int:
     return c.num_attention_heads
 
 
-def head_width(c: Settings) -> int:
+def head_width(c: Layer) -> int:
     return c.head_dim if c.get("head_dim") is not None else c.quotient("hidden_size", "num_attention_heads")
 
 
-def latent(c: Settings, kind: str) -> list[Part]:
+def latent(c: Layer, kind: str) -> list[Part]:
     """MLA: the latent that gives all heads' keys and values, plus an indexer's keys; both for every token."""
     found = [Part("latent_attention", per_token=c.kv_lora_rank + c.get("qk_rope_head_dim", 0))]
     # Some layers have no indexer and reuse the selection of a layer below.
@@ -100,7 +100,7 @@ def latent(c: Settings, kind: str) -> list[Part]:
     return found
 
 
-def compressed(c: Settings, kind: str) -> list[Part]:
+def compressed(c: Layer, kind: str) -> list[Part]:
     """DeepSeek V4: keys (which are also the values) for a window of tokens, and one for every block of tokens.
 
     The sparse kind also keeps one narrower key per block for its indexer. Its blocks overlap, so inputs are twice as
@@ -139,17 +139,17 @@ def delta(name: str, key_heads: int, key: int, value_heads: int, value: int, ker
     return recurrence(name, value_heads * key * value, (2 * key_heads * key + value_heads * value) * kernel)
 
 
-def gated_delta(c: Settings) -> list[Part]:
+def gated_delta(c: Layer) -> list[Part]:
     keys = c.linear_num_key_heads, c.linear_key_head_dim
     return delta("deltanet", *keys, c.linear_num_value_heads, c.linear_value_head_dim, c.linear_conv_kernel_dim)
 
 
-def kimi_delta(c: Settings) -> list[Part]:
+def kimi_delta(c: Layer) -> list[Part]:
     heads = c.linear_num_heads, c.linear_head_dim
     return delta("kda", *heads, *heads, c.linear_conv_kernel_dim)
 
 
-_FORMULAS: dict[str, Callable[[Settings], list[Part]]] = {
+_FORMULAS: dict[str, Callable[[Layer], list[Part]]] = {
     "mamba falcon_mamba": lambda c: mamba(c.intermediate_size, c.state_size, c.conv_kernel),
     "jamba zamba": lambda c: mamba(c.mamba_expand * c.hidden_size, c.mamba_d_state, c.mamba_d_conv),
     "mamba2": lambda c: mamba2(c.num_heads, c.head_dim, c.state_size, c.n_groups, c.conv_kernel),

@@ -20,7 +20,7 @@ cosines of training. One CPU core, a second.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from common.cli import UserError, run
+from common.powerlaw import ACCEPTED
 from common.record import ROOT, replace_text, write_csv
 from gaussian_synthetic.collapse import FLOOR
 
@@ -74,7 +75,7 @@ class Number(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether its law is accepted; with a p-value of NaN it is not."""
-        return self.p_value >= 0.05
+        return self.p_value >= ACCEPTED
 
     @property
     def p(self) -> str:
@@ -320,6 +321,8 @@ def one_curve(collapse):
 REACH = 64  # tokens: a gain from context further back needs memory
 SETTLED = 0.02  # share of the loss: if the last restart lowers it by less, models have learnt what they can
 SIZES = {"small": "1.1M", "medium": "3.7M"}  # parameters of GPT-NeoX
+FOLDERS = ["fig4", "fig4/sizes", "fig4/addresses", "fig4/sizes/addresses"]  # sizes: more models, one seed each
+BOOKS = [f"{folder}/{table}" for table in ("token_gaps", "tokens") for folder in FOLDERS[:2]]
 LOSS, GAIN = ["gap_nats", "lo95", "hi95"], ["gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]
 
 
@@ -328,6 +331,15 @@ def after_training(token_gaps: pd.DataFrame, last: int, columns: list[str]) -> d
     of training. columns: LOSS or GAIN; in nats per byte."""
     rows = token_gaps[token_gaps["last"] == last].sort_values("tokens").set_index("model_b")[columns]
     return {size: [Number(*row) for row in rows.loc[f"mamba2-mini-{size}"].tail(2).to_numpy()] for size in SIZES}
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Every other table, with the rows that the table after it, of models with one seed, has on further models."""
+    found = []
+    for several_seeds, one_seed in zip(tables[::2], tables[1::2], strict=True):
+        name = "model_b" if "model_b" in one_seed else "model"
+        found.append(pd.concat([several_seeds, one_seed[~one_seed[name].isin(several_seeds[name])]]))
+    return found
 
 
 def by_size(found: dict[str, list[Number]]) -> str:
@@ -343,9 +355,10 @@ def falling(tokens: pd.DataFrame) -> tuple[bool, str]:
     return percent.max() >= 100 * SETTLED, said
 
 
-@claim("4, G.9", "fig4/fig4", "fig4/token_gaps", "fig4/tokens")
-def who_leads(token_gaps, tokens):
+@claim("4, G.9", "fig4/fig4", *BOOKS)
+def who_leads(*tables):
     """Mamba leads at early positions, GPT2 at late ones"""
+    token_gaps, tokens = joined(tables)
     early, late = (after_training(token_gaps, last, LOSS) for last in (16, token_gaps["L"].max()))
     all_early, all_late = ([gap for size in SIZES for gap in of[size]] for of in (early, late))
     as_said = all(gap.lo > 0 for gap in all_early) and all(gap.hi < 0 for gap in all_late)
@@ -356,9 +369,10 @@ def who_leads(token_gaps, tokens):
     return ours, verdict, f"at positions 9 to 16: {by_size(early)} nats per byte; {said}"
 
 
-@claim("4, G.9", "fig4/fig4", "fig4/token_gaps", "fig4/tokens")
-def gap_closes(token_gaps, tokens):
+@claim("4, G.9", "fig4/sizes/fig4", *BOOKS)
+def gap_closes(*tables):
     """The gap closes as models grow"""
+    token_gaps, tokens = joined(tables)
     late = after_training(token_gaps, token_gaps["L"].max(), LOSS)
     pairs = list(zip(late["small"], late["medium"], strict=True))
     closes = all(small.hi < 0 and small.hi < medium.lo and abs(medium.value) < -small.value for small, medium in pairs)
@@ -373,9 +387,10 @@ def grows_to(gains: pd.DataFrame) -> pd.Series:
     return of["last"].where(of["growth_lo95"] > 0, 0).groupby(of["model"], sort=False).max()
 
 
-@claim("4, G.9", "fig4/fig4", "fig4/gains", "fig4/addresses/gains", "fig4/token_gaps", "fig4/tokens")
-def flattens(gains, of_addresses, token_gaps, tokens):
+@claim("4, G.9", "fig4/fig4", *BOOKS, *(f"{folder}/gains" for folder in FOLDERS))
+def flattens(*tables):
     """Mamba's curve flattens"""
+    token_gaps, tokens, gains, of_addresses = joined(tables)
     ends, there = grows_to(gains), grows_to(of_addresses)
     said = [
         f"{' and '.join(f'{of[name]:,}' if of[name] else 'never' for of in (ends, there))} ({name})"

@@ -14,6 +14,7 @@ from conftest import ROOT
 
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
 from common.cli import parse
+from docs.claims import joined
 
 FRONT = ROOT / "README.md"
 PAGES = [FRONT, *sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -232,19 +233,21 @@ def quoted_gaps() -> list[tuple[str, str]]:
     def said(row: pd.Series, name: str, *ends: str) -> str:
         return interval(row, name, *ends).replace("-", "−")
 
+    def of_all(table: str) -> pd.DataFrame:
+        """Rows of Fig. 4, and those of the other models in its folder `sizes`."""
+        return joined([results(f"fig4/{of}{table}.csv") for of in ("", "sizes/")])[0]
+
     short = results("figG9/summary.csv").groupby("model")["nats_per_unit"].mean()
-    for model, parameters in (
-        results("fig4/summary.csv").drop_duplicates("model").set_index("model")["parameters"].items()
-    ):
+    for model, parameters in of_all("summary").drop_duplicates("model").set_index("model")["parameters"].items():
         cells = [model, f"{parameters / 1e6:.1f}"]
-        for folder in ("fig4", "fig4/addresses"):
-            margin = results(f"{folder}/margin.csv").set_index("model").loc[model]
-            tokens = results(f"{folder}/tokens.csv").query("model == @model").iloc[-1]
+        for folder in ("", "addresses/"):
+            margin = of_all(f"{folder}margin").set_index("model").loc[model]
+            tokens = of_all(f"{folder}tokens").query("model == @model").iloc[-1]
             cells += [f"{tokens['nats_per_unit']:.2f}", said(margin, "margin_nats")]
             cells.append(said(tokens, "fell_nats", "fell_lo95", "fell_hi95"))
         quotes.append((page, f"| {' | '.join(cells)} | {f'{short[model]:.2f}' if model in short else '–'} |"))
-    for name in ("fig4", "fig4/addresses", "figG9", "figG9/addresses"):
-        for (a, b, L), rows in results(f"{name}/gap.csv").groupby(["model_a", "model_b", "L"], sort=False):
+    for gaps in (of_all("gap"), of_all("addresses/gap"), *map(results, ("figG9/gap.csv", "figG9/addresses/gap.csv"))):
+        for (a, b, L), rows in gaps.groupby(["model_a", "model_b", "L"], sort=False):
             at = [rows[rows["last"] >= position].iloc[0] for position in (4, 16, 128, 512, 2048) if position <= L]
             cells = [a, b, f"{L:,}", *(interval(row, "gap_nats", digits=3) for row in at), *["–"] * (5 - len(at))]
             quotes.append((page, f"| {' | '.join(cells)} |".replace("-0", "−0")))
@@ -254,34 +257,34 @@ def quoted_gaps() -> list[tuple[str, str]]:
         cells = [model, f"{of['parameters'][0] / 1e6:.0f}", f"{of['nats_per_unit'][0]:.2f}"]
         cells += [interval(row, "gain_nats", digits=3).replace("-", "−") for _, row in at.iterrows()]
         quotes.append((page, f"| {' | '.join(cells)} |"))
-    more = results("fig4/gain_gaps.csv").query("context == 64 and last == 2048").set_index("model_b")
+    more = of_all("gain_gaps").query("context == 64 and last == 2048").set_index("model_b")
     of = [interval(more.loc[f"mamba2-mini-{of}"], "gap_nats", digits=4) for of in ("small", "small-state1", "medium")]
     quotes.append((page, " ".join(of).replace("-", "−")))
-    for folder, last in (("fig4", 16), ("fig4/addresses", 64), ("fig4/addresses", 256), ("fig4/addresses", 2048)):
+    for folder, last in (("fig4", 64), ("fig4/addresses", 64), ("fig4/addresses", 256), ("fig4/addresses", 2048)):
         pair = results(f"{folder}/token_gaps.csv").query(f"model_b == 'mamba2-mini-small' and last == {last}")
         where = f"{last // 2 + 1} to {last}" if last < 2048 else "the last half"
-        quotes.append((page, f"{interval(pair.iloc[-1], 'gap_nats', digits=3)} at {where}"))
+        quotes.append((page, f"{interval(pair.iloc[-1], 'gap_nats', digits=3)} at {where}".replace("-", "−")))
     for size, last in (("small", 512), ("small", 2048), ("medium", 2048)):
-        of = {512: "figG9", 2048: "fig4"}[last]
-        pair = results(f"{of}/token_gaps.csv").query(f"model_b == 'mamba2-mini-{size}' and last == {last}").tail(3)
+        gaps = of_all("token_gaps") if last == 2048 else results("figG9/token_gaps.csv")
+        pair = gaps.query(f"model_b == 'mamba2-mini-{size}' and last == {last}").tail(3)
         ends = ("gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95")
         gaps = [interval(row, *ends, digits=4).replace("-", "−") for _, row in pair.iterrows()]
         quotes.append((page, " ".join(gaps)))
         if last == 2048:
             quotes.append((page, interval(pair.iloc[-1], "gap_nats", digits=3).replace("-", "−")))
-    larger = results("fig4/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
+    larger = results("fig4/sizes/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
     quotes.append((page, interval(larger, "gap_nats", digits=3)))
     rounded = results("figG9/without_compile/tokens.csv").query("model == 'mamba2-mini-small'").iloc[-1]
     compiled = results("figG9/losses/mamba2-mini-small_0.csv").query(f"tokens == {rounded['tokens']}")
     loss = compiled["nll_nats"].sum() / compiled["units"].sum()
     quotes.append((page, f"{loss:.3f} and {rounded['nats_per_unit']:.3f}"))
-    for folder in ("retrained", "retrained/addresses"):
-        again = results(f"fig4/{folder}/token_gaps.csv").query("last == 2048").iloc[-1]
-        said = interval(again, "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95", digits=4)
-        quotes.append((page, said.replace("-", "−")))
-    ends = results("figG9/summary.csv").set_index("model")["nats_per_unit"]
-    ends = [" and ".join(f"{end:.3f}" for end in ends.loc[f"{kind}-mini-small"]) for kind in ("gpt_neox", "mamba2")]
-    quotes.append((page, " ".join(ends)))
+    for figure in ("fig4", "figG9"):
+        ends = results(f"{figure}/summary.csv").set_index("model")["nats_per_unit"]
+        ends = [" and ".join(f"{end:.3f}" for end in ends.loc[f"{kind}-mini-small"]) for kind in ("gpt_neox", "mamba2")]
+        quotes.append((page, " ".join(ends)))
+    for folder, last in (("sizes", 2048), ("addresses", 2048), ("addresses", 1024)):
+        pair = results(f"fig4/{folder}/gain_gaps.csv").query(f"context == 64 and last == {last}").iloc[0]
+        quotes.append((page, interval(pair, "gap_nats", digits=4).replace("-", "−")))
     lead = results("figG9/addresses/token_gaps.csv").query("last == 512").iloc[-1]
     quotes.append((page, f"L = 512: {interval(lead, 'gap_nats', digits=3)}"))
     own = results("fig4/tokens.csv").groupby("model")["late_gain_nats"]
@@ -291,7 +294,13 @@ def quoted_gaps() -> list[tuple[str, str]]:
         results(f"{of}/gain_gaps.csv").query("context == 64").iloc[-1] for of in ("figG9", "figG9/addresses")
     ]
     quotes.append((page, " at 257 to 512, ".join(interval(row, "gap_nats", digits=4) for row in short_pairs)))
-    late = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
+    quotes.append(("README.md", f"{interval(short_pairs[0], 'gap_nats', digits=4)} nats"))
+    quotes.append(("README.md", of[0].replace("-", "−")))
+    grown = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")
+    ends = ("growth_nats", "growth_lo95", "growth_hi95")
+    grown = [interval(grown.loc[f"{kind}-mini-small"], *ends, digits=4) for kind in ("gpt_neox", "mamba2")]
+    quotes.append((page, " ".join(grown).replace("-", "−")))
+    late = of_all("gains").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
     models = [f"{kind}-mini-{size}" for kind in ("gpt_neox", "mamba2") for size in ("small", "medium")]
     quotes.append((page, " ".join(f"{late[model]:.4f}" for model in models)))
     counting = results("fig4/counting.csv").sort_values("nats_per_byte").iloc[0]

@@ -16,19 +16,16 @@ inputs() {
     local small="gpt_neox-mini-small mamba2-mini-small" medium="gpt_neox-mini-medium mamba2-mini-medium"
     local large="gpt_neox-mini-large mamba2-mini-large"
     corpus=by_author tokenizer=bpe prepare_flags="--source books" workers=2 threads=1
-    pairs="${small/ /:} gpt_neox-mini-small:mamba2-mini-small-state1" out=results/$PRESET/$1 L=$3
+    pairs=${small/ /:} out=results/$PRESET/$1 L=$3
     choice="--max-documents-per-book 20"
     case $PRESET in
         smoke)
-            L=$2 choice="--max-documents-per-book 2" grid="0 | $small" pairs=${small/ /:}
+            L=$2 choice="--max-documents-per-book 2" grid="0 | $small"
             prepare_flags+=" --max-documents-per-book 20"
             ;;
-        cpu)
-            out=results/$1 pairs+=" ${medium/ /:}"
-            grid="0 | $small mamba2-mini-small-state1 $medium"
-            ;;
+        cpu) out=results/$1 grid="0 1 | $small" ;;
         gpu) # one size more
-            workers=4 pairs+=" ${medium/ /:} ${large/ /:}"
+            workers=4 pairs+=" gpt_neox-mini-small:mamba2-mini-small-state1 ${medium/ /:} ${large/ /:}"
             grid="0 1 2 | $small mamba2-mini-small-state1 $medium mamba2-mini-medium-state1 $large"
             ;;
         paper)
