@@ -12,7 +12,7 @@ Writes --out:
     state_bytes                 their size, with recurrent states in 32 bits and everything else in 16
     beyond_maximum              whether context_tokens exceeds max_position_embeddings of the configuration
     growth_exponent             g in elements ~ context^g
-common/history_state_layers.py says what is counted for each kind.
+common/history_state.py says what is counted for each kind.
 
 Hardware: any CPU, 10 seconds. Expect 65,536 elements and 131,072 bytes per token for Llama-3.1-8B.
 """

@@ -43,7 +43,6 @@ MODULES = {
     "common/cli.py": ("tests/common/test_cli.py", "tests/gaussian_synthetic/test_exact_mi.py"),
     "common/documents.py": ("tests/common/test_documents.py",),
     "common/history_state.py": ("tests/common/test_history_state.py",),
-    "common/history_state_layers.py": ("tests/common/test_history_state.py",),
     "common/powerlaw.py": (*POWERLAW, "tests/measure_mutual_info/test_compare_models.py"),
     "common/pretrained.py": PRETRAINED,
     "common/record.py": ("tests/common/test_record.py",),
