@@ -62,7 +62,13 @@ def test_a_run_that_fails_is_named(corpus, tmp_path):
 
 def test_pretrained_models_read_tokens_of_their_own(tmp_path):
     """The commands that pretrained.sh calls, recorded by a script in place of Python, in a copy of the shell files."""
-    for name in ("common/environment.sh", "measure_mutual_info/_bipartite.sh", "train_on_pg19/_books.sh", PRETRAINED):
+    for name in (
+        "common/environment.sh",
+        "measure_mutual_info/_corpora.sh",
+        "measure_mutual_info/_bipartite.sh",
+        "train_on_pg19/_books.sh",
+        PRETRAINED,
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     python = executable(tmp_path / "python", f'echo "$@" >> {tmp_path}/calls')
