@@ -294,8 +294,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
         results(f"{of}/gain_gaps.csv").query("context == 64").iloc[-1] for of in ("figG9", "figG9/addresses")
     ]
     quotes.append((page, " at 257 to 512, ".join(interval(row, "gap_nats", digits=4) for row in short_pairs)))
-    quotes.append(("README.md", f"{interval(short_pairs[0], 'gap_nats', digits=4)} nats"))
-    quotes.append(("README.md", of[0].replace("-", "−")))
+    quotes.append(("README.md", f"{interval(short_pairs[0], 'gap_nats', digits=4)} {of[0]}".replace("-", "−")))
     grown = results("fig4/gains.csv").query("context == 64 and last == 2048").set_index("model")
     ends = ("growth_nats", "growth_lo95", "growth_hi95")
     grown = [interval(grown.loc[f"{kind}-mini-small"], *ends, digits=4) for kind in ("gpt_neox", "mamba2")]
