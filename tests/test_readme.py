@@ -282,8 +282,13 @@ def quoted_gaps() -> list[tuple[str, str]]:
         ends = results(f"{figure}/summary.csv").set_index("model")["nats_per_unit"]
         ends = [" and ".join(f"{end:.3f}" for end in ends.loc[f"{kind}-mini-small"]) for kind in ("gpt_neox", "mamba2")]
         quotes.append((page, " ".join(ends)))
-    for folder, last in (("sizes", 2048), ("addresses", 2048), ("addresses", 1024)):
-        pair = results(f"fig4/{folder}/gain_gaps.csv").query(f"context == 64 and last == {last}").iloc[0]
+    for folder, context, last in (
+        ("sizes", 64, 2048),
+        ("addresses", 64, 2048),
+        ("addresses", 64, 1024),
+        (".", 512, 2048),
+    ):
+        pair = results(f"fig4/{folder}/gain_gaps.csv").query(f"context == {context} and last == {last}").iloc[0]
         quotes.append((page, interval(pair, "gap_nats", digits=4).replace("-", "−")))
     lead = results("figG9/addresses/token_gaps.csv").query("last == 512").iloc[-1]
     quotes.append((page, f"L = 512: {interval(lead, 'gap_nats', digits=3)}"))
