@@ -272,6 +272,11 @@ def quoted_gaps() -> list[tuple[str, str]]:
         quotes.append((page, " ".join(gaps)))
         if last == 2048:
             quotes.append((page, interval(pair.iloc[-1], "gap_nats", digits=3).replace("-", "−")))
+    others, of_addresses = (results(f"figG9_split2/{of}token_gaps.csv") for of in ("", "addresses/"))
+    ends = ("gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95")
+    split = [interval(table.iloc[-1], *ends, digits=4) for table in (others, of_addresses)]
+    split += [interval(others[others["last"] == last].iloc[-1], "gap_nats", digits=3) for last in (16, 512)]
+    quotes.append((page, " ".join(split).replace("-", "−")))
     larger = results("fig4/sizes/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
     quotes.append((page, interval(larger, "gap_nats", digits=3)))
     rounded = results("figG9/without_compile/tokens.csv").query("model == 'mamba2-mini-small'").iloc[-1]
