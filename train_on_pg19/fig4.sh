@@ -5,7 +5,7 @@
 #                 (the committed results; default)
 #   PRESET=gpu    three sizes, three seeds, and four times the tokens per step                        one GPU
 #   PRESET=paper  L = 8192 tokens of GPT-NeoX, PG19, the six models of Table F.2 one after the other  weeks of one GPU
-# With PRESET=cpu, runs whose losses are committed are not trained: everything takes 5 minutes.
+# With PRESET=cpu, runs whose losses are committed are not trained: everything takes 6 minutes.
 # Models, seeds and held-out books of each preset are in _books.sh; L = 256, 2048, 8192 is set at the end of this file.
 # Steps, batch and learning rate of each preset are in PRESETS of train.py.
 # SPLIT=2: the same with other books held out, into results/fig4_split2.
