@@ -25,9 +25,11 @@ compared at the last cosine end that all its seeds have reached. Writes into --o
                      that of the next ℓ
     tokens.csv       a row for each model of train.py and cosine end: the loss after that many training tokens;
                      fell_nats, how much it fell since the previous end; late_gain_nats, what the full context gains
-                     over its last tokens alone (--reach of evaluate.py), in the last doubling of the position
+                     over its last tokens alone (--reach of evaluate.py), in the last doubling of the position, and
+                     late_gain_rose_nats, how much that rose since the previous end
     token_gaps.csv   the same for each pair and doubling of the position: gap_nats; gain_gap_nats, how much more model_a
-                     than model_b gains from the full context over its last tokens alone
+                     than model_b gains from the full context over its last tokens alone; gain_gap_rose_nats, how much
+                     that rose since the previous end
 Everything except nll_nats and mi_nats is in nats per byte of text, or per token if the documents have no text (column
 `unit`). Standard errors are computed from the sums by book.
 

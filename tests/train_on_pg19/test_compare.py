@@ -188,6 +188,13 @@ def test_the_tokens_of_training(out):
         assert row.late_gain_nats == pytest.approx(gain, abs=1e-5)
     falls = [rate(made_up("a", seed, 30) - made_up("a", seed, 70), 1, L) for seed in range(2)]
     assert tokens["fell_nats"].iloc[2] == pytest.approx(np.mean(falls), abs=1e-5)
+    rises = [late("a", seed, 70) - late("a", seed, 30) for seed in range(2)]
+    assert tokens["late_gain_rose_nats"].iloc[2] == pytest.approx(np.mean(rises), abs=1e-5)
+    assert tokens["late_gain_rose_nats"].isna().tolist() == [True, False, False, True, False]
+    last, rise = gaps.iloc[-1], np.mean(rises) - late("b", 0, 70) + late("b", 0, 30)
+    assert last["gain_gap_rose_nats"] == pytest.approx(rise, abs=1e-5)
+    assert last["gain_gap_rose_lo95"] < rise < last["gain_gap_rose_hi95"]
+    assert gaps["gain_gap_rose_nats"].notna().tolist() == 5 * [False] + [False, False, False, True, True]
     # The error includes the variance over books, so it is larger than that over seeds alone.
     assert tokens["fell_stderr_nats"].iloc[2] > np.std(falls, ddof=1) / np.sqrt(2)
     assert gaps[["tokens", "last"]].to_numpy().tolist() == [[n, last] for n in (30, 70) for last in (2, 4, 8, 16, 32)]

@@ -126,11 +126,17 @@ def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> list[pd.Dat
     return parts
 
 
+def minus(later: list[np.ndarray], earlier: list[np.ndarray]) -> list[np.ndarray]:
+    """The difference of each seed's sums, so that the interval is that of paired values."""
+    return [one - other for one, other in zip(later, earlier, strict=True)]
+
+
 def tokens(model: list[dict[int, Evaluated]], context: int | None, text: Text) -> pd.DataFrame:
     """Rows of tokens.csv for one model. model: for each seed, the evaluations at the cosine ends by training tokens.
 
     fell: how much the loss fell since the previous end, on the same documents. late_gain: what the full context gains
-    over the last `context` tokens alone, in the last doubling; left out if `context` is None.
+    over the last `context` tokens alone, in the last doubling, and late_gain_rose: how much that rose since the
+    previous end; left out if `context` is None.
     """
     whole, late, rows, before = np.array([[1, text.L]]), curves.doublings(text.L, 1)[-1:], [], None
     none = [np.zeros((len(text.documents), 1))]
@@ -140,14 +146,15 @@ def tokens(model: list[dict[int, Evaluated]], context: int | None, text: Text) -
         row = {"model": next(iter(model[0].values())).name, "L": text.L, "seeds": len(model), "tokens": count}
         row |= {"nats_per_unit": found.gap.round(DIGITS), "stderr_per_unit": found.error.round(DIGITS)}
         row |= {"unit": text.unit}
-        if before is not None:
-            falls = [one - other for one, other in zip(before, now, strict=True)]
-            row |= interval(curves.gap(falls, none, text.within(whole)), "fell")
+        if before:
+            row |= interval(curves.gap(minus(before[0], now), none, text.within(whole)), "fell")
+        gain = [gained(ends[count], text, context, late) for ends in model] if context else []
         if context:
-            found = curves.gap([gained(ends[count], text, context, late) for ends in model], none, text.within(late))
-            row |= {"context": context} | interval(found, "late_gain")
+            row |= {"context": context} | interval(curves.gap(gain, none, text.within(late)), "late_gain")
+        if context and before:
+            row |= interval(curves.gap(minus(gain, before[1]), none, text.within(late)), "late_gain_rose")
         rows.append(pd.DataFrame(row))
-        before = now
+        before = now, gain
     return pd.concat(rows) if rows else pd.DataFrame()
 
 
@@ -157,19 +164,20 @@ def token_gaps(
     """Rows of token_gaps.csv: two models after the same number of training tokens, in each doubling of the position.
 
     a, b: as `model` in `tokens`. No rows if they have no number of training tokens in common. gain_gap: how much more a
-    than b gains from the full context over the last `context` tokens alone.
+    than b gains from the full context over the last `context` tokens alone. gain_gap_rose: how much that rose since the
+    previous number of training tokens.
     """
-    of, rows = curves.doublings(text.L, 1), [pd.DataFrame()]
+    of, rows, before = curves.doublings(text.L, 1), [pd.DataFrame()], None
     units, far = text.within(of), of[:, 0] > 2 * (context or text.L)
     for count in sorted(set.intersection(*(set(ends) for ends in (*a, *b)))):
         pair = [[ends[count] for ends in model] for model in (a, b)]
         found = curves.gap(*([text.sums(one.nll, of) for one in model] for model in pair), units)
         table = pd.DataFrame(of_pair(*pair, text) | {"tokens": count} | where(text, of) | interval(found, "gap"))
         if context:
-            found = curves.gap(
-                *([gained(one, text, context, of[far]) for one in model] for model in pair), units[:, far]
-            )
-            columns = {"context": context} | interval(found, "gain_gap")
-            table = table.join(pd.DataFrame(columns, index=table.index[far]))
+            gain = [[gained(one, text, context, of[far]) for one in model] for model in pair]
+            columns = {"context": context} | interval(curves.gap(*gain, units[:, far]), "gain_gap")
+            if before:
+                columns |= interval(curves.gap(*map(minus, gain, before), units[:, far]), "gain_gap_rose")
+            table, before = table.join(pd.DataFrame(columns, index=table.index[far])), gain
         rows.append(table)
     return pd.concat(rows)
