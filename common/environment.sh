@@ -47,9 +47,10 @@ if not common or not common.origin or not os.path.samefile(os.path.dirname(commo
 # begin SETTING …: sets PRESET to cpu if it is not set. Refuses settings that the figure does not read, because a result
 # that silently ignores them is worse than none. Sets $python to PYTHON or to the active environment if that has all
 # that is needed, else to .venv, made if missing. OUT and RUNS are relative to the caller's folder, as are inputs that
-# exist there (or, for a pattern, whose folder does); paths in PREPARE_FLAGS and flags are relative to the root.
+# exist there (or, for a pattern, whose folder does), each word of MODELS by itself; paths in PREPARE_FLAGS and flags are
+# relative to the root.
 begin() {
-    local setting reason value
+    local setting reason values i
     PRESET=${PRESET:-cpu}
     for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS WORKERS SPLIT OUT; do
         case " $* " in *" $setting "*) continue ;; esac
@@ -69,14 +70,19 @@ begin() {
     fi
     if [ "$python" = .venv/bin/python ]; then environment .venv requirements.txt; fi
     if [ "$here" = "$PWD" ]; then return; fi
-    for setting in MODEL CORPUS TOKENIZER FIT RUNS OUT; do
-        value=${!setting:-}
-        case $setting:$value in
-            *: | *:/*) continue ;;
-            OUT:* | RUNS:*) ;;
-            *) if [ ! -e "$here/${value%%[*?[]*}" ]; then continue; fi ;; # a name, or what lies in the root
-        esac
-        printf -v "$setting" %s "$here/$value"
+    for setting in MODEL MODELS CORPUS TOKENIZER FIT RUNS OUT; do
+        if [ -z "${!setting:-}" ]; then continue; fi
+        values=("${!setting}")
+        if [ "$setting" = MODELS ]; then read -ra values <<< "${MODELS//$'\n'/ }"; fi
+        for i in "${!values[@]}"; do
+            case $setting:${values[i]} in
+                *:/*) continue ;;
+                OUT:* | RUNS:*) ;;
+                *) if [ ! -e "$here/${values[i]%%[*?[]*}" ]; then continue; fi ;; # a name, or what lies in the root
+            esac
+            values[i]=$here/${values[i]}
+        done
+        printf -v "$setting" %s "${values[*]}"
     done
 }
 

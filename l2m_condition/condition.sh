@@ -5,12 +5,12 @@
 #                 was measured on books (committed; default)
 #   PRESET=paper  the same with the laws that fig2b.sh has measured with PRESET=paper       1 CPU core, half a minute
 # Your own models and law:
-#     MODEL="Qwen/Qwen3-8B my_model/" FIT=results/mine/fit.csv OUT=results/mine/condition bash l2m_condition/condition.sh
+#     MODELS="Qwen/Qwen3-8B my_model/" FIT=results/mine/fit.csv OUT=results/mine/condition bash l2m_condition/condition.sh
 # Flags go to required_state.py, e.g. --bits-per-element 4 --wanted 100_000.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-begin MODEL FIT OUT
+begin MODELS FIT OUT
 
 contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
 more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
@@ -21,10 +21,10 @@ case $PRESET in
     paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;
     *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
-if [ -n "${MODEL:-}${FIT:-}" ] || [ $# -gt 0 ]; then # custom inputs
-    own_needs_out "MODEL, FIT or flags"
+if [ -n "${MODELS:-}${FIT:-}" ] || [ $# -gt 0 ]; then # custom inputs
+    own_needs_out "MODELS, FIT or flags"
 fi
-read -ra models <<< "${MODEL:-${models[*]}}"
+read -ra models <<< "${MODELS:-${models[*]}}"
 out=${OUT:-$out} fit=${FIT:-$fit}
 
 "$python" l2m_condition/state_size.py --out "$out/state.csv" --context "${contexts[@]}" ${models:+--model "${models[@]}"}

@@ -92,6 +92,7 @@ SETTINGS = [  # setting → as given, and as seen from the root; HERE: the calle
         "CORPUS": ("texts", "HERE/texts"),
     },
     {"MODEL": ("my model", "HERE/my model"), "CORPUS": ("texts/**/*.txt", "HERE/texts/**/*.txt")},
+    {"MODELS": ("texts/a.txt a/b texts", "HERE/texts/a.txt a/b HERE/texts")},
     {"FIT": ("results/fit.csv", "results/fit.csv"), "MODEL": ("a/b c", "a/b c"), "CORPUS": ("no/*.txt", "no/*.txt")},
 ]
 
@@ -102,7 +103,7 @@ def test_paths_are_from_where_the_person_stands(tmp_path):
     (root / "common").mkdir(parents=True)
     (root / "common" / "__init__.py").touch()
     (root / "common" / "environment.sh").symlink_to(ROOT / "common" / "environment.sh")
-    names = "MODEL CORPUS TOKENIZER FIT RUNS OUT"
+    names = "MODEL MODELS CORPUS TOKENIZER FIT RUNS OUT"
     begin = f'set -euo pipefail; cd "$(dirname "$0")/.."; . common/environment.sh; begin {names}'
     says = f'for name in {names}; do if [ -n "${{!name:-}}" ]; then echo "$name=${{!name}}"; fi; done'
     executable(root / "folder" / "figure.sh", f"{begin}\n{says}")

@@ -72,7 +72,7 @@ def test_the_figure_from_one_command(tmp_path):
     assert (table["wanted_tokens"] == 100_000).all()
     verdicts = table.drop_duplicates("model").set_index("model")["verdict"]
     assert verdicts.to_dict() == {"Llama-3.1-8B": "satisfies", "Gemma-3-27B": "satisfies", "Mamba-130M": "violates"}
-    for settings, said in (({"PRESET": "huge"}, "choose smoke, cpu or paper"), ({"MODEL": "x"}, "set OUT")):
+    for settings, said in (({"PRESET": "huge"}, "choose smoke, cpu or paper"), ({"MODELS": "x"}, "set OUT")):
         done = call_shell(script, **settings)
         assert done.returncode != 0
         assert said in done.stderr
