@@ -23,6 +23,7 @@ from scipy.special import fdtrc, gammaincc, ndtri, stdtrit
 MIN_POINTS = 3  # two points fit any power law
 MIN_SIGNIFICANCE = 3.0  # fewer standard errors above 0 than this, and log I is far from normal
 ACCEPTED = 0.05  # not in the paper: smallest p-value of a law that is drawn or quoted
+PAPER_LAWS = {"direct": (2.27, 0.76), "vclub": (3.26, 0.71), "two_point": (1.10, 0.91)}  # A in nats, exponent; Fig. 2
 BREAK_SHARPNESS = 4.0  # not in the paper: broken_power changes slope within about a factor of 2 in L
 
 

@@ -28,13 +28,14 @@ from typing import NamedTuple
 import pandas as pd
 
 from common.cli import UserError, run
-from common.powerlaw import ACCEPTED
+from common.powerlaw import ACCEPTED, PAPER_LAWS
 from common.record import ROOT, replace_text, write_csv
 from gaussian_synthetic.collapse import FLOOR
 
 BEGIN, END = "<!-- claims: written by docs/claims.py -->", "<!-- end of claims -->"
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "not decided here"
 FAMILIES = [f"{name}/{table}" for name in ("subvolume", "logarithmic") for table in ("two_point", "gaussian_mi")]
+DIRECT, VCLUB, ALPHA = (PAPER_LAWS[name][1] for name in ("direct", "vclub", "two_point"))  # exponents
 COLUMNS = ["claim", "paper", "ours", "verdict", "reason", "figure", "picture", "source"]
 RULES: list[tuple[Callable[..., tuple[str, str, str]], str, str, str, str]] = []  # rule, paper, figure, picture, source
 
@@ -160,18 +161,18 @@ def no_law(beta: Number, whole_books: pd.DataFrame, estimator: str) -> str:
     return reason + f"({best.p} at most); there from L = 256 on β = {long_range(whole_books, estimator)}"
 
 
-@claim("2b", "figB1/exponent", "fig2b/fit", "figB1/whole_books/models", paper="β = 0.76")
+@claim("2b", "figB1/exponent", "fig2b/fit", "figB1/whole_books/models", paper=f"β = {DIRECT}")
 def direct_of_books(fit, whole_books):
     """I(L/2; L) of books grows as L^β, direct estimator"""
     beta = bipartite(fit)
-    return f"β = {beta}", *of_exponent(beta, 0.76, no_law(beta, whole_books, "direct"))
+    return f"β = {beta}", *of_exponent(beta, DIRECT, no_law(beta, whole_books, "direct"))
 
 
-@claim("2b", "figB1/exponent", "fig2b/fit", "figB1/whole_books/models", paper="β = 0.71")
+@claim("2b", "figB1/exponent", "fig2b/fit", "figB1/whole_books/models", paper=f"β = {VCLUB}")
 def vclub_of_books(fit, whole_books):
     """The same, vCLUB estimator"""
     beta = bipartite(fit, "vclub")
-    return f"β = {beta}", *of_exponent(beta, 0.71, no_law(beta, whole_books, "vclub"))
+    return f"β = {beta}", *of_exponent(beta, VCLUB, no_law(beta, whole_books, "vclub"))
 
 
 @claim("B.1", "figB1/figB1", "figB1/wikipedia/SmolLM2-135M/fit", "figB1/wikipedia/models")
@@ -224,14 +225,14 @@ def two_point(fit: pd.DataFrame, law: str = "paper_eq_b15", parameter: str = "al
     return fitted(fit, parameter, law, "grassberger")
 
 
-@claim("2c", "figB4/ranges", "fig2c/fit", "fig2c/tokens_1024/fit", "fig2c/ranges", paper="α = 0.91")
+@claim("2c", "figB4/ranges", "fig2c/fit", "fig2c/tokens_1024/fit", "fig2c/ranges", paper=f"α = {ALPHA}")
 def two_point_of_books(fit, fit_of_many, ranges):
     """Two-point information of books falls as d^−α"""
     few, joint = two_point(fit), two_point(fit, "power_plus_constant")
     ours = f"the paper's fit: α = {few} (vocabulary of 384) and {two_point(fit_of_many)} (vocabulary of 1,024); "
     ours += f"joint fit: {joint} (vocabulary of 384)"
     if joint.overlaps(few):
-        return ours, *of_exponent(few._replace(p_value=joint.p_value), 0.91, "no power law fits")
+        return ours, *of_exponent(few._replace(p_value=joint.p_value), ALPHA, "no power law fits")
     by_end = ranges[(ranges["law"] == "paper_eq_b15") & (ranges["parameter"] == "alpha") & (ranges["L_max"] >= 64)]
     ends = [f"{row.value:.2f} (to {row.L_max:,.0f})" for row in by_end.iloc[[0, -1]].itertuples()]
     reason = f"our tokens are parts of words; the paper's fit depends on its last distance, {' to '.join(ends)}; "

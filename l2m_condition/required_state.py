@@ -39,6 +39,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from common.cli import UserError, run
+from common.powerlaw import PAPER_LAWS
 from common.record import read_csv, write_csv
 
 STATE = ["model", "layer_kind", "context_tokens", "state_elements", "growth_exponent"]
@@ -46,7 +47,7 @@ STATE_REMEDY = "make it with python l2m_condition/state_size.py"
 FIT = ["source", "estimator", "L_over_ell", "law", "parameter"]
 FIT_NUMBERS = ["value", "lo95", "hi95", "boot_lo95", "boot_hi95", "L_min", "L_max"]
 FIT_REMEDY = "make it with python measure_mutual_info/estimate_bipartite.py"
-PAPER = {"paper-direct": (2.27, 0.76), "paper-vclub": (3.26, 0.71)}  # A in nats, β: Fig. 2b, without an interval
+PAPER = {f"paper-{name}": PAPER_LAWS[name] for name in ("direct", "vclub")}  # Fig. 2b, without an interval
 CONDITION = ["model", "group", "law", "beta", "beta_lo95", "beta_hi95", "growth_exponent", "verdict", "capacity"]
 CONDITION += ["nats_per_element", "max_context_tokens", "wanted_tokens", "mi_nats", "mi_lo95", "mi_hi95"]
 CONDITION += ["state_elements", "capacity_nats", "satisfies_wanted"]

@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.cli import UserError, run
-from common.powerlaw import longest_accepted
+from common.powerlaw import PAPER_LAWS, longest_accepted
 
 KEY = ["estimator", "ell_tokens", "L_tokens"]
 BIPARTITE = ["source", "model", *KEY, "mi_nats", "stderr_nats", "stderr_by_book_nats", "n_documents", "n_books"]
@@ -41,7 +41,8 @@ SLOPE_LABEL = "Local slope\nd\u2009ln\u2009I / d\u2009ln\u2009L"
 
 # Fig. 2b of the paper (PG19, Llama 3.1 405B): name, A in nats, β, dashes. Drawn over the paper's range of L in tokens,
 # cut to the range of our points.
-PAPER_FIG_2B = (("direct", 2.27, 0.76, (5, 2)), ("vCLUB", 3.26, 0.71, (1, 1.5)))
+DASHES = {"direct": (5, 2), "vclub": (1, 1.5)}
+PAPER_FIG_2B = [(LABELS[name], *PAPER_LAWS[name], dashes) for name, dashes in DASHES.items()]
 PAPER_L = (4, 2048)
 
 

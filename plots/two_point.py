@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.cli import UserError, run
-from common.powerlaw import ACCEPTED
+from common.powerlaw import ACCEPTED, PAPER_LAWS
 
 ESTIMATOR = "grassberger"  # the paper's; the others are for comparison in two_point.csv
 TWO_POINT = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats", "n_pairs"]
@@ -38,7 +38,7 @@ Y_LABEL = "Two-point mutual\ninformation (nats)"
 SLOPE_LABEL = "Local slope\n−d\u2009ln\u2009I / d\u2009ln\u2009d"
 DECADES = 4  # not in the paper: points further than this below the highest do not extend the axis
 
-PAPER_FIG_2C = 1.10, 0.91  # A in nats and α: PG19, tokens of Llama 3.1
+PAPER_A, PAPER_ALPHA = PAPER_LAWS["two_point"]  # PG19, tokens of Llama 3.1
 RANGE_LAWS = {"power_plus_constant": "A d^−α + C, errors by book", "paper_eq_b15": "the paper's fit (Eq. B.15)"}
 LABELS = {"mi_nats": "Î(d)", "mi_corrected_nats": "Î(d) − C"}
 STYLES = dict(zip(LABELS, style.LOOKS, strict=False))
@@ -115,9 +115,9 @@ def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) 
     if len(shown) > 1:
         line = ax.axhline(C, color=STYLES["mi_nats"]["color"], linewidth=0.8, linestyle=":", zorder=1, gid="plateau")
         legend[f"plateau C = {C:.2g} nats"] = line
-    A, alpha = PAPER_FIG_2C
     d = points["d_tokens"].agg(["min", "max"]).to_numpy()
-    (legend[f"paper, PG19: {A:.2f}·d^−{alpha:.2f}"],) = ax.plot(d, A * d**-alpha, dashes=(5, 2), **style.PAPER)
+    label = f"paper, PG19: {PAPER_A:.2f}·d^−{PAPER_ALPHA:.2f}"
+    (legend[label],) = ax.plot(d, PAPER_A * d**-PAPER_ALPHA, dashes=(5, 2), **style.PAPER)
     return legend
 
 
@@ -143,7 +143,7 @@ def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
         if lower:
             steps = one.windows[one.windows["dof"] == 0]
             style.draw_slopes(slopes, steps, "alpha", STYLES[shown[-1]], 0, "")
-            slopes.axhline(PAPER_FIG_2C[1], dashes=(5, 2), **style.PAPER)
+            slopes.axhline(PAPER_ALPHA, dashes=(5, 2), **style.PAPER)
     for ax in upper:
         style.log_axis(ax.xaxis, pd.concat([one.points["d_tokens"] for one in results]), "d_tokens", base=2)
         style.log_axis(ax.yaxis, np.concatenate(y), f"{one.folder / 'two_point.csv'}: mi_nats less its plateau")
@@ -169,7 +169,7 @@ def draw_ranges(folders: Sequence[Path]) -> Figure:
             bars = [rows["value"] - rows["boot_lo95"], rows["boot_hi95"] - rows["value"]]
             shifted = rows["L_max"] * 2 ** (0.18 * index)  # so that bars do not overlap
             legend[label] = style.draw_points(ax, shifted, rows["value"], bars, style.LOOKS[index], index, -np.inf)
-        legend[f"paper, PG19: α = {PAPER_FIG_2C[1]}"] = ax.axhline(PAPER_FIG_2C[1], dashes=(5, 2), **style.PAPER)
+        legend[f"paper, PG19: α = {PAPER_ALPHA}"] = ax.axhline(PAPER_ALPHA, dashes=(5, 2), **style.PAPER)
         style.log_axis(ax.xaxis, alpha["L_max"], "L_max", base=2)
     style.put_legend(fig, legend, columns=3)
     return fig
