@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's claim in minutes: bipartite mutual information of real books by a real language model; no GPU, no account.
+# Measures the bipartite mutual information of books with a small language model; needs no GPU and no account.
 # Installs into .venv, fetches SmolLM2-135M and four books from before 1920 (132 MB), and measures I(L/2; L) up to
 # L = 1024 on 32 documents. Takes 5 to 8 minutes on two cores after the installation; a second run reuses what is there.
 # Ends with three lines: I at the largest L, β with its interval, and the path of the picture.

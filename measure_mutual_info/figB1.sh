@@ -2,7 +2,7 @@
 # Fig. B.1: bipartite mutual information of another corpus (Wikipedia) and by other models, compared with Fig. 2b: how
 # I(L/2; L) and its exponent change as models improve.
 #   PRESET=smoke  SmolLM2-135M, 8 documents of books and of Wikipedia to L = 128                 2 CPU cores, 3 minutes
-#   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B and 1.5B on 38 texts, two of    2 CPU cores, 3.5 hours; 9 GB
+#   PRESET=cpu    SmolLM2-135M, Gemma 3 270M, Qwen2.5-Coder 0.5B and 1.5B on 38 texts, two of    2 CPU cores, 5 hours; 9 GB
 #                 them on Wikipedia, to L = 2048; Qwen 0.5B on twelve books to L = 8192
 #                 (committed; default)
 #   PRESET=paper  Llama 3.1 405B on Wikipedia, DeepSeek V3 Base on PG19; 1,024 documents each    8 (16) × H100, hours

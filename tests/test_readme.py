@@ -128,6 +128,12 @@ def quoted_windows() -> list[tuple[str, str]]:
     assert fit["selected"].all()
     of = fit.set_index("parameter")["value"]
     quotes.append((page, f"{of['beta_1']:.2f} to {of['beta_2']:.2f} near {of['L_break']:.0f}"))
+    short_memory = []
+    for folder in ("fig2b", "figB1/books/Qwen2.5-Coder-0.5B", "figB1/books/Qwen2.5-Coder-1.5B"):
+        fit = results(f"{folder}/fit.csv").query("law == 'saturating' and estimator == 'direct' and L_over_ell == 2")
+        assert (fit["p_value"] >= 0.05).all()
+        short_memory.append(interval(fit.set_index("parameter").loc["beta"], "value"))
+    quotes.append((page, " ".join(short_memory)))
     # The front page says that I grows at every doubling, but more slowly than L.
     assert sweep[sweep["dof"] == 0]["beta"].loc[["direct", "vclub"]].between(0, 1, inclusive="neither").all()
     return quotes
@@ -174,10 +180,17 @@ def quoted_series() -> list[tuple[str, str]]:
     last = [interval(sweep.loc[estimator], "beta") for estimator in ("direct", "vclub")]
     quotes.append((page, f"2,048: {last[0]} and {last[1]}"))
     trend = results("figB1/books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'").set_index("estimator")
-    alone = results("figB1/whole_books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'")
-    of = alone.set_index("estimator")[["value", "lo95", "hi95"]]
-    rise, fall = -of.loc["direct", ["value", "hi95", "lo95"]], of.loc["vclub"]
-    quotes.append((page, "{:.2f} [{:.2f}, {:.2f}] {:.2f} [{:.2f}, {:.2f}]".format(*rise, *fall).replace("-", "−")))
+    for kind in KINDS:
+        alone = results(f"figB1/{kind}/trend.csv").query("kind == 'slope' and quantity == 'beta_long'")
+        of = alone.set_index("estimator")[["value", "lo95", "hi95"]]
+        rise, fall = -of.loc["direct", ["value", "hi95", "lo95"]], of.loc["vclub"]
+        quotes.append((page, "{:.2f} [{:.2f}, {:.2f}] {:.2f} [{:.2f}, {:.2f}]".format(*rise, *fall).replace("-", "−")))
+    whole = long.loc[("vclub", "beta")]
+    quotes.append((page, f"{interval(whole, 'value')} {whole['p_value']:.2f}"))
+    unpaired = results("fig2b/fit.csv").query("estimator == 'direct_unpaired' and law == 'power' and L_over_ell == 2")
+    unpaired = unpaired.set_index("parameter").loc["beta"]
+    assert min(unpaired["p_value"], whole["p_value"]) >= 0.05
+    quotes.append(("docs/claims.md", f"β = {unpaired['value']:.2f} β = {whole['value']:.2f}"))
     row = -trend.loc["block_entropy", ["value", "hi95", "lo95"]].astype(float)
     quotes.append((page, "{:.2f} [{:.2f}, {:.2f}]".format(*row)))
     pairs = results("figB1/books/trend.csv").query("paired == 'documents' and quantity == 'beta_long'")
