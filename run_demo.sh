@@ -7,7 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . common/environment.sh
 environment .venv requirements.txt
-unset VIRTUAL_ENV CONDA_PREFIX PYTHON MODEL CORPUS PREPARE_FLAGS OUT # the demo is the same wherever it is called
+# The demo is the same wherever it is called.
+unset VIRTUAL_ENV CONDA_PREFIX PYTHON MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS \
+    WORKERS SPLIT OUT
 PRESET=demo bash measure_mutual_info/fig2b.sh "$@"
 echo
 head -n 2 results/demo/summary.txt

@@ -69,11 +69,13 @@ begin() {
         fi
     fi
     if [ "$python" = .venv/bin/python ]; then environment .venv requirements.txt; fi
+    if [ -n "${PREPARE_FLAGS:-}" ]; then own_needs_out PREPARE_FLAGS; fi
+    if [ -n "${MODELS:-}" ]; then MODELS=${MODELS//$'\n'/ }; fi
     if [ "$here" = "$PWD" ]; then return; fi
     for setting in MODEL MODELS CORPUS TOKENIZER FIT RUNS OUT; do
         if [ -z "${!setting:-}" ]; then continue; fi
         values=("${!setting}")
-        if [ "$setting" = MODELS ]; then read -ra values <<< "${MODELS//$'\n'/ }"; fi
+        if [ "$setting" = MODELS ]; then read -ra values <<< "$MODELS"; fi
         for i in "${!values[@]}"; do
             case $setting:${values[i]} in
                 *:/*) continue ;;
@@ -136,7 +138,7 @@ mamba_kernels() {
 # The arguments are those of the shell file that sources this one; the comment at its top is its help.
 case ${1:-} in
     -h | --help)
-        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        (cd "$here" && sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
         exit
         ;;
 esac

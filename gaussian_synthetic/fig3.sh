@@ -60,7 +60,7 @@ if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ]; then
 fi
 if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ] || [ $# -gt 0 ]; then # custom inputs: everything goes to OUT
     own_needs_out "MODELS, LENGTHS, SEEDS or flags"
-    runs=data/gaussian_runs/${OUT//\//_}
+    runs=$OUT/runs
 fi
 if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
 out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers} flags=$*
@@ -76,10 +76,11 @@ list=$( # a line for each run
 )
 
 train() { # FOLDER PRESET MODEL L SEED
-    local start=$runs/$1/$3_$(($4 / 4))_$5 run=$runs/$1/$3_$4_$5
+    local start=$runs/$1/$3_$(($4 / 4))_$5 run=$runs/$1/$3_$4_$5 from=()
+    if [ -n "$warm" ] && [ -d "$start" ]; then from=(--start "$start"); fi
     # shellcheck disable=SC2086  # flags are words
     logged "$1: $3, L = $4, seed $5" "$run.txt" gaussian_synthetic/train.py --model "$3" --L "$4" --seed "$5" \
-        --preset "$2" ${warm:+$(if [ -d "$start" ]; then echo --start "$start"; fi)} $flags --out "$run"
+        --preset "$2" ${from[@]+"${from[@]}"} $flags --out "$run"
 }
 export -f train
 export runs threads python flags warm

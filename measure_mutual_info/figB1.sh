@@ -41,7 +41,7 @@ esac
 # For each kind of text a name and patterns of books.
 kinds_of_text="whole_books books/* more_books/[!s]* more_books/sense_*
 addresses */state_of_the_union/*"
-if [ -n "${MODELS:-}${CORPUS:-}" ]; then
+if [ -n "${MODELS:-}${CORPUS:-}${PREPARE_FLAGS:-}" ]; then
     own_needs_out "MODELS or a CORPUS"
     top=$OUT
     grid="own | ${CORPUS:-books} | 2048 | $own | ${MODELS:-$smollm2}"
@@ -55,7 +55,7 @@ compared=() drawn=() kinds=()
 while IFS='|' read -r folder on L_max n_documents scoring models; do
     read -r folder on L_max n_documents scoring <<< "$folder $on $L_max $n_documents $scoring"
     named "$on"
-    prepare_flags=${PREPARE_FLAGS:-$prepare_flags} runs=()
+    prepare_flags+=" ${PREPARE_FLAGS:-}" runs=()
     if [ "$folder" = books ]; then runs=("$results/fig2b"); fi # the first model of the series
     for model in $models; do
         tokenizer=$model

@@ -31,7 +31,7 @@ compare() {
 }
 
 named "$on"
-if [ -n "${MODEL:-}${CORPUS:-}" ] || [ "$PRESET" = smoke ]; then
+if [ -n "${MODEL:-}${CORPUS:-}${PREPARE_FLAGS:-}" ] || [ "$PRESET" = smoke ]; then
     model=$smollm2 documents=data/documents/${on}_${length}_$(short "$smollm2")
     take_own
     compare "${OTHER_START:-"<|endoftext|>"}" "$@"

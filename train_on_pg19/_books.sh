@@ -71,13 +71,13 @@ curves() {
     local figure=$1 list models documents runs losses=() model seed held_out=""
     shift
     if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
-    list=$(jobs <<< "$grid")
+    list=$(run_list <<< "$grid")
     if [ -n "${MODELS:-}${SEEDS:-}${CORPUS:-}${TOKENIZER:-}" ] || [ $# -gt 0 ]; then
         own_needs_out "MODELS, SEEDS, CORPUS, TOKENIZER or flags"
     fi
     if [ -n "${MODELS:-}${SEEDS:-}" ]; then
         models=${MODELS:-$(cut -d' ' -f1 <<< "$list" | sort -u)} pairs=""
-        list=$(jobs <<< "${SEEDS:-0} | ${models//$'\n'/ }")
+        list=$(run_list <<< "${SEEDS:-0} | ${models//$'\n'/ }")
     fi
     if [ "$(cut -d' ' -f1 <<< "$list" | sort -u | wc -l)" -lt 2 ]; then
         echo "error: MODELS=$MODELS: a gap needs two models or more" >&2
@@ -90,7 +90,7 @@ curves() {
         "$python" measure_mutual_info/train_bpe.py --corpus "$corpus/train" --vocab-size "$vocabulary" --out "$tokenizer"
     fi
     out=${OUT:-$out} tokenizer=${TOKENIZER:-$tokenizer}
-    prepare_flags=${PREPARE_FLAGS:-$prepare_flags} workers=${WORKERS:-$workers}
+    prepare_flags+=" ${PREPARE_FLAGS:-}" workers=${WORKERS:-$workers}
     documents=data/documents/${out//\//_}_$L runs=data/book_runs/${out#results/}
     if [ -n "${OUT:-}" ]; then documents=$out/documents runs=$out/runs; fi
     # Documents have about 1.2 L tokens; a sequence is the first L of them.
@@ -123,8 +123,8 @@ compare() {
     "$python" plots/books.py --results "$out" --out "$out/training" --figure training
 }
 
-# jobs: turns lines "SEEDS | MODELS" into one line "MODEL SEED" per run.
-jobs() {
+# run_list: turns lines "SEEDS | MODELS" into one line "MODEL SEED" per run.
+run_list() {
     local seeds models seed model
     while IFS='|' read -r seeds models; do
         for seed in $seeds; do

@@ -32,4 +32,4 @@ for model in $models; do
     "$python" train_on_pg19/compare.py --losses "$folder/losses.csv" --out "$folder"
     folders+=("$folder")
 done
-"$python" plots/books.py --results "$out" --pretrained "${folders[@]}" --out "$top/pretrained"
+"$python" plots/books.py --results results/fig4 --pretrained "${folders[@]}" --out "$top/pretrained"

@@ -5,7 +5,7 @@
 #   PRESET=smoke  1 minute on 2 CPU cores
 #   PRESET=cpu    50 minutes on 2 CPU cores (committed; default); also Santa Fe with less and with more noise
 #   PRESET=paper  the same with the paper's 1,024 documents
-# Flags go to bipartite.py, e.g. --workers 16.
+# Flags go to bipartite.py, e.g. --workers 16; with flags, Santa Fe with less and with more noise is left out.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . common/environment.sh

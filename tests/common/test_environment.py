@@ -28,7 +28,9 @@ def shell(commands: str, cwd: Path = ROOT, **settings: str) -> subprocess.Comple
 @pytest.mark.parametrize("name", [*FIGURES, "run_demo.sh", "run_tests.sh"])
 def test_help_is_the_head_of_the_file_and_other_settings_are_refused(name):
     """--help prints the comment at the top; settings that the file's `begin` does not name are refused in one line."""
-    done = call_shell(name, "--help", PRESET="huge")  # so that no figure would run
+    here, settings = (ROOT / name).parent, os.environ | {"PRESET": "huge"}  # so that no figure would run
+    command = ["bash", Path(name).name, "--help"]
+    done = subprocess.run(command, cwd=here, env=settings, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     text = (ROOT / name).read_text(encoding="utf-8").splitlines()
@@ -123,6 +125,14 @@ def test_paths_are_from_where_the_person_stands(tmp_path):
         seen = {name: value.replace("HERE", str(away)) for name, (_, value) in settings.items()}
         wanted = given if place == root else seen
         assert sorted(done.stdout.splitlines()) == sorted(f"{k}={v}" for k, v in wanted.items()), done.stderr
+
+
+def test_models_on_several_lines_and_flags_that_need_a_folder():
+    begin = "begin MODELS PREPARE_FLAGS OUT"
+    python = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    assert shell(f"{begin}; echo $MODELS", MODELS="a\nb", **python).stdout == "a b\n"
+    done = shell(begin, PREPARE_FLAGS="--max-books 3", **python)
+    assert (done.returncode, "set OUT, e.g. OUT=results/mine" in done.stderr) == (2, True)
 
 
 def test_each_worker_has_a_gpu_to_itself(tmp_path):

@@ -14,22 +14,25 @@ def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedPr
 
 
 def test_from_models_to_the_pictures(tmp_path):
-    out, runs = tmp_path / "mine", tmp_path / "runs"
-    mine = {"MODELS": "tiny mamba2-mini-256", "LENGTHS": "4", "OUT": str(out), "RUNS": str(runs)}
-    mine["PRESET"] = "smoke"
+    out = tmp_path / "my own"
+    mine = {"PRESET": "smoke", "MODELS": "mamba2-mini-256", "LENGTHS": "4 16", "OUT": str(out)}
     flags = ["--family", "logarithmic", "--steps", "20"]
     done = figure("fig3", *flags, **mine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs, 2 at a time" in done.stdout
-    assert "no collapse.csv" in done.stdout  # two models at one length are too few for it
+    assert "no collapse.csv" in done.stdout  # one fixed state is too few for it
     for made in ("kl.csv", "training.csv", "fig3.png", "utilisation.png", "training.png"):
         assert (out / made).stat().st_size > 0
     summary = pd.read_csv(out / "summary.csv")
-    assert set(summary["model"]) == {"independent", "tiny", "mamba2-mini-256"}
+    assert set(summary["model"]) == {"independent", "mamba2-mini-256"}
     assert (summary["family"] == "logarithmic").all()
     assert (summary.loc[summary["model"] != "independent", "draws"] == 16).all()
-    settings = json.loads((runs / "full" / "tiny_4_0" / "log.json").read_text(encoding="utf-8"))["settings"]
-    assert (settings["steps"], settings["copies"], settings["batch"]) == (20, 2, 256)  # a flag; two of the preset
+    short, long = (
+        json.loads((out / "runs/full" / f"mamba2-mini-256_{L}_0" / "log.json").read_text(encoding="utf-8"))["settings"]
+        for L in (4, 16)
+    )
+    assert (short["start"], long["start"]) == (None, "mamba2-mini-256_4_0")
+    assert (short["steps"], short["copies"], short["batch"]) == (20, 2, 256)  # a flag; two of the preset
 
 
 def test_flags_alone_leave_the_runs_of_the_preset_and_a_run_that_fails_is_named(tmp_path):

@@ -112,8 +112,22 @@ def test_two_point_from_texts_to_the_figure(tmp_path):
     assert points.loc[points["d_tokens"] == 1, "n_pairs"].unique().tolist() == [whole]
 
 
+def test_a_tokenizer_of_your_own_is_not_trained_whatever_its_name(mine, tmp_path):
+    """The commands of fig2c.sh, recorded by a script in place of Python: only a new name in _bpe384 is trained."""
+    python = executable(tmp_path / "python", f'echo "$@" >> {tmp_path}/calls')
+    (mine / "model").rename(mine / "mine_bpe32000")
+    for tokenizer, trained in ((mine / "mine_bpe32000", False), (tmp_path / "new_bpe500", True)):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        own = {"CORPUS": f"{mine}/texts", "TOKENIZER": str(tokenizer), "OUT": f"{tmp_path}/results"}
+        done = figure("fig2c", None, PYTHON=str(python), PRESET="smoke", PREPARE_FLAGS="--min-tokens 9", **own)
+        assert done.returncode == 0, done.stderr
+        calls = (tmp_path / "calls").read_text(encoding="utf-8")
+        assert ("train_bpe.py" in calls, "--min-tokens 9" in calls) == (trained, True)
+    (mine / "mine_bpe32000").rename(mine / "model")
+
+
 def test_own_inputs_need_a_folder_for_their_results():
-    for name, own in (("fig2b", "MODEL"), ("fig2c", "TOKENIZER"), ("figB1", "MODELS")):
+    for name, own in (("fig2b", "MODEL"), ("fig2c", "TOKENIZER"), ("figB1", "MODELS"), ("fig2b", "PREPARE_FLAGS")):
         done = figure(name, None, PRESET="smoke", **{own: "bytes"})
         assert done.returncode == 2
         assert done.stderr.startswith("error: set OUT, e.g. OUT=results/mine: with ")

@@ -72,15 +72,15 @@ def test_pretrained_models_read_tokens_of_their_own(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     python = executable(tmp_path / "python", f'echo "$@" >> {tmp_path}/calls')
-    settings = {"PYTHON": str(python), "PRESET": "smoke", "MODELS": "org/one org/two", "OUT": str(tmp_path / "out")}
+    settings = {"PYTHON": str(python), "PRESET": "smoke", "MODELS": "org/one/ org/two", "OUT": str(tmp_path / "out")}
     done = subprocess.run(["bash", PRETRAINED], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
     for program, flag in (("prepare_dataset.py", "--tokenizer"), ("evaluate.py", "--model")):
         of = [call.split(f"{flag} ")[1].split()[0] for call in calls if program in call]
-        assert of == ["org/one", "org/two"]
+        assert of == ["org/one/", "org/two"]
     drawn = next(call for call in calls if "plots/books.py" in call)
-    assert f"--pretrained {tmp_path}/out/one {tmp_path}/out/two" in drawn
+    assert f"--results results/fig4 --pretrained {tmp_path}/out/one {tmp_path}/out/two" in drawn
 
 
 def test_bad_calls():
