@@ -17,6 +17,7 @@ import tyro
 
 Settings = TypeVar("Settings")
 Presets = Mapping[str, Mapping[str, Any]]  # preset name → values that replace defaults of a settings class
+MAY_BE_EMPTY = {"may_be_empty": True}  # metadata of a field: the flag may be given without values
 SEEDS = 2**32  # transformers.set_seed takes only smaller seeds; torch on a CPU ignores higher bits
 
 
@@ -122,13 +123,16 @@ def _of_the_place(error: BaseException) -> str | None:
 
 def _same_checkout(script: str | None) -> None:
     """UserError: the script is from another checkout than this module, so records would give the wrong commit."""
-    here, there = (Path(file).resolve().parents[1] for file in (__file__, script or __file__))
-    if there != here and (there / "common" / "cli.py").is_file():
+    here = Path(__file__).resolve().parents[1]
+    parents = Path(script or __file__).resolve().parents
+    there = next((folder for folder in parents if (folder / "common" / "cli.py").is_file()), here)
+    if there != here:
         raise UserError(f"{script} would run with the modules of {here}: activate the environment of {there}")
 
 
 def check_settings(cfg: Any) -> None:
-    """Refuse what no program can use: a seed out of range, a number that is not finite, a value given twice.
+    """Refuse what no program can use: a seed out of range, a number that is not finite, a value given twice, or a flag
+    without values, except where the field's metadata is MAY_BE_EMPTY.
 
     UserError names the first of them.
     """
@@ -138,6 +142,8 @@ def check_settings(cfg: Any) -> None:
             continue
         if one.name.endswith("seed") and not 0 <= value < SEEDS:
             raise UserError(f"{flag} {value}: give a whole number from 0 to {SEEDS - 1}")
+        if value == () != one.default and not one.metadata.get("may_be_empty"):
+            raise UserError(f"{flag}: give one or more")
         values = value if isinstance(value, tuple) else (value,)
         for i, item in enumerate(values):
             if isinstance(item, float) and not math.isfinite(item):
@@ -152,6 +158,12 @@ def at_least(least: int, cfg: Any, *names: str) -> None:
     for name in names:
         if (value := getattr(cfg, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+
+
+def check_csv(out: Path) -> None:
+    """UserError: --out is no name of a .csv file."""
+    if out.suffix != ".csv" or out.is_dir():
+        raise UserError(f"--out {out}: give a file that ends in .csv")
 
 
 def _say(line: str) -> int:

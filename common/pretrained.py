@@ -67,10 +67,16 @@ def _load_whole_config(model: str) -> PreTrainedConfig:
 def load_model(model: str | Path, dtype: str, device: str) -> PreTrainedModel:
     """A causal model in evaluation mode. dtype: float32, bfloat16 or float16; device: see `find_device`.
 
-    UserError: it cannot be loaded, lacks weights, has layer weights that would not be used, or sees the tokens that it
-    should predict; or its attention implementations differ and it is not known which is right.
+    UserError: no such device; the model cannot be loaded, lacks weights, has layer weights that would not be used, or
+    sees the tokens that it should predict; or its attention implementations differ and it is not known which is right.
     """
     model = str(model)
+    if device != "split":
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device {device}: torch cannot use it here ({reason}): give another") from error
     config = _load_whole_config(model)
     place = "auto" if device == "split" else device
     options = {"config": config, "device_map": place, "dtype": getattr(torch, dtype), "output_loading_info": True}

@@ -73,6 +73,12 @@ def write_csv(
         replace_text(path.with_suffix(".json"), record)
 
 
+def remove_csv(path: Path) -> None:
+    """Remove a table and its record, if they are there, so that those of an earlier run are not taken for new ones."""
+    for suffix in (".csv", ".json"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
 def read_csv(
     path: Path | str, columns: Sequence[str], remedy: str, floats: Sequence[str] = (), whole: Sequence[str] = ()
 ) -> pd.DataFrame:
@@ -215,9 +221,11 @@ def _commit() -> str:
 def _hashes(inputs: Iterable[Path | str]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for file in map(Path, inputs):
-        name = _portable(str(file))
-        if name in hashes:  # files of the same name from different folders
-            name = f"{file.resolve().parent.name}/{file.name}"
+        name, parts = _portable(str(file)), file.resolve().parts
+        length = 1
+        while name in hashes:  # files of the same name from different folders
+            length += 1
+            name = "/".join(parts[-length:])
         hashes[name] = file_hash(file)
     return hashes
 

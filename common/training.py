@@ -262,6 +262,8 @@ class Run:
             set_state_dict(self.model, self.optimizers, **states, options=WHOLE)
             for schedule, state in zip(self.schedules, saved["schedules"], strict=True):
                 schedule.load_state_dict(state)
+                for group, peak in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+                    group["lr"] = peak * share(saved["step"])  # more restarts give the last step another rate
             self.step, self.saved_step, self.rows = saved["step"], saved["step"], [tuple(row) for row in saved["rows"]]
 
     def ended(self) -> bool:

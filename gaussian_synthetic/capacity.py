@@ -73,8 +73,7 @@ class Settings:
         at_least(1, self, "copies", "iterations", "processes")
 
     def build(self, L: int) -> families.Family:
-        k = families.NAMED[self.family] if self.k is None else self.k
-        return families.Family(families.layers_of_length(L, self.n), k, self.n)
+        return families.named(self.family, families.layers_of_length(L, self.n), self.k, self.n)
 
 
 def canonical_correlations(sigma: np.ndarray, cut: int) -> np.ndarray:
@@ -190,7 +189,7 @@ def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
     spectra, rows, wanted = [], [], []
     for L in cfg.L:
         of = cfg.build(L)
-        names = {"family": cfg.family, "k": of.copied[-1], "n": cfg.n, "L": L}
+        names = {"family": cfg.family, "k": of.k, "n": cfg.n, "L": L}
         sigma = _sigma(of)
         rho = canonical_correlations(sigma, L // 2)
         rank = rank_of(rho)

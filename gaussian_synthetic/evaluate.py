@@ -81,8 +81,6 @@ class Settings:
     device: str = "auto"  # auto, cpu, cuda or cuda:1
 
     def validate(self) -> None:
-        if not self.runs:
-            raise UserError("--runs: give at least one folder of train.py")
         if self.add and not all((self.out / f"{name}.csv").is_file() for name in TABLES):
             raise UserError(f"--add: {', '.join(TABLES)}.csv are not all in {self.out}: evaluate all without it")
         if self.draws < 2 or self.batch < 1:
@@ -108,13 +106,14 @@ class Run:
 
     @property
     def family(self) -> families.Family:
-        return train.build_family(*(self.settings[name] for name in ("family", "L", "k", "n")))
+        name, L, k, n = (self.settings[name] for name in ("family", "L", "k", "n"))
+        return families.named(name, families.layers_of_length(L, n), k, n)
 
     @property
     def law(self) -> dict[str, Any]:
         """Family and number of copies, which all runs in one kl.csv share."""
-        family, k, n, copies = (self.settings[name] for name in ("family", "k", "n", "copies"))
-        return {"family": family, "k": families.NAMED[family] if k is None else k, "n": n, "copies": copies}
+        of = {name: self.settings[name] for name in ("family", "k", "n", "copies")}
+        return of | {"k": self.family.k}
 
     def convergence(self, independent_kl: float) -> dict[str, Any]:
         """last_gain (NaN until the first restart ends) and converged. independent_kl: nats per token."""
@@ -288,7 +287,7 @@ def main(cfg: Settings) -> None:
     if cfg.add:  # before anything is computed
         mine = pd.DataFrame([this.key | this.law | drawn | {"checkpoint": this.checkpoint} for this in runs])
         with_others(mine, cfg.out / "summary.csv")
-    pieces = Pieces(cfg.out / "kl.parts", drawn)
+    pieces = Pieces(cfg.out / "kl.parts", drawn | {"device": device.type})  # CPU and GPU draw other numbers
     capacity = read_capacity(cfg.capacity)
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     independent: dict[int, dict[str, Any]] = {}

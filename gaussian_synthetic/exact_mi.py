@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from common.cli import UserError, at_least, run
 from common.powerlaw import MIN_POINTS, fit_power_ols
-from common.record import write_csv
+from common.record import remove_csv, write_csv
 from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.exact.families import Family
 
@@ -58,11 +58,7 @@ class Settings:
     """not in the paper: correlation of two values in a row; default: −1/n, which is the paper's −1/4"""
 
     def validate(self) -> None:
-        if not self.layers:
-            raise UserError("--layers names none: give one or more numbers of layers, e.g. --layers 1 2 3")
         at_least(1, self, "copies")
-        if self.family not in families.NAMED and self.k is None:
-            raise UserError(f"no family {self.family!r}: choose {' or '.join(families.NAMED)}, or give --k")
         own = (self.k, self.n, self.coupling) != (None, families.PAPER_N, None)
         if self.family in families.NAMED and own:
             raise UserError(
@@ -75,9 +71,8 @@ class Settings:
                 raise UserError(f"--ell {ell}: must be from 1 to L − 1 = {longest - 1:,} for the longest sequence")
 
     def families(self) -> list[Family]:
-        """The family for each number of layers, ascending. UserError: as families.Family."""
-        k = families.NAMED[self.family] if self.k is None else self.k
-        return [families.Family(layers, k, self.n, self.coupling) for layers in sorted(self.layers)]
+        """The family for each number of layers, ascending. UserError: as families.named."""
+        return [families.named(self.family, layers, self.k, self.n, self.coupling) for layers in sorted(self.layers)]
 
 
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:
@@ -173,20 +168,24 @@ def main(cfg: Settings) -> None:
             families.check_memory(4 * 8 * L**2, f"the covariance of {L:,} positions")
             sigma = dense.covariance(of)
             rows["rank"] += [(L, ell, cfg.copies * cross_rank(sigma, ell)) for ell in cuts]
-    tables = {name: pd.DataFrame(rows[name], columns=columns) for name, columns in COLUMNS.items() if rows[name]}
-    for name, table in tables.items():
+    tables = {}
+    for name, columns in COLUMNS.items():
+        table = pd.DataFrame(rows[name], columns=columns)
         names = pd.DataFrame({"family": cfg.family, "copies": cfg.copies}, index=table.index)
-        write_csv(cfg.out / f"{name}.csv", names.join(table), cfg)
+        tables[name] = names.join(table)
     mi = tables["gaussian_mi"]
     middle = mi[mi["ell"] == mi["L"] // 2]
     L_from = min((L for L, of in of_length.items() if of.layers >= FIT_LAYERS), default=0)
-    lines = fits(cfg.family, middle, L_from)
-    if len(lines):
-        write_csv(cfg.out / "fit.csv", lines, cfg)
+    tables["fit"] = lines = fits(cfg.family, middle, L_from)
+    for name, table in tables.items():
+        if len(table):
+            write_csv(cfg.out / f"{name}.csv", table, cfg)
+        else:
+            remove_csv(cfg.out / f"{name}.csv")
 
     for row in lines[lines["law"] != "local_power"].itertuples():
         print(f"{row.law}: {row.parameter} = {row.value:.5g}, from L = {row.L_min:,} to {row.L_max:,}")
-    print(f"wrote {', '.join(f'{name}.csv' for name in [*tables, *['fit'] * (len(lines) > 0)])} in {cfg.out}")
+    print(f"wrote {', '.join(f'{name}.csv' for name, table in tables.items() if len(table))} in {cfg.out}")
 
 
 if __name__ == "__main__":

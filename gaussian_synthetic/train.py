@@ -73,11 +73,6 @@ PRESETS = {
 }
 
 
-def build_family(name: str, L: int, k: int | None = None, n: int = families.PAPER_N) -> families.Family:
-    """The family that a run's settings describe. UserError: L is not a power of n, k outside 1 … n."""
-    return families.Family(families.layers_of_length(L, n), families.NAMED[name] if k is None else k, n)
-
-
 def generator(seed: int, purpose: str, number: int, device: torch.device | str) -> torch.Generator:
     """The random generator of one step (purpose "train") or one draw ("evaluate"), whatever was drawn before.
 
@@ -129,7 +124,8 @@ def start_from(model: models.GaussianModel, run: Path) -> str:
 
 def task(cfg: Settings, device: torch.device) -> training.Task:
     """The model of these settings, the draws of each step, and their exact KL. UserError: unknown model."""
-    conditionals = families.prepare(build_family(cfg.family, cfg.L, cfg.k, cfg.n), device=device)
+    of = families.named(cfg.family, families.layers_of_length(cfg.L, cfg.n), cfg.k, cfg.n)
+    conditionals = families.prepare(of, device=device)
     torch.manual_seed(cfg.seed)
     model = models.build(cfg.model, cfg.copies, cfg.L)
 

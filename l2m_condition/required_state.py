@@ -31,14 +31,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from common.cli import UserError, run
+from common.cli import MAY_BE_EMPTY, UserError, run
 from common.powerlaw import PAPER_LAWS
 from common.record import read_csv, write_csv
 
@@ -65,7 +65,8 @@ class Settings:
     estimator: str = "direct"  # the estimator to use from fit.csv
     bits_per_element: float = 16.0
     """not in the paper: bits that an element of the state can hold; 16 is the size of a bfloat16"""
-    nats_per_element: tuple[float, ...] = (1.0,)  # not in the paper: further values of C
+    nats_per_element: tuple[float, ...] = field(default=(1.0,), metadata=MAY_BE_EMPTY)
+    """not in the paper: further values of C"""
     capacity: Path | None = None
     """capacity.csv of gaussian_synthetic/capacity.py; I/rank at its longest L is one more value of C"""
     vocabulary: int = 128_256  # M; the default is that of Llama 3.1, whose tokens the paper's laws count

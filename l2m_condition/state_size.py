@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from common.cli import UserError, run
+from common.cli import UserError, check_csv, run
 from common.history_state import parts, read_settings
 from common.pretrained import context_tokens, load_config
 from common.record import write_csv
@@ -46,10 +46,9 @@ class Settings:
     """tokens; the last default is the length announced for Llama 4 Scout"""
 
     def validate(self) -> None:
-        if self.out.suffix != ".csv" or self.out.is_dir():
-            raise UserError(f"--out {self.out}: give a file that ends in .csv")
-        if min(self.context, default=0) < 1:
-            raise UserError("--context: give one length or more, each of at least 1 token")
+        check_csv(self.out)
+        if min(self.context) < 1:
+            raise UserError(f"--context {min(self.context)}: a length has at least 1 token")
 
 
 def published() -> dict[str, PreTrainedConfig]:

@@ -63,8 +63,6 @@ class Settings:
     seed: int = 0  # seed of the resamplings
 
     def validate(self) -> None:
-        if not self.scores:
-            raise UserError("--scores: give the scores of a model or more")
         at_least(2, self, "bootstrap")
 
 

@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import UserError, run
+from common.cli import MAY_BE_EMPTY, UserError, check_csv, run
 from common.documents import content_hash
 from common.parallel import in_parallel
 from common.record import write_csv
@@ -58,7 +58,8 @@ LEAST_KEYS = 1 << 20  # least number of keys in memory: with fewer, the document
 class Settings:
     documents: Path = field(metadata=RESUME_OK)  # folder that prepare_dataset.py wrote
     out: Path = field(metadata=RESUME_OK)  # CSV to write; the table by book goes to <name>_by_book.csv beside it
-    n: tuple[int, ...] = (1, 2)  # lengths of the n-grams; the paper's correction of the bipartite information needs 2
+    n: tuple[int, ...] = field(default=(1, 2), metadata=MAY_BE_EMPTY)
+    """lengths of the n-grams; the paper's correction of the bipartite information needs 2"""
     d: tuple[int, ...] = ()  # distances of the pairs in tokens; paper: 1 2 4 … 8192
     equal_pairs: bool = False
     """not in the paper: use only left tokens that have a partner at the longest --d in their document. Every distance
@@ -84,8 +85,7 @@ class Settings:
         for name, values in (("n", self.n), ("d", self.d), ("processes", (self.processes,))):
             if min(values, default=1) < 1:
                 raise UserError(f"--{name} {' '.join(map(str, values))}: give at least 1")
-        if self.out.suffix != ".csv":
-            raise UserError(f"--out {self.out}: give the name of a .csv file")
+        check_csv(self.out)
         shard_of(self.shard)
         if self.equal_pairs and not self.d:
             raise UserError("--equal-pairs is about pairs: give their distances with --d")

@@ -158,7 +158,6 @@ def cut_shards(
         work = partial(cut, tokenizer=tokenizer, cfg=cfg)
         remedy = "fewer --processes or a smaller --shard-megabytes"
         for (path, shard), table in in_parallel(work, unfinished(), cfg.processes or cores(), remedy):
-            count_unknown(table["input_ids"], tokenizer, cfg)
             if not resumed:
                 begin(parts, wanted, RECORD)
                 resumed = True
@@ -188,6 +187,11 @@ def main(cfg: Settings) -> None:
             f"{counts['few words']:,} of too few words, {counts['read']:,} of too few tokens: give longer texts, or "
             "lower --min-book-words or --min-tokens"
         )
+    try:
+        unknown = count_unknown(whole.data.column("input_ids"), tokenizer, cfg)
+    except UserError:
+        shutil.rmtree(parts)
+        raise
     lengths, n_books = document_lengths(whole), len(whole.unique("book"))
     record = {
         "source": cfg.name,
@@ -197,7 +201,7 @@ def main(cfg: Settings) -> None:
         "documents": len(whole),
         "books": n_books,
         "tokens": int(lengths.sum()),
-        "unknown_tokens": count_unknown(whole.data.column("input_ids"), tokenizer, cfg),
+        "unknown_tokens": unknown,
         "longest_document_tokens": int(lengths.max()),
         "rows": counts["rows"],
         "skipped_empty": counts["empty"],

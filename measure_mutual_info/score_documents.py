@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import UserError, at_least, run
+from common.cli import UserError, at_least, check_csv, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity, read_identity, shard_of, written_by_another
@@ -74,9 +74,8 @@ class Settings:
         return max(1, self.batch_tokens // self.longest)
 
     def validate(self) -> None:
-        if self.out.suffix != ".csv":
-            raise UserError(f"--out {self.out}: give the name of a .csv file")
-        if not self.ratios or min(self.ratios) < 2 or not self.points:
+        check_csv(self.out)
+        if min(self.ratios) < 2 or not self.points:
             given = f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}"
             raise UserError(f"{given}: no (ℓ, L) fits: the smallest is ℓ = 2, L = 4, and L/ℓ is 2 at least")
         if self.n_documents is not None and self.n_documents < 2:

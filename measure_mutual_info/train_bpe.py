@@ -1,7 +1,7 @@
 r"""Train a small byte-level BPE tokenizer, for the two-point information of a small corpus (Figs. 2c, B.4, B.5).
 
     python measure_mutual_info/train_bpe.py --corpus data/sample/books --vocab-size 512 --out data/tokenizers/bpe512
-    python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \\
+    python measure_mutual_info/prepare_dataset.py --corpus data/sample/books --boundaries book \
         --tokenizer data/tokenizers/bpe512 --out data/documents/books_bpe512
 
 To estimate the entropy of pairs, each kind of pair should be seen several times. With a model's vocabulary of 50,000 to

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -148,7 +149,7 @@ def draw_fig3(models: Models, frontier: pd.DataFrame) -> Figure:
     fig, axes, _ = new_figure(titles, "Average KL (nats per token)", x_labels, columns=2)
     fixed = [name for name in models.names if models.constant(name)]
     summary, path = models.summary, models.folder / "summary.csv"
-    legend, colors = {}, dict(zip(models.lengths, COLORS, strict=False))
+    legend, colors = {}, dict(zip(models.lengths, cycle(COLORS), strict=False))
     for ax, names in zip(axes, ([name for name in models.names if name not in fixed], fixed), strict=False):
         legend |= draw_over_lengths(ax, models, names, "mean_kl_nats")
         found = summary[summary["model"] == INDEPENDENT].groupby("L")["mean_kl_nats"].mean()

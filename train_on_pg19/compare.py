@@ -47,8 +47,10 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import UserError, run
-from common.record import write_csv
+from common.record import remove_csv, write_csv
 from train_on_pg19.nll import sums, tables
+
+TABLES = ("smooth", "summary", "books", "gap", "crossover", "gains", "gain_gaps", "information", "tokens", "token_gaps")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,6 @@ class Settings:
     out: Path  # folder for the tables
     pairs: tuple[str, ...] = ()  # pairs to compare, model_a:model_b; default: all pairs
     books: tuple[str, ...] = ()  # books to use: names, or patterns of names ("held_out/1*"); default: all
-
-    def validate(self) -> None:
-        if not self.losses:
-            raise UserError("--losses: give at least one file of evaluate.py")
 
 
 def wanted_pairs(cfg: Settings, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -129,9 +127,12 @@ def main(cfg: Settings) -> None:
         at, leader = crossing.loc[0, "overtakes_at"], crossing.loc[0, "leads_at_the_end"]
         by = f"by {abs(gap['gap_nats'].iloc[-1]):.3g} nats per {text.unit} in the last window"
         print(f"{leader} leads {f'from {text.unit} {at:.4g} on' if at == at else 'everywhere'}; {by}")
-    for name, parts in done.items():
-        if parts and len(table := pd.concat(parts)):
-            write_csv(cfg.out / f"{name}.csv", table, cfg, cfg.losses)
+    for name in TABLES:
+        path = cfg.out / f"{name}.csv"
+        if done[name] and len(table := pd.concat(done[name])):
+            write_csv(path, table, cfg, cfg.losses)
+        else:
+            remove_csv(path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 r"""How well counting predicts the held-out books: a PPM model's loss in nats per byte, a baseline for Figs. 4 and G.9.
 
-    python train_on_pg19/counting_floor.py --losses results/fig4/losses/gpt2_0.csv \\
+    python train_on_pg19/counting_floor.py --losses results/fig4/losses/gpt2_0.csv \
         --documents data/documents/pg19_4096 --out results/fig4
 
 PPMd (variant H of 7-Zip, from pyppmd) predicts a byte from counts of up to `order` bytes before it, and keeps learning
@@ -48,7 +48,7 @@ class Settings(books.Choice):
     megabytes: int = 1024  # memory for the counts; if they do not fit, PPMd silently starts over
 
     def validate(self) -> None:
-        if not self.orders or min(self.orders) < 2 or max(self.orders) > 64:
+        if min(self.orders) < 2 or max(self.orders) > 64:
             raise UserError(f"--orders {' '.join(map(str, self.orders))}: from 2 to 64 bytes")
         if not 1 <= self.megabytes < 4096:
             raise UserError(f"--megabytes {self.megabytes}: from 1 to 4,095")

@@ -1,8 +1,8 @@
 r"""NLL of a causal model on books, position by position (Fig. 4, G.9): a model and documents → a CSV for compare.py.
 
-    python train_on_pg19/evaluate.py --model runs/gpt2_4096 --documents data/documents/pg19_4096 \\
+    python train_on_pg19/evaluate.py --model runs/gpt2_4096 --documents data/documents/pg19_4096 \
         --out results/fig4/losses/gpt2_0.csv
-    python train_on_pg19/evaluate.py --model EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \\
+    python train_on_pg19/evaluate.py --model EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \
         --out results/mine/losses.csv                           # any causal model of the hub, folder or GGUF file
 
 A run of train.py reads the books that it held out. Other models read all books, or those that the run of --held-out-of
@@ -27,7 +27,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common import pretrained, training
-from common.cli import UserError, at_least, run
+from common.cli import MAY_BE_EMPTY, UserError, at_least, check_csv, run
 from common.record import printable, write_csv
 from common.resume import Pieces
 from common.tokenizer import load_tokenizer
@@ -60,7 +60,7 @@ class Settings(books.Choice):
     held_out_of: Path | None = None  # for other models: a folder of train.py, to read the books that this run held out
     L: int | None = None  # tokens per sequence; default: that of the run of train.py (--model or --held-out-of)
     store: Path | None = None  # folder for the NLL of every token; default: --out with .parts instead of .csv
-    contexts: tuple[int, ...] = (8, 64, 512)
+    contexts: tuple[int, ...] = field(default=(8, 64, 512), metadata=MAY_BE_EMPTY)
     """tokens, powers of two; those above a quarter of --L are not used. Each takes as long as two passes"""
     reach: int = 64
     """tokens: this one of --contexts, or the largest below it, is measured at the end of every cosine, the others only
@@ -75,8 +75,7 @@ class Settings(books.Choice):
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (layers spread over all GPUs)
 
     def validate(self) -> None:
-        if self.out.suffix != ".csv" or self.out.is_dir():
-            raise UserError(f"--out {self.out}: give a file that ends in .csv")
+        check_csv(self.out)
         at_least(1, self, "L", "batch_tokens")
         for context in self.contexts:
             if context < 1 or context & (context - 1):

@@ -1,6 +1,6 @@
 r"""Train a model on books from scratch (Fig. 4, G.9; App. F.II, F.III).
 
-    python measure_mutual_info/prepare_dataset.py --corpus emozilla/pg19 --streaming --min-tokens 4916 \\
+    python measure_mutual_info/prepare_dataset.py --corpus emozilla/pg19 --streaming --min-tokens 4916 \
         --tokenizer EleutherAI/gpt-neox-20b --out data/documents/pg19_4096
     python train_on_pg19/train.py --model gpt2 --L 4096 --documents data/documents/pg19_4096 --out runs/gpt2_4096
     torchrun --nproc-per-node 4 train_on_pg19/train.py …         # one process per GPU, the same steps; --fsdp to shard

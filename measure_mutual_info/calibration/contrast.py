@@ -83,8 +83,8 @@ class Settings:
         if (self.documents is None) != (self.model is None):
             raise UserError("--documents and --model go together: give both for text, none for the processes")
         (self.scoring if self.documents else self.calibration).validate()
-        if not 1 <= min(self.donors, default=0) <= max(self.donors) < self.n_documents:
-            given = " ".join(map(str, self.donors)) or "without a number"
+        if not 1 <= min(self.donors) <= max(self.donors) < self.n_documents:
+            given = " ".join(map(str, self.donors))
             raise UserError(f"--donors {given}: give at least 1, and fewer than --n-documents {self.n_documents}")
 
 

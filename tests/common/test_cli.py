@@ -6,13 +6,13 @@ import errno
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from common import cli
-from common.cli import UserError, check_settings
+from common.cli import MAY_BE_EMPTY, UserError, check_settings
 from tests.conftest import ROOT, call_script, one_line_error
 
 SCRIPT = '''"""Says what it is for."""
@@ -151,7 +151,8 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path):
         ({"share": float("nan")}, "--share nan: give a finite number"),
         ({"lengths": (4, 8, 4)}, "--lengths 4 is given twice: remove the duplicate"),
         ({"pairs": ((1, 2), (1, 2))}, "--pairs 1 2 is given twice"),
-        ({"data_seed": 2**32 - 1}, None),
+        ({"lengths": ()}, "--lengths: give one or more"),
+        ({"data_seed": 2**32 - 1, "more": ()}, None),
     ],
 )
 def test_settings_that_no_program_can_use(changes, said):
@@ -161,6 +162,7 @@ def test_settings_that_no_program_can_use(changes, said):
         share: float | None = None
         lengths: tuple[int, ...] = (1, 2)
         pairs: tuple[tuple[int, int], ...] = ()
+        more: tuple[int, ...] = field(default=(1,), metadata=MAY_BE_EMPTY)
 
     if said is None:
         check_settings(Settings(**changes))
@@ -172,11 +174,11 @@ def test_settings_that_no_program_can_use(changes, said):
 
 def test_a_script_of_another_checkout_is_refused(tmp_path):
     """Otherwise the record would name the commit of the modules, not that of the script."""
-    for file, text in (("common/cli.py", ""), ("folder/program.py", SCRIPT)):
-        (tmp_path / file).parent.mkdir()
+    for file, text in (("common/cli.py", ""), ("folder/inner/program.py", SCRIPT)):
+        (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, tmp_path / "folder" / "program.py"],
+        [sys.executable, tmp_path / "folder/inner/program.py"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

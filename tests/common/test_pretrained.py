@@ -134,6 +134,12 @@ def test_devices():
             find_device(device)
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="mps works here")
+def test_a_device_that_torch_lacks_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"--device mps: torch cannot use it here \(.*\): give another"):
+        load_model(tmp_path, "float32", "mps")
+
+
 def test_weights_in_the_dtype_that_was_asked_for(tmp_path):
     model = tiny_model("llama")
     model.save_pretrained(tmp_path)

@@ -64,19 +64,23 @@ def test_table_and_record(tmp_path, monkeypatch):
 
 def test_no_paths_of_this_machine(tmp_path, monkeypatch):
     """A path inside the repository becomes relative to it; of a path outside, only the last part is kept."""
-    for folder in "ab":
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "scores.csv").write_text(folder)
+    for folder in "abc":
+        (tmp_path / folder / "t").mkdir(parents=True)
+        (tmp_path / folder / "t" / "scores.csv").write_text(folder)
     model = tmp_path / "model"
     script = str(ROOT / "measure_mutual_info" / "script.py")
     monkeypatch.setattr(sys, "argv", [script, "--model", str(model), f"--out={tmp_path}/x.csv", "--flag", "--a=b=/c"])
-    inputs = [tmp_path / "a" / "scores.csv", tmp_path / "b" / "scores.csv"]
+    inputs = [tmp_path / folder / "t" / "scores.csv" for folder in "abc"]
     settings = {"out": tmp_path / "x.csv", "model": str(model), "results": ROOT / "results"}
     write_csv(tmp_path / "x.csv", pd.DataFrame({"a": [1]}), settings, inputs, to=[model])
     found = read(tmp_path / "x.csv")
     assert found["command"] == "python measure_mutual_info/script.py --model model --out=x.csv --flag --a=b=/c"
     assert (found["settings"], found["to"]) == ({"out": "x.csv", "model": "model", "results": "results"}, ["model"])
-    assert found["inputs"] == {"scores.csv": sha256(b"a"), "b/scores.csv": sha256(b"b")}
+    assert found["inputs"] == {
+        "scores.csv": sha256(b"a"),
+        "t/scores.csv": sha256(b"b"),
+        "c/t/scores.csv": sha256(b"c"),
+    }
     assert str(tmp_path) not in (tmp_path / "x.json").read_text()
 
 

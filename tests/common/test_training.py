@@ -126,31 +126,30 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
 
 def test_restarts(tmp_path):
     """Each restart doubles the steps; training stops when restarts change little; a finished run may be given more."""
-    plain = run(settings(tmp_path / "plain", warmup=2), task(steps=10))
-    whole = run(settings(tmp_path / "whole", warmup=2, restarts=2), task(steps=10))
+    plain = run(settings(tmp_path / "plain", warmup=0), task(steps=10))
+    whole = run(settings(tmp_path / "whole", warmup=0, restarts=2), task(steps=10))
     assert whole["step"].tolist() == list(range(5, 75, 5))
     pd.testing.assert_frame_equal(whole[:2], plain, check_exact=True)
     rates = []
     for start, end in ((0, 10), (10, 30), (30, 70)):
-        x = range(end - start)
-        rates += [i / 2 if i < 2 else (1 + math.cos(math.pi * (i - 2) / (end - start - 2))) / 2 for i in x]
+        rates += [(1 + math.cos(math.pi * i / (end - start))) / 2 for i in range(end - start)]
     assert whole["learning_rate"].tolist() == pytest.approx([3e-3 * rates[i] for i in range(4, 70, 5)], abs=1e-12)
     more = tmp_path / "more"
-    assert run(settings(more, warmup=2, restarts=1), task(steps=10))["step"].max() == 30
-    pd.testing.assert_frame_equal(run(settings(more, warmup=2, restarts=2), task(steps=10)), whole, check_exact=True)
+    assert run(settings(more, warmup=0, restarts=1), task(steps=10))["step"].max() == 30
+    pd.testing.assert_frame_equal(run(settings(more, warmup=0, restarts=2), task(steps=10)), whole, check_exact=True)
     error = whole.set_index("step")["error"]
     assert training.ends_of_cosines(error.to_dict(), 10) == [error[10], error[30], error[70]]
     for factor, steps in ((1.01, 30), (0.99, 70)):
-        stopping = settings(tmp_path / f"low{factor}", warmup=2, restarts=2, negligible=factor * error[30])
+        stopping = settings(tmp_path / f"low{factor}", warmup=0, restarts=2, negligible=factor * error[30])
         assert run(stopping, task(steps=10))["step"].max() == steps
     least = max(1 - error[30] / error[10], 1 - error[70] / error[30])
     for factor, steps in ((1.01, 70), (0.99, 150)):
-        stopping = settings(tmp_path / f"gain{factor}", warmup=2, restarts=3, stop_below=factor * least)
+        stopping = settings(tmp_path / f"gain{factor}", warmup=0, restarts=3, stop_below=factor * least)
         assert run(stopping, task(steps=10))["step"].max() == steps
     assert not training.settled([1.0, 0.5, 0.49], 0.1, 0.01)  # one small gain is not enough
     assert training.settled([1.0, 0.5, 0.49, 0.48], 0.1, 0.01)
     with pytest.raises(UserError, match="12 steps must be a multiple of --log-every 5"):
-        run(settings(tmp_path / "odd", warmup=2, restarts=1), task(steps=12))
+        run(settings(tmp_path / "odd", warmup=0, restarts=1), task(steps=12))
 
 
 def test_muon_takes_the_matrices_inside_the_backbone(tmp_path):

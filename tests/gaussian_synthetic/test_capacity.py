@@ -95,10 +95,11 @@ def test_command_line(tmp_path):
     assert spectrum["information_nats"].sum() == pytest.approx(table["mi_nats"][0])
     assert json.loads((tmp_path / "out" / "capacity.json").read_text())["settings"]["L"] == [16]
     assert not (tmp_path / "out" / "capacity.parts").exists()
-    done = call_script(SCRIPT, "--L", 64, 256, "--cuts", "middle", "--out", tmp_path / "middle")
+    done = call_script(SCRIPT, "--L", 4, 64, 256, "--cuts", "middle", "--out", tmp_path / "middle")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "middle" / "capacity.csv")
-    assert table.groupby("L")["rank"].first().tolist() == [16, 49]
+    assert table.groupby("L")["rank"].first().tolist() == [1, 16, 49]
+    assert set(table["k"]) == {3}
     assert table["attained_nats"].isna().all()
 
 

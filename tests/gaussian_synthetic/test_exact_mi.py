@@ -112,9 +112,11 @@ def test_logarithm_by_hand():
 
 
 def test_a_family_of_ones_own(tmp_path):
-    flags = ["--family", "mine", "--k", 2, "--n", 3, "--coupling", -0.2, "--layers", 4, "--rank-layers", 4]
-    done = call_script(SCRIPT, "--out", tmp_path, *flags)
-    assert done.returncode == 0, done.stderr
+    flags = ["--family", "mine", "--k", 2, "--n", 3, "--coupling", -0.2, "--layers", 4, "--rank-layers"]
+    for layers in (4, 3):
+        done = call_script(SCRIPT, "--out", tmp_path, *flags, layers)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "rank.csv").exists() == (layers == 4)  # that of an earlier call is removed
     found = pd.read_csv(tmp_path / "gaussian_mi.csv")
     sigma = dense.covariance(families.Family(4, 2, 3, -0.2))
     assert found["family"].tolist() == ["mine"]
@@ -125,7 +127,7 @@ def test_a_family_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--family", "volume"], "no family 'volume': choose subvolume or logarithmic, or give --k"),
+        (["--family", "volume"], "no family 'volume': choose subvolume or logarithmic, or give k"),
         (["--k", 2], "--family subvolume is the paper's"),
         (["--n", 3], "--family subvolume is the paper's"),
         (["--family", "mine", "--k", 5], "k = 5 copied columns of n = 4: give 1 to n"),

@@ -120,7 +120,7 @@ def test_a_small_model_learns_the_exact_conditionals(tmp_path):
     cfg = settings(tmp_path, copies=4, batch=64, steps=300, warmup=30, learning_rate=5e-3, optimizer="muon")
     train.main(replace(cfg, log_every=15, checkpoint_every=300))
     log = read_log(tmp_path)
-    ignoring = -4 * families.conditional_std(train.build_family("subvolume", 16)).log().mean().item()
+    ignoring = -4 * families.conditional_std(families.named("subvolume", 2)).log().mean().item()
     assert 0.5 * ignoring < log["kl_nats"].iloc[0] < 1.5 * ignoring
     assert log["kl_nats"].iloc[-1] < 0.01 * ignoring
 
@@ -136,7 +136,7 @@ def test_a_run_by_its_command_line(tmp_path):
     assert log["kl_nats"].iloc[[0, 9, 19]].tolist() == pytest.approx([0.648563960, 0.372031532, 0.354759707], rel=1e-5)
     # The loss of the first step is that of the seed's initial weights on its first draws.
     torch.manual_seed(0)
-    model, conditionals = models.build(TINY, 3, 16), families.prepare(train.build_family("subvolume", 16))
+    model, conditionals = models.build(TINY, 3, 16), families.prepare(families.named("subvolume", 2))
     z, mean = train.draw_tokens(conditionals, 4, 3, train.generator(0, "train", 0, CPU))
     nats = train.conditional_kl(*model(z), mean, conditionals.std[:, None]).mean().item()
     call_script(SCRIPT, *QUICK, "--out", tmp_path / "one", "--log-every", 1, "--steps", 11)

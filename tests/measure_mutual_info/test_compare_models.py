@@ -293,7 +293,7 @@ def test_scores_that_cannot_be_compared(tmp_path, saved, change, said):
 
 def test_bad_settings_and_records(tmp_path):
     one, other = (save(tmp_path, f"m{i}", made_scores(0.5, 1.0, books=3, seed=i)) for i in (0, 1))
-    assert "--scores: give the scores of a model or more" in refusal(tmp_path)
+    assert "--scores: give one or more" in refusal(tmp_path)
     flags = "--scores", one, other, "--out", tmp_path / "out"
     assert "--bootstrap 1: must be at least 2" in one_line_error(call_script(SCRIPT, *flags, "--bootstrap", 1))
     other.with_suffix(".json").unlink()

@@ -265,12 +265,14 @@ def test_a_tokenizer_that_does_not_know_the_text(tmp_path: Path):
     letters = Tokenizer(WordLevel({"[UNK]": 0, **{chr(97 + i): i + 1 for i in range(26)}}, unk_token="[UNK]"))
     letters.pre_tokenizer = Split("", "isolated")
     PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="[UNK]").save_pretrained(tmp_path / "letters")
-    for name, line in {"poor": "a" * 39 + "!", "good": "a" * 99 + "!"}.items():
+    for name, line in {"poor": "a" * 39 + "!", "good": "a" * 99 + "!", "known": "a" * 999}.items():
         (tmp_path / f"{name}.txt").write_text((line + "\n\n") * 50)
     flags = {"tokenizer": tmp_path / "letters", "boundaries": "none", "min_tokens": 100}
     line = one_line_error(call(corpus=tmp_path / "poor.txt", out=tmp_path / "poor", **flags))
     assert "letters does not know 7% of the tokens of" in line
     assert not list(tmp_path.glob("*.parts"))
+    # The share is that of the whole corpus, not of the texts that are cut at a time.
+    assert len(prepared(tmp_path / "both", corpus=tmp_path / "*o*.txt", shard_megabytes=0.001, **flags))
     rows = prepared(tmp_path / "good", corpus=tmp_path / "good.txt", **flags)
     assert record(tmp_path / "good")["unknown_tokens"] == sum(row["input_ids"].count(0) for row in rows) > 0
 

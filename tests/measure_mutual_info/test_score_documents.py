@@ -226,7 +226,7 @@ def test_so_many_documents_of_each_book(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"out": "scores.json"}, "give the name of a .csv file"),
+        ({"out": "scores.json"}, "give a file that ends in .csv"),
         ({"L-max": 3}, "no (ℓ, L) fits"),
         ({"n-documents": 1}, "at least 2 are needed"),
         ({"n-documents": 12}, "11 of 11 documents have 64 tokens (longest: 80) and repeat no other, and 12 are needed"),

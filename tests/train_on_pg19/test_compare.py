@@ -227,6 +227,8 @@ def test_runs_are_compared_after_as_many_tokens(files, tmp_path):
 def test_a_model_of_others_has_no_training(files, tmp_path):
     """It is compared as it is, without token_gaps.csv. Runs with no common number of tokens: each at its last one."""
     mine = write(tmp_path / "mine.csv", "c", 0, (0,), training={})
+    assert call(tmp_path / "out", files[0], files[2]).returncode == 0
+    assert (tmp_path / "out/token_gaps.csv").exists()  # it would not be of these models
     assert call(tmp_path / "out", files[0], mine).returncode == 0
     assert pd.read_csv(tmp_path / "out/summary.csv")["steps"].isna().tolist() == [False, True]
     assert set(pd.read_csv(tmp_path / "out/tokens.csv")["model"]) == {"a"}
@@ -255,7 +257,7 @@ def test_bad_input(files, tmp_path):
     bare = tmp_path / "bare.csv"
     bare.write_bytes(files[0].read_bytes())
     for given, said in [
-        ([], "--losses: give at least one file"),
+        ([], "--losses: give one or more"),
         ([*files, "--pairs", "a:c"], "--pairs a:c: give model_a:model_b, two of a, b"),
         ([*files, "--books", "q"], "--books q: none of 3 books"),
         (
