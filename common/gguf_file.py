@@ -37,7 +37,7 @@ class GgufFile:
     keys: dict[str, Any]  # metadata; for an array of strings, its length
     tensors: tuple[str, ...]
 
-    def refuse(self, what: str) -> UserError:
+    def refusal(self, what: str) -> UserError:
         return UserError(
             f"{self.path}: {what}, which transformers ignores, so it would load a different model: give the model's "
             "folder or its name on the hub instead of the GGUF file"
@@ -74,7 +74,7 @@ def check_config(file: GgufFile, config: PreTrainedConfig) -> None:
         said = _said_by(config, name)
         switched_off = value is not True and value in (0, 1.0, "none")
         if (said is not None and said != value) or (said is None and SENSITIVE.search(name) and not switched_off):
-            raise file.refuse(f"it says {key} = {value}")
+            raise file.refusal(f"it says {key} = {value}")
         if said is None and name not in HARMLESS:
             unread.append(key)
     if unread:
@@ -113,7 +113,7 @@ def complete_model(file: GgufFile, model: PreTrainedModel) -> None:
         shapes = {name: weight.shape for name, weight in type(model)(model.config).named_parameters()}
     for name, weight in model.named_parameters():  # transformers assigns weights of any shape
         if weight.shape != shapes[name]:
-            raise file.refuse(f"{name} has the shape {tuple(weight.shape)}, its keys say {tuple(shapes[name])}")
+            raise file.refusal(f"{name} has the shape {tuple(weight.shape)}, its keys say {tuple(shapes[name])}")
     if "rope_freqs.weight" in file.tensors:
         _divide_frequencies(file, model)
     try:
@@ -125,7 +125,7 @@ def complete_model(file: GgufFile, model: PreTrainedModel) -> None:
         block = re.match(r"blk\.(\d+)\.", name)
         beyond = block and int(block[1]) >= model.config.num_hidden_layers  # predicts further tokens; not used
         if not {name, name.removesuffix(".weight")} & wanted and not NO_WEIGHTS.fullmatch(name) and not beyond:
-            raise file.refuse(f"it holds the tensor {name}")
+            raise file.refusal(f"it holds the tensor {name}")
 
 
 def _divide_frequencies(file: GgufFile, model: PreTrainedModel) -> None:
@@ -136,7 +136,7 @@ def _divide_frequencies(file: GgufFile, model: PreTrainedModel) -> None:
         return
     rotations = [module for module in model.modules() if hasattr(module, "inv_freq")]
     if len(rotations) != 1 or rotations[0].inv_freq.shape != factors.shape:
-        raise file.refuse("it holds the tensor rope_freqs.weight")
+        raise file.refusal("it holds the tensor rope_freqs.weight")
     with torch.no_grad():
         rotations[0].inv_freq /= factors.to(rotations[0].inv_freq.device)
 
@@ -149,7 +149,7 @@ def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
     backend = tokenizer.backend_tokenizer
     no_prefix = kind == "llama" and file.keys.get("tokenizer.ggml.add_space_prefix") is False
     if no_prefix and backend.encode("a", add_special_tokens=False).tokens[0].startswith("▁"):
-        raise file.refuse("it says tokenizer.ggml.add_space_prefix = False")
+        raise file.refusal("it says tokenizer.ggml.add_space_prefix = False")
     if kind != "gpt2":
         return
     if pre == "default":
@@ -158,6 +158,6 @@ def complete_tokenizer(file: GgufFile, tokenizer: Any) -> None:
         digits, like_gpt2 = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, like_gpt2])
     elif pre not in (*LIKE_GPT2, *GGUF_PRE_TOKENIZER_SPLITS):
-        raise file.refuse(f"it says tokenizer.ggml.pre = {pre}")
+        raise file.refusal(f"it says tokenizer.ggml.pre = {pre}")
     if pre in ("qwen2", "qwen35"):
         backend.normalizer = normalizers.NFC()
