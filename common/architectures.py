@@ -14,6 +14,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 import common.gru  # noqa: F401  # makes its model type known
@@ -173,7 +174,7 @@ def _narrow_mamba2(width: int, elements: int) -> Architecture:
 def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
     """The configuration of an `architecture`, for at most L tokens; ids: vocab_size and ids of special tokens.
 
-    UserError: an unknown name, or a model type or a setting that transformers lacks.
+    UserError: an unknown name, a model type or a setting that transformers lacks, or sizes that it refuses.
     """
     kind, settings, _ = architecture(name)
     # transformers' Mamba2 works with an inner width below the width, but its configuration needs an integer `expand`.
@@ -186,7 +187,11 @@ def configuration(name: str, L: int, **ids: int | None) -> PreTrainedConfig:
     unknown = [key for key in settings if not hasattr(default, key)]  # transformers would keep and ignore them
     if unknown:
         raise UserError(f"model {name}: {kind} has no setting {', '.join(unknown)}: correct its line in MODELS")
-    config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings | whole)
+    try:
+        config = AutoConfig.for_model(kind, use_cache=False, **ids, **settings | whole)
+    except StrictDataclassError as error:  # sizes that do not divide
+        reason = str(error).splitlines()[-1].strip().removeprefix("ValueError: ").rstrip(".!")
+        raise UserError(f"model {name}: {reason}: correct its line in MODELS") from error
     vars(config).update(narrow)
     if hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = L

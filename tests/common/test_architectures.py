@@ -107,3 +107,6 @@ def test_what_cannot_be_built_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "mine", Architecture("mistral", {"hidden_size": 32, "sliding_windows": 8}))
     with pytest.raises(UserError, match=r"^model mine: mistral has no setting sliding_windows: correct its line"):
         configuration("mine", 16)
+    monkeypatch.setitem(MODELS, "mine", Architecture("llama", {"hidden_size": 100, "num_attention_heads": 3}))
+    with pytest.raises(UserError, match=r"^model mine: The hidden size \(100\) .*: correct its line in MODELS$"):
+        configuration("mine", 16)
