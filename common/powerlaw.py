@@ -161,8 +161,9 @@ def fit_law(
     The 95% intervals assume independent documents. For positive parameters they are symmetric in the logarithm; for a
     parameter at the edge of its range, or that the points do not determine, they are NaN. chi2 is rᵀ C⁻¹ r with
     dof = p − k, and aic = chi2 + 2k, as the covariance is not fitted. p_value is that of χ² or, if the covariance was
-    estimated, of Hotelling's T². T² uses the covariance before shrinkage; for p documents or fewer it uses the shrunk
-    one and accepts a law too easily. aic and p_value are NaN for p <= k. A power_plus_constant with |β| below about
+    estimated, of Hotelling's T² with the covariance before shrinkage. It is NaN for p documents or fewer, as these
+    cannot test a law: with the shrunk covariance almost any law is accepted. aic and p_value are NaN for p <= k. A
+    power_plus_constant with |β| below about
     0.02 is a logarithm, and its A and C mean nothing. ValueError: L not ascending, or a number that is not finite.
     NoFitError: fewer than three points or than parameters; fewer than three points MIN_SIGNIFICANCE standard errors
     above 0 (except for "constant"); a covariance that is singular or from too few documents; or no solution.
@@ -357,10 +358,13 @@ def _hotelling(law: str, points: _Points, log_scale: bool, theta: np.ndarray) ->
     """p-value of the law by Hotelling's T² of the residuals, with the documents' covariance before shrinkage.
 
     Shrunk correlations overstate the errors of the residuals of strongly correlated points, so χ² comes out too small.
+    NaN for p documents or fewer, whose covariance before shrinkage is singular.
     """
     nu, p, missing = points.n_documents - 1, len(points.mi), len(points.mi) - len(theta)
+    if points.n_documents <= p:
+        return math.nan
     estimated = points.shrinkage
-    if points.n_documents > p and points.shrinkage < 1:
+    if points.shrinkage < 1:
         estimated = 0.0
         off_diagonal = ~np.eye(p, dtype=bool)
         whole = np.where(off_diagonal, points.correlation / (1 - points.shrinkage), points.correlation)

@@ -8,13 +8,17 @@ model with several start tokens. Writes to the folder --out:
     models.csv  one row per model, estimator and quantity, the model with the highest loss first:
                 beta       exponent of the power law over all L, as in fit.csv, with the p-value of the law
                 beta_long  the same over L >= --L-long-min tokens
+                bend       how much the local exponent falls each time L doubles, on average: −2 ln 2 times the
+                           quadratic coefficient of ln I against ln L, by least squares without weights
                 mi         I at each L, in nats
                 and, without an estimator, for the tokens L/2 + 1 … L of the longest L, given all tokens before them:
                 loss_nats_per_byte, loss_nats_per_token, bytes_per_token; start_nats_per_token is the loss of the first
                 L/2 tokens after the start token
     trend.csv   difference: each quantity of model_b minus that of model_a, for each pair of models; model_b has the
                 lower loss per byte. slope: of the line through beta, or beta_long, against loss_nats_per_byte, with one
-                point per model (at least three); below 0, the exponent grows as the loss falls
+                point per model (at least three); below 0, the exponent grows as the loss falls. models_lo95,
+                models_hi95: its interval from the scatter of the models about the line, which says how other models
+                might lie; the other interval is for these models on other books
 
 All intervals come from one bootstrap over books: each replication draws the same books for all models, takes all their
 documents and recomputes everything above. `paired` is "documents" if two models scored the same documents, cut at the
@@ -35,6 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from common.cli import UserError, at_least, run
 from common.documents import matching
@@ -48,7 +53,7 @@ LOSS = ("", "loss_nats_per_byte", 0.0)
 MODELS_COLUMNS = ["source", "model", "start_token", "estimator", "quantity", "value", "lo95", "hi95", "p_value"]
 MODELS_COLUMNS += ["L_min", "L_max", "n_documents", "n_books"]
 TREND_COLUMNS = ["source", "kind", "model_a", "start_a", "model_b", "start_b", "paired", "estimator", "quantity"]
-TREND_COLUMNS += ["L_max", "value", "lo95", "hi95", "n_models", "n_books"]
+TREND_COLUMNS += ["L_max", "value", "lo95", "hi95", "models_lo95", "models_hi95", "n_models", "n_books"]
 Key = tuple[str, str, float]  # estimator, quantity, and L (for mi; otherwise 0)
 
 
@@ -185,6 +190,9 @@ def quantities(model: Model, drawn: np.ndarray, L_long_min: float) -> dict[Key, 
                 found[estimator, name, 0.0] = Quantity(fit.parameters["beta"][0], fit.L_min, fit.L_max, fit.p_value)
             except NoFitError as error:
                 found[estimator, name, 0.0] = Quantity(math.nan, why_not=str(error))
+        if len(L) >= 3 and (values.mean(axis=0) > 0).all():
+            quadratic = np.polyfit(np.log(L), np.log(values.mean(axis=0)), 2)[0]
+            found[estimator, "bend", 0.0] = Quantity(-2 * math.log(2) * quadratic, L[0], L[-1])
         found |= {(estimator, "mi", at): Quantity(mi, at, at) for at, mi in zip(L, values.mean(axis=0), strict=True)}
     loss, tokens, size, start = model.last.to_numpy()[rows].sum(axis=0)
     of_loss = {"loss_nats_per_byte": loss / size, "loss_nats_per_token": loss / tokens}
@@ -196,6 +204,14 @@ def slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Slope of the least-squares line through the points, (…, points) → (…)."""
     x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
     return (x * y).sum(axis=-1) / (x * x).sum(axis=-1)
+
+
+def scatter(x: np.ndarray, y: np.ndarray) -> float:
+    """Half width of the 95% interval of `slope` from the residuals of the points, (points,), with Student's t."""
+    left = len(x) - 2
+    steepness, x = slope(x, y), x - x.mean()
+    squares = ((y - y.mean() - steepness * x) ** 2).sum()
+    return float(stdtrit(left, 0.975) * math.sqrt(squares / left / (x @ x)))
 
 
 def with_interval(values: np.ndarray, books: int) -> tuple[float, float, float]:
@@ -238,12 +254,13 @@ def main(cfg: Settings) -> None:
         pair = (models[a].name, models[a].start, models[b].name, models[b].start, paired)
         for k, (*names, L) in enumerate(keys):
             less = with_interval(values[:, b, k] - values[:, a, k], books)
-            trend.append((source, "difference", *pair, *names, L or math.nan, *less, 2, books))
+            trend.append((source, "difference", *pair, *names, L or math.nan, *less, math.nan, math.nan, 2, books))
     for k, (*names, _) in enumerate(keys):
         there = np.isfinite(values[0, :, k])
         if names[1] in EXPONENTS and there.sum() >= 3:
-            of = slope(values[:, there, keys.index(LOSS)], values[:, there, k])
-            line = (*with_interval(of, books), there.sum(), books)
+            points = values[:, there, keys.index(LOSS)], values[:, there, k]
+            of, half = slope(*points), scatter(*(each[0] for each in points))
+            line = (*with_interval(of, books), of[0] - half, of[0] + half, there.sum(), books)
             trend.append((source, "slope", *[""] * 5, *names, math.nan, *line))
 
     rows = pd.DataFrame(rows, columns=MODELS_COLUMNS).dropna(subset="value")

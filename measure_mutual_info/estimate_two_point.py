@@ -3,7 +3,9 @@
     python measure_mutual_info/estimate_two_point.py --counts results/fig2c/counts.csv --out results/fig2c
 
 Reads counts.csv and counts_by_book.csv (count_ngrams.py --d …). Writes to the folder --out:
-    two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each entropy estimator; for grassberger also Î − plateau
+    two_point.csv   Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) by each entropy estimator; for grassberger also Î − plateau, and
+                    independent_nats: Î of as many independent pairs with the same counts of single tokens, which is the
+                    bias of counting alone (drawn at random; empty for more than MOST_CELLS kinds of pairs)
     fit.csv         the parameters of each law of Î(d) with intervals, goodness of fit, and the error of predicting Î at
                     the largest d; `selected` marks the law with the lower AIC of the first two below
     ranges.csv      rows as in fit.csv, for power_plus_constant and paper_eq_b15 fitted from d_min to every later
@@ -19,7 +21,8 @@ unweighted fit. Laws, for d_min <= d <= d_max (in fit.csv, `model` is the tokeni
     paper_eq_b15              the paper's least squares of log(Î − C) against log A − α log d (Eq. B.15), unweighted
 Judge the laws by the first two. If p rejects both, quote the wls fit: generalised least squares then follows the small
 differences between distances, and its curve can lie on one side of all points. mi_corrected_nats is Î − C, with C from
-the fit that `plateau` chooses. C is the plateau of the bias, equal for all d (README.md says how far that holds).
+the fit that `plateau` chooses. C is equal for all d: the bias of counting, and what is shared at any distance because
+texts differ in how often they use each token. p is empty where there are as many distances as books, or more.
 Errors come from the rows of counts_by_book.csv: books, or documents of a single book.
 
 Hardware: one CPU core, a minute. Expected for PG19 and the tokenizer of Llama 3.1, from the paper: 1.10 · d^−0.91.
@@ -53,10 +56,11 @@ ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 KINDS = ("left", "right", "pair")
 LAWS = ("power_plus_constant", "constant", "power_plus_constant_wls")
 TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", "mi_corrected_nats", "stderr_nats"]
-TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law"]
+TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law", "independent_nats"]
 FIT_COLUMNS = [column for column in bipartite.FIT_COLUMNS if column not in ("L_over_ell", "fit_units")]
 SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in bipartite.SWEEP_COLUMNS if name != "L_over_ell"]
 FLAT = 0.05  # not in the paper: with at least this p-value for a constant Î, no decay is seen
+MOST_CELLS, DRAWS = 20_000_000, 5  # not in the paper: kinds of pairs, and draws, for independent_nats
 LEAST_ALPHA = 0.02  # not in the paper: for a smaller α, A and C cannot be told apart, see fit_law
 
 
@@ -67,7 +71,7 @@ class Settings:
     d_min: int = 1  # tokens; the fits begin here
     d_max: int = 4096  # tokens; the fits end here. Paper: 4096 on PG19, 256 on Wikipedia
     bootstrap: int = 200  # not in the paper: resamplings of whole books; 0 for none
-    seed: int = 0  # seed of the resamplings
+    seed: int = 0  # seed of the resamplings and of independent_nats
 
     def validate(self) -> None:
         at_least(1, self, "d_min")
@@ -122,6 +126,26 @@ def mutual_information(
     """Î(d) = Ĥ(left) + Ĥ(right) − Ĥ(pair) in nats, (p,), by one of ESTIMATORS; counts: `Counts.by_kind` of KINDS."""
     by_kind = {kind: np.array([ESTIMATORS[estimator](*by_d[d]) for d in sorted(by_d)]) for kind, by_d in counts.items()}
     return by_kind["left"] + by_kind["right"] - by_kind["pair"]
+
+
+def independent_information(
+    left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+) -> float:
+    """Mean Î by Grassberger's estimator, in nats, of DRAWS tables of independent pairs, whose information is 0.
+
+    left, right: counts of counts of the tokens on either side, of the same total N. A table has a Poisson count for
+    each kind of pair, with mean n_i m_j / N, so about N pairs. NaN if there are more than MOST_CELLS kinds.
+    """
+    n, m = (np.repeat(*of).astype(float) for of in (left, right))
+    if len(n) * len(m) > MOST_CELLS:
+        return math.nan
+    found = []
+    for _ in range(DRAWS):
+        table = rng.poisson(np.outer(n, m) / n.sum())
+        counts = (np.unique(part[part > 0], return_counts=True) for part in (table.sum(1), table.sum(0), table))
+        of_left, of_right, of_pairs = (entropy.grassberger_entropy(*of) for of in counts)
+        found.append(of_left + of_right - of_pairs)
+    return float(np.mean(found))
 
 
 def fit_weighted(law: str, d: np.ndarray, values: np.ndarray) -> Fit:
@@ -230,13 +254,16 @@ def range_rows(here: dict, d: np.ndarray, mi_nats: np.ndarray, values: np.ndarra
 def plateau(fits: list[Fit]) -> Fit | None:
     """The fit whose C is subtracted from Î; None if there is none.
 
-    It is the constant if its p-value is at least FLAT, else the first of power_plus_constant_wls and paper_eq_b15 with
-    α >= LEAST_ALPHA, else the constant.
+    It is the constant if its p-value is at least FLAT or, where units are too few for a p-value, if its AIC is below
+    that of power_plus_constant; else the first of power_plus_constant_wls and paper_eq_b15 with α >= LEAST_ALPHA; else
+    the constant.
     """
     by_law = {fit.law: fit for fit in fits}
-    constant = by_law.get("constant")
-    if constant is not None and constant.p_value >= FLAT:
-        return constant
+    constant, falling = by_law.get("constant"), by_law.get("power_plus_constant")
+    if constant is not None:
+        lower = math.isnan(constant.p_value) and falling is not None and constant.aic < falling.aic
+        if lower or constant.p_value >= FLAT:
+            return constant
     for law in ("power_plus_constant_wls", "paper_eq_b15"):
         if law in by_law and by_law[law].parameters["alpha"][0] >= LEAST_ALPHA:  # a rising curve has its C at small d
             return by_law[law]
@@ -279,6 +306,9 @@ def main(cfg: Settings) -> None:
         table = pd.DataFrame({"d_tokens": d, "mi_nats": mi}).assign(**names, estimator=estimator, n_pairs=n_pairs)
         if main_one:
             C, table["stderr_nats"], corrected_by = 0.0, error, plateau(fits)
+            rng = np.random.default_rng(cfg.seed)
+            sides = zip(counts.by_kind["left"].values(), counts.by_kind["right"].values(), strict=True)
+            table["independent_nats"] = [independent_information(left, right, rng) for left, right in sides]
             if corrected_by is not None:
                 C = corrected_by.parameters["C"][0]
                 table = table.assign(mi_corrected_nats=mi - C, plateau_nats=C, plateau_law=corrected_by.law)

@@ -19,7 +19,8 @@ compared at the last cosine end that all its seeds have reached. Writes into --o
                      other model leads significantly, hi95 the first after it where this one does; empty if none
     gains.csv        a row for each model, context c and doubling of the position: gain_nats, the model's loss given
                      only the last c to 2c − 1 tokens minus its loss given all tokens; growth_nats, the gain minus the
-                     gain in the previous doubling. Contexts that were not measured at this cosine end are left out
+                     gain in the previous doubling, in each book, weighted by documents. Contexts that were not measured
+                     at this cosine end are left out
     gain_gaps.csv    the same for each pair: the gain of model_a minus that of model_b
     information.csv  a row for each model, seed and ℓ: I(ℓ; 2ℓ) by block entropy, the NLL of the first ℓ tokens minus
                      that of the next ℓ
@@ -29,7 +30,8 @@ compared at the last cosine end that all its seeds have reached. Writes into --o
                      late_gain_rose_nats, how much that rose since the previous end
     token_gaps.csv   the same for each pair and doubling of the position: gap_nats; gain_gap_nats, how much more model_a
                      than model_b gains from the full context over its last tokens alone; gain_gap_rose_nats, how much
-                     that rose since the previous end
+                     that rose since the previous end; gain_gap_grew_nats, how much it grew from the first of these
+                     doublings to this one
 Everything except nll_nats and mi_nats is in nats per byte of text, or per token if the documents have no text (column
 `unit`). Standard errors are computed from the sums by book.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t
+from scipy.stats import linregress, t
 
 from measure_mutual_info.compare_models import MODELS_COLUMNS, TREND_COLUMNS, slope, with_interval
 from measure_mutual_info.scoring.tables import BYTES, START
@@ -80,7 +80,7 @@ def test_laws_that_are_known(tmp_path):
     scores = {name: made_scores(*law, seed=i) for i, (name, law) in enumerate(laws.items())}
     models, trend, printed = compare(tmp_path, *(save(tmp_path, name, rows) for name, rows in scores.items()))
     assert models.index.unique("model").tolist() == ["weak.gguf", "middle.gguf", "strong.gguf"]
-    assert len(models) == 3 * (3 * 3 + 4)
+    assert len(models) == 3 * (3 * 4 + 4)
     for name, (beta, loss) in laws.items():
         for estimator in ("direct", "vclub", "block_entropy"):
             for quantity, ends in (("beta", [4, 2048]), ("beta_long", [256, 2048])):
@@ -89,6 +89,8 @@ def test_laws_that_are_known(tmp_path):
                 assert row["hi95"] - row["lo95"] < 0.2
                 assert row[["L_min", "L_max"]].tolist() == ends
                 assert 0 < float(row["p_value"]) < 1
+            bend = models.loc[(name, estimator, "bend")]
+            assert bend["lo95"] < 0 < bend["hi95"] < bend["lo95"] + 0.1
         rows = scores[name][scores[name]["L_tokens"] == 2048]
         of = models.loc[name]
         term = rows["logq_y_given_x_nats"] - rows["logq_y_nats"]
@@ -108,12 +110,16 @@ def test_laws_that_are_known(tmp_path):
     assert row["value"] == pytest.approx(of["strong.gguf"] - of["weak.gguf"])
     assert row["lo95"] < 0.2 < row["hi95"]
     assert row["paired"] == "books"
-    assert len(trend.loc["difference"]) == 3 * (3 * 3 + 4)
+    assert len(trend.loc["difference"]) == 3 * (3 * 4 + 4)
     assert trend.loc["slope"].index.unique("quantity").tolist() == ["beta", "beta_long"]
     row = trend.loc[("slope", "", "", "direct", "beta")]
     loss = models["value"].xs(("", "loss_nats_per_byte"), level=(1, 2))
     assert row["value"] == pytest.approx(np.polyfit(loss[of.index], of, 1)[0])
     assert row["lo95"] < -0.5 < row["hi95"] < 0
+    line = linregress(loss[of.index], of)
+    half = t.ppf(0.975, 1) * line.stderr
+    found = row[["models_lo95", "models_hi95"]].astype(float).tolist()
+    assert found == pytest.approx([line.slope - half, line.slope + half])
     assert row["n_models"] == 3
     assert f"slope against the loss per byte: direct beta {row['value']:.3f} [{row['lo95']:.3f}, " in printed
     assert (tmp_path / "out" / "trend.json").exists()
@@ -259,7 +265,7 @@ def test_chosen_books_are_as_if_no_others_had_been_scored(tmp_path):
 
 def test_one_model_alone(tmp_path):
     models, trend, _ = compare(tmp_path, save(tmp_path, "m0", made_scores(0.5, 1.0)), bootstrap=5)
-    assert len(models) == 3 * 3 + 4
+    assert len(models) == 3 * 4 + 4
     assert trend.empty
 
 

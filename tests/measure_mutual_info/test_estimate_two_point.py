@@ -103,6 +103,7 @@ def test_shuffled_tokens_have_no_information_beside_the_plateau(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = pd.read_csv(tmp_path / "two_point.csv").query("estimator == 'grassberger'")
     assert (rows["mi_nats"] > 0.1).all()
+    assert rows["independent_nats"].to_numpy() == pytest.approx(rows["mi_nats"].to_numpy(), rel=0.03)
     assert (rows["mi_corrected_nats"].abs() <= stdtrit(39, 0.975) * rows["stderr_nats"]).all()
     assert json.loads((tmp_path / "two_point.json").read_text())["plateau_of"] == "constant"
     constant = pd.read_csv(tmp_path / "fit.csv").query("law == 'constant'").iloc[0]
@@ -218,6 +219,11 @@ def test_which_plateau_is_taken_off():
     assert plateau(fits).law == "constant"
     slow = replace(falling[2], parameters=falling[2].parameters | {"alpha": (0.01, math.nan, math.nan)})
     assert plateau([falling[1], slow]).law == "constant"  # almost a logarithm: the fit could choose any C
+    # With as many distances as units there is no p-value, and the AIC decides.
+    for few, law in ((values[:8], "power_plus_constant_wls"), (flat[:8], "constant")):
+        fits = [fit_weighted(law, D, few) for law in LAWS]
+        assert math.isnan(fits[1].p_value)
+        assert plateau(fits).law == law
 
 
 # Through the command line

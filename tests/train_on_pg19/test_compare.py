@@ -194,6 +194,19 @@ def test_the_tokens_of_training(out):
     last, rise = gaps.iloc[-1], np.mean(rises) - late("b", 0, 70) + late("b", 0, 30)
     assert last["gain_gap_rose_nats"] == pytest.approx(rise, abs=1e-5)
     assert last["gain_gap_rose_lo95"] < rise < last["gain_gap_rose_hi95"]
+    assert gaps["gain_gap_grew_nats"].dropna().tolist()[::2] == [0, 0]
+
+    def grown(name: str, seed: int) -> float:
+        """From positions 9 to 16 to 17 to 32, in nats per byte of each book, weighted by documents."""
+        gain = made_up(name, seed, 70, 4) - made_up(name, seed, 70)
+        rates = [
+            [gain[BOOKS == k, a:b].sum() / BYTES[BOOKS == k, a:b].sum() for k in range(3)]
+            for a, b in ((8, 16), (16, 32))
+        ]
+        return np.average(np.diff(rates, axis=0)[0], weights=np.bincount(BOOKS))
+
+    grew = np.mean([grown("a", seed) for seed in range(2)]) - grown("b", 0)
+    assert last["gain_gap_grew_nats"] == pytest.approx(grew, abs=1e-5)
     assert gaps["gain_gap_rose_nats"].notna().tolist() == 5 * [False] + [False, False, False, True, True]
     # The error includes the variance over books, so it is larger than that over seeds alone.
     assert tokens["fell_stderr_nats"].iloc[2] > np.std(falls, ddof=1) / np.sqrt(2)

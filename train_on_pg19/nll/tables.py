@@ -105,14 +105,21 @@ def gains(model: list[Evaluated], text: Text) -> list[pd.DataFrame]:
         units, none = text.within(of), [np.zeros((len(text.documents), len(of)))]
         each = [gained(one, text, context, of) for one in model]
         found = curves.gap(each, none, units)
-        # Doublings differ in their number of units, so compare nats per unit, weighted by documents (equal for all).
-        rate = [values * text.documents[:, None] / units for values in each]
-        steps = [np.diff(values, axis=1, prepend=np.nan) for values in rate]
+        steps = [np.diff(rate, axis=1, prepend=np.nan) for rate in rates(each, text, units)]
         growth = curves.gap(steps, none, text.documents)
         about = {"model": model[0].name, "L": text.L, "seeds": len(model), "context": context}
         columns = where(text, of) | interval(found, "gain") | interval(growth, "growth")
         parts.append(pd.DataFrame(about | columns | {"n_documents": text.documents.sum(), "n_books": len(units)}))
     return parts
+
+
+def rates(each: list[np.ndarray], text: Text, units: np.ndarray) -> list[np.ndarray]:
+    """Nats per unit of each book times its documents, for each seed.
+
+    Doublings differ in their number of units, so they are compared in nats per unit, weighted by documents, which are
+    the same for all.
+    """
+    return [values * text.documents[:, None] / units for values in each]
 
 
 def gain_gaps(a: list[Evaluated], b: list[Evaluated], text: Text) -> list[pd.DataFrame]:
@@ -165,7 +172,8 @@ def token_gaps(
 
     a, b: as `model` in `tokens`. No rows if they have no number of training tokens in common. gain_gap: how much more a
     than b gains from the full context over the last `context` tokens alone. gain_gap_rose: how much that rose since the
-    previous number of training tokens.
+    previous number of training tokens. gain_gap_grew: how much it grew from the first of these doublings to this one,
+    in nats per unit of each book, weighted by documents.
     """
     of, rows, before = curves.doublings(text.L, 1), [pd.DataFrame()], None
     units, far = text.within(of), of[:, 0] > 2 * (context or text.L)
@@ -178,6 +186,8 @@ def token_gaps(
             columns = {"context": context} | interval(curves.gap(*gain, units[:, far]), "gain_gap")
             if before:
                 columns |= interval(curves.gap(*map(minus, gain, before), units[:, far]), "gain_gap_rose")
+            grew = [[rate - rate[:, :1] for rate in rates(model, text, units[:, far])] for model in gain]
+            columns |= interval(curves.gap(*grew, text.documents), "gain_gap_grew")
             table, before = table.join(pd.DataFrame(columns, index=table.index[far])), gain
         rows.append(table)
     return pd.concat(rows)
