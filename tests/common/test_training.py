@@ -202,7 +202,9 @@ def test_processes_micro_batches_and_shards_change_nothing(tmp_path):
     """Two processes, with whole (Muon) or sharded weights (FSDP), and micro-batches give the same steps as one."""
     one = run(settings(tmp_path / "one", clip=1e9))
     for name, changes in {"parts": {"accumulate": 4}, "again": {"gradient_checkpointing": True}}.items():
-        pd.testing.assert_frame_equal(run(settings(tmp_path / name, clip=1e9, **changes)), one, rtol=1e-4)
+        of = task()
+        pd.testing.assert_frame_equal(run(settings(tmp_path / name, clip=1e9, **changes), of), one, rtol=1e-4)
+        assert of.backbone.is_gradient_checkpointing == (name == "again")
     (tmp_path / "two_runs.py").write_text(TWO_RUNS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

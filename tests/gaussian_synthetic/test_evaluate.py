@@ -175,14 +175,17 @@ def test_convergence_and_the_best_linear_state(tmp_path):
     """Runs with one restart; the frontier against sums by hand from capacity.csv, and NaN where the state grows."""
     long = ("--steps", 40, "--restarts", 1)
     runs = [train_one(tmp_path / name, "--model", name, *long) for name in ("gru-16-7", "tiny")]
-    assert call(runs, tmp_path / "out").returncode == 0
+    known = pd.read_csv(ROOT / "results/capacity/capacity.csv")
+    others = known.assign(family="logarithmic", k=1, lower_nats=9.0, attained_nats=9.0)
+    pd.concat([known, others]).to_csv(tmp_path / "both.csv", index=False)
+    assert call(runs, tmp_path / "out", "--capacity", tmp_path / "both.csv").returncode == 0
     summary = tables(tmp_path / "out")[1].set_index("model")
     for run, name in zip(runs, ("gru-16-7", "tiny"), strict=True):
         log, row = pd.read_csv(run / "log.csv").set_index("step")["kl_nats"], summary.loc[name]
         assert log.index[-1] == row["steps"] == 120
         assert row["last_gain"] == pytest.approx(1 - log[120] / log[40], rel=1e-5)
         assert not row["converged"]  # only one restart, and the KL is far from 0
-    capacity = pd.read_csv(ROOT / "results/capacity/capacity.csv").query("L == 16").set_index("d")
+    capacity = known.query("L == 16").set_index("d")
     for column, name in (("frontier_lo_nats", "lower_nats"), ("frontier_hi_nats", "attained_nats")):
         # 7 elements for 3 copies: two copies have 2, one has 3.
         wanted = (2 * capacity.loc[2, name] + capacity.loc[3, name]) / 16

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, call_script, one_line_error
 
 from common.powerlaw import fit_law
-from l2m_condition.required_state import PAPER, STATE, ScalingLaw
+from l2m_condition.required_state import PAPER, STATE, ScalingLaw, read_law
 
 SCRIPT = "l2m_condition/required_state.py"
 CONTEXTS = [2**k for k in range(8, 21)]
@@ -121,6 +121,11 @@ def test_verdicts():
     cases |= {(0.8, 0.05): "undecided", (0.72, 0.05): "undecided", (0.7, 0.05): "violates"}
     for (exponent, half), said in cases.items():
         assert ScalingLaw("law", 2.0, 0.76, 0.1, half).verdict(exponent) == said
+
+
+def test_a_fit_without_resampled_books_has_the_interval_by_documents(tmp_path):
+    bare = fit_table().assign(boot_lo95=math.nan, boot_hi95=math.nan)
+    assert read_law(save(bare, tmp_path / "fit.csv"), "direct").half_beta == pytest.approx(0.025)
 
 
 def test_a_fit_and_its_interval(tmp_path):

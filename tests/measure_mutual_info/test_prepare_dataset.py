@@ -137,6 +137,7 @@ def test_every_kind_of_corpus_and_of_work_gives_the_same(
         assert documents == found["folder"]
         assert record(tmp_path / name)["skipped_empty"] == (1 if name in ("folder", "shards", "glob") else 2)
     assert record(tmp_path / "hub")["source"] == "name"
+    assert record(tmp_path / "glob")["source"] == library.name
 
 
 def test_books_are_named_by_the_column_asked_for(tmp_path: Path):

@@ -129,6 +129,11 @@ def test_gaps_and_information(out):
         assert row.gap_nats == pytest.approx(rate(difference, row.first, row.last), abs=1e-5)
     assert ((gap["lo95"] < gap["gap_nats"]) & (gap["gap_nats"] < gap["hi95"])).all()
     assert crossover["leads_at_the_end"].tolist() == ["b" if gap["gap_nats"].iloc[-1] > 0 else "a"]
+    of = curves.Gap(*(gap[name].to_numpy() for name in ("gap_nats", "stderr_nats", "lo95", "hi95")))
+    found = curves.crossover(of, gap["position_units"].to_numpy())  # in bytes
+    assert crossover[["overtakes_at", "lo95", "hi95"]].iloc[0].tolist() == pytest.approx(
+        [found.position, found.lo95, found.hi95], rel=1e-3, nan_ok=True
+    )
     nll = made_up("b", 0, 70)
     found = information.query("model == 'b' and ell_tokens == 16").iloc[0]
     by_document = nll[:, :16].sum(axis=1) - nll[:, 16:32].sum(axis=1)

@@ -62,6 +62,8 @@ def test_shared_prefixes_equal_separate_prompts(kind, book_bytes):
 
 
 STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+LONG = {"rope_type": "longrope", "rope_theta": 10_000.0, "factor": 2.0, "original_max_position_embeddings": 32}
+LONG |= {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,7 @@ STRETCHED = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
         ("mamba", {}),
         ("minimax", {"head_dim": 12, "num_local_experts": 2, "block_size": 16}),
         ("llama", {"rope_parameters": STRETCHED, "max_position_embeddings": 64}),
+        ("llama", {"rope_parameters": LONG, "max_position_embeddings": 64}),
     ],
 )
 def test_models_without_plain_key_values_get_plain_prompts(kind, changes, book_bytes):
