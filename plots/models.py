@@ -52,11 +52,11 @@ class Settings:
 
 
 def read_compared(paths: Sequence[Path]) -> pd.DataFrame:
-    """Read models.csv of all corpora. UserError: no file, a bad one, a corpus in two files, a model without a loss."""
+    """Read models.csv of all corpora. UserError: a bad file, a corpus in two files, a model without a loss."""
     tables = [style.read_table(path, MODELS, REMEDY, ["lo95", "hi95"], [*MODELS[:4], "L_max"]) for path in paths]
     sources = [source for table in tables for source in table["source"].unique()]
-    if not sources or len(set(sources)) < len(sources):
-        raise UserError(f"--compared names models.csv of the corpora {', '.join(sources) or 'none'}: give one of each")
+    if len(set(sources)) < len(sources):
+        raise UserError(f"--compared names models.csv of the corpora {', '.join(sources)}: give one of each")
     for path, table in zip(paths, tables, strict=True):
         for quantity in ("loss_nats_per_byte", "bytes_per_token"):
             if lacking := set(table["model"]) - set(table.loc[table["quantity"] == quantity, "model"]):

@@ -124,10 +124,8 @@ def draw_panel(ax: Axes, results: TwoPoint, shown: Sequence[str], floor: float) 
 def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
     """Log-log panels side by side with a shared y axis, each with a legend and, except in B.5, local slopes.
 
-    UserError: no folder, or no point above 0.
+    UserError: no point above 0.
     """
-    if not results:
-        raise UserError("--results names no folder: give one or more with two_point.csv, fit.csv and sweep.csv")
     panels = []
     for one in results:
         columns = ["mi_corrected_nats"] if one.corrected else ["mi_nats"]
@@ -153,12 +151,12 @@ def draw(figure: str, results: Sequence[TwoPoint]) -> Figure:
 def draw_ranges(folders: Sequence[Path]) -> Figure:
     """α of each law against the last distance of the fit, with 95% intervals from resampled books.
 
-    UserError: no folder, or a bad ranges.csv.
+    UserError: a bad ranges.csv.
     """
     why = "make it with python measure_mutual_info/estimate_two_point.py --counts COUNTS.csv --out FOLDER"
     tables = [style.read_table(folder / "ranges.csv", style.FIT, why, style.MAY_LACK) for folder in folders]
-    if not tables or any(table[table["parameter"] == "alpha"].empty for table in tables):
-        raise UserError(f"--results names no folder, or one whose ranges.csv has no alpha: {why}")
+    if any(table[table["parameter"] == "alpha"].empty for table in tables):
+        raise UserError(f"--results names a folder whose ranges.csv has no alpha: {why}")
     titles = [f"{table['source'].iloc[0]}\n{table['model'].iloc[0]}" for table in tables]
     fig, axes, _ = style.new_figure(titles, "Exponent α", "Last distance of the fit (tokens)")
     legend = {}

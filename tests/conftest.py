@@ -42,16 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
-def run_script(script: str, *arguments: object, check: bool = True, **options) -> subprocess.CompletedProcess:
-    """Run a script of the repository from the command line, as a user would; with `check`, assert that it succeeds."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Like `run_script` without `check`, but in this process, which saves the seconds that imports take."""
+    """Run a script of the repository as from the command line, in this process, which saves the seconds of imports."""
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (

@@ -151,9 +151,8 @@ def test_what_stands_in_a_preset_is_what_a_run_records(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variable", ["smollm2", "gemma", "qwen_small", "qwen_large"])
 def test_the_figures_name_the_start_token_that_costs_least(variable):
-    script = (
-        f'. measure_mutual_info/_bipartite.sh; model=${variable}; find_start; short "$model"; echo "${{start[1]:-}}"'
-    )
+    script = f". measure_mutual_info/_bipartite.sh; model=elsewhere/${{{variable}##*/}}; find_start; "
+    script += 'short "$model"; echo "${start[1]:-}"'
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     model, named = done.stdout.splitlines()
     folder = ROOT / "results/start_token" / model

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 . train_on_pg19/_books.sh
 begin MODELS OUT
 
-inputs fig4 256 2048 8192
+inputs fig4 256 2048 8192 0
 models=$smollm2 top=${OUT:-$out/pretrained} tokenizer="" # that of each model
 case $PRESET in
     smoke) L=256 n=2 ;;

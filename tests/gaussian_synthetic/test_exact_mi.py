@@ -130,7 +130,6 @@ def test_a_family_of_ones_own(tmp_path):
         (["--family", "volume"], "no family 'volume': choose subvolume or logarithmic, or give k"),
         (["--k", 2], "--family subvolume is the paper's"),
         (["--n", 3], "--family subvolume is the paper's"),
-        (["--family", "mine", "--k", 5], "k = 5 copied columns of n = 4: give 1 to n"),
         (["--layers", 2, "--ell", 16], "--ell 16: must be from 1 to L − 1 = 15"),
         (["--layers", 2, "--ell", 0], "--ell 0: must be from 1"),
         (["--copies", 0], "--copies 0: must be at least 1"),

@@ -153,7 +153,6 @@ def test_the_family_and_the_seed_of_the_settings(tmp_path, changes):
     ("changes", "said"),
     [
         (["--L", 1000], "L = 1000 is not a power of n = 4: give 1024, the nearest"),
-        (["--k", 5], "k = 5 copied columns of n = 4"),
         (["--copies", 0], "--copies 0: must be at least 1"),
     ],
     ids=str,

@@ -18,7 +18,7 @@ import pytest
 from common.resume import Pieces
 from measure_mutual_info.counting import windows
 from measure_mutual_info.counting.entropy import grassberger_entropy, grassberger_g
-from tests.conftest import ROOT, call_script, one_line_error, run_script, write_documents
+from tests.conftest import ROOT, call_script, one_line_error, write_documents
 
 SCRIPT = "measure_mutual_info/count_ngrams.py"
 COUNTS = ["source", "tokenizer", "kind", "n_or_d", "occurrences", "types"]
@@ -148,7 +148,8 @@ def corpus(tmp_path_factory) -> tuple[Path, Path]:
     prepared = json.loads((folder / "prepare.json").read_text()) | {"tokenizer": "/somewhere/else/toy"}
     (folder / "prepare.json").write_text(json.dumps(prepared))
     out = tmp_path / "results" / "counts.csv"
-    done = run_script(SCRIPT, "--documents", folder, "--out", out, *FLAGS)
+    done = call_script(SCRIPT, "--documents", folder, "--out", out, "--processes", 2, *FLAGS)
+    assert done.returncode == 0, done.stderr
     assert f"2-grams: {sum(max(len(ids) - 1, 0) for ids in documents):,} in all" in done.stdout
     check_counts(out, documents)
     check_shares(out, documents, labels)
@@ -241,7 +242,7 @@ def test_memory_stays_under_the_limit(tmp_path):
     """
     peaks = {}
     for limit in (0.28, 2.0):
-        flags = ["--documents", folder, "--out", tmp_path / f"{limit}.csv", "--n", 2, "--d", 7, "--memory-gb", limit]
+        flags = ["--documents", folder, "--out", tmp_path / f"{limit}.csv", "--n", "--d", 7, "--memory-gb", limit]
         done = subprocess.run(
             [sys.executable, "-c", measured, ROOT / SCRIPT, *map(str, flags)], capture_output=True, text=True
         )

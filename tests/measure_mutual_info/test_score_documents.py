@@ -14,7 +14,7 @@ from common.resume import Pieces
 from measure_mutual_info import score_documents
 from measure_mutual_info.scoring import passes
 from measure_mutual_info.scoring.tables import BYTES
-from tests.conftest import call_script, one_line_error, run_script, tiny_model, write_documents
+from tests.conftest import call_script, one_line_error, tiny_model, write_documents
 from tests.measure_mutual_info.scoring.test_backend_transformers import BOS, slow_reference
 
 SCRIPT = "measure_mutual_info/score_documents.py"
@@ -51,7 +51,8 @@ def arguments(inputs, out, **changes) -> list[str]:
 @pytest.fixture(scope="module")
 def uninterrupted(inputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "scores.csv"
-    run_script(SCRIPT, *arguments(inputs, out))
+    done = call_script(SCRIPT, *arguments(inputs, out))
+    assert done.returncode == 0, done.stderr
     return out
 
 

@@ -121,14 +121,6 @@ def test_without_a_fit_at_long_lengths(made, tmp_path):
     assert fig.axes[1].get_title() == "novels, 4 texts\nno fit"
 
 
-def test_both_through_the_command_line(made, tmp_path):
-    for figure, flags in (("B.1", ["--results", *results(made)]), ("exponent", [])):
-        out = ["--compared", *compared(made), "--out", tmp_path / figure.replace(".", "")]
-        done = call_script(SCRIPT, "--figure", figure, *flags, *out)
-        assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"B1.png", "B1.pdf", "exponent.png", "exponent.pdf"}
-
-
 def test_short_names():
     names = ["Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "tiny-Q8_0.gguf", "a.IQ2_XS.gguf", "b-F16.gguf"]
     short = ["Qwen2.5 Coder 0.5B", "tiny", "a", "b", "Llama 3.1 405B"]
@@ -146,7 +138,6 @@ def test_refusals(made, tmp_path):
     shutil.copy(wanted[0], tmp_path / "models.csv")
     said = refusal(SCRIPT, "--compared", wanted[0], tmp_path / "models.csv", *out)
     assert "--compared names models.csv of the corpora novels, novels: give one of each" in said
-    assert "of the corpora none" in refusal(SCRIPT, "--compared", *out)
     copy = shutil.copytree(made / "novels/Qwen3-1B", tmp_path / "copy")
     said = refusal(SCRIPT, "--compared", *wanted, "--results", *results(made), copy, *out)
     assert "copy: novels and Qwen3-1B are those of another folder of --results: give each once" in said

@@ -122,7 +122,8 @@ def crossover(found: Gap, positions: np.ndarray) -> Crossover:
     """Where a gap changes sign for the last time, and the positions around it where the 95% interval includes 0.
 
     The gap is interpolated linearly in the logarithm of the position; positions with a gap of exactly 0 are skipped.
-    Where the true gap is 0, its interval includes 0 in 95% of cases, so this one includes the true position as often.
+    Where the true gap is 0, its interval includes 0 in 95% of cases, so this one includes the true position about as
+    often, and less often if the noise of neighbouring positions is independent and the gap is shallow.
     """
     signed = np.flatnonzero(found.gap)
     values, at = found.gap[signed], np.log(positions[signed])

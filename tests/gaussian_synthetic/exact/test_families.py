@@ -36,19 +36,6 @@ def middle_information(of: Family) -> float:
     return float(bipartite_information(families.conditional_std(of).log().numpy(), of.L // 2))
 
 
-@pytest.mark.parametrize("k", [2, 3])
-def test_conditionals_equal_the_dense_cholesky_at_1024(k):
-    of = Family(5, k)
-    sigma = dense.covariance(of)
-    z, mean = families.draw(prepare(of, torch.float64), 2, generator())
-    wanted_mean, wanted_std = dense.conditionals(sigma, z.numpy())
-    np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(families.conditional_std(of).numpy(), wanted_std, rtol=0, atol=1e-10)
-    log_std = families.conditional_std(of).log().numpy()
-    for ell in (7, of.L // 4 * 3 + 1):
-        assert bipartite_information(log_std, ell) == pytest.approx(dense.mutual_information(sigma, ell), abs=1e-8)
-
-
 @each_kind
 def test_samples_have_the_covariance(of: Family):
     """Errors of the empirical covariance, divided by their standard errors, are distributed like standard normals."""

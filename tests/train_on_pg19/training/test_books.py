@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import call_script, prose, write_documents
+from conftest import write_documents
 
 from common.cli import UserError
 from train_on_pg19.training.books import (
@@ -15,7 +15,6 @@ from train_on_pg19.training.books import (
     Sequences,
     book_of_each,
     drawn,
-    fingerprint,
     held_out_books,
     open_books,
     split,
@@ -150,21 +149,3 @@ def test_ids_that_the_tokenizer_lacks_are_refused(tmp_path):
     found[0]
     with pytest.raises(UserError, match="document one#0001 holds the id 256, but its tokenizer has 256: prepare"):
         found[1]
-
-
-def test_what_prepare_dataset_writes_can_be_read(tmp_path):
-    """Two texts in bytes: the fingerprint does not depend on the folder, and a sequence is the start of its text."""
-    for number in (1, 2):
-        (tmp_path / f"{number}.txt").write_text(prose(200, number), encoding="utf-8")
-    made = ["--corpus", tmp_path, "--tokenizer", "bytes", "--min-tokens", 300, "--processes", 1]
-    prints = []
-    for name in ("documents", "moved"):
-        done = call_script("measure_mutual_info/prepare_dataset.py", *made, "--out", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-        prints.append(fingerprint(tmp_path / name))
-    assert prints[0] == prints[1] != fingerprint(library(tmp_path / "other"))
-    documents, facts = open_books(tmp_path / "documents", 250)
-    found = Sequences(documents, np.arange(len(documents)), 250, facts["tokenizer_vocab_size"], start=256)
-    text = bytes(found[0]["targets"].tolist()).decode("utf-8", "ignore")
-    assert (tmp_path / "1.txt").read_text(encoding="utf-8").startswith(text)
-    assert set(held_out_books(documents, 0.5, 0)) < {"1", "2"}
