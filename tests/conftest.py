@@ -76,6 +76,19 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
+def recorder(folder: Path) -> str:
+    """A script in place of Python, for PYTHON: appends its arguments to folder/calls, and fails for a model "gpt5"."""
+    text = f'echo "$@" >> {folder}/calls; case "$*" in *"train.py --model gpt5"*) echo "no model gpt5"; exit 2 ;; esac'
+    return str(executable(folder / "python", text))
+
+
+def recorded(folder: Path) -> list[str]:
+    """The calls of programs since the last reading."""
+    calls = (folder / "calls").read_text(encoding="utf-8").splitlines()
+    (folder / "calls").unlink()
+    return [call for call in calls if ".py " in call]
+
+
 def flags_of(out: Path, **settings: object) -> list[str]:
     """Settings as flags, e.g. --out OUT --n-documents 20 50."""
     given = {"out": out, **settings}.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, call_shell, executable, prose
+from conftest import ROOT, call_shell, prose, recorded, recorder
 
 PRETRAINED = "train_on_pg19/pretrained.sh"
 
@@ -41,27 +41,35 @@ def test_from_a_corpus_to_the_picture(corpus, tmp_path):
     assert gap[["model_a", "model_b"]].drop_duplicates().to_numpy().tolist() == [["gpt_neox-mini-small", "tiny"]]
     log = pd.read_csv(out / "runs" / "tiny_0" / "log.csv")
     assert log["tokens"].diff().dropna().max() == 5 * 4 * 128  # log_every and batch_tokens of the preset at L = 128
-    pieces = {path: path.stat().st_mtime_ns for path in (out / "runs/nll").glob("*.npz")}
-    (out / "losses/tiny_0.csv").unlink()  # as if killed before it was written
-    shutil.rmtree(out / "runs/gpt_neox-mini-small_0")  # as on another machine; its losses are enough
-    again = figure("figG9", "--epochs", "2", **mine)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "seed 0: not trained: " in again.stdout
-    assert not (out / "runs/gpt_neox-mini-small_0").exists()
-    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), summary)
-    assert pieces == {path: path.stat().st_mtime_ns for path in (out / "runs/nll").glob("*.npz")}
 
 
-def test_a_run_that_fails_is_named(corpus, tmp_path):
-    done = figure("fig4", PRESET="smoke", CORPUS=str(corpus), MODELS="gpt5 tiny", OUT=str(tmp_path / "mine"))
+def test_a_run_that_exists_is_evaluated_and_one_that_fails_is_named(corpus, tmp_path):
+    """Where train.py leaves no run, because the losses are there, nothing is evaluated."""
+    out = tmp_path / "mine"
+    (out / "runs/tiny_0").mkdir(parents=True)
+    (out / "runs/tiny_0/run.json").touch()
+    mine = {"PRESET": "smoke", "CORPUS": str(corpus), "OUT": str(out), "PYTHON": recorder(tmp_path)}
+    done = figure("figG9", MODELS="tiny gpt2", **mine)
+    assert done.returncode == 0, done.stderr
+    calls = recorded(tmp_path)
+    trained = [call for call in calls if "train.py" in call]
+    assert sorted(call.split(" --losses ")[1].split()[0] for call in trained) == [
+        f"{out}/losses/{name}_0.csv" for name in ("gpt2", "tiny")
+    ]
+    (evaluated,) = [call for call in calls if "evaluate.py" in call]
+    assert f"--model {out}/runs/tiny_0 " in evaluated
+    assert f"--store {out}/runs/nll --out {out}/losses/tiny_0.csv" in evaluated
+    (compared,) = [call for call in calls if "compare.py" in call]
+    assert f"--losses {out}/losses/gpt2_0.csv {out}/losses/tiny_0.csv --out {out}" in compared
+    done = figure("fig4", MODELS="gpt5 tiny", **mine)
     assert done.returncode != 0
     assert "error: gpt5, L = 256, seed 0, see" in done.stderr
-    assert "no model 'gpt5'" in done.stderr
-    assert not (tmp_path / "mine" / "summary.csv").exists()
+    assert "no model gpt5" in done.stderr
+    assert not [call for call in recorded(tmp_path) if "compare.py" in call]
 
 
 def test_pretrained_models_read_tokens_of_their_own(tmp_path):
-    """The commands that pretrained.sh calls, recorded by a script in place of Python, in a copy of the shell files."""
+    """In a copy of the shell files."""
     for name in (
         "common/environment.sh",
         "measure_mutual_info/_corpora.sh",
@@ -71,11 +79,15 @@ def test_pretrained_models_read_tokens_of_their_own(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    python = executable(tmp_path / "python", f'echo "$@" >> {tmp_path}/calls')
-    settings = {"PYTHON": str(python), "PRESET": "smoke", "MODELS": "org/one/ org/two", "OUT": str(tmp_path / "out")}
+    settings = {
+        "PYTHON": recorder(tmp_path),
+        "PRESET": "smoke",
+        "MODELS": "org/one/ org/two",
+        "OUT": str(tmp_path / "out"),
+    }
     done = subprocess.run(["bash", PRETRAINED], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    calls = recorded(tmp_path)
     for program, flag in (("prepare_dataset.py", "--tokenizer"), ("evaluate.py", "--model")):
         of = [call.split(f"{flag} ")[1].split()[0] for call in calls if program in call]
         assert of == ["org/one/", "org/two"]
