@@ -60,7 +60,7 @@ def test_a_run_that_exists_is_evaluated_and_one_that_fails_is_named(corpus, tmp_
     assert f"--model {out}/runs/tiny_0 " in evaluated
     assert f"--store {out}/runs/nll --out {out}/losses/tiny_0.csv" in evaluated
     (compared,) = [call for call in calls if "compare.py" in call]
-    assert f"--losses {out}/losses/gpt2_0.csv {out}/losses/tiny_0.csv --out {out}" in compared
+    assert f"--losses {out}/losses/tiny_0.csv {out}/losses/gpt2_0.csv --out {out}" in compared
     done = figure("fig4", MODELS="gpt5 tiny", **mine)
     assert done.returncode != 0
     assert "error: gpt5, L = 256, seed 0, see" in done.stderr
