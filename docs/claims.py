@@ -161,12 +161,12 @@ def long_range(models: pd.DataFrame, estimator: str = "direct") -> str:
 
 def no_law(beta: Number, whole_books: pd.DataFrame, estimator: str) -> str:
     """Why an exponent of the books is not decided. beta: that of SmolLM2 on all texts."""
-    least = min(exponents(whole_books, "bend", estimator).values(), key=lambda one: one.lo)
-    curved = "for every model" if least.lo > 0 else "not for every model"
+    bends = exponents(whole_books, "bend", estimator).values()
+    curved = "for every model" if min(one.lo for one in bends) > 0 else "not for every model"
     reason = (
         f"SmolLM2 (135M) gives no power law ({beta.p}); on the twelve books alone, without addresses, the exponent "
     )
-    reason += f"falls with L {curved}, by at least {least} each time L doubles; "
+    reason += f"falls with L {curved}, by {min(bends, key=lambda one: one.value)} or more each time L doubles; "
     return reason + f"there from L = 256 on β = {long_range(whole_books, estimator)}"
 
 

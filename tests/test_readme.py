@@ -169,6 +169,14 @@ def quoted_series() -> list[tuple[str, str]]:
         quotes.append((page, f"| {' | '.join(cells)} |"))
     ends = [of.loc[(slice(None), "beta_long", ["direct", "vclub"]), "value"].agg(["min", "max"]) for of in kinds]
     quotes.append(("README.md", " and ".join(f"{of['min']:.2f} to {of['max']:.2f}" for of in ends)))
+    bends = {
+        kind: results(f"figB1/{kind}/models.csv").query("quantity == 'bend'") for kind in (*KINDS, "wikipedia", "books")
+    }
+    bends = {kind: of[of["estimator"].isin(["direct", "vclub"])] for kind, of in bends.items()}
+    assert all((of["lo95"] > 0).all() for of in bends.values())
+    of = pd.concat([bends[kind] for kind in (*KINDS, "wikipedia")])["value"]
+    quotes.append(("README.md", f"{of.min():.2f} to {of.max():.2f} each time L doubles"))
+    quotes.append((page, f"{bends['books']['value'].min():.2f} to {bends['books']['value'].max():.2f}"))
     long = results("figB1/books_8192/models.csv").set_index(["estimator", "quantity"])
     mi = long[long["L_max"] == 8192].loc[["direct", "vclub"]].query("quantity == 'mi'")
     ends = [interval(row, "value", digits=0) for _, row in mi.iterrows()]
