@@ -342,8 +342,8 @@ def fixed_states_grow(summary):
     floor = FLOOR * kl.loc["independent", last]  # where training may stop: a KL below this says nothing about the state
     ordered = kl.loc[[name for name in states if done[name]], last].clip(lower=floor).is_monotonic_decreasing
     reason = f"from L = {worst.name} to {last} at least {growth.min():.2g} times where the rank exceeds the state, "
-    reason += f"Mamba2 at least {growth.filter(like='mamba2').min():.0f} times, all seeds; these states lose at least "
-    reason += f"{100 * (1 - used.max()):.0f}% of I(L/2; L) at {last}; "
+    reason += f"Mamba2 at least {growth.filter(like='mamba2').min():.0f} times, all seeds; the utilisation of "
+    reason += f"these states at {last} is at most {used.max():.2f}; ".replace("-", "−")
     reason += f"the converged sizes of Mamba2 are {'' if ordered else 'not '}in the order of their KL at {last}, where "
     reason += f"that is above {100 * FLOOR:g}% of what ignoring the past costs"
     return ours, decided(growth.min() > 1 and used.max() < FLAT and ordered), reason

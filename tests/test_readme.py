@@ -359,9 +359,16 @@ def quoted_elsewhere() -> list[tuple[str, str]]:
     exact = results("calibration/santa_fe_b0.75_e0.1/coverage.csv").query("n_documents == 1000")
     beta = exact[exact["quantity"] == "beta_gls"].set_index(["predictor", "estimator"])["mean"]
     books, articles = decay.values()
+    independent = []
+    for folder in ("fig2c", "fig2c/tokens_1024", "figB4/wikipedia"):
+        last = results(f"{folder}/two_point.csv").query("estimator == 'grassberger'").iloc[-1]
+        digits = 4 if folder == "fig2c" else 3
+        independent.append(f"{last['independent_nats']:.{digits}f}")
+        independent += [f"{last['mi_nats']:.3f}"] * (folder != "fig2c")
     by_position = f"{rate.iloc[0]:.2f} at tokens 3 and 4, {rate.iloc[-1]:.2f} at 1,025 to 2,048"
     return [
         ("measure_mutual_info/README.md", by_position),
+        ("measure_mutual_info/README.md", " ".join(independent)),
         ("docs/estimators.md", f"{books[2]} with γ = {books[0]}, which is β = {books[1]}"),
         ("docs/estimators.md", f"γ = {articles[0]} {articles[2]}, which is β = {articles[1]}"),
         ("measure_mutual_info/README.md", text),
