@@ -253,8 +253,11 @@ def quoted_gaps() -> list[tuple[str, str]]:
     """Rows of the tables of models on books and of pairs of models."""
     page, quotes = "train_on_pg19/README.md", []
 
-    def said(row: pd.Series, name: str, *ends: str) -> str:
-        return interval(row, name, *ends).replace("-", "−")
+    def said(row: pd.Series, name: str, *ends: str, digits: int = 2) -> str:
+        return interval(row, name, *ends, digits=digits).replace("-", "−")
+
+    def columns(name: str) -> list[str]:
+        return [f"{name}_{end}" for end in ("nats", "lo95", "hi95")]
 
     def of_all(table: str) -> pd.DataFrame:
         """Rows of Fig. 4, and those of the other models in its folder `sizes`."""
@@ -283,7 +286,8 @@ def quoted_gaps() -> list[tuple[str, str]]:
     more = of_all("gain_gaps").query("context == 64 and last == 2048").set_index("model_b")
     of = [interval(more.loc[f"mamba2-mini-{of}"], "gap_nats", digits=4) for of in ("small", "small-state1", "medium")]
     quotes.append((page, " ".join(of).replace("-", "−")))
-    for folder, last in (("fig4", 64), ("fig4/addresses", 64), ("fig4/addresses", 256), ("fig4/addresses", 2048)):
+    places = [("fig4", 16), ("fig4", 64), *(("fig4/addresses", last) for last in (64, 256, 2048))]
+    for folder, last in places:
         pair = results(f"{folder}/token_gaps.csv").query(f"model_b == 'mamba2-mini-small' and last == {last}")
         where = f"{last // 2 + 1} to {last}" if last < 2048 else "the last half"
         quotes.append((page, f"{interval(pair.iloc[-1], 'gap_nats', digits=3)} at {where}".replace("-", "−")))
@@ -320,9 +324,23 @@ def quoted_gaps() -> list[tuple[str, str]]:
         quotes.append((page, interval(pair, "gap_nats", digits=4).replace("-", "−")))
     lead = results("figG9/addresses/token_gaps.csv").query("last == 512").iloc[-1]
     quotes.append((page, f"L = 512: {interval(lead, 'gap_nats', digits=3)}"))
-    own = results("fig4/tokens.csv").groupby("model")["late_gain_nats"]
-    own = [own.get_group(f"{kind}-mini-small").iloc[-2:] for kind in ("mamba2", "gpt_neox")]
-    quotes.append((page, " ".join(f"{gain:.4f}" for gain in pd.concat(own))))
+    rises = []
+    for folder, ends in (("figG9", (-1,)), ("fig4", (-1, -2))):
+        pair = results(f"{folder}/token_gaps.csv").query("model_b == 'mamba2-mini-small' and last == L")
+        rises += [said(pair.iloc[end], *columns("gain_gap_rose"), digits=4) for end in ends]
+    for kind in ("gpt_neox", "mamba2"):
+        for folder in ("figG9", "fig4"):
+            own = results(f"{folder}/tokens.csv").query(f"model == '{kind}-mini-small'").iloc[-1]
+            rises.append(said(own, *columns("late_gain_rose"), digits=4))
+    quotes.append((page, " ".join(rises)))
+    grew = []
+    for end in (-1, -2):
+        for folder in ("fig4", "fig4/addresses"):
+            pair = results(f"{folder}/token_gaps.csv").query("model_b == 'mamba2-mini-small' and last == L")
+            grew.append(said(pair.iloc[end], *columns("gain_gap_grew"), digits=4))
+    quotes.append((page, " ".join(grew)))
+    last = results("figG9/token_gaps.csv").query("last == L").iloc[-1]
+    quotes.append((page, f"L = 512: {said(last, *columns('gain_gap_grew'), digits=4)}"))
     short_pairs = [
         results(f"{of}/gain_gaps.csv").query("context == 64").iloc[-1] for of in ("figG9", "figG9/addresses")
     ]
