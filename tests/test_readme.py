@@ -14,7 +14,7 @@ from conftest import ROOT
 
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
 from common.cli import parse
-from docs.claims import joined
+from docs.claims import falling, joined
 
 FRONT = ROOT / "README.md"
 PAGES = [FRONT, *sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -353,6 +353,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
     late = of_all("gains").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
     models = [f"{kind}-mini-{size}" for kind in ("gpt_neox", "mamba2") for size in ("small", "medium")]
     quotes.append((page, " ".join(f"{late[model]:.4f}" for model in models)))
+    quotes.append((page, re.search(r"by (.*%)", falling(of_all("tokens"))[1])[1]))
     counting = results("fig4/counting.csv").sort_values("nats_per_byte").iloc[0]
     quotes.append((page, f"{counting['order']:g} bytes: {counting['nats_per_byte']:.2f}"))
     return quotes
