@@ -32,7 +32,7 @@ BAD = [
     ("bipartite", "bipartite", lambda t: t.assign(mi_nats=-1.0), "has no value above 0"),
     ("bipartite", "sweep", lambda t: t.assign(estimator="mine"), "unknown estimator 'mine'"),
     ("two_point", "two_point", lambda t: t.assign(estimator=t["estimator"] + "x"), "no rows of grassberger"),
-    ("two_point", "fit", lambda t: t.assign(parameter="alpha"), "cannot be drawn"),
+    ("two_point", "fit", lambda t: t.assign(parameter="alpha", p_value=0.5), "cannot be drawn"),
     ("gaussian_models", "summary", lambda t: t[t["model"] == "independent"], "has no models"),
     ("gaussian_models G.7", "kl", lambda t: t[t["L"] != 64], "--L 64"),
     ("families", "gaussian_mi", lambda t: t[t["ell"] != t["L"] // 2], "needs exactly one value at L/2"),
