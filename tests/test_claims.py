@@ -59,8 +59,8 @@ def test_rule_for_the_plateau(share, verdict):
 def test_how_far_a_law_can_be_tested():
     p = [0.3, 0.01, math.nan]
     rows = {"law": "power_plus_constant", "parameter": "alpha", "L_max": [512, 1024, 2048], "p_value": p}
-    assert claims.tested(pd.DataFrame(rows)) == "rejected to d = 1,024 (p = 0.01)"
-    assert claims.tested(pd.DataFrame(rows)[:1]) == "accepted to d = 512 (p = 0.3)"
+    assert claims.tested(pd.DataFrame(rows)) == (False, "rejected to d = 1,024 (p = 0.01)")
+    assert claims.tested(pd.DataFrame(rows)[:1]) == (True, "accepted to d = 512 (p = 0.3)")
 
 
 def test_numbers_are_shown_with_their_interval():
