@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.record import ROOT, write_csv
+from common.record import ROOT, significant, write_csv
 
 WARM_BYTES = 3_000_000_000
 
@@ -35,7 +35,7 @@ def row(
 def publish(table: pd.DataFrame, cfg: Any, out: Path | None = None, **facts: Any) -> None:
     """Write the table to cfg.out (or `out`), with values and ratios rounded to four digits, and print it."""
     for column in ("baseline_value", "our_value", "ratio"):
-        table[column] = [float(f"{value:.4g}") for value in table[column]]
+        table[column] = significant(table[column], 4)
     write_csv(out or cfg.out, table, cfg, **facts)
     print(table.drop(columns="benchmark").to_string(index=False))
     print(f"wrote {out or cfg.out}")

@@ -155,6 +155,11 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def significant(values: Iterable[float], digits: int) -> list[float]:
+    """Round to significant digits, so that a CSV stays small."""
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write `text` to `path` in one step, see `atomic_file`."""
     with atomic_file(path) as file:

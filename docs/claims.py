@@ -30,7 +30,7 @@ import pandas as pd
 from common.cli import UserError, run
 from common.powerlaw import ACCEPTED, PAPER_LAWS
 from common.record import ROOT, replace_text, write_csv
-from gaussian_synthetic.collapse import FLOOR
+from gaussian_synthetic.collapse import NEGLIGIBLE
 
 BEGIN, END = "<!-- claims: written by docs/claims.py -->", "<!-- end of claims -->"
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "not decided here"
@@ -329,13 +329,13 @@ def fixed_states_grow(summary):
     ours = f"Mamba2 of {size[small]:,.0f} elements: {listed(kl.loc[small])}; the largest fixed state, of "
     ours += f"{size[large]:,.0f}, stays at or below {kl.loc[large].max():.2g}"
     done = summary[summary["L"] == last].groupby("model")["converged"].all()
-    floor = FLOOR * kl.loc["independent", last]  # where training may stop: a KL below this says nothing about the state
+    floor = NEGLIGIBLE * kl.loc["independent", last]  # a KL below this says nothing about the state
     ordered = kl.loc[[name for name in states if done[name]], last].clip(lower=floor).is_monotonic_decreasing
     reason = f"from L = {worst.name} to {last} at least {growth.min():.2g} times where the rank exceeds the state, "
     reason += f"Mamba2 at least {growth.filter(like='mamba2').min():.0f} times, all seeds; the utilisation of "
     reason += f"these states at {last} is at most {used.max():.2f}; ".replace("-", "−")
     reason += f"the converged sizes of Mamba2 are {'' if ordered else 'not '}in the order of their KL at {last}, where "
-    reason += f"that is above {100 * FLOOR:g}% of what ignoring the past costs"
+    reason += f"that is above {100 * NEGLIGIBLE:g}% of what ignoring the past costs"
     return ours, decided(growth.min() > 1 and used.max() < FLAT and ordered), reason
 
 

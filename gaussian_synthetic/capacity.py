@@ -90,7 +90,7 @@ def _whitened_cross(sigma: np.ndarray, cut: int) -> np.ndarray:
 
 def beyond(rho: np.ndarray, d: np.ndarray) -> np.ndarray:
     """−½ Σ_{i>d} ln(1 − ρ_i²) in nats, (…, len(d)). rho: (…, r), descending."""
-    lost = -np.log1p(-(rho**2)) / 2
+    lost = dense.information(rho)
     tails = np.concatenate([lost[..., ::-1].cumsum(axis=-1)[..., ::-1], np.zeros_like(lost[..., :1])], axis=-1)
     return tails[..., np.minimum(d, rho.shape[-1])]
 
@@ -193,7 +193,7 @@ def tables(cfg: Settings, pieces: Pieces) -> tuple[pd.DataFrame, pd.DataFrame]:
         sigma = _sigma(of)
         rho = canonical_correlations(sigma, L // 2)
         rank = rank_of(rho)
-        numbers, information = np.arange(1, rank + 1), -np.log1p(-(rho[:rank] ** 2)) / 2
+        numbers, information = np.arange(1, rank + 1), dense.information(rho[:rank])
         spectra.append(pd.DataFrame(names | {"i": numbers, "rho": rho[:rank], "information_nats": information}))
         d = np.array(sorted(cfg.d) or default_d(rank))
         table = pd.DataFrame(names | {"d": d, "rank": rank, "mi_nats": information.sum()})

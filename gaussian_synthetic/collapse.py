@@ -10,13 +10,13 @@ This is 1 if one curve explains everything, and 0 or less if the curve is useles
     mi_per_state      I(L/2; L) / dim(z), the paper's claim
     L, state_size
     parameters        number of parameters at the model's shortest length, since a table of positions grows with L
-    frontier          the KL of the best linear state of the same size (capacity.py), plus the fraction FLOOR of what
-                      ignoring the past costs, because that KL is 0 above some size
+    frontier          the KL of the best linear state of the same size (capacity.py), plus the fraction NEGLIGIBLE of
+                      what ignoring the past costs, because that KL is 0 above some size
 The 95% intervals treat cells as independent: linearised error of a ratio of two sums over cells, with Student's t.
 Rows such as `mi_per_state − L` hold the difference on the same cells; above 0, the paper's claim explains more.
 
 Writes collapse.csv: kl_of (`trained`, or `linear`: the KL of the best linear states of all sizes in capacity.csv, at
-the lengths of the models, where it is above FLOOR), cells_of (all, or only those that converged at every seed),
+the lengths of the models, where it is above NEGLIGIBLE), cells_of (all, or only those that converged at every seed),
 left_out (one cell at a time, or one length), degree, predictor, explained, lo95, hi95, residual_sd (of ln KL), cells,
 runs. One CPU core, seconds.
 """
@@ -39,7 +39,7 @@ COLUMNS = ["L", "seed", "state_size", "mi_nats", "mean_kl_nats", "parameters", "
 WORDS = ["model", "converged", "family"]
 CLAIM = "mi_per_state"
 PREDICTORS = (CLAIM, "L", "state_size", "parameters", "frontier")
-FLOOR = 0.002  # fraction of the KL of `independent`
+NEGLIGIBLE = 0.002  # fraction of the KL of `independent`; below it, training may stop (`converged` of evaluate.py)
 MIN_CELLS = 8
 RESULT = ["kl_of", "cells_of", "left_out", "degree", "predictor", "explained", "lo95", "hi95", "residual_sd"]
 RESULT += ["cells", "runs"]
@@ -69,7 +69,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     if cells < MIN_CELLS:
         raise UserError(f"{path} has {cells} cells (see --help) and {MIN_CELLS} are needed: evaluate more runs")
     table["parameters"] = table.groupby("model")["parameters"].transform("min")
-    table["floor"] = FLOOR * table["L"].map(ignoring)
+    table["floor"] = NEGLIGIBLE * table["L"].map(ignoring)
     table["frontier"] = table["frontier_hi_nats"].fillna(0) + table["floor"]
     return table.assign(mi_per_state=table["mi_nats"] / table["state_size"], ln_kl=np.log(table["mean_kl_nats"]))
 

@@ -15,8 +15,8 @@ Reads checkpoint.pt of each run (train.py). All models with the same L get the s
                  mean_kl_nats    mean of D_i over all positions
                  utilisation     1 − Σ_{i>L/2} D_i / I(L/2; L), see the function
                  last_gain       share of its KL that the last restart of the training removed (see train.py)
-                 converged       whether the last two restarts each removed a share below CONVERGED, or the KL is below
-                                 NEGLIGIBLE times that of `independent`
+                 converged       whether the last two restarts each removed less than CONVERGED (train.py), or the KL is
+                                 below NEGLIGIBLE times that of `independent`
                  frontier_lo_nats, frontier_hi_nats   bounds on the mean D_i of the best linear state of that many
                                  elements (--capacity); empty if the state grows or the table lacks this L
 with standard errors over draws. All runs must have the same family and number of copies. --add keeps the rows of other
@@ -45,10 +45,11 @@ from tqdm import tqdm
 from common import training
 from common.cli import UserError, run
 from common.history_state import history_state
-from common.record import ROOT, file_hash, read_csv, write_csv
+from common.record import ROOT, file_hash, read_csv, significant, write_csv
 from common.resume import Pieces
 from gaussian_synthetic import train
 from gaussian_synthetic.capacity import read_capacity
+from gaussian_synthetic.collapse import NEGLIGIBLE
 from gaussian_synthetic.exact import families
 from gaussian_synthetic.exact_mi import bipartite_information
 from gaussian_synthetic.training import models
@@ -64,8 +65,6 @@ TABLES = {
         *(*COMMON, "checkpoint", "last_gain", "converged", "frontier_lo_nats", "frontier_hi_nats"),
     ],
 }
-CONVERGED = 0.1  # share of the run's KL before a restart
-NEGLIGIBLE = 0.002  # share of the KL of `independent`
 NOISE = math.log(2 * math.pi * math.e) / 2  # entropy of a standard normal, nats
 
 
@@ -120,7 +119,7 @@ class Run:
         losses = dict(zip(self.log["step"], self.log["kl_nats"], strict=True))
         ends = training.ends_of_cosines(losses, self.settings["steps"])
         gain = (ends[-2] - ends[-1]) / ends[-2] if len(ends) > 1 else math.nan
-        done = bool(ends) and training.settled(ends, CONVERGED, NEGLIGIBLE * independent_kl)
+        done = bool(ends) and training.settled(ends, train.CONVERGED, NEGLIGIBLE * independent_kl)
         return {"last_gain": gain, "converged": done}
 
     def frontier(self, capacity: pd.DataFrame, state: int) -> tuple[float, float]:
@@ -207,8 +206,8 @@ def position_rows(kl: np.ndarray, nll: np.ndarray, log_std: np.ndarray, copies: 
     past = -copies * log_std  # I(W_i; W_<i): every variable has variance 1
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(past > 1e-9, 1 - mean_kl / past, np.nan)
-    nats = {"kl_nats": _digits(mean_kl, 5), "nll_nats": _digits(nll.mean(axis=0), 6)}
-    nats |= {"entropy_nats": _digits(copies * (NOISE + log_std), 6), "kl_stderr_nats": _digits(error, 3)}
+    nats = {"kl_nats": significant(mean_kl, 5), "nll_nats": significant(nll.mean(axis=0), 6)}
+    nats |= {"entropy_nats": significant(copies * (NOISE + log_std), 6), "kl_stderr_nats": significant(error, 3)}
     return pd.DataFrame({"position": np.arange(1, len(log_std) + 1), **nats, "share_of_past": share.round(4)})
 
 
@@ -243,11 +242,6 @@ def with_others(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             before, now = (row.to_dict() for _, row in different.iloc[[0, -1]].iterrows())
             raise UserError(f"--add: {path} is of {before}, these runs are of {now}: give another --out")
     return both
-
-
-def _digits(values: np.ndarray, digits: int) -> np.ndarray:
-    """Round to significant digits, so that a CSV of many positions stays small."""
-    return np.array([float(f"{value:.{digits}g}") for value in values])
 
 
 def evaluate(cfg: Settings, this: Run, device: torch.device) -> dict[str, np.ndarray]:
@@ -307,7 +301,7 @@ def main(cfg: Settings) -> None:
         bounds = this.frontier(capacity, size) if earlier == size else (math.nan, math.nan)
         row["frontier_lo_nats"], row["frontier_hi_nats"] = bounds
         tables["kl"].append(position_rows(*law).assign(**this.key))
-        logged = {"kl_nats": _digits(this.log["kl_nats"], 4), "steps": this.settings["steps"]}
+        logged = {"kl_nats": significant(this.log["kl_nats"], 4), "steps": this.settings["steps"]}
         tables["training"].append(this.log.assign(**logged, **this.key))
         tables["summary"].append(pd.DataFrame([row]))
         print(
@@ -319,7 +313,7 @@ def main(cfg: Settings) -> None:
     for name, columns in TABLES.items():
         table = pd.concat(tables[name])[columns]
         if name == "summary":
-            table = table.assign(**{column: _digits(table[column], 7) for column in table.select_dtypes(float)})
+            table = table.assign(**{column: significant(table[column], 7) for column in table.select_dtypes(float)})
         written[name] = with_others(table, cfg.out / f"{name}.csv") if cfg.add else table
     for name, table in written.items():
         path, facts = cfg.out / f"{name}.csv", {"device": str(device)}

@@ -116,8 +116,8 @@ def correlation(of: Family, first: np.ndarray | int, second: np.ndarray | int) -
 
 def two_point_information(of: Family, first: np.ndarray | int, second: np.ndarray | int) -> np.ndarray:
     """I(z_i; z_j) = −½ ln(1 − corr²) in one sequence, in nats; infinite for i = j. Arguments: as `correlation`."""
-    information = -np.log1p(-np.minimum(correlation(of, first, second) ** 2, 1 - 1e-16)) / 2
-    return np.where(np.equal(first, second), np.inf, information)
+    same = np.equal(first, second)
+    return np.where(same, np.inf, dense.information(np.where(same, 0, correlation(of, first, second))))
 
 
 def cross_rank(sigma: np.ndarray, ell: int) -> int:

@@ -57,8 +57,9 @@ def sequences(tokens: int) -> dict[int, int]:
 # What --preset sets instead of the paper's values above. {L: value}: by length, see common.cli.parse.
 # Few tokens per step and therefore many steps give a lower KL in the same time than larger batches; few copies help for
 # the same reason. After the first `steps`, training restarts for twice as many, then twice as many again, until two
-# restarts lower the KL by less than a tenth each, or it is below 0.2% of what ignoring the past costs at L = 16.
-LONG = {"restarts": {16: 6, 64: 7, 256: 3}, "stop_below": 0.1, "negligible": 0.005}
+# restarts lower the KL by less than CONVERGED each, or it is below 0.2% of what ignoring the past costs at L = 16.
+CONVERGED = 0.1  # a restart that lowers the KL by less than this share changes little
+LONG = {"restarts": {16: 6, 64: 7, 256: 3}, "stop_below": CONVERGED, "negligible": 0.005}
 MUON = {"optimizer": "muon", "clip": 1.0, "precision": "bf16", "log_every": 50, "checkpoint_every": 500}
 MUON |= {"learning_rate": 8e-3}  # results/benchmarks/training_rates.csv
 STEPS = {"steps": {64: 500, 256: 1000, 1024: 2000}, "warmup": {64: 50, 256: 100}}

@@ -41,7 +41,7 @@ from scipy.optimize import minimize_scalar
 from tqdm import tqdm
 
 from common.cli import UserError, at_least, run
-from common.powerlaw import MIN_POINTS, Fit, NoFitError, bootstrap_intervals, covariance_of_mean, fit_law
+from common.powerlaw import ACCEPTED, MIN_POINTS, Fit, NoFitError, bootstrap_intervals, covariance_of_mean, fit_law
 from common.record import write_csv
 from measure_mutual_info import estimate_bipartite as bipartite
 from measure_mutual_info.counting import entropy
@@ -59,7 +59,6 @@ TWO_POINT_COLUMNS = ["source", "tokenizer", "estimator", "d_tokens", "mi_nats", 
 TWO_POINT_COLUMNS += ["n_pairs", "plateau_nats", "plateau_law", "independent_nats"]
 FIT_COLUMNS = [column for column in bipartite.FIT_COLUMNS if column not in ("L_over_ell", "fit_units")]
 SWEEP_COLUMNS = ["alpha" if name == "beta" else name for name in bipartite.SWEEP_COLUMNS if name != "L_over_ell"]
-FLAT = 0.05  # not in the paper: with at least this p-value for a constant Î, no decay is seen
 MOST_CELLS, DRAWS = 20_000_000, 5  # not in the paper: kinds of pairs, and draws, for independent_nats
 LEAST_ALPHA = 0.02  # not in the paper: for a smaller α, A and C cannot be told apart, see fit_law
 
@@ -254,15 +253,15 @@ def range_rows(here: dict, d: np.ndarray, mi_nats: np.ndarray, values: np.ndarra
 def plateau(fits: list[Fit]) -> Fit | None:
     """The fit whose C is subtracted from Î; None if there is none.
 
-    It is the constant if its p-value is at least FLAT or, where units are too few for a p-value, if its AIC is below
-    that of power_plus_constant; else the first of power_plus_constant_wls and paper_eq_b15 with α >= LEAST_ALPHA; else
+    It is the constant if it is ACCEPTED or, where units are too few for a p-value, if its AIC is below that of
+    power_plus_constant; else the first of power_plus_constant_wls and paper_eq_b15 with α >= LEAST_ALPHA; else
     the constant.
     """
     by_law = {fit.law: fit for fit in fits}
     constant, falling = by_law.get("constant"), by_law.get("power_plus_constant")
     if constant is not None:
         lower = math.isnan(constant.p_value) and falling is not None and constant.aic < falling.aic
-        if lower or constant.p_value >= FLAT:
+        if lower or constant.p_value >= ACCEPTED:
             return constant
     for law in ("power_plus_constant_wls", "paper_eq_b15"):
         if law in by_law and by_law[law].parameters["alpha"][0] >= LEAST_ALPHA:  # a rising curve has its C at small d

@@ -120,21 +120,16 @@ def draw_sample(cfg: Settings) -> Sample:
     short = lengths < longest
     repeats = ~short & (first_of_equal(table, longest) != np.arange(len(lengths)))
     chosen = np.flatnonzero(~short & ~repeats)
-    if len(chosen) < needed:
-        raise UserError(
-            f"{cfg.documents}: {len(chosen)} of {len(lengths)} documents have {longest} tokens (longest: "
-            f"{lengths.max()}) and repeat no other, and {needed} are needed: lower --L-max or --n-documents, or "
-            "prepare more or longer documents (--min-tokens)"
-        )
     if cfg.documents_per_book is not None:  # the first in a random order, so a larger number adds to a smaller one
         drawn = np.random.default_rng(cfg.seed).permutation(chosen)
         place = pd.Series(drawn).groupby(np.asarray(list(table["book"]))[drawn]).cumcount()
         chosen = np.sort(drawn[place < cfg.documents_per_book])
-        if len(chosen) < needed:
-            raise UserError(
-                f"{cfg.documents}: {cfg.documents_per_book} of each book are {len(chosen)} documents, and {needed} are "
-                "needed: raise --documents-per-book or lower --n-documents"
-            )
+    if len(chosen) < needed:
+        raise UserError(
+            f"{cfg.documents}: {len(chosen)} of {len(lengths)} documents have {longest} tokens (longest: "
+            f"{lengths.max()}), repeat no other and are among --documents-per-book, and {needed} are needed: lower "
+            "--L-max or --n-documents, or prepare more or longer documents (--min-tokens)"
+        )
     for left_out, why in ((short, "are shorter than"), (repeats, "repeat another's first")):
         if left_out.any():
             print(f"{left_out.sum()} documents {why} {longest} tokens and are left out")

@@ -100,14 +100,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"identity", "held_out_books", "steps", "tokenizer", "tokenizer_hash"} - found.keys()
-        missing |= {"settings", "configuration", "documents"} - found["identity"].keys()
+        _ = [found[name] for name in ("held_out_books", "steps", "tokenizer", "tokenizer_hash")]
+        _ = [found["identity"][name] for name in ("settings", "configuration", "documents")]
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: give the folder of a run of train.py") from error
-    except (ValueError, KeyError, AttributeError):
-        missing = {"everything"}
-    if missing:
-        raise UserError(f"{path} is not of train.py, or damaged: train again in another --out")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not of train.py, or damaged: train again in another --out") from error
     return found
 
 

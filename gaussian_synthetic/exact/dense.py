@@ -49,6 +49,11 @@ def conditionals(sigma: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return z - np.diag(C)[:, None] * noise, np.diag(C).copy()
 
 
+def information(rho: np.ndarray) -> np.ndarray:
+    """−½ ln(1 − ρ²), the information between two normal variables with correlation ρ, in nats."""
+    return -np.log1p(-(rho**2)) / 2
+
+
 def mutual_information(sigma: np.ndarray, ell: int) -> float:
     """I(ℓ; L) = ½ (log det Σ_XX + log det Σ_YY − log det Σ) in nats; X: the first ell positions of sigma."""
     halves = np.linalg.slogdet(sigma[:ell, :ell])[1] + np.linalg.slogdet(sigma[ell:, ell:])[1]

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from common.parallel import in_parallel
-from common.record import write_csv
+from common.record import significant, write_csv
 from common.resume import Pieces, finished, identity
 
 BLOCK = 10  # replications that are run and stored together
@@ -103,4 +103,4 @@ def write_table(
 def rounded(table: pd.DataFrame, digits: dict[str, int] | None = None) -> pd.DataFrame:
     """The table with these columns rounded to so many significant digits; by default, all float columns to 6."""
     digits = digits or dict.fromkeys(table.select_dtypes("float").columns, 6)
-    return table.assign(**{name: [float(f"{x:.{n}g}") for x in table[name]] for name, n in digits.items()})
+    return table.assign(**{name: significant(table[name], n) for name, n in digits.items()})

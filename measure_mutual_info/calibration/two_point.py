@@ -38,12 +38,13 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from common.cli import UserError, at_least, run
+from common.powerlaw import ACCEPTED
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity
 from measure_mutual_info.calibration.processes import BernoulliUniform, MarkovChain, Shuffled, Topics
 from measure_mutual_info.calibration.replications import Arrays, blocks, replicated, rounded, summed_up
 from measure_mutual_info.counting.entropy import grassberger_g
-from measure_mutual_info.estimate_two_point import FLAT, KINDS, fit_all, mutual_information, plateau, unit_values
+from measure_mutual_info.estimate_two_point import KINDS, fit_all, mutual_information, plateau, unit_values
 
 ProcessName = Literal["markov", "bernoulli", "topics", "shuffled"]
 EXPONENTS = {"gls": "power_plus_constant", "wls": "power_plus_constant_wls", "ols": "paper_eq_b15"}
@@ -120,7 +121,7 @@ def replicate(cfg: Settings, name: ProcessName, books: int, number: int) -> Arra
     fit = partial(fit_all, np.array(cfg.distances), mi, values, 0, 0)
     fits = fit(["constant"])[0]
     # If nothing decays, `plateau` takes the constant, so the other laws, which are slow to fit, are skipped.
-    if name == "topics" or not any(fit.law == "constant" and fit.p_value >= FLAT for fit in fits):
+    if name == "topics" or not any(fit.law == "constant" and fit.p_value >= ACCEPTED for fit in fits):
         fits = fit(["constant", EXPONENTS["wls"], *[EXPONENTS["gls"]] * (name == "topics")])[0]
     taken_off, by_law = plateau(fits), {fit.law: fit for fit in fits}
     C = taken_off.parameters["C"][0] if taken_off else math.nan

@@ -81,7 +81,7 @@ def test_runs_on_one_curve_collapse(tmp_path):
 
 
 def test_runs_at_the_frontier_follow_it(tmp_path):
-    found = shares(made_up(lambda mi, state, L: 3 * (frontier(mi, state) + collapse.FLOOR), noise=0.01), tmp_path)
+    found = shares(made_up(lambda mi, state, L: 3 * (frontier(mi, state) + collapse.NEGLIGIBLE), noise=0.01), tmp_path)
     assert found.loc["frontier", "explained"] > 0.999
     assert found.loc["mi_per_state − frontier", "hi95"] < 0
 
