@@ -1,14 +1,11 @@
-"""Cost of training: time of a step against another checkout, Muon against AdamW, learning rates, and speed.
+"""Cost of training: Muon against AdamW, learning rates, and speed.
 
-    python benchmarks/training.py --part loop --other ../other-checkout --documents data/documents/my_books_256
     python benchmarks/training.py --part optimizers          # one CPU core: 40 minutes
     python benchmarks/training.py --part rates               # one CPU core: 7 minutes
     python benchmarks/training.py --part books --documents data/documents/results_figG9_512  # one CPU core: 20 minutes
     python benchmarks/training.py --part speed --documents data/documents/results_fig4_2048  # one CPU core: 20 minutes
 
 Writes results/benchmarks/training_<part>.csv: one row per measurement; a ratio above 1 means that ours is better.
-  loop         milliseconds per step, one thread. Both checkouts train by their command lines, alternating, --rounds
-               times; the fastest row of a log counts. The median over rounds, and the smallest and the largest ratio
   optimizers   the smallest of --budgets (steps of a cosine to 0, found by bisection) at which the last row of the log,
                a twentieth of the steps, has a KL of --goal or less with one of --rates; and its seconds, at the speed
                of its fastest row. Muon's rate is five times AdamW's. L = 64, 4 copies, 1,024 tokens a step, one thread
@@ -21,14 +18,11 @@ Writes results/benchmarks/training_<part>.csv: one row per measurement; a ratio 
                their share of what the same core reaches in a product of two 2,048 × 2,048 bfloat16 matrices, the best
                of ten before and ten after; then tokens per second with --compile, right after the run without
 
-Expect both loops to take the same time, and Muon to need half of AdamW's steps with GPT2.
+Expect Muon to need half of AdamW's steps with GPT2.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 import timeit
 from dataclasses import dataclass
@@ -39,35 +33,30 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from benchmarks.publish import publish, row
 from common.cli import UserError, parse, run
 from common.flops import flops_a_token
-from common.record import ROOT, write_csv
+from common.record import write_csv
 from gaussian_synthetic import train as gaussian
 from train_on_pg19 import train as books
 from train_on_pg19.training.models import build
 
-GAUSSIAN = ("gpt2-mini", "window-mini", "mamba2-mini-256", "mamba2-mini-8192")
 VOCABULARY = 2048  # tokens, for the models of books
 STEPS = 300  # books: steps per run
 OF_GAUSSIANS = ["--L", 64, "--copies", 4, "--batch", 16]
-BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")  # for the parts loop and books
+BOOKS = ("gpt_neox-mini-small", "mamba2-mini-small")  # for the part books
 OF_BOOKS = (*BOOKS, "mamba2-mini-small-state1", "gpt_neox-mini-medium", "mamba2-mini-medium")  # for speed
 
 
 @dataclass(frozen=True)
 class Settings:
-    part: Literal["loop", "optimizers", "rates", "books", "speed"] = "loop"
+    part: Literal["optimizers", "rates", "books", "speed"]
     out: Path | None = None  # default: results/benchmarks/training_<part>.csv
-    other: Path | None = None  # loop: folder of the other checkout
-    documents: Path | None = None
-    """documents of 512 tokens or more, for the models of books; loop: if not given, these models are left out"""
+    documents: Path | None = None  # books, speed: documents of 512 tokens or more
     held_out_books: str = "held_out/*"  # books, speed: as in train.py
     lengths: tuple[int, ...] = (512, 2048)  # books, speed: L in tokens
-    steps: int = 40  # loop: steps per run
-    rounds: int = 5  # loop: pairs of runs; speed: rows per log
+    rounds: int = 5  # speed: rows per log
     models: tuple[str, ...] = ("gpt2-mini", "mamba2-mini-8192")  # optimizers
     budgets: tuple[int, ...] = (200, 300, 400, 600, 800, 1200, 1600, 2400)  # optimizers: steps, ascending
     rates: tuple[float, ...] = (8e-3, 4e-3)  # optimizers: learning rates of AdamW
@@ -77,10 +66,8 @@ class Settings:
     seeds: tuple[int, ...] = (0,)  # rates, books
 
     def validate(self) -> None:
-        if self.rounds < 1 or self.steps < 20 or min(self.budgets) < 20:
-            raise UserError("--rounds: at least 1; --steps and --budgets: at least 20")
-        if self.part == "loop" and (self.other is None or not (self.other / "gaussian_synthetic/train.py").is_file()):
-            raise UserError(f"--other {self.other}: give the folder of another checkout")
+        if self.rounds < 1 or min(self.budgets) < 20:
+            raise UserError("--rounds: at least 1; --budgets: at least 20")
         if self.part in ("books", "speed") and self.documents is None:
             raise UserError("--documents: give the documents that train_on_pg19/fig4.sh or figG9.sh prepares")
 
@@ -88,37 +75,6 @@ class Settings:
 def step_seconds(log: pd.DataFrame) -> float:
     """Seconds per step in the fastest row of a log: other work on the machine can only make a step slower."""
     return (log["tokens"] / log["step"]).iloc[0] / log["tokens_per_second"].max()
-
-
-def loop_rows(cfg: Settings) -> list[dict[str, Any]]:
-    rows = []
-    for model in GAUSSIAN + (BOOKS if cfg.documents else ()):
-        script = "train_on_pg19/train.py" if model in BOOKS else "gaussian_synthetic/train.py"
-        flags = ["--model", model, "--warmup", 5, "--log-every", 5, "--checkpoint-every", cfg.steps, "--device", "cpu"]
-        if model in BOOKS:
-            flags += ["--preset", "smoke", "--L", 256, "--documents", cfg.documents.resolve(), "--epochs", 2]
-        else:
-            flags += [*OF_GAUSSIANS, "--learning-rate", 4e-3, "--steps", cfg.steps]
-        places, seconds = (cfg.other.resolve(), ROOT), np.empty((cfg.rounds, 2))
-        for i in tqdm(range(cfg.rounds), desc=model):
-            for which in (0, 1) if i % 2 else (1, 0):
-                seconds[i, which] = _seconds_of_run(places[which], script, flags)
-        base, ours = np.median(seconds, axis=0) * 1000
-        ratios = seconds[:, 0] / seconds[:, 1]
-        spread = {"ratio_min": round(ratios.min(), 3), "ratio_max": round(ratios.max(), 3)}
-        made = row("training", f"{model}, one thread", "time of a step", "ms", "other checkout", base, ours, **spread)
-        rows.append(made | {"ratio": np.median(ratios)})
-    return rows
-
-
-def _seconds_of_run(place: Path, script: str, flags: list[object]) -> float:
-    environment = os.environ | {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, script, *flags, "--out", f"{folder}/run"]
-        done = subprocess.run(list(map(str, command)), cwd=place, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{place / script}: {done.stderr.strip().splitlines()[-1]}")
-        return step_seconds(pd.read_csv(f"{folder}/run/log.csv"))
 
 
 def optimizer_rows(cfg: Settings, model: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -209,9 +165,6 @@ def _run_here(program: ModuleType, flags: list[object]) -> pd.DataFrame:
 
 def main(cfg: Settings) -> None:
     out = cfg.out or Path(f"results/benchmarks/training_{cfg.part}.csv")
-    if cfg.part == "loop":
-        publish(pd.DataFrame(loop_rows(cfg)), cfg, out)
-        return
     if cfg.part in ("rates", "books", "speed"):
         write_csv(out, speed_rows(cfg) if cfg.part == "speed" else rate_rows(cfg), cfg)
         return

@@ -11,7 +11,7 @@ import torch
 from benchmarks import training
 from common.flops import flops_a_token
 from gaussian_synthetic import train
-from tests.conftest import ROOT, call_script, one_line_error, toy_books
+from tests.conftest import call_script, one_line_error, toy_books
 from train_on_pg19.training.models import build
 
 SCRIPT = "benchmarks/training.py"
@@ -31,16 +31,6 @@ def rows(folder, *flags: object) -> pd.DataFrame:
     table = pd.read_csv(folder / "made.csv")
     assert (table["benchmark"] == "training").all()
     return table
-
-
-def test_a_step_of_two_checkouts(tmp_path, monkeypatch):
-    """This checkout is compared with itself."""
-    monkeypatch.setattr(training, "GAUSSIAN", ())
-    monkeypatch.setattr(training, "BOOKS", ("tiny",))
-    flags = ["--other", ROOT, "--documents", toy_books(tmp_path / "documents", 256, 20, 256), "--rounds", 1]
-    table = rows(tmp_path, "--part", "loop", *flags, "--steps", 20)
-    assert table["setting"].tolist() == ["tiny, one thread"]
-    assert table["ratio"][0] == pytest.approx(table["baseline_value"][0] / table["our_value"][0], rel=0.01)
 
 
 def test_optimizers(tmp_path):
@@ -99,4 +89,4 @@ def test_books(tmp_path, monkeypatch):
 
 
 def test_bad_settings():
-    assert "--other nowhere" in one_line_error(call_script(SCRIPT, "--part", "loop", "--other", "nowhere"))
+    assert "--documents" in one_line_error(call_script(SCRIPT, "--part", "speed"))
