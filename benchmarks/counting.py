@@ -1,7 +1,6 @@
 """Speed and memory of count_ngrams.py when it counts pairs of tokens, compared with a Counter over token tuples.
 
     python benchmarks/counting.py          # one CPU core: 15 minutes, 5 GB of disk
-    python benchmarks/counting.py --other ../another_checkout      # and beside the count_ngrams.py of that one
 
 Tokens are drawn from Zipf's law over a vocabulary of 128,256, in documents of 4,000 tokens and books of 250 documents,
 and are stored on disk as prepare_dataset.py writes them. Every measurement runs in its own process. Seconds are CPU
@@ -14,7 +13,7 @@ Writes results/benchmarks/counting.csv: one row per measurement; a ratio above 1
                             computes every book's share of three entropies
   seconds, peak memory      every size, the whole command count_ngrams.py --n --d 1 --memory-gb 2, including start-up
                             and the SHA-256 of the documents, against the seconds per token of the smallest size and
-                            the memory limit, and against the other checkout
+                            the memory limit
 
 Expect: at least 20 times the throughput of the Counter in less than a third of its memory.
 """
@@ -40,8 +39,8 @@ import pyarrow as pa
 from datasets import Dataset
 from tqdm import tqdm
 
-from benchmarks.publish import in_a_process, peak_bytes, publish
-from common.cli import UserError, run
+from benchmarks.publish import in_a_process, peak_bytes, publish, row
+from common.cli import UserError, check_csv, run
 from common.record import ROOT
 from measure_mutual_info.counting.document_stream import open_stream
 from measure_mutual_info.counting.windows import Measure, count_part
@@ -56,7 +55,6 @@ class Settings:
     out: Path = Path("results/benchmarks/counting.csv")
     sizes: tuple[int, ...] = (20_000_000, 300_000_000, 1_000_000_000)
     """tokens, ascending; the first size is also counted with a Counter, which takes 2.4 GB for 20 million tokens"""
-    other: Path | None = None  # another checkout of this repository, e.g. of an older commit (git worktree add)
     rounds: int = 3  # repetitions at the first size
     vocabulary: int = 128_256
     document_tokens: int = 4000
@@ -65,8 +63,7 @@ class Settings:
     seed: int = 0
 
     def validate(self) -> None:
-        if self.out.suffix != ".csv":
-            raise UserError(f"--out {self.out}: give the name of a .csv file")
+        check_csv(self.out)
         book = BOOK_DOCUMENTS * self.document_tokens
         if len(self.sizes) < 2 or list(self.sizes) != sorted(self.sizes) or any(size % book for size in self.sizes):
             raise UserError(f"--sizes: give two or more, ascending, multiples of {book:,}, a book of {BOOK_DOCUMENTS}")
@@ -122,15 +119,13 @@ def _measured(started: float, counted: dict[int, int]) -> dict:
     return {"seconds": seconds, "bytes": peak_bytes(), "counts": json.dumps(sorted(counted.items()))}
 
 
-def count_by_command(checkout: Path, documents: Path) -> dict:
-    """Run count_ngrams.py of a checkout in its own process; like `count_by_sorting`, but `counts` is its CSV text."""
+def count_by_command(documents: Path) -> dict:
+    """Run count_ngrams.py in its own process; like `count_by_sorting`, but `counts` is its CSV text."""
     with tempfile.TemporaryDirectory(dir=documents.parent) as folder:
         out = Path(folder) / "counts.csv"
-        flags = ["--n", "--d", "1", "--memory-gb", str(LIMIT_GB), "--documents", documents.resolve(), "--out", out]
-        command = [sys.executable, checkout / "measure_mutual_info" / "count_ngrams.py", *flags]
-        environment = os.environ | {"PYTHONPATH": str(checkout.resolve())}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, cwd=checkout, env=environment, **quiet)
+        flags = ["--n", "--d", "1", "--memory-gb", str(LIMIT_GB), "--documents", documents, "--out", out]
+        command = [sys.executable, ROOT / "measure_mutual_info" / "count_ngrams.py", *flags]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         if status:
             raise RuntimeError(f"{command} failed")
@@ -149,9 +144,8 @@ def medians(*ways: list[dict]) -> list[tuple[float, float]]:
 
 def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
     """Run all measurements and return the table. `folder` holds the tokens and results meanwhile."""
-    rows: list[tuple] = []
+    rows, a_token = [], None
     zipf = f"Zipf tokens, vocabulary {cfg.vocabulary:,}, documents of {cfg.document_tokens:,}, d = 1"
-    counter_name, a_token = "collections.Counter over token tuples", None
     for size in tqdm(cfg.sizes, desc="counting", unit="size"):
         documents, setting, first = folder / f"{size}", f"{size / 1e6:g} million {zipf}", size == cfg.sizes[0]
         write_zipf_documents(documents, size, cfg)
@@ -160,24 +154,18 @@ def measure(cfg: Settings, folder: Path) -> pd.DataFrame:
             counter = [in_a_process("benchmarks.counting.count_with_counter", documents) for _ in rounds]
             for alone, way in ((True, f"{setting}, counts alone"), (False, f"{setting}, with marginals and shares")):
                 ours = [in_a_process("benchmarks.counting.count_by_sorting", documents, alone) for _ in rounds]
-                (seconds, peak), (our_seconds, our_peak) = medians(counter, ours)
-                speeds = size / seconds, size / our_seconds
-                rows.append((way, "throughput", "tokens/s", counter_name, *speeds, speeds[1] / speeds[0]))
-                rows.append((way, "peak memory", "GB", counter_name, peak, our_peak, peak / our_peak))
-        checkouts = [ROOT] if cfg.other is None else [ROOT, cfg.other]
-        ours, *others = medians(*[[count_by_command(one, documents) for _ in rounds] for one in checkouts])
-        a_token = a_token or ours[0] / size
-        baselines = [(f"linear from {cfg.sizes[0] / 1e6:g} million, and the limit", (a_token * size, LIMIT_GB))]
-        baselines += [("the other checkout", other) for other in others]
+                (base, base_peak), (seconds, peak) = medians(counter, ours)
+                speeds, name = (size / base, size / seconds), "collections.Counter over token tuples"
+                rows.append(row("counting", way, "throughput", "tokens/s", name, *speeds, ratio=base / seconds))
+                rows.append(row("counting", way, "peak memory", "GB", name, base_peak, peak))
+        ((seconds, peak),) = medians([count_by_command(documents) for _ in rounds])
+        a_token = a_token or seconds / size
         way = f"{setting}, the whole command within {LIMIT_GB:g} GB"
-        for name, (seconds, peak) in baselines:
-            rows.append((way, "seconds", "s", name, seconds, ours[0], seconds / ours[0]))
-            rows.append((way, "peak memory", "GB", name, peak, ours[1], peak / ours[1]))
+        name = f"linear from {cfg.sizes[0] / 1e6:g} million, and the limit"
+        rows.append(row("counting", way, "seconds", "s", name, a_token * size, seconds))
+        rows.append(row("counting", way, "peak memory", "GB", name, LIMIT_GB, peak))
         shutil.rmtree(documents)
-    columns = ["setting", "measure", "unit", "baseline", "baseline_value", "our_value", "ratio"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(0, "benchmark", "counting")
-    return table
+    return pd.DataFrame(rows)
 
 
 def main(cfg: Settings) -> None:
