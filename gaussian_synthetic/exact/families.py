@@ -228,7 +228,6 @@ class LayerLaws:
     """
 
     M: torch.Tensor
-    M_inverse: torch.Tensor
     own: torch.Tensor
     other: torch.Tensor
     by_data: torch.Tensor
@@ -252,7 +251,7 @@ def prepare(of: Family, dtype: torch.dtype = torch.float32, device: torch.device
     for k, (M, mix, factors) in zip(of.copied, bottom_up(of), strict=True):
         ahead = 1 if len(layers) == of.layers - 1 else 2
         by_data, by_means = _regressions(M, k, mix, factors, ahead)
-        tensors = (M, torch.linalg.inv(M), mix.own, mix.other, by_data, by_means)
+        tensors = (M, mix.own, mix.other, by_data, by_means)
         layers.append(LayerLaws(*(tensor.to(device, dtype) for tensor in tensors), k=k))
     return Conditionals(of, tuple(layers), _next_two(factors)[:, 0].sqrt().to(device, dtype))
 
@@ -282,8 +281,7 @@ def draw(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw z and compute the means of its conditionals, (L, batch) each; the standard deviations are conditionals.std.
 
-    The means are those of `conditional_mean`, but the layers below z are known from the draw, so nothing has to be
-    undone: this is faster, and more accurate in float32.
+    The layers below z, which the means need, are known from the draw.
     """
     blocks, below = [], None
     of = conditionals.of
@@ -302,35 +300,6 @@ def draw(
     for Z, first in blocks:
         Z[:, 0] = first
     return z, _predict(conditionals, [Z for Z, _ in blocks])
-
-
-def conditional_mean(conditionals: Conditionals, z: torch.Tensor) -> torch.Tensor:
-    """E[z_t | z_1 … z_{t−1}] for every t at once, (L, batch). z: (L, batch), dtype and device of conditionals.std.
-
-    UserError: another shape or dtype.
-    """
-    wanted = conditionals.std
-    if z.ndim != 2 or len(z) != conditionals.of.L or z.dtype != wanted.dtype:
-        raise UserError(
-            f"z is {z.dtype} {tuple(z.shape)}; these conditionals want {wanted.dtype} ({conditionals.of.L}, batch)"
-        )
-    return _predict(conditionals, _undo_layers(conditionals, z))
-
-
-def _undo_layers(conditionals: Conditionals, z: torch.Tensor) -> list[torch.Tensor]:
-    """For each layer, bottom first, its output with only Z_{i,1} unmixed, as `_predict` needs it: (R, n, its batch)."""
-    blocks = []
-    for layer in reversed(conditionals.layers):
-        rows, n = len(layer.own), len(layer.M)
-        Z = z.reshape(rows, n, -1).clone()
-        last = Z[:, -1].clone()
-        scale = 1 / (layer.own**2 - layer.other**2)
-        mix_rows(Z, scale * layer.own, -scale * layer.other)
-        if layer.k:
-            z = torch.matmul(layer.M_inverse[: layer.k], Z).view(rows, -1)
-        Z[:, -1] = last
-        blocks.append(Z)
-    return blocks[::-1]
 
 
 def _predict(conditionals: Conditionals, blocks: list[torch.Tensor]) -> torch.Tensor:
