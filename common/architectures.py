@@ -92,30 +92,23 @@ MODELS: dict[str, Architecture] = {
     # not in the paper: two layers for Gaussian sequences on a CPU. All have learned position embeddings. Without them
     # the loss of such a small recurrent model stays far above what its state allows (see the names in -no-pos), perhaps
     # because it has to learn to count (rows of 4, of 16, …). The number after mamba2-mini is the total size of its two
-    # recurrent states; its convolutions, with a kernel of 2, add only 520 to 768 elements.
+    # recurrent states; its convolutions, with a kernel of 2, add only 520 or 768 elements.
     "gpt2-mini": _with_positions(_gpt2(2, 64, 8)),
-    "qwen3-mini": _with_positions(_attention("qwen3", 2, 64, 8, 128, num_key_value_heads=4, head_dim=8)),
-    "window-mini": _with_positions(_attention("mistral", 2, 64, 8, 128, num_key_value_heads=8, sliding_window=16)),
     "hybrid-mini": _with_positions(_hybrid(2, 64, 4, 128, every=2)),
     "mamba-mini": _with_positions(_mamba(2, 64, state_size=4)),
-    "mamba-mini-32": _with_positions(_mamba(2, 32, state_size=4)),
     "mamba2-mini-256": _with_positions(_mamba2(2, 64, state=1, head=16, conv_kernel=2)),
-    "mamba2-mini-512": _with_positions(_mamba2(2, 64, state=2, head=16, conv_kernel=2)),
-    "mamba2-mini-2048": _with_positions(_mamba2(2, 64, state=8, head=16, conv_kernel=2)),
     "mamba2-mini-8192": _with_positions(_mamba2(2, 64, state=32, head=16, conv_kernel=2)),
     # not in the paper: two layers of width 128 for Fig. 3 on a CPU; for other state sizes see `architecture` below.
     "gpt2-128": _with_positions(_gpt2(2, 128, 8)),
     "qwen3-128": _with_positions(_attention("qwen3", 2, 128, 8, 256, num_key_value_heads=8, head_dim=16)),
     "window-128": _with_positions(_attention("mistral", 2, 128, 8, 256, num_key_value_heads=8, sliding_window=16)),
     # not in the paper: for books on a CPU. Small, medium and large transformers have 0.8, 3.1 and 19 million parameters
-    # without the vocabulary. The other models have about as many, in twice as many layers, as in the tables. The
-    # recurrences of mamba2-mini keep 32,768, 65,536 and 196,608 elements, those of -state1 a 16th of that. GPT-NeoX is
-    # here in addition to GPT2 because its rotary positions need not be learnt.
-    "gpt2-mini-small": _gpt2(4, 128, 4),
+    # without the vocabulary, and rotary positions, which need not be learnt. Mamba2 has about as many, in twice as many
+    # layers, as in the tables. The recurrences of mamba2-mini keep 32,768, 65,536 and 196,608 elements, those of
+    # -state1 a 16th of that.
     "gpt_neox-mini-small": _gpt_neox(4, 128, 4),
     "gpt_neox-mini-medium": _gpt_neox(4, 256, 8),
     "gpt_neox-mini-large": _gpt_neox(6, 512, 16),
-    "mamba-mini-small": _mamba(8, 128),
     "mamba2-mini-small": _mamba2(8, 128, state=16, head=32),
     "mamba2-mini-small-state1": _mamba2(8, 128, state=1, head=32),
     "mamba2-mini-medium": _mamba2(8, 256, state=16, head=32),

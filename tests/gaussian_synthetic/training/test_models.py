@@ -12,7 +12,7 @@ from gaussian_synthetic.training import models
 
 COPIES, L = 3, 24
 # One model of each kind, small enough for a CPU.
-KINDS = ["tiny", "gpt2-mini", "qwen3-mini", "neox", "window-mini", "hybrid-mini", "mamba-mini-32", "mamba2-mini-512"]
+KINDS = ["tiny", "gpt2-mini", "qwen3-128", "neox", "window-128", "hybrid-mini", "mamba-mini", "mamba2-mini-256"]
 KINDS += ["gru-32-8", "mamba2-32-64"]
 
 
@@ -63,7 +63,7 @@ def test_a_prediction_rests_on_the_tokens_before_it(name):
 def test_a_window_ends():
     """Two layers of a window of 16 tokens reach 30 tokens back, and no further."""
     torch.manual_seed(0)
-    model = models.build("window-mini", COPIES, 64).eval()
+    model = models.build("window-128", COPIES, 64).eval()
     z = torch.randn(1, 64, COPIES, requires_grad=True)
     (gradient,) = torch.autograd.grad(model(z)[0][0, 50].sum(), z)
     size = gradient[0].abs().sum(dim=1)
@@ -71,7 +71,7 @@ def test_a_window_ends():
     assert size.nonzero().flatten().tolist() == list(range(50 - 1 - 30, 50))
 
 
-@pytest.mark.parametrize("name", ["mamba2-mini-2048", "mamba2-32-64", "gru-32-8", "mamba-mini-32", "hybrid-mini"])
+@pytest.mark.parametrize("name", ["mamba2-mini-8192", "mamba2-32-64", "gru-32-8", "mamba-mini", "hybrid-mini"])
 def test_a_longer_sequence_changes_no_earlier_prediction(name):
     """The first 40 predictions are the same for 96 tokens and for 40, although a scan is computed in chunks."""
     torch.manual_seed(0)
