@@ -40,6 +40,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
+from scipy.stats import linregress
 
 from common.cli import UserError, at_least, run
 from common.documents import matching
@@ -206,14 +207,6 @@ def slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x * y).sum(axis=-1) / (x * x).sum(axis=-1)
 
 
-def scatter(x: np.ndarray, y: np.ndarray) -> float:
-    """Half width of the 95% interval of `slope` from the residuals of the points, (points,), with Student's t."""
-    left = len(x) - 2
-    steepness, x = slope(x, y), x - x.mean()
-    squares = ((y - y.mean() - steepness * x) ** 2).sum()
-    return float(stdtrit(left, 0.975) * math.sqrt(squares / left / (x @ x)))
-
-
 def with_interval(values: np.ndarray, books: int) -> tuple[float, float, float]:
     """An estimate and its 95% interval, NaN if fewer than half of the replications, or fewer than two, have a value.
 
@@ -258,8 +251,8 @@ def main(cfg: Settings) -> None:
     for k, (*names, _) in enumerate(keys):
         there = np.isfinite(values[0, :, k])
         if names[1] in EXPONENTS and there.sum() >= 3:
-            points = values[:, there, keys.index(LOSS)], values[:, there, k]
-            of, half = slope(*points), scatter(*(each[0] for each in points))
+            x, y = values[:, there, keys.index(LOSS)], values[:, there, k]
+            of, half = slope(x, y), stdtrit(there.sum() - 2, 0.975) * linregress(x[0], y[0]).stderr
             line = (*with_interval(of, books), of[0] - half, of[0] + half, there.sum(), books)
             trend.append((source, "slope", *[""] * 5, *names, math.nan, *line))
 
