@@ -70,12 +70,7 @@ class Settings:
         at_least(self.L_fit_min, self, "L_fit_max")
 
 
-def per_document_terms(
-    scores: pd.DataFrame,
-    estimator: str,
-    first2_entropy_nats: float | None = None,
-    ngram_weight: float = NGRAM_WEIGHT,
-) -> pd.DataFrame:
+def per_document_terms(scores: pd.DataFrame, estimator: str, first2_entropy_nats: float | None = None) -> pd.DataFrame:
     """Contribution of each document to an estimator in nats; the mean over documents is the estimate of I(ell; L).
 
     scores: as returned by `read_scores`. Returns documents × (ell_tokens, L_tokens), ascending.
@@ -84,10 +79,11 @@ def per_document_terms(
     log q(Y|X) minus log q of the first L − ell tokens given BOS. In a stationary source these tokens have the entropy
     of Y, so its mean is H(ell) + H(L − ell) − H(L), or 2 H(ell) − H(2 ell) at L = 2 ell. direct_corrected needs
     first2_entropy_nats, the counted 2-gram entropy Ĥ. Within −E log q(Y), Eq. B.7 replaces −E log q(first2) by
-    (1−w)·(−E log q(first2)) + w·Ĥ, which adds w·(log q(first2) + Ĥ) to each document's direct term. The spread over
-    documents does not include the error of Ĥ. direct_unpaired subtracts log q(Y) of the document's `x_donor`; it is NaN
-    if the x_donor has no scores. If the x_donors are a permutation of the documents, its mean equals that of direct
-    whatever the pairing; the spread of its terms would be the error only for pairs drawn independently.
+    (1−w)·(−E log q(first2)) + w·Ĥ, w = NGRAM_WEIGHT, which adds w·(log q(first2) + Ĥ) to each document's direct term.
+    The spread over documents does not include the error of Ĥ. direct_unpaired subtracts log q(Y) of the document's
+    `x_donor`; it is NaN if the x_donor has no scores. If the x_donors are a permutation of the documents, its mean
+    equals that of direct whatever the pairing; the spread of its terms would be the error only for pairs drawn
+    independently.
     """
 
     def of_documents(column: str) -> pd.DataFrame:
@@ -97,7 +93,7 @@ def per_document_terms(
     if estimator == "block_entropy":
         return given_x - of_documents(tables.START)
     if estimator == "direct_corrected":
-        return given_x - alone + ngram_weight * (first2 + first2_entropy_nats)
+        return given_x - alone + NGRAM_WEIGHT * (first2 + first2_entropy_nats)
     if estimator == "direct_unpaired":
         x_donor = scores.drop_duplicates("document").set_index("document")["x_donor"]
         return given_x - alone.reindex(x_donor[given_x.index]).set_axis(given_x.index)
@@ -234,10 +230,8 @@ def _ratios(terms: pd.DataFrame) -> list[float]:
     return sorted({L / ell for ell, L in terms.columns})
 
 
-def _entropy_shift(
-    shares: pd.DataFrame, books: np.ndarray, entropy_nats: float, weight: float = NGRAM_WEIGHT
-) -> Callable[[np.ndarray], float]:
-    """How resampling shifts the terms of direct_corrected: weight · (2-gram entropy of resampled books − entropy_nats).
+def _entropy_shift(shares: pd.DataFrame, books: np.ndarray, entropy_nats: float) -> Callable[[np.ndarray], float]:
+    """How resampling shifts the terms of direct_corrected: NGRAM_WEIGHT · (entropy of resampled books − entropy_nats).
 
     shares: ngrams and entropy_nats by book. Books that were counted but not scored are not resampled.
     """
@@ -246,7 +240,7 @@ def _entropy_shift(
     def shift(drawn: np.ndarray) -> float:
         times = np.ones(len(shares))
         times[place] = drawn
-        return weight * (np.average(shares["entropy_nats"], weights=times * shares["ngrams"]) - entropy_nats)
+        return NGRAM_WEIGHT * (np.average(shares["entropy_nats"], weights=times * shares["ngrams"]) - entropy_nats)
 
     return shift
 

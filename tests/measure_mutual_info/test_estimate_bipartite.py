@@ -69,9 +69,6 @@ def test_correction_replaces_the_models_head():
     tail = -at["logq_y_nats"] + at["logq_y_first2_nats"]
     entropy_of_y = tail + 1 / 5 * -at["logq_y_first2_nats"] + 4 / 5 * counted
     assert terms[(4, 8)].mean() == pytest.approx(entropy_of_y + at["logq_y_given_x_nats"], abs=1e-12)
-    # First all weight on the counts, then none, which is direct.
-    assert per_document_terms(scores, "direct_corrected", counted, 1.0)[(2, 4)].tolist() == [4.5, 4, 3]
-    assert per_document_terms(scores, "direct_corrected", counted, 0.0).equals(per_document_terms(scores, "direct"))
 
 
 def test_hand_scores_through_the_command_line(tmp_path):

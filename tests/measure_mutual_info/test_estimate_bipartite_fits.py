@@ -156,7 +156,7 @@ def test_two_gram_entropy_is_resampled_with_its_books(tmp_path):
 def test_what_resampled_books_do_to_the_entropy():
     shares = pd.DataFrame({"ngrams": [100, 300, 600], "entropy_nats": [8.0, 9.0, 10.0]}, index=["a", "b", "elsewhere"])
     entropy = (800 + 2700 + 6000) / 1000
-    shift = _entropy_shift(shares, np.array(["a", "b"]), entropy, 0.8)
+    shift = _entropy_shift(shares, np.array(["a", "b"]), entropy)
     assert shift(np.array([1, 1])) == pytest.approx(0, abs=1e-12)
     assert shift(np.array([2, 0])) == pytest.approx(0.8 * ((1600 + 6000) / 800 - entropy))
 
