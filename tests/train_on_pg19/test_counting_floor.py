@@ -75,8 +75,3 @@ def test_known_text_costs_less_and_bad_calls(tmp_path):
         (["--losses", tmp_path / "none.csv"], "none.json is not there"),
     ):
         assert said in one_line_error(call_script(SCRIPT, *given, *changes))
-    table = pd.read_csv(tmp_path / "out" / "books.csv")
-    other = table[1:].assign(model="other")
-    for more in (table[:1], other, pd.concat([other, other])):
-        pd.concat([table, more]).to_csv(tmp_path / "out" / "books.csv", index=False)
-        assert "books.csv: a model lacks a book or has one twice" in one_line_error(call_script(SCRIPT, *given))
