@@ -78,8 +78,9 @@ class Settings:
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:
     """I(ℓ; L) of one sequence at one or more cuts, in nats. log_std: (L,) ln std(z_t | z_<t), families.conditional_std.
 
-    I = H(X) + H(Y) − H(X, Y), where each entropy is a sum of log_std up to constants that cancel. The law is the same
-    backwards (README.md), so with S_t the sum of the first t, I = S_ℓ + S_{L−ℓ} − S_L. UserError: no cut at ell.
+    I = H(X) + H(Y) − H(X, Y), where each entropy is a sum of log_std up to constants that cancel. The
+    distribution is the same backwards (docs/gaussian_families.md), so with S_t the sum of the first t,
+    I = S_ℓ + S_{L−ℓ} − S_L. UserError: no cut at ell.
     """
     L, ell, log_std = len(log_std), np.asarray(ell), np.asarray(log_std)
     if not (ell.min() >= 1 and ell.max() < L):

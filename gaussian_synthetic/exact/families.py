@@ -10,9 +10,9 @@ family has n = 4, k = 3 (β = 0.79), its logarithmic family n = 4, k = 1 (β = 0
     z, mean = draw(conditionals, batch=4 * 64, generator=rng)    # (L, batch) each: samples, and E[z_t | z_<t]
     conditionals.std                                           # (L,) std of z_t given z_<t, whatever z is
 
-../README.md explains why O(L) is enough and exact. Tensors have the batch last, (positions, batch), so that the small
-matrices of a row multiply long contiguous blocks of memory. `Conditionals`, which do not depend on the data, are
-computed in float64 and then converted to the dtype of use.
+docs/gaussian_families.md explains why O(L) is enough and exact. Tensors have the batch last, (positions, batch), so
+that the small matrices of a row multiply long contiguous blocks of memory. `Conditionals`, which do not depend on the
+data, are computed in float64 and then converted to the dtype of use.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def bottom_up(of: Family) -> Iterator[tuple[torch.Tensor, Mixing, torch.Tensor]]
         u = (Z_{i,1}, …, Z_{i,n−1}, Z'_{i,n}, Z'_{i+1,1}, Z_{i+1,2}),
     where a prime marks mixed values. Once Z'_{i+1,1} is known, the mixing can be undone, which gives row i unmixed, and
     the next block begins. Factor C_i is the Cholesky factor of the covariance of u given all rows before i. From the
-    layer below it needs the covariance of a copy's next two values given all values before (README.md, The recursion).
+    layer below it needs the covariance of a copy's next two values given all values before (docs/gaussian_families.md).
     """
     below = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)  # var, cov, var of the next two values: fresh normals
     for k, (M, mix) in zip(of.copied, mixings(of), strict=True):

@@ -21,7 +21,7 @@ SCRIPT = "gaussian_synthetic/evaluate.py"
 COPIES = 3
 OF = families.named("subvolume", 2)
 LOG_STD = families.conditional_std(OF).log().numpy()
-MI = 0.901313  # I(8; 16) of one copy, in nats, from gaussian_synthetic/README.md
+MI = 0.901313  # I(8; 16) of one copy, in nats, from docs/gaussian_families.md
 ENTROPY = COPIES * (0.5 * np.log(2 * np.pi * np.e) + LOG_STD)
 
 
