@@ -44,13 +44,14 @@ if not common or not common.origin or not os.path.samefile(os.path.dirname(commo
     sys.exit(print("lacks the modules of this checkout") or 1)' "${@:2}" 2> /dev/null
 }
 
-# begin SETTING …: sets PRESET to cpu if it is not set. Refuses settings that the figure does not read, because a result
-# that silently ignores them is worse than none. Sets $python to PYTHON or to the active environment if that has all
-# that is needed, else to .venv, made if missing. OUT and RUNS are relative to the caller's folder, as are inputs that
-# exist there (or, for a pattern, whose folder does), each word of MODELS by itself; paths in PREPARE_FLAGS and flags are
-# relative to the root.
+# begin PRESETS SETTING …: sets PRESET to cpu if it is not set, and results to the folder of its results. Refuses other
+# presets than PRESETS, and settings that the figure does not read, because a result that silently ignores them is worse
+# than none. Sets $python to PYTHON or to the active environment if that has all that is needed, else to .venv, made if
+# missing. OUT and RUNS are relative to the caller's folder, as are inputs that exist there (or, for a pattern, whose
+# folder does), each word of MODELS by itself; paths in PREPARE_FLAGS and flags are relative to the root.
 begin() {
-    local setting reason values i
+    local presets=$1 but_last=${1% *} setting reason values i
+    shift
     PRESET=${PRESET:-cpu}
     for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS WORKERS SPLIT OUT; do
         case " $* " in *" $setting "*) continue ;; esac
@@ -60,6 +61,12 @@ begin() {
             exit 2
         fi
     done
+    if [[ ! $PRESET =~ ^(${presets// /|})$ ]]; then
+        echo "error: PRESET=$PRESET: choose ${but_last// /, } or ${presets##* }" >&2
+        exit 2
+    fi
+    results=results
+    if [ "$PRESET" != cpu ]; then results+=/$PRESET; fi
     python=.venv/bin/python
     if [ -n "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         python=${PYTHON:-python}

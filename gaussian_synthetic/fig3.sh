@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-begin MODELS LENGTHS SEEDS RUNS WORKERS OUT
+begin "smoke cpu gpu paper" MODELS LENGTHS SEEDS RUNS WORKERS OUT
 
 # grid: FOLDER of the results | PRESET of train.py | LENGTHS | SEEDS | MODELS; one run per length, seed and model.
 fixed="mamba2-128-64 mamba2-128-256 mamba2-128-1024 mamba2-128-4096 mamba2-128-16384 gru-128-64 gru-128-256"
@@ -29,29 +29,28 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=20
 warm=1 # whether a run starts from the weights of the run at a fourth of its length
 case $PRESET in
     smoke)
-        out=results/smoke/fig3 workers=2 threads=1
+        workers=2 threads=1
         grid="full | smoke | 4 16 | 0 | gpt2-128 window-128 mamba2-128-64 mamba2-128-256 mamba2-128-1024 gru-128-64
             few_copies | smoke | 4 16 | 0 | gru-64-4 mamba2-64-32"
         ;;
     cpu)
-        out=results/fig3 workers=2 threads=1
+        workers=2 threads=1
         grid="full | cpu | 16 64 256 | 0 1 | $small
             full | cpu | 16 64 256 | 0 | $more
             few_copies | cpu-few | 16 64 | 0 1 | $few
             without_positions | cpu | 64 | 0 1 | mamba2-128-1024-no-pos"
         ;;
     gpu)
-        out=results/gpu/fig3 workers=8 threads=1
+        workers=8 threads=1
         grid="full | gpu | 16 64 256 1024 | 0 1 2 | $small"
         ;;
     paper)
-        out=results/paper/fig3 workers=1 threads=16 warm=
+        workers=1 threads=16 warm=
         grid="full | paper | 256 1024 4096 | 0 | gpt2 gpt2-medium gpt2-large
             full | paper | 64 256 1024 4096 16384 | 0 | mamba-50m mamba-70m mamba-130m
             full | paper | 64 256 1024 4096 | 0 | mamba-370m mamba-790m mamba-1.4b
             full | paper | 256 1024 4096 | 0 | mamba2-130m mamba2-370m mamba2-790m"
         ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
 esac
 
 runs=data/gaussian_runs/$PRESET
@@ -63,7 +62,7 @@ if [ -n "${MODELS:-}${LENGTHS:-}${SEEDS:-}" ] || [ $# -gt 0 ]; then # custom inp
     runs=$OUT/runs
 fi
 if [ "$PRESET" = paper ] && [ -z "${MODELS:-}" ]; then mamba_kernels; fi
-out=${OUT:-$out} runs=${RUNS:-$runs} workers=${WORKERS:-$workers} flags=$*
+out=${OUT:-$results/fig3} runs=${RUNS:-$runs} workers=${WORKERS:-$workers} flags=$*
 
 list=$( # a line for each run
     while IFS='|' read -r folder preset lengths seeds models; do

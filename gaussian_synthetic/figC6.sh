@@ -10,16 +10,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-begin OUT
+begin "smoke cpu paper" OUT
 
 case $PRESET in
-    smoke) out=results/smoke/figC6 flags=(--layers 1 2 3 4 5 --rank-layers 4) ;;
-    cpu) out=results/figC6 flags=(--layers 1 2 3 4 5 6 7 8 9 10 --rank-layers 6) ;;
-    paper) out=results/paper/figC6 flags=(--layers 1 2 3 4 5 6 7 8) ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
+    smoke) flags=(--layers 1 2 3 4 5 --rank-layers 4) ;;
+    cpu) flags=(--layers 1 2 3 4 5 6 7 8 9 10 --rank-layers 6) ;;
+    paper) flags=(--layers 1 2 3 4 5 6 7 8) ;;
 esac
 if [ $# -gt 0 ]; then own_needs_out flags; fi
-out=${OUT:-$out}
+out=${OUT:-$results/figC6}
 for family in subvolume logarithmic; do
     "$python" gaussian_synthetic/exact_mi.py --family "$family" --out "$out/$family" "${flags[@]}" "$@"
 done

@@ -5,5 +5,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-begin
+begin "smoke cpu gpu paper"
 . gaussian_synthetic/_by_position.sh

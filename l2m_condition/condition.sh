@@ -10,22 +10,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
-begin MODELS FIT OUT
+begin "smoke cpu paper" MODELS FIT OUT
 
 contexts=(256 512 1024 2048 4096 8192 16384 32768 65536)
 more=(131072 262144 524288 1048576 2097152 4194304 8388608 16777216)
 models=() fit=
 case $PRESET in
-    smoke) out=results/smoke/condition models=(Llama-3.1-8B Gemma-3-27B Mamba-130M) ;;
-    cpu) out=results/condition contexts+=("${more[@]}") fit=results/fig2b/fit.csv ;;
-    paper) out=results/paper/condition contexts+=("${more[@]}") fit=results/paper/fig2b/fit.csv ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
+    smoke) models=(Llama-3.1-8B Gemma-3-27B Mamba-130M) ;;
+    *) contexts+=("${more[@]}") fit=$results/fig2b/fit.csv ;;
 esac
 if [ -n "${MODELS:-}${FIT:-}" ] || [ $# -gt 0 ]; then # custom inputs
     own_needs_out "MODELS, FIT or flags"
 fi
 read -ra models <<< "${MODELS:-${models[*]}}"
-out=${OUT:-$out} fit=${FIT:-$fit}
+out=${OUT:-$results/condition} fit=${FIT:-$fit}
 
 "$python" l2m_condition/state_size.py --out "$out/state.csv" --context "${contexts[@]}" ${models:+--model "${models[@]}"}
 "$python" l2m_condition/required_state.py --state "$out/state.csv" --out "$out" ${fit:+--fit "$fit"} \

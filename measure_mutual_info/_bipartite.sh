@@ -75,14 +75,8 @@ measure() {
 
 # draw_from_fig2b FIGURE [SCORE_FLAGS ...]: draws FIGURE from the run of Fig. 2b, which fig2b.sh reuses or makes.
 draw_from_fig2b() {
-    local figure=$1 run out
-    case $PRESET in
-        smoke) run=results/smoke/fig2b out=results/smoke/$figure ;;
-        demo) run=results/demo out=results/demo ;;
-        cpu) run=results/fig2b out=results/$figure ;;
-        paper) run=results/paper/fig2b out=results/paper/$figure ;;
-        *) echo "error: PRESET=$PRESET: choose smoke, demo, cpu or paper" >&2 && exit 2 ;;
-    esac
+    local figure=$1 run=$results/fig2b out=$results/$1
+    if [ "$PRESET" = demo ]; then run=$results out=$results; fi
     bash measure_mutual_info/fig2b.sh "${@:2}"
     "$python" plots/bipartite.py --figure "${figure/figB/B.}" --results "${OUT:-$run}" --out "${OUT:-$out}/$figure"
 }

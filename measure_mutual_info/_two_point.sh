@@ -24,13 +24,7 @@ measure() {
     "$python" measure_mutual_info/estimate_two_point.py --counts "$out/counts.csv" --d-max "$d_fit" --out "$out"
 }
 
-# runs: sets results, books and wikipedia to the folders that fig2c.sh and figB4.sh use with this PRESET; sets counting.
+# runs: sets books and wikipedia to the folders that fig2c.sh and figB4.sh use with this PRESET; sets counting.
 runs() {
-    case $PRESET in
-        smoke) results=results/smoke ;;
-        cpu) results=results ;;
-        paper) results=results/paper ;;
-        *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
-    esac
     books=$results/fig2c wikipedia=$results/figB4/wikipedia counting=$PRESET
 }

@@ -16,15 +16,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
-begin MODEL CORPUS PREPARE_FLAGS OUT
+begin "smoke demo cpu paper" MODEL CORPUS PREPARE_FLAGS OUT
 
-model=$smollm2 n_documents=all L_max=2048 on=four_books
+model=$smollm2 n_documents=all L_max=2048 on=four_books out=$results/fig2b
 case $PRESET in
-    smoke) out=results/smoke/fig2b L_max=128 n_documents=8 ;;
-    demo) out=results/demo L_max=1024 n_documents=32 ;;
-    cpu) out=results/fig2b on=books ;;
-    paper) out=results/paper/fig2b n_documents=1024 on=pg19 model=meta-llama/Llama-3.1-405B-FP8 ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, demo, cpu or paper" >&2 && exit 2 ;;
+    smoke) L_max=128 n_documents=8 ;;
+    demo) out=$results L_max=1024 n_documents=32 ;;
+    cpu) on=books ;;
+    paper) n_documents=1024 on=pg19 model=meta-llama/Llama-3.1-405B-FP8 ;;
 esac
 
 named "$on"

@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh
-begin CORPUS TOKENIZER PREPARE_FLAGS OUT
+begin "smoke cpu paper" CORPUS TOKENIZER PREPARE_FLAGS OUT
 
 runs
 named twelve_books

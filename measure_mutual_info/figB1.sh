@@ -15,13 +15,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
-begin MODELS CORPUS PREPARE_FLAGS OUT
+begin "smoke cpu paper" MODELS CORPUS PREPARE_FLAGS OUT
 
 # grid: FOLDER of the results | CORPUS | L_max | documents | PRESET of score_documents.py | MODELS
-results=results own="all | $PRESET"
+own="all | $PRESET"
 case $PRESET in
     smoke)
-        results=results/smoke own="8 | smoke"
+        own="8 | smoke"
         grid="books | four_books | 128 | 8 | smoke |
             wikipedia | wikipedia | 128 | 8 | smoke | $smollm2"
         ;;
@@ -32,11 +32,9 @@ case $PRESET in
             books_8192 | twelve_books | 8192 | all | cpu-single | $qwen_small"
         ;;
     paper)
-        results=results/paper
         grid="wikipedia | all_wikipedia | 2048 | 1024 | paper | meta-llama/Llama-3.1-405B-FP8
             books | pg19 | 2048 | 1024 | paper-deepseek | deepseek-ai/DeepSeek-V3-Base"
         ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
 esac
 # For each kind of text a name and patterns of books.
 kinds_of_text="whole_books books/* more_books/[!s]* more_books/sense_*

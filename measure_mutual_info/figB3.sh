@@ -5,6 +5,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
-begin MODEL CORPUS PREPARE_FLAGS OUT
+begin "smoke demo cpu paper" MODEL CORPUS PREPARE_FLAGS OUT
 
 draw_from_fig2b figB3 "$@"

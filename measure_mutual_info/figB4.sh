@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh
-begin
+begin "smoke cpu paper"
 
 runs
 named wikipedia

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh
-begin
+begin "smoke cpu paper"
 
 runs
 if [ ! -f "$books/two_point.csv" ] || [ ! -f "$wikipedia/two_point.csv" ]; then

@@ -9,13 +9,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
-begin MODEL CORPUS PREPARE_FLAGS OTHER_START OUT
+begin "smoke cpu" MODEL CORPUS PREPARE_FLAGS OTHER_START OUT
 
-n_documents=all
+n_documents=all out=$results/start_token
 case $PRESET in
-    smoke) out=results/smoke/start_token on=four_books L_max=16 n_documents=8 length=128 scoring=smoke ;;
-    cpu) out=results/start_token on=books L_max=64 length=2048 scoring=cpu-series ;; # the documents of Figs. 2b, B.1
-    *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
+    smoke) on=four_books L_max=16 n_documents=8 length=128 scoring=smoke ;;
+    cpu) on=books L_max=64 length=2048 scoring=cpu-series ;; # the documents of Figs. 2b, B.1
 esac
 
 # compare OTHER [FLAG ...]: compares the tokenizer's start token with OTHER; flags are those of score_documents.py.

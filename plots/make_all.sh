@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . common/environment.sh
-begin
+PRESET=cpu # whose results are committed
+begin cpu
 
 draw() {  # PROGRAM OUT FOLDER… [flags]
   "$python" "plots/$1.py" --out "results/$2" --results "${@:3}"

@@ -17,7 +17,7 @@ inputs() {
     local small="gpt_neox-mini-small mamba2-mini-small" medium="gpt_neox-mini-medium mamba2-mini-medium"
     local large="gpt_neox-mini-large mamba2-mini-large"
     corpus=by_author tokenizer=bpe prepare_flags="--source books" workers=2 threads=1
-    pairs=${small/ /:} out=results/$PRESET/$1 L=$3
+    pairs=${small/ /:} out=$results/$1 L=$3
     choice="--max-documents-per-book 20"
     case $PRESET in
         smoke)
@@ -35,7 +35,6 @@ inputs() {
             pairs="gpt2:mamba-130m gpt2-medium:mamba-370m gpt2-large:mamba-790m"
             corpus=emozilla/pg19 tokenizer=EleutherAI/gpt-neox-20b prepare_flags="--source pg19 --streaming"
             ;;
-        *) echo "error: PRESET=$PRESET: choose smoke, cpu, gpu or paper" >&2 && exit 2 ;;
     esac
     if [ "${SPLIT:-1}" != 1 ]; then out+=_split$SPLIT; fi
 }

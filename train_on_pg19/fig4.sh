@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_on_pg19/_books.sh
-begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT OUT
+begin "smoke cpu gpu paper" MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT OUT
 
 inputs fig4 256 2048 8192 "0 1 2"
 curves fig4 "$@"

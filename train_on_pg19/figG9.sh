@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_on_pg19/_books.sh
-begin MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT OUT
+begin "smoke cpu gpu paper" MODELS SEEDS CORPUS TOKENIZER PREPARE_FLAGS WORKERS SPLIT OUT
 
 inputs figG9 128 512 4096 "0 1"
 curves figG9 "$@"

@@ -10,14 +10,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh
 . train_on_pg19/_books.sh
-begin MODELS OUT
+begin "smoke cpu" MODELS OUT
 
 inputs fig4 256 2048 8192 0
 models=$smollm2 top=${OUT:-$out/pretrained} tokenizer="" # that of each model
 case $PRESET in
     smoke) L=256 n=2 ;;
     cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;
-    *) echo "error: PRESET=$PRESET: choose smoke or cpu" >&2 && exit 2 ;;
 esac
 if [ -n "${MODELS:-}" ]; then own_needs_out MODELS; fi
 models=${MODELS:-$models}

@@ -9,16 +9,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . common/environment.sh
-begin OUT
+begin "smoke cpu paper" OUT
 
-case $PRESET in
-    smoke) out=results/smoke/calibration ;;
-    cpu) out=results/calibration ;;
-    paper) out=results/paper/calibration ;;
-    *) echo "error: PRESET=$PRESET: choose smoke, cpu or paper" >&2 && exit 2 ;;
-esac
-
-out=${OUT:-$out}
+out=${OUT:-$results/calibration}
 "$python" measure_mutual_info/calibration/bipartite.py --out "$out" --preset "$PRESET" "$@"
 if [ "$PRESET" != smoke ] && [ $# -eq 0 ]; then
     "$python" measure_mutual_info/calibration/bipartite.py --out "$out" --preset "$PRESET-noise"
