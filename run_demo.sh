@@ -8,8 +8,8 @@ cd "$(dirname "$0")"
 . common/environment.sh
 environment .venv requirements.txt
 # The demo is the same wherever it is called.
-unset VIRTUAL_ENV CONDA_PREFIX PYTHON MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS \
-    WORKERS SPLIT OUT
+# shellcheck disable=SC2086  # settings are words
+unset VIRTUAL_ENV CONDA_PREFIX PYTHON $settings
 PRESET=demo bash measure_mutual_info/fig2b.sh "$@"
 echo
 head -n 2 results/demo/summary.txt

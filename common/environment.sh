@@ -44,6 +44,9 @@ if not common or not common.origin or not os.path.samefile(os.path.dirname(commo
     sys.exit(print("lacks the modules of this checkout") or 1)' "${@:2}" 2> /dev/null
 }
 
+# All that a shell file may take beside PRESET.
+settings="MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS WORKERS SPLIT OUT"
+
 # begin PRESETS SETTING …: sets PRESET to cpu if it is not set, and results to the folder of its results. Refuses other
 # presets than PRESETS, and settings that the figure does not read, because a result that silently ignores them is worse
 # than none. Sets $python to PYTHON or to the active environment if that has all that is needed, else to .venv, made if
@@ -53,7 +56,7 @@ begin() {
     local presets=$1 but_last=${1% *} setting reason values i
     shift
     PRESET=${PRESET:-cpu}
-    for setting in MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS FIT RUNS WORKERS SPLIT OUT; do
+    for setting in $settings; do
         case " $* " in *" $setting "*) continue ;; esac
         if [ -n "${!setting:-}" ]; then
             echo "error: ${0##*/} takes no $setting, and it is set to '${!setting}': unset it;" \

@@ -60,8 +60,8 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def call_shell(script: str, *flags: object, **settings: str) -> subprocess.CompletedProcess:
     """Run a shell file as a user would, with these settings; those in the environment of the tests are removed."""
-    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "LENGTHS", "SEEDS", "FIT", "RUNS")
-    names += ("WORKERS", "OUT", "PRESET")
+    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "OTHER_START", "LENGTHS", "SEEDS")
+    names += ("FIT", "RUNS", "WORKERS", "SPLIT", "OUT", "PRESET")
     clean = {key: value for key, value in os.environ.items() if key not in names}
     command = ["bash", str(ROOT / script), *map(str, flags)]
     settings = {"PYTHON": sys.executable, **settings}
