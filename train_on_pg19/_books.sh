@@ -88,6 +88,9 @@ curves() {
         split_sample
         tokenizer=data/tokenizers/$(basename "$corpus")_bpe$vocabulary held_out="held_out/*"
         "$python" measure_mutual_info/train_bpe.py --corpus "$corpus/train" --vocab-size "$vocabulary" --out "$tokenizer"
+    elif [ -n "${SPLIT:-}" ]; then
+        echo "error: SPLIT=$SPLIT: it chooses books of the sample, and the texts are those of $corpus: unset it" >&2
+        exit 2
     fi
     out=${OUT:-$out} tokenizer=${TOKENIZER:-$tokenizer}
     prepare_flags+=" ${PREPARE_FLAGS:-}" workers=${WORKERS:-$workers}

@@ -95,11 +95,13 @@ def test_pretrained_models_read_tokens_of_their_own(tmp_path):
     assert f"--results results/fig4 --pretrained {tmp_path}/out/one {tmp_path}/out/two" in drawn
 
 
-def test_bad_calls():
+def test_bad_calls(tmp_path):
     for environment, said in (
         ({"MODELS": "tiny"}, "set OUT"),
         ({"MODELS": "tiny", "OUT": "x"}, "error: MODELS=tiny: a gap needs two models or more"),
+        ({"SPLIT": "2", "CORPUS": "mine", "OUT": "x"}, "error: SPLIT=2: it chooses books of the sample"),
+        ({"SPLIT": "2", "PRESET": "paper", "MODELS": "gpt2 tiny", "OUT": "x"}, "error: SPLIT=2: it chooses books of"),
     ):
-        done = figure("fig4", **environment)
-        assert done.returncode != 0
+        done = figure("fig4", PYTHON=recorder(tmp_path), **environment)
+        assert done.returncode == 2
         assert said in done.stderr
