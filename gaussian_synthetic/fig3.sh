@@ -98,7 +98,8 @@ for name in $(cut -d' ' -f1 <<< "$list" | sort -u); do
     "$python" gaussian_synthetic/evaluate.py --runs "${folders[@]}" --preset "$PRESET" --out "$part"
 done
 if ! "$python" gaussian_synthetic/collapse.py --summary "$out/summary.csv" --out "$out/collapse.csv"; then
-    echo "no collapse.csv: it needs more models with a fixed state, see above"
+    rm -f "$out"/collapse.{csv,json} # those of other runs
+    echo "no collapse.csv: see the error above"
 fi
 "$python" plots/gaussian_models.py --figure 3 --results "$out" --out "$out/fig3"
 "$python" plots/gaussian_models.py --figure frontier --results "$out" --out "$out/frontier"

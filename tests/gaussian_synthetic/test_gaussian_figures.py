@@ -15,12 +15,16 @@ def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedPr
 
 def test_from_models_to_the_pictures(tmp_path):
     out = tmp_path / "my own"
+    out.mkdir()
+    (out / "collapse.csv").write_text("of other runs", encoding="utf-8")
     mine = {"PRESET": "smoke", "MODELS": "mamba2-mini-256", "LENGTHS": "4 16", "OUT": str(out)}
     flags = ["--family", "logarithmic", "--steps", "20"]
     done = figure("fig3", *flags, **mine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs, 2 at a time" in done.stdout
     assert "no collapse.csv" in done.stdout  # one fixed state is too few for it
+    assert "cells (see --help) and 8 are needed" in done.stderr
+    assert not (out / "collapse.csv").exists()
     for made in ("kl.csv", "training.csv", "fig3.png", "utilisation.png", "training.png"):
         assert (out / made).stat().st_size > 0
     summary = pd.read_csv(out / "summary.csv")
