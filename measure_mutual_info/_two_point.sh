@@ -24,7 +24,9 @@ measure() {
     "$python" measure_mutual_info/estimate_two_point.py --counts "$out/counts.csv" --d-max "$d_fit" --out "$out"
 }
 
-# runs: sets books and wikipedia to the folders that fig2c.sh and figB4.sh use with this PRESET; sets counting.
+# runs [COUNT_FLAGS ...]: sets books and wikipedia to the folders that fig2c.sh and figB4.sh use with this PRESET, and
+# counting. Flags need OUT.
 runs() {
+    if [ $# -gt 0 ]; then own_needs_out flags; fi
     books=$results/fig2c wikipedia=$results/figB4/wikipedia counting=$PRESET
 }

@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh
 begin "smoke cpu paper" CORPUS TOKENIZER PREPARE_FLAGS OUT
 
-runs
+runs "$@"
 named twelve_books
 tokenizer=data/tokenizers/twelve_books_bpe384 documents=data/documents/twelve_books_bpe384 d_max=8192 d_fit=4096
 case $PRESET in

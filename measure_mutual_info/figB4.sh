@@ -4,13 +4,15 @@
 #   PRESET=cpu    the articles of 2,048 tokens and more, d = 1 … 1024, fitted to 256          1 CPU core, 1 minute
 #                 (the committed results; default)
 #   PRESET=paper  all of Wikipedia, tokens of Llama 3.1, d = 1 … 256                          16 CPU cores, hours
-# Reuses the run of fig2c.sh with the same PRESET, or makes it. Flags go to count_ngrams.py.
+# Reuses the run of fig2c.sh with the same PRESET, or makes it. With OUT, both runs and the figure are in that folder.
+# Flags go to count_ngrams.py: OUT=results/mine bash measure_mutual_info/figB4.sh --equal-pairs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_two_point.sh
-begin "smoke cpu paper"
+begin "smoke cpu paper" OUT
 
-runs
+results=${OUT:-$results}
+runs "$@"
 named wikipedia
 tokenizer=data/tokenizers/wikipedia_bpe384 d_max=256 d_fit=256
 case $PRESET in
@@ -22,7 +24,7 @@ case $PRESET in
         ;;
 esac
 
-if [ ! -f "$books/two_point.csv" ]; then bash measure_mutual_info/fig2c.sh "$@"; fi
+if [ $# -gt 0 ] || [ ! -f "$books/two_point.csv" ]; then OUT=$books bash measure_mutual_info/fig2c.sh "$@"; fi
 measure "$wikipedia" "data/documents/$documents" "$tokenizer" "$@"
 "$python" plots/two_point.py --figure B.4 --results "$books" "$wikipedia" --out "$results/figB4/figB4"
 "$python" plots/two_point.py --figure ranges --results "$books" "$wikipedia" --out "$results/figB4/ranges"

@@ -30,7 +30,8 @@ compare() {
 }
 
 named "$on"
-if [ -n "${MODEL:-}${CORPUS:-}${PREPARE_FLAGS:-}" ] || [ "$PRESET" = smoke ]; then
+if [ -n "${OTHER_START:-}" ]; then own_needs_out "an OTHER_START"; fi
+if [ -n "${MODEL:-}${CORPUS:-}${PREPARE_FLAGS:-}${OTHER_START:-}" ] || [ "$PRESET" = smoke ]; then
     model=$smollm2 documents=data/documents/${on}_${length}_$(short "$smollm2")
     take_own
     compare "${OTHER_START:-"<|endoftext|>"}" "$@"

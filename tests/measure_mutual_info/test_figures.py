@@ -126,11 +126,41 @@ def test_a_tokenizer_of_your_own_is_not_trained_whatever_its_name(mine, tmp_path
     (mine / "mine_bpe32000").rename(mine / "model")
 
 
-def test_own_inputs_need_a_folder_for_their_results():
-    for name, own in (("fig2b", "MODEL"), ("fig2c", "TOKENIZER"), ("figB1", "MODELS"), ("fig2b", "PREPARE_FLAGS")):
-        done = figure(name, None, PRESET="smoke", **{own: "bytes"})
-        assert done.returncode == 2
+def test_own_inputs_need_a_folder_for_their_results(tmp_path):
+    own = [("fig2b", "MODEL"), ("fig2c", "TOKENIZER"), ("figB1", "MODELS"), ("fig2b", "PREPARE_FLAGS")]
+    calls = [(name, (), {setting: "bytes"}) for name, setting in [*own, ("start_token", "OTHER_START")]]
+    calls += [(name, ("--equal-pairs",), {}) for name in ("fig2c", "figB4", "figB5")]
+    for name, flags, settings in calls:
+        done = figure(name, None, *flags, PYTHON=recorder(tmp_path), **settings)
+        assert done.returncode == 2, name
         assert done.stderr.startswith("error: set OUT, e.g. OUT=results/mine: with ")
+
+
+def test_another_start_token_alone_is_used(tmp_path):
+    own = {"OTHER_START": "<eos>", "OUT": f"{tmp_path}/mine"}
+    done = figure("start_token", None, PYTHON=recorder(tmp_path), **own)
+    assert done.returncode == 0, done.stderr
+    of_other = [call for call in recorded(tmp_path) if "--bos" in call]
+    assert [call.split("--out ")[1] for call in of_other] == [f"{tmp_path}/mine/other/scores.csv --bos <eos>"]
+
+
+def test_figs_b4_and_b5_count_with_flags_into_out(tmp_path):
+    """With flags, runs that are in OUT are made anew: count_ngrams.py keeps what has the same settings."""
+    out = tmp_path / "mine"
+    for run in ("fig2c", "figB4/wikipedia"):
+        (out / run).mkdir(parents=True)
+        (out / run / "two_point.csv").touch()
+    for name in ("figB4", "figB5"):
+        done = figure(name, None, "--equal-pairs", PYTHON=recorder(tmp_path), OUT=str(out))
+        assert done.returncode == 0, done.stderr
+        calls = recorded(tmp_path)
+        counted = [call for call in calls if "count_ngrams.py" in call]
+        assert [re.search(r"--out (\S+)/counts.csv", call)[1] for call in counted] == [
+            f"{out}/fig2c",
+            f"{out}/figB4/wikipedia",
+        ]
+        assert all(call.endswith("--equal-pairs") for call in counted)
+        assert f"--out {out}/{name}/{name}" in calls[-1] + calls[-2]
 
 
 def test_calibration_from_documents_to_pictures(tmp_path):
