@@ -166,6 +166,11 @@ def check_csv(out: Path) -> None:
         raise UserError(f"--out {out}: give a file that ends in .csv")
 
 
+def cause(error: BaseException) -> str:
+    """The first line of what an exception says, or its type, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".: ")
+
+
 def _say(line: str) -> int:
     print(line, file=sys.stderr)
     return 2

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, load_from_disk
 
-from common.cli import UserError
+from common.cli import UserError, cause
 from common.record import file_hash
 
 COLUMNS = ("document", "book", "input_ids")
@@ -42,8 +42,7 @@ def open_documents(folder: Path) -> tuple[Dataset, dict]:
         except IndexError:  # also what `datasets` raises for a table without rows
             said = f"no documents in {folder}"
         except (OSError, ValueError, KeyError, AttributeError, TypeError, pa.ArrowException) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            said = f"cannot read the documents in {folder} ({reason})"
+            said = f"cannot read the documents in {folder} ({cause(error)})"
     raise UserError(f"{said}: give a folder written by prepare_dataset.py")
 
 

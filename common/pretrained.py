@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common import gguf_file
-from common.cli import UserError
+from common.cli import UserError, cause
 from common.tokenizer import HubTokenizer, load_tokenizer
 
 # Names under which configurations give the longest sequence, in tokens.
@@ -75,8 +75,7 @@ def load_model(model: str | Path, dtype: str, device: str) -> PreTrainedModel:
         try:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--device {device}: torch cannot use it here ({reason}): give another") from error
+            raise UserError(f"--device {device}: torch cannot use it here ({cause(error)}): give another") from error
     config = _load_whole_config(model)
     place = "auto" if device == "split" else device
     options = {"config": config, "device_map": place, "dtype": getattr(torch, dtype), "output_loading_info": True}

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from common.cli import UserError
+from common.cli import UserError, cause
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "vllm", "numpy", "scipy", "pandas")
@@ -92,7 +92,7 @@ def read_csv(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no file {path}: check the name, or {remedy}") from error
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path} is no CSV table ({str(error).strip().splitlines()[0]}): {remedy}") from error
+        raise UserError(f"{path} is no CSV table ({cause(error)}): {remedy}") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first of surplus fields for an index
         raise UserError(f"{path} is no CSV table (rows have more fields than the header; decimal commas?): {remedy}")
     missing = [column for column in columns if column not in table.columns]

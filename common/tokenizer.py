@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import UserError
+from common.cli import UserError, cause
 from common.resume import read_identity
 
 # What tokenizers are known to disagree about: digits, contractions, runs of blanks, line ends, marks, scripts.
@@ -112,9 +112,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         if not tokenizer.ids("a b") or (path.is_dir() and not any((path / file).is_file() for file in files)):
             raise ValueError("it has no tokenizer files, or they are empty")
     except Exception as error:  # transformers may raise almost anything on a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".: ")
         raise UserError(
-            f"tokenizer {name} cannot be loaded: {reason}; check the name and the network; a folder needs "
+            f"tokenizer {name} cannot be loaded: {cause(error)}; check the name and the network; a folder needs "
             "tokenizer.json (or tokenizer.model) and tokenizer_config.json"
         ) from error
     if is_file:

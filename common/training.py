@@ -168,8 +168,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def cosine_ends(steps: int, restarts: int) -> list[int]:
-    """The steps at which the cosines end: the first after `steps`, each later one twice as long as the one before."""
+def cosine_ends(steps: int, restarts: int = 30) -> list[int]:
+    """The steps at which the cosines end: the first after `steps`, each later one twice as long as the one before.
+
+    The default is more restarts than any run has.
+    """
     return [steps * (2 ** (i + 1) - 1) for i in range(restarts + 1)]
 
 
@@ -183,7 +186,7 @@ def learning_rate(step: int, warmup: int, ends: list[int]) -> float:
 
 def ends_of_cosines(losses: dict[int, float], steps: int) -> list[float]:
     """The loss at the end of each cosine so far. losses: step → loss in the log; steps: length of the first cosine."""
-    return [losses[end] for end in cosine_ends(steps, 30) if end in losses]
+    return [losses[end] for end in cosine_ends(steps) if end in losses]
 
 
 def settled(ends: list[float], little: float, negligible: float) -> bool:

@@ -104,7 +104,7 @@ def find_model(model: str) -> Candidate:
     settings, saved = record["identity"]["settings"], train.checkpoints(folder)
     if not saved:
         raise UserError(f"{folder} has no checkpoint yet: wait until train.py has written one")
-    step, ends = max(saved), training.cosine_ends(record["steps"], 30)
+    step, ends = max(saved), training.cosine_ends(record["steps"])
     kept = [one for one in saved if one in ends]
     if step not in ends:
         later = next(end for end in ends if end > step)

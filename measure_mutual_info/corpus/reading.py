@@ -10,7 +10,6 @@ import glob
 import hashlib
 import itertools
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
-from common.cli import UserError, at_least
+from common.cli import UserError, at_least, cause
 from common.record import file_hash, printable
 from common.resume import RESUME_OK, identity
+from common.tokenizer import HUB_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,7 @@ def open_corpus(cfg: CorpusSettings) -> Corpus:
 
 def is_local(corpus: str) -> bool:
     """Whether `corpus` names local files: it exists, has the suffix of a file, or cannot be the name of a dataset."""
-    named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", corpus)
-    return os.path.exists(corpus) or not named or suffix(corpus) in (*KINDS, *REFUSED)
+    return os.path.exists(corpus) or not HUB_ID.fullmatch(corpus) or suffix(corpus) in (*KINDS, *REFUSED)
 
 
 def suffix(file: Path | str) -> str:
@@ -186,12 +185,11 @@ def table_rows(data: Iterable[dict[str, Any]], prefix: str, where: str, cfg: Cor
 
 
 def unreadable(where: str, error: Exception) -> UserError:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
     if os.path.exists(where):
-        return UserError(f"{where} cannot be read ({said}): repair it, or download or write it again")
+        return UserError(f"{where} cannot be read ({cause(error)}): repair it, or download or write it again")
     remedy = "check the network, its name, --config and --split, or name a copy in parquet (PG19: emozilla/pg19)"
     here = f"there is no file or folder {where} here, and"
-    return UserError(f"{here} the hub dataset {where} cannot be read: {said}; {remedy}")
+    return UserError(f"{here} the hub dataset {where} cannot be read: {cause(error)}; {remedy}")
 
 
 def books(rows: Rows, cfg: CorpusSettings, counts: Counter[str]) -> Iterator[tuple[str, str]]:
