@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ class HubTokenizer:
 
 Tokenizer = ByteTokenizer | CharacterTokenizer | HubTokenizer
 NAMED = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
+
+
+def bytes_upto(tokenizer: Tokenizer, ids: list[int], ends: Sequence[int]) -> list[int]:
+    """UTF-8 bytes of the text of the first `end` tokens, for each end. A character cut off counts as three bytes."""
+    return [len(tokenizer.text(ids[:end]).encode("utf-8", "replace")) for end in ends]
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

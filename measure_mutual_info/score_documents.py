@@ -30,7 +30,7 @@ from common.cli import UserError, at_least, check_csv, run
 from common.documents import document_lengths, first_of_equal, open_documents
 from common.record import write_csv
 from common.resume import RESUME_OK, Pieces, finished, identity, read_identity, shard_of, written_by_another
-from common.tokenizer import load_tokenizer
+from common.tokenizer import bytes_upto, load_tokenizer
 from measure_mutual_info.scoring import passes
 
 
@@ -225,7 +225,7 @@ def continuation_bytes(cfg: Settings, sample: Sample) -> np.ndarray:
     except UserError:  # its documents are token ids only
         return np.full((len(sample.names), len(cfg.points)), np.nan)
     ends = sorted({end for point in cfg.points for end in point})
-    upto = [[len(tokenizer.text(row[:end].tolist()).encode("utf-8", "replace")) for end in ends] for row in sample.ids]
+    upto = [bytes_upto(tokenizer, row.tolist(), ends) for row in sample.ids]
     of = dict(zip(ends, np.array(upto, dtype=float).T, strict=True))
     return np.stack([of[L] - of[ell] for ell, L in cfg.points], axis=1)
 

@@ -44,7 +44,7 @@ from common import pretrained, training
 from common.cli import MAY_BE_EMPTY, UserError, at_least, check_csv, run
 from common.record import printable, write_csv
 from common.resume import Pieces
-from common.tokenizer import load_tokenizer
+from common.tokenizer import bytes_upto, load_tokenizer
 from train_on_pg19 import train
 from train_on_pg19.nll import curves, sums
 from train_on_pg19.training import books
@@ -233,10 +233,7 @@ def measured(
 
 
 def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray) -> sums.Text:
-    """The text of the first L tokens of the documents, in bytes of UTF-8, or in tokens if their tokenizer is not found.
-
-    A character that is cut off counts as the three bytes of U+FFFD.
-    """
+    """The first L tokens of the documents, in bytes of their text, or in tokens if their tokenizer is not found."""
     L, names_of, documents = sequences.L, *np.unique(names, return_counts=True)
     parts = curves.parts(L)
     widths = np.multiply.outer(documents, parts[:, 1] - parts[:, 0] + 1)
@@ -249,7 +246,7 @@ def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray
         return sums.Text(L, names_of, documents, widths, "token")
     ids = (sequences[row]["targets"].tolist() for row in range(len(sequences)))
     ends = [0, *parts[:, 1]]
-    rows = (np.diff([len(tokenizer.text(one[:end]).encode("utf-8", "replace")) for end in ends]) for one in ids)
+    rows = (np.diff(bytes_upto(tokenizer, one, ends)) for one in ids)
     return sums.Text(L, names_of, documents, curves.book_sums(rows, names).astype(int))
 
 

@@ -55,9 +55,9 @@ class Settings:
     books: tuple[int, ...] = (4, 12, 38)  # numbers of books; the documents are divided among them nearly equally
     replications: int = 300  # replications of each process and number of books
     bootstrap: int = 50  # resamplings of whole books per replication
-    L_max: int = 2048  # tokens; the largest L, with L = 2ℓ
+    L_max: int = bipartite.Settings.L_max  # tokens; the largest L, with L = 2ℓ
     L_fit_mins: tuple[int, ...] = (4, 128)  # tokens; the smallest L of each fit
-    pool_documents: int = 20_000  # documents that weight the exact curve for the true β; as in bipartite.py
+    pool_documents: int = bipartite.Settings.pool_documents  # documents that weight the exact curve for the true β
     workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
     seed: int = 0  # seed of the first replication
 

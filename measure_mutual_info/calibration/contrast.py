@@ -61,9 +61,9 @@ class Settings:
     donors: tuple[int, ...] = (1, 4, 8)  # K: how many documents lend their X to each Y
     n_documents: int = 400  # documents per replication, or drawn from the text
     replications: int = 20  # replications of each process and predictor
-    L_max: int = 2048  # tokens; the largest L, with L = 2ℓ
-    L_fit_min: int = 128  # tokens; the smallest L of the fits, as in bipartite.py
-    pool_documents: int = 20_000  # documents that weight the exact curve for the true β; as in bipartite.py
+    L_max: int = bipartite.Settings.L_max  # tokens; the largest L, with L = 2ℓ
+    L_fit_min: int = bipartite.Settings.L_fit_min  # tokens; the smallest L of the fits
+    pool_documents: int = bipartite.Settings.pool_documents  # documents that weight the exact curve for the true β
     workers: int = field(default=1, metadata=RESUME_OK)  # processes in parallel; no result depends on it
     seed: int = 0  # seed of the first replication; for text, of the draws of documents and donors
 
