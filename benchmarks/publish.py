@@ -27,7 +27,7 @@ def median_seconds(work: Callable[[], object], rounds: int) -> float:
 def row(
     benchmark: str, setting: str, measure: str, unit: str, baseline: str, base: float, ours: float, **more: Any
 ) -> dict[str, Any]:
-    """One row of a table of ratios; `more` may give another ratio than that of a measure where lower is better."""
+    """One row of a table of ratios; the ratio assumes that lower is better, unless `more` has one."""
     names = {"benchmark": benchmark, "setting": setting, "measure": measure, "unit": unit, "baseline": baseline}
     return names | {"baseline_value": base, "our_value": ours, "ratio": base / ours} | more
 

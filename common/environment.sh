@@ -53,7 +53,7 @@ settings="MODEL MODELS CORPUS TOKENIZER PREPARE_FLAGS OTHER_START LENGTHS SEEDS 
 # missing. OUT and RUNS are relative to the caller's folder, as are inputs that exist there (or, for a pattern, whose
 # folder does), each word of MODELS by itself; paths in PREPARE_FLAGS and flags are relative to the root.
 begin() {
-    local presets=$1 but_last=${1% *} setting reason values i
+    local presets=$1 choices=${1// /, } setting reason values i
     shift
     PRESET=${PRESET:-cpu}
     for setting in $settings; do
@@ -65,7 +65,7 @@ begin() {
         fi
     done
     if [[ ! $PRESET =~ ^(${presets// /|})$ ]]; then
-        echo "error: PRESET=$PRESET: choose ${but_last// /, } or ${presets##* }" >&2
+        echo "error: PRESET=$PRESET: choose ${choices/%, ${presets##* }/ or ${presets##* }}" >&2
         exit 2
     fi
     results=results

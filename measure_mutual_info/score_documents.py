@@ -125,10 +125,11 @@ def draw_sample(cfg: Settings) -> Sample:
         place = pd.Series(drawn).groupby(np.asarray(list(table["book"]))[drawn]).cumcount()
         chosen = np.sort(drawn[place < cfg.documents_per_book])
     if len(chosen) < needed:
+        limit = f", at most {cfg.documents_per_book} of each book" if cfg.documents_per_book else ""
         raise UserError(
             f"{cfg.documents}: {len(chosen)} of {len(lengths)} documents have {longest} tokens (longest: "
-            f"{lengths.max()}), repeat no other and are among --documents-per-book, and {needed} are needed: lower "
-            "--L-max or --n-documents, or prepare more or longer documents (--min-tokens)"
+            f"{lengths.max()}) and repeat no other{limit}, and {needed} are needed: lower --L-max or --n-documents, "
+            "raise --documents-per-book, or prepare more or longer documents (--min-tokens)"
         )
     for left_out, why in ((short, "are shorter than"), (repeats, "repeat another's first")):
         if left_out.any():

@@ -5,7 +5,7 @@
 #   PRESET=cpu    four models, 38 texts, three documents each, to L = 64 (committed;           2 CPU cores, 40 minutes
 #                 default)
 # Your own: MODEL=… CORPUS=… OTHER_START=<token> OUT=results/mine bash measure_mutual_info/start_token.sh [flags of
-# score_documents.py], and PREPARE_FLAGS for prepare_dataset.py.
+# score_documents.py], and PREPARE_FLAGS for prepare_dataset.py. MODEL is SmolLM2-135M if it is not set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . measure_mutual_info/_bipartite.sh

@@ -6,7 +6,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . common/environment.sh
-PRESET=cpu # whose results are committed
 begin cpu
 
 draw() {  # PROGRAM OUT FOLDER… [flags]

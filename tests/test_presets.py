@@ -108,6 +108,16 @@ def test_the_preset_is_what_the_committed_models_of_books_were_trained_with(figu
     assert pd.read_csv(losses)["tokens"].unique().tolist() == ends
 
 
+@pytest.mark.parametrize("figure", ["figG9", "fig4"])
+def test_the_committed_losses_are_those_of_the_grid(figure):
+    shell = (ROOT / f"train_on_pg19/{figure}.sh").read_text(encoding="utf-8")
+    grid = next(line for line in shell.splitlines() if line.startswith("inputs "))
+    script = f'set -eu; PRESET=cpu results=results; . train_on_pg19/_books.sh; {grid}; run_list <<< "$grid"'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    there = sorted(path.stem for path in (ROOT / f"results/{figure}/losses").glob("*.csv"))
+    assert sorted(line.replace(" ", "_") for line in done.stdout.splitlines()) == there
+
+
 @pytest.mark.parametrize(
     ("figure", "preset"),
     [

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 import tests.plots.made_up  # noqa: F401  # it puts plots/ on the path, as the scripts there expect
 from common.cli import parse
-from docs.claims import falling, joined
+from docs.claims import falling
 
 FRONT = ROOT / "README.md"
 PAGES = [FRONT, *sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -249,8 +249,9 @@ def quoted_gaps() -> list[tuple[str, str]]:
         return [f"{name}_{end}" for end in ("nats", "lo95", "hi95")]
 
     def of_all(table: str) -> pd.DataFrame:
-        """Rows of Fig. 4, and those of the other models in its folder `sizes`."""
-        return joined([results(f"fig4/{of}{table}.csv") for of in ("", "sizes/")])[0]
+        """Rows of Fig. 4, and those of the model that only the earlier run in `sizes` has."""
+        earlier = results(f"fig4/sizes/{table}.csv")
+        return pd.concat([results(f"fig4/{table}.csv"), earlier[(earlier == "mamba2-mini-small-state1").any(axis=1)]])
 
     short = results("figG9/summary.csv").groupby("model")["nats_per_unit"].mean()
     for model, parameters in of_all("summary").drop_duplicates("model").set_index("model")["parameters"].items():
@@ -274,6 +275,8 @@ def quoted_gaps() -> list[tuple[str, str]]:
         quotes.append((page, f"| {' | '.join(cells)} |"))
     more = of_all("gain_gaps").query("context == 64 and last == 2048").set_index("model_b")
     of = [interval(more.loc[f"mamba2-mini-{of}"], "gap_nats", digits=4) for of in ("small", "small-state1", "medium")]
+    earlier = results("fig4/sizes/gain_gaps.csv").query("context == 64 and last == 2048").set_index("model_b")
+    of.append(interval(earlier.loc["mamba2-mini-medium"], "gap_nats", digits=4))
     quotes.append((page, " ".join(of).replace("-", "−")))
     places = [("fig4", 16), ("fig4", 64), *(("fig4/addresses", last) for last in (64, 256, 2048))]
     for folder, last in places:
@@ -293,7 +296,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
     split = [interval(table.iloc[-1], *ends, digits=4) for table in (others, of_addresses)]
     split += [interval(others[others["last"] == last].iloc[-1], "gap_nats", digits=3) for last in (16, 512)]
     quotes.append((page, " ".join(split).replace("-", "−")))
-    larger = results("fig4/sizes/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
+    larger = results("fig4/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
     quotes.append((page, interval(larger, "gap_nats", digits=3)))
     rounded = results("figG9/without_compile/tokens.csv").query("model == 'mamba2-mini-small'").iloc[-1]
     compiled = results("figG9/losses/mamba2-mini-small_0.csv").query(f"tokens == {rounded['tokens']}")
@@ -322,12 +325,13 @@ def quoted_gaps() -> list[tuple[str, str]]:
             own = results(f"{folder}/tokens.csv").query(f"model == '{kind}-mini-small'").iloc[-1]
             rises.append(said(own, *columns("late_gain_rose"), digits=4))
     quotes.append((page, " ".join(rises)))
-    grew = []
-    for end in (-1, -2):
-        for folder in ("fig4", "fig4/addresses"):
-            pair = results(f"{folder}/token_gaps.csv").query("model_b == 'mamba2-mini-small' and last == L")
-            grew.append(said(pair.iloc[end], *columns("gain_gap_grew"), digits=4))
-    quotes.append((page, " ".join(grew)))
+    for size in ("small", "medium"):
+        grew = []
+        for end in (-1, -2):
+            for folder in ("fig4", "fig4/addresses"):
+                pair = results(f"{folder}/token_gaps.csv").query(f"model_b == 'mamba2-mini-{size}' and last == L")
+                grew.append(said(pair.iloc[end], *columns("gain_gap_grew"), digits=4))
+        quotes.append((page, " ".join(grew)))
     last = results("figG9/token_gaps.csv").query("last == L").iloc[-1]
     quotes.append((page, f"L = 512: {said(last, *columns('gain_gap_grew'), digits=4)}"))
     short_pairs = [
@@ -342,7 +346,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
     late = of_all("gains").query("context == 64 and last == 2048").set_index("model")["gain_nats"]
     models = [f"{kind}-mini-{size}" for kind in ("gpt_neox", "mamba2") for size in ("small", "medium")]
     quotes.append((page, " ".join(f"{late[model]:.4f}" for model in models)))
-    quotes.append((page, re.search(r"by (.*%)", falling(of_all("tokens"))[1])[1]))
+    quotes.append((page, re.search(r"by (.*%)", falling(results("fig4/tokens.csv"))[1])[1]))
     counting = results("fig4/counting.csv").sort_values("nats_per_byte").iloc[0]
     quotes.append((page, f"{counting['order']:g} bytes: {counting['nats_per_byte']:.2f}"))
     return quotes

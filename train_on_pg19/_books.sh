@@ -9,8 +9,8 @@ held_out_2="paradise_lost botchan 1809_james_madison 1841_john_tyler 1845_james_
     1865_andrew_johnson 1881_chester_a_arthur 1889_benjamin_harrison 1897_william_mc_kinley"
 vocabulary=2048 # tokens of the BPE that is trained on the other books
 
-# inputs FIGURE SMOKE CPU PAPER SEEDS: sets the inputs of the preset; its length L is SMOKE, CPU (for gpu, too) or PAPER,
-# and SEEDS are those of PRESET=cpu.
+# inputs FIGURE SMOKE CPU PAPER SEEDS [MEDIUM]: sets the inputs of the preset; its length L is SMOKE, CPU (for gpu, too)
+# or PAPER; SEEDS are those of PRESET=cpu, and MEDIUM those of its larger pair of models.
 # Among them are grid, lines "SEEDS | MODELS" with one run per model and seed; choice, flags for the held-out documents
 # on which the models are compared; and pairs, the pairs of models whose gap is drawn.
 inputs() {
@@ -24,7 +24,10 @@ inputs() {
             L=$2 choice="--max-documents-per-book 2" grid="0 | $small"
             prepare_flags+=" --max-documents-per-book 20"
             ;;
-        cpu) out=results/$1 grid="$5 | $small" ;;
+        cpu)
+            grid="$5 | $small"
+            if [ -n "${6:-}" ]; then grid+=$'\n'"$6 | $medium" pairs+=" ${medium/ /:}"; fi
+            ;;
         gpu) # one size more
             workers=4 pairs+=" gpt_neox-mini-small:mamba2-mini-small-state1 ${medium/ /:} ${large/ /:}"
             grid="0 1 2 | $small mamba2-mini-small-state1 $medium mamba2-mini-medium-state1 $large"

@@ -230,12 +230,9 @@ def test_so_many_documents_of_each_book(inputs, tmp_path):
         ({"out": "scores.json"}, "give a file that ends in .csv"),
         ({"L-max": 3}, "no (ℓ, L) fits"),
         ({"n-documents": 1}, "at least 2 are needed"),
-        ({"n-documents": 12}, "11 of 11 documents have 64 tokens (longest: 80), repeat no other"),
+        ({"n-documents": 12}, "11 of 11 documents have 64 tokens (longest: 80) and repeat no other, and 12 are needed"),
         ({"documents-per-book": 0}, "--documents-per-book 0: must be at least 1"),
-        (
-            {"documents-per-book": 1, "n-documents": 4},
-            "3 of 11 documents have 64 tokens",
-        ),
+        ({"documents-per-book": 1, "n-documents": 4}, "at most 1 of each book, and 4 are needed: lower"),
         ({"L-max": 100}, "0 of 11 documents have 96 tokens (longest: 80)"),
         ({"shard": "half"}, "0 ≤ i < n"),
         ({"model": "/nonexistent/model.gguf"}, "no such GGUF file"),
@@ -255,7 +252,7 @@ def test_documents_and_models_that_do_not_fit(inputs, tmp_path):
     same = write_documents(tmp_path / "same", {"a": [row, [*row, 1]], "b": [row], "c": [[1, 2]]})
     tiny_model("gpt2", n_positions=32).save_pretrained(tmp_path / "short")
     for changes, message in (
-        ({"documents": same}, "1 of 4 documents have 64 tokens (longest: 65), repeat no other"),
+        ({"documents": same}, "1 of 4 documents have 64 tokens (longest: 65) and repeat no other, and 2 are needed"),
         ({"model": tmp_path / "short"}, "its context is 32 tokens, shorter than L = 64"),
     ):
         done = call_script(SCRIPT, *arguments(inputs, tmp_path / "s.csv", **changes))

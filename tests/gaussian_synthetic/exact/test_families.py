@@ -128,4 +128,6 @@ def test_the_worked_example_of_the_page():
     weights = dense.conditionals(dense.covariance(named("subvolume", 2)), np.eye(16))[0][4, :4]
     terms = "".join(f" {w:+.4f} z_{i}" for i, w in enumerate(weights.tolist(), 1))
     said = f"E[z_5 | z_1 … z_4] ={terms}.".replace(" -", " − ").replace(" = − ", " = −")
-    assert said in " ".join((ROOT / "docs/gaussian_families.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs/gaussian_families.md").read_text(encoding="utf-8").split())
+    assert said in page
+    assert ", ".join(f"{std:.4f}" for std in families.conditional_std(named("subvolume", 2))[1:5]) in page
