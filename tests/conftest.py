@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import unittest.mock
@@ -60,8 +61,8 @@ def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def call_shell(script: str, *flags: object, **settings: str) -> subprocess.CompletedProcess:
     """Run a shell file as a user would, with these settings; those in the environment of the tests are removed."""
-    names = ("MODEL", "MODELS", "CORPUS", "TOKENIZER", "PREPARE_FLAGS", "OTHER_START", "LENGTHS", "SEEDS")
-    names += ("FIT", "RUNS", "WORKERS", "SPLIT", "OUT", "PRESET")
+    environment = (ROOT / "common/environment.sh").read_text(encoding="utf-8")
+    names = (*re.search(r'^settings="(.*)"', environment, re.MULTILINE)[1].split(), "PRESET")
     clean = {key: value for key, value in os.environ.items() if key not in names}
     command = ["bash", str(ROOT / script), *map(str, flags)]
     settings = {"PYTHON": sys.executable, **settings}
