@@ -422,7 +422,7 @@ def quoted_calibration() -> list[tuple[str, str]]:
 
 
 def quoted_contrast() -> list[tuple[str, str]]:
-    """Rows of the table of several donors (estimate / I at three L, and slopes; exact predictor), and the text."""
+    """Rows of the table of several donors (exact predictor: estimate / I, slopes), and the fall of the overshoot."""
     names = {"santa_fe_b0.5_e0.1": "Santa Fe, β = 0.5", "santa_fe_b0.75_e0.1": "Santa Fe, β = 0.75"}
     names |= {"markov": "Markov chain", "bernoulli": "Bernoulli(θ)"}
     table = results("calibration/contrast.csv").set_index(["process", "predictor", "donors"]).sort_index()
@@ -438,12 +438,7 @@ def quoted_contrast() -> list[tuple[str, str]]:
     of = table.loc["santa_fe_b0.5_e0.1"].query("quantity == 'mi'").set_index("L_tokens", append=True)
     falls = [of["overshoot"]["exact", 1, L] / of["overshoot"]["exact", 8, L] for L in (16, 2048)]
     quotes.append(("docs/estimators.md", f"{falls[0]:.0f} at L = 16, {falls[1]:.0f} at L = 2,048"))
-    text = results("calibration/contrast_text.csv").set_index(["L_tokens", "donors"])
-    at, before = text.loc[256], text.loc[64]
-    nats = [f"{row.mi_nats:.1f} ± {row.stderr_by_book_nats:.1f}" for row in at.itertuples()]
-    growth = at["mi_nats"] / before["mi_nats"]
-    said = f"{nats[1]} {nats[3]}", f"{growth[8]:.2f} {growth[1]:.2f}"
-    return quotes + [("docs/estimators.md", quote) for quote in said]
+    return quotes
 
 
 def quoted_clustered() -> list[tuple[str, str]]:
