@@ -7,7 +7,8 @@
 Reads smooth.csv, summary.csv, gap.csv, crossover.csv and gains.csv (compare.py), and counting.csv (counting_floor.py)
 if it exists. Writes OUT.png and OUT.pdf, with means over seeds:
   left    the loss, one line per model; a dotted line for the model that counts (PPM)
-  middle  the gap of each pair with its 95% interval, above 0 where the second model is better; dots where one overtakes
+  middle  the gap of each pair with its 95% interval, above 0 where the second model is better; a dot where one
+          overtakes the other, if each leads significantly on its side
   right   the gain of the whole context over its last tokens only, per doubling of the position, with 95% intervals
 --pretrained: folders of compare.py for models that read the same books in their own tokens; added left and right.
 --figure training: against the tokens of training, from summary.csv, tokens.csv, token_gaps.csv and counting.csv:
@@ -37,7 +38,7 @@ from common.cli import UserError, run
 SMOOTH = ["model", "L", "seed", "position_units", "nats_per_unit", "unit"]
 SUMMARY = ["model", "L", "seed", "kind", "parameters", "n_documents", "n_books", "source"]
 GAP = ["model_a", "model_b", "L", "position_units", "gap_nats", "lo95", "hi95"]
-CROSSOVER = ["model_a", "model_b", "overtakes_at"]
+CROSSOVER = ["model_a", "model_b", "overtakes_at", "lo95", "hi95"]
 GAINS = ["model", "context", "position_units", "gain_nats", "lo95", "hi95"]
 COUNTING = ["order", "nats_per_byte"]
 TOKENS = ["model", "L", "tokens", "nats_per_unit", "unit"]
@@ -45,7 +46,7 @@ TOKEN_GAPS = ["model_a", "model_b", "tokens", "last", "gap_nats", "lo95", "hi95"
 GAIN_GAPS = ["context", "gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95"]  # NaN where the position is too early
 REMEDY = "make it with train_on_pg19/compare.py, see fig4.sh"
 DASHES = ("-", "--", "-.", ":")  # from the largest model of a kind to the smallest
-FIRST = 16  # units of text: where the left panel begins; before, all models are equally bad
+FIRST = 16  # units of text: where the left and middle panels begin; before, all models are equally bad
 CONTEXT = 64  # tokens: the right panel shows the gain over this context, or the longest below it
 
 
@@ -86,7 +87,7 @@ def read_curves(folder: Path) -> Curves:
     """Read the CSVs of a folder. UserError: a bad CSV, no rows, or CSVs of different models or lengths."""
     smooth, summary, gains = read_models(folder)
     gap = read_table(folder / "gap.csv", GAP, REMEDY, ["lo95", "hi95"], key=GAP[:4])
-    crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, ["overtakes_at"])
+    crossover = read_table(folder / "crossover.csv", CROSSOVER, REMEDY, CROSSOVER[2:])
     names, lengths = set(summary["model"]), {*smooth["L"], *summary["L"], *gap["L"]}
     if not {*gap["model_a"], *gap["model_b"]} <= names or len(lengths) > 1:
         raise UserError(f"{folder}: its CSVs are of different models or lengths L: {REMEDY}")
@@ -132,15 +133,15 @@ def draw_counting(ax: Axes, counting: pd.DataFrame) -> dict[str, Artist]:
 
 def draw_gap(ax: Axes, curves: Curves) -> dict[str, Artist]:
     """Draw the line, band and dots of each pair; returns the legend."""
-    legend = {}
-    for color, ((a, b), rows) in zip(cycle(COLORS), curves.gap.groupby(["model_a", "model_b"], sort=False)):
+    legend, shown = {}, curves.gap[curves.gap["position_units"] >= FIRST]
+    for color, ((a, b), rows) in zip(cycle(COLORS), shown.groupby(["model_a", "model_b"], sort=False)):
         at = rows["position_units"]
         (legend[f"{a} less {b}"],) = ax.plot(at, rows["gap_nats"], color=color)
         ax.fill_between(at, rows["lo95"], rows["hi95"], color=color, alpha=0.2, linewidth=0)
-        where = curves.crossover.query("model_a == @a and model_b == @b")["overtakes_at"]
+        where = curves.crossover.query("model_a == @a and model_b == @b").dropna()["overtakes_at"]
         ax.plot(where, 0 * where, "o", color=color, markersize=4, zorder=5)
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    log_axis(ax.xaxis, curves.gap["position_units"], "position", base=2)
+    log_axis(ax.xaxis, shown["position_units"], "position", base=2)
     return legend
 
 

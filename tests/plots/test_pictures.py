@@ -310,7 +310,7 @@ def test_figs_g7_and_g8(figure, quantity):
 def test_figg9(tmp_path):
     """With all crossovers at position 64, and a pretrained model from another folder."""
     names = [f"figG9/{name}" for name in ("smooth", "summary", "gap", "crossover", "gains", "counting")]
-    folder = committed(tmp_path / "ours", *names, crossover=lambda t: t.assign(overtakes_at=64.0))
+    folder = committed(tmp_path / "ours", *names, crossover=lambda t: t.assign(overtakes_at=64.0, lo95=32.0, hi95=99.0))
 
     def first(of: pd.DataFrame) -> pd.DataFrame:
         return of[of["model"] == "gpt_neox-mini-small"].assign(model="pretrained")
@@ -319,7 +319,7 @@ def test_figg9(tmp_path):
     fig = books.draw(books.read_curves(folder), [books.read_models(other)])
     assert_texts_fit(fig)
     left, right, gained = fig.axes
-    smooth, gap = table("figG9/smooth", f"position_units >= {books.FIRST}"), table("figG9/gap")
+    smooth, gap = (table(f"figG9/{name}", f"position_units >= {books.FIRST}") for name in ("smooth", "gap"))
     drawn = {label.split(":")[0]: line for label, line in zip(labels(left), left.lines, strict=True)}
     counting = next(drawn.pop(name) for name in list(drawn) if name.startswith("counting"))
     assert counting.get_ydata()[0] == table("figG9/counting")["nats_per_byte"].min()
