@@ -395,7 +395,7 @@ def by_size(found: dict[str, list[Number]], token_gaps: pd.DataFrame) -> str:
 def falling(tokens: pd.DataFrame) -> tuple[bool, str]:
     """Whether a loss fell by SETTLED or more in the last restart, and a text on how much the losses fell."""
     last = tokens.groupby("model").tail(1)
-    percent = 100 * last["fell_nats"] / last["nats_per_unit"]
+    percent = 100 * last["fell_nats"] / (last["nats_per_unit"] + last["fell_nats"])
     said = f"the last restart, over half of the training, lowered the losses by {percent.min():.1f} to "
     said += f"{percent.max():.1f}%"
     return percent.max() >= 100 * SETTLED, said

@@ -181,20 +181,27 @@ def quoted_series() -> list[tuple[str, str]]:
     mi = long[long["L_max"] == 8192].loc[["direct", "vclub"]].query("quantity == 'mi'")
     ends = [interval(row, "value", digits=0) for _, row in mi.iterrows()]
     quotes.append((page, f"I(4,096; 8,192): {ends[0]} and {ends[1]}"))
-    steep = [interval(long.loc[(estimator, "beta_long")], "value") for estimator in ("direct", "vclub")]
-    quotes.append((page, f"256 to 8,192: {steep[0]} and {steep[1]}"))
-    sweep = results("figB1/books_8192/Qwen2.5-Coder-0.5B/sweep.csv").query("L_over_ell == 2 and L_min == 2048")
-    sweep = sweep[sweep["L_max"] == 8192].set_index("estimator")
-    last = [interval(sweep.loc[estimator], "beta") for estimator in ("direct", "vclub")]
-    quotes.append((page, f"2,048: {last[0]} and {last[1]}"))
+    sweep = results("figB1/books_8192/Qwen2.5-Coder-0.5B/sweep.csv").query("L_over_ell == 2")
+    sweep = sweep.set_index(["L_min", "L_max", "estimator"])
+    for low, high in ((256, 2048), (2048, 8192)):
+        both = [interval(sweep.loc[low, high, estimator], "beta") for estimator in ("direct", "vclub")]
+        quotes.append((page, " ".join(both)))
     trend = results("figB1/books/trend.csv").query("kind == 'slope' and quantity == 'beta_long'").set_index("estimator")
     unpaired = results("fig2b/fit.csv").query("estimator == 'direct_unpaired' and law == 'power' and L_over_ell == 2")
     unpaired = unpaired.set_index("parameter").loc["beta"]
     assert unpaired["p_value"] >= 0.05
     quotes.append(("docs/claims.md", f"β = {unpaired['value']:.2f}"))
     assert long.loc[["direct", "vclub"]].query("quantity == 'beta'")["p_value"].isna().all()  # too few documents
-    row = -trend.loc["direct", ["value", "models_hi95", "models_lo95"]].astype(float)
-    quotes.append((page, "{:.2f} [{:.2f}, {:.2f}]".format(*row).replace("-", "−")))
+    low, high = -trend.loc["direct", ["models_hi95", "models_lo95"]].astype(float)
+    quotes.append((page, f"{-trend.loc['direct', 'value']:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")))
+    quotes.append((page, interval(trend.loc["vclub"], "value", "models_lo95", "models_hi95").replace("-", "−")))
+    shares = {}
+    for folder in ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "gemma-3-270m", "../../fig2b"):
+        loss = results(f"figB1/books/{folder}/books.csv").set_index("book")["loss_nats_per_token"]
+        shares[folder] = loss / loss.median()
+    bible, *others = (share["more_books/king_james_bible"] for share in shares.values())
+    assert min(share.min() for share in shares.values()) == bible
+    quotes.append((page, f"{bible:.2f}; {min(others):.2f} to {max(others):.2f}"))
     for estimator, way in (("direct", "rises"), ("vclub", "falls")):
         row = trend.loc[estimator]  # slope against the loss: if negative, β rises as the loss falls
         low, high = sorted([abs(row["lo95"]), abs(row["hi95"])])
@@ -273,16 +280,18 @@ def quoted_gaps() -> list[tuple[str, str]]:
         cells = [model, f"{of['parameters'][0] / 1e6:.0f}", f"{of['nats_per_unit'][0]:.2f}"]
         cells += [interval(row, "gain_nats", digits=3).replace("-", "−") for _, row in at.iterrows()]
         quotes.append((page, f"| {' | '.join(cells)} |"))
-    more = of_all("gain_gaps").query("context == 64 and last == 2048").set_index("model_b")
-    of = [interval(more.loc[f"mamba2-mini-{of}"], "gap_nats", digits=4) for of in ("small", "small-state1", "medium")]
-    earlier = results("fig4/sizes/gain_gaps.csv").query("context == 64 and last == 2048").set_index("model_b")
-    of.append(interval(earlier.loc["mamba2-mini-medium"], "gap_nats", digits=4))
+    more, earlier = (results(f"{folder}/gain_gaps.csv").set_index("model_b") for folder in ("fig4", "fig4/sizes"))
+    more, earlier = (table.query("context == 64 and last == 2048") for table in (more, earlier))
+    of = [more.loc[f"mamba2-mini-{of}"] for of in ("small", "medium")]
+    of += [earlier.loc[f"mamba2-mini-{of}"] for of in ("small", "medium", "small-state1")]
+    of = [interval(row, "gap_nats", digits=4) for row in of]
     quotes.append((page, " ".join(of).replace("-", "−")))
-    places = [("fig4", 16), ("fig4", 64), *(("fig4/addresses", last) for last in (64, 256, 2048))]
-    for folder, last in places:
+    places = [(-1, "fig4", 16), (-1, "fig4", 64), *((-1, "fig4/addresses", last) for last in (64, 256, 2048))]
+    places += [(-2, "fig4", 16), (-2, "fig4", 64), (-1, "figG9", 16)]
+    for end, folder, last in places:
         pair = results(f"{folder}/token_gaps.csv").query(f"model_b == 'mamba2-mini-small' and last == {last}")
         where = f"{last // 2 + 1} to {last}" if last < 2048 else "the last half"
-        quotes.append((page, f"{interval(pair.iloc[-1], 'gap_nats', digits=3)} at {where}".replace("-", "−")))
+        quotes.append((page, f"{interval(pair.iloc[end], 'gap_nats', digits=3)} at {where}".replace("-", "−")))
     for size, last in (("small", 512), ("small", 2048), ("medium", 2048)):
         gaps = of_all("token_gaps") if last == 2048 else results("figG9/token_gaps.csv")
         pair = gaps.query(f"model_b == 'mamba2-mini-{size}' and last == {last}").tail(3)
@@ -306,12 +315,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
         ends = results(f"{figure}/summary.csv").set_index("model")["nats_per_unit"]
         ends = [" and ".join(f"{end:.3f}" for end in ends.loc[f"{kind}-mini-small"]) for kind in ("gpt_neox", "mamba2")]
         quotes.append((page, " ".join(ends)))
-    for folder, context, last in (
-        ("sizes", 64, 2048),
-        ("addresses", 64, 2048),
-        ("addresses", 64, 1024),
-        (".", 512, 2048),
-    ):
+    for folder, context, last in (("addresses", 64, 2048), ("addresses", 64, 1024), (".", 512, 2048)):
         pair = results(f"fig4/{folder}/gain_gaps.csv").query(f"context == {context} and last == {last}").iloc[0]
         quotes.append((page, interval(pair, "gap_nats", digits=4).replace("-", "−")))
     lead = results("figG9/addresses/token_gaps.csv").query("last == 512").iloc[-1]
@@ -353,7 +357,8 @@ def quoted_gaps() -> list[tuple[str, str]]:
 
 
 def quoted_elsewhere() -> list[tuple[str, str]]:
-    beta = results("fig2b/fit.csv").query("L_over_ell == 2 and law == 'power' and parameter == 'beta'")
+    beta = results("fig2b/sweep.csv").query("L_over_ell == 2 and L_min == 256 and L_max == 2048")
+    assert (beta["p_value"] > 0.05).all()
     half = beta.set_index("estimator").eval("(hi95 - lo95) / 2")
     direct, vclub = (np.ceil(38 * (half[name] / 0.02) ** 2) for name in ("direct", "vclub"))
     text = f"±{half['direct']:.3f} and ±{half['vclub']:.3f}; ±0.02: {direct:.0f} and {vclub:.0f}"
@@ -410,14 +415,21 @@ def quoted_calibration() -> list[tuple[str, str]]:
     assert (mi["bias"].abs() < 3 * mi["sd"] / np.sqrt(mi["replications"])).all()
     held = 100 * mi["coverage"]
     quotes.append(("measure_mutual_info/README.md", f"95%: {held.min():.1f}% to {held.max():.1f}%"))
+    errors = pd.concat(tables).query("predictor == 'exact' and quantity == 'mi'").reset_index(level=0)
+    errors = errors.set_index(["level_0", "n_documents", "L_tokens", "estimator"])["mean_half_width"].unstack()
+    times = errors.eval("block_entropy / direct").groupby("level_0").max()
+    quotes.append(
+        ("measure_mutual_info/README.md", f"{times['markov']:.0f} times, {times['santa_fe_b0.5_e0.1']:.0f} times")
+    )
+    assert times.idxmax() == "markov"
+    two = results("calibration/two_point.csv").set_index(["process", "quantity"])
+    high = two.loc["topics", "mi"].eval("bias / mean_stderr")
+    quotes.append(("measure_mutual_info/README.md", f"{high.min():.1f} to {high.max():.1f} standard errors"))
+    quotes.append(("measure_mutual_info/README.md", f"{two.loc['markov', 'mi_corrected']['bias'].iloc[-1]:.4f} nats"))
     gls = block[block["quantity"] == "beta_gls"].set_index(["n_documents", "level_0"]).loc[1000]
     of = [gls.loc[name] for name in processes]
     said = [f"{100 * row['coverage']:.1f}% (± {row['mean_half_width']:.3f})" for row in of]
     quotes.append(("measure_mutual_info/README.md", " and ".join(said)))
-    wider = results("calibration/santa_fe_b0.5_e0.1/coverage.csv").query("L_tokens == 2048 and n_documents == 1000")
-    wider = wider[wider["predictor"] == "exact"].set_index("estimator")["sd"]
-    text = f"{wider['block_entropy'] / wider['direct']:.0f} times (β = 0.5, L = 2,048)"
-    quotes.append(("measure_mutual_info/README.md", text))
     return quotes
 
 
