@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import re
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import call_shell, recorded, recorder, tiny_model
+from tests.conftest import call_shell, executable, recorded, recorder, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +165,18 @@ def test_figs_b4_and_b5_count_with_flags_into_out(tmp_path):
 
 
 def test_calibration_from_documents_to_pictures(tmp_path):
+    """The three other calibrations have tests of whole runs: here only their calls are looked at."""
+    others = ("two_point", "contrast", "clustered")
+    case = " | ".join(f"*/calibration/{name}.py" for name in others)
+    python = executable(tmp_path / "python", f'case $1 in {case}) echo "$@" ;; *) exec {sys.executable} "$@" ;; esac')
     small = "--processes markov --replications 3 --replications-misspecified 2 --n-documents 20 --pool-documents 1000"
-    done = figure("calibration/calibration", None, *small.split(), PRESET="smoke", OUT=str(tmp_path))
+    settings = {"PYTHON": str(python), "PRESET": "smoke", "OUT": str(tmp_path)}
+    done = figure("calibration/calibration", None, *small.split(), **settings)
     assert done.returncode == 0, done.stderr
     for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):
         assert (tmp_path / "markov" / made).stat().st_size > 0
-    for made in ("two_point.csv", "contrast.csv", "clustered.csv"):
-        assert (tmp_path / made).stat().st_size > 0
+    folder = "measure_mutual_info/calibration/"
+    calls = [line for line in done.stdout.splitlines() if line.startswith(folder)]
+    assert calls == [f"{folder}{name}.py --out {tmp_path} --preset smoke" for name in others]
     assert pd.read_csv(tmp_path / "markov" / "coverage.csv")["n_documents"].unique().tolist() == [20]
     assert (tmp_path / "calibration.png").stat().st_size > 0
