@@ -43,7 +43,7 @@ def test_command(tmp_path):
     out = tmp_path / "scoring.csv"
     done = call_script(
         *("benchmarks/scoring.py", "--model", "random-tiny", "--L-max", 32, "--rounds", 1, "--out", out),
-        *("--scores", tmp_path / "scores.csv", "--device", "cpu"),
+        *("--scores", tmp_path / "scores.csv", "--device", "cpu", "--bootstrap", 20),
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(out)
