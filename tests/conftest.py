@@ -90,6 +90,12 @@ def recorded(folder: Path) -> list[str]:
     return [call for call in calls if ".py " in call]
 
 
+def printer(folder: Path, *programs: str) -> str:
+    """A script in place of Python, for PYTHON: prints calls of these programs, separated by tabs, and makes others."""
+    case = f"""case $1 in {" | ".join(programs)}) IFS=$'\\t'; echo "$*" ;; *) exec {sys.executable} "$@" ;; esac"""
+    return str(executable(folder / "python", case))
+
+
 def flags_of(out: Path, **settings: object) -> list[str]:
     """Settings as flags, e.g. --out OUT --n-documents 20 50."""
     given = {"out": out, **settings}.items()

@@ -6,7 +6,9 @@ import json
 import subprocess
 
 import pandas as pd
-from conftest import call_shell
+from conftest import call_shell, printer
+
+from tests.plots.made_up import draw
 
 
 def figure(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
@@ -19,8 +21,9 @@ def test_from_models_to_the_pictures(tmp_path):
     (out / "collapse.csv").write_text("of other runs", encoding="utf-8")
     mine = {"PRESET": "smoke", "MODELS": "mamba2-mini-256", "LENGTHS": "4 16", "OUT": str(out)}
     flags = ["--family", "logarithmic", "--steps", "20"]
-    done = figure("fig3", *flags, **mine)
+    done = figure("fig3", *flags, **mine, PYTHON=printer(tmp_path, "plots/*"))
     assert done.returncode == 0, done.stdout + done.stderr
+    draw(done.stdout)
     assert "2 runs, 2 at a time" in done.stdout
     assert "no collapse.csv" in done.stdout  # one fixed state is too few for it
     assert "cells (see --help) and 8 are needed" in done.stderr

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import re
 import subprocess
-import sys
 
 import pandas as pd
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import call_shell, executable, recorded, recorder, tiny_model
+from tests.conftest import call_shell, printer, recorded, recorder, tiny_model
+from tests.plots.made_up import draw
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,10 @@ def figure(name: str, folder=None, *flags: str, **environment: str) -> subproces
     return call_shell(f"measure_mutual_info/{name}.sh", *flags, **environment)
 
 
-def test_from_texts_to_the_figures(mine):
-    done = figure("fig2b", mine)
+def test_from_texts_to_the_figures(mine, tmp_path):
+    done = figure("fig2b", mine, PYTHON=printer(tmp_path, "plots/*"))
     assert done.returncode == 0, done.stderr
+    draw(done.stdout)
     results = mine / "results"
     for made in (
         "scores.csv",
@@ -101,8 +102,10 @@ def test_two_point_from_texts_to_the_figure(tmp_path):
     for name in "abcdef":
         (tmp_path / "texts" / f"{name}.txt").write_text("".join(rng.choices(["ab", "c"], k=3000)), encoding="utf-8")
     own = {"CORPUS": f"{tmp_path}/texts", "TOKENIZER": "characters", "PREPARE_FLAGS": "--source mine --min-tokens 3000"}
-    done = figure("fig2c", None, "--n", "1", PRESET="smoke", **own, OUT=f"{tmp_path}/results")
+    own |= {"PRESET": "smoke", "OUT": f"{tmp_path}/results", "PYTHON": printer(tmp_path, "plots/*")}
+    done = figure("fig2c", None, "--n", "1", **own)
     assert done.returncode == 0, done.stderr
+    draw(done.stdout)
     results = tmp_path / "results"
     for made in ("fit.csv", "two_point.json", "counts_by_book.csv", "fig2c.png", "fig2c.pdf"):
         assert (results / made).stat().st_size > 0
@@ -166,17 +169,16 @@ def test_figs_b4_and_b5_count_with_flags_into_out(tmp_path):
 
 def test_calibration_from_documents_to_pictures(tmp_path):
     """The three other calibrations have tests of whole runs: here only their calls are looked at."""
-    others = ("two_point", "contrast", "clustered")
-    case = " | ".join(f"*/calibration/{name}.py" for name in others)
-    python = executable(tmp_path / "python", f'case $1 in {case}) echo "$@" ;; *) exec {sys.executable} "$@" ;; esac')
+    folder = "measure_mutual_info/calibration"
+    others = [f"{folder}/{name}.py" for name in ("two_point", "contrast", "clustered")]
     small = "--processes markov --replications 3 --replications-misspecified 2 --n-documents 20 --pool-documents 1000"
-    settings = {"PYTHON": str(python), "PRESET": "smoke", "OUT": str(tmp_path)}
+    settings = {"PYTHON": printer(tmp_path, "plots/*", *others), "PRESET": "smoke", "OUT": str(tmp_path)}
     done = figure("calibration/calibration", None, *small.split(), **settings)
     assert done.returncode == 0, done.stderr
+    draw(done.stdout)
     for made in ("calibration.csv", "calibration_fit.csv", "coverage.csv", "coverage.json"):
         assert (tmp_path / "markov" / made).stat().st_size > 0
-    folder = "measure_mutual_info/calibration/"
-    calls = [line for line in done.stdout.splitlines() if line.startswith(folder)]
-    assert calls == [f"{folder}{name}.py --out {tmp_path} --preset smoke" for name in others]
+    calls = [line.split("\t") for line in done.stdout.splitlines() if line.startswith(folder)]
+    assert calls == [[other, "--out", str(tmp_path), "--preset", "smoke"] for other in others]
     assert pd.read_csv(tmp_path / "markov" / "coverage.csv")["n_documents"].unique().tolist() == [20]
     assert (tmp_path / "calibration.png").stat().st_size > 0

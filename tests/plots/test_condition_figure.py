@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.conftest import call_shell
-from tests.plots.made_up import assert_texts_fit, labels
+from tests.conftest import call_shell, printer
+from tests.plots.made_up import assert_texts_fit, draw, labels
 
 import condition  # isort: skip  # after made_up has put its folder on the path
 
@@ -64,8 +64,10 @@ def test_draws_the_csvs(tmp_path):
 
 def test_the_figure_from_one_command(tmp_path):
     script = "l2m_condition/condition.sh"
-    done = call_shell(script, "--wanted", "100_000", PRESET="smoke", OUT=str(tmp_path))
+    settings = {"PRESET": "smoke", "OUT": str(tmp_path), "PYTHON": printer(tmp_path, "plots/*")}
+    done = call_shell(script, "--wanted", "100_000", **settings)
     assert done.returncode == 0, done.stderr
+    draw(done.stdout)
     assert (tmp_path / "condition.png").stat().st_size > 0
     table = pd.read_csv(tmp_path / "condition.csv")
     assert set(table["capacity"]) == {"16 bits", "1 nat", "linear"}

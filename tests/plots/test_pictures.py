@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tests.conftest import call_script, call_shell, executable
+from tests.conftest import call_script, call_shell, printer
 from tests.plots.made_up import RESULTS, assert_points, assert_texts_fit, committed, gid, labels
 
 # Imported after made_up has put plots/ on the path.
@@ -33,11 +32,10 @@ def test_make_all_draws_every_committed_picture(tmp_path, monkeypatch):
     """Its command lines, run in this process, draw every committed picture; drawing one twice gives the same bytes."""
     render = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda fig, *_, **__: fig.draw_without_rendering())  # takes a third as long
-    python = executable(tmp_path / "python", f'case $1 in plots/*) echo "$@" ;; *) exec {sys.executable} "$@" ;; esac')
-    done = call_shell("plots/make_all.sh", PYTHON=str(python))
+    done = call_shell("plots/make_all.sh", PYTHON=printer(tmp_path, "plots/*"))
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
-        script, *flags = line.split()
+        script, *flags = line.split("\t")
         flags = [str(tmp_path / flag) if flags[i - 1] == "--out" else flag for i, flag in enumerate(flags)]
         drawn = call_script(script, *(flags or ["--out", tmp_path / "results/drawings"]))
         assert drawn.returncode == 0, drawn.stderr

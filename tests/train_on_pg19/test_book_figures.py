@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, call_shell, prose, recorded, recorder
+from conftest import ROOT, call_shell, printer, prose, recorded, recorder
+
+from tests.plots.made_up import draw
 
 PRETRAINED = "train_on_pg19/pretrained.sh"
 
@@ -29,8 +31,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_a_corpus_to_the_picture(corpus, tmp_path):
     out = tmp_path / "mine"
     mine = {"PRESET": "smoke", "CORPUS": str(corpus), "MODELS": "tiny gpt_neox-mini-small", "OUT": str(out)}
-    done = figure("figG9", "--epochs", "2", **mine)
+    done = figure("figG9", "--epochs", "2", **mine, PYTHON=printer(tmp_path, "plots/*"))
     assert done.returncode == 0, done.stdout + done.stderr
+    draw(done.stdout)
     assert "2 runs, 2 at a time" in done.stdout
     assert (out / "figG9.png").stat().st_size > 0
     summary = pd.read_csv(out / "summary.csv")
