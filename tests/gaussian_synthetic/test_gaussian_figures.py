@@ -6,7 +6,7 @@ import json
 import subprocess
 
 import pandas as pd
-from conftest import call_shell, printer
+from conftest import call_shell, executable, printer
 
 from tests.plots.made_up import draw
 
@@ -43,8 +43,9 @@ def test_from_models_to_the_pictures(tmp_path):
 
 
 def test_flags_alone_leave_the_runs_of_the_preset_and_a_run_that_fails_is_named(tmp_path):
+    refuses = 'case "$*" in *"train.py "*" --copies 0 "*) echo "error: --copies 0: must be at least 1"; exit 2 ;; esac'
     mine = {"PRESET": "smoke", "OUT": str(tmp_path / "mine"), "RUNS": str(tmp_path / "runs")}
-    done = figure("fig3", "--copies", "0", **mine)
+    done = figure("fig3", "--copies", "0", **mine, PYTHON=str(executable(tmp_path / "python", refuses)))
     assert "16 runs, 2 at a time" in done.stdout
     assert "error: full: " in done.stderr
     assert "--copies 0: must be at least 1" in done.stderr
