@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import hashlib
 import importlib.metadata
@@ -182,6 +183,7 @@ def file_hash(path: Path | str) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that results can depend on."""
     found = {"python": platform.python_version()}

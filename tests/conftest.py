@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -25,6 +26,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from common import record
 from common.cli import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +43,14 @@ SLOW += ("test_gaussian_figures", "test_training_steps")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commit_asked_once():
+    """The commit is asked of git once, instead of for each CSV."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "_commit", functools.cache(record._commit))
+        yield
 
 
 def call_script(script: str, *arguments: object) -> subprocess.CompletedProcess:

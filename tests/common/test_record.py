@@ -195,15 +195,15 @@ def test_commit_of_a_checkout(tmp_path, monkeypatch):
 
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert record._commit() == "unknown"
+    assert record._commit.__wrapped__() == "unknown"
     git("init", "-q")
     (tmp_path / "script.py").write_text("1")
     git("add", ".")
     git("commit", "-q", "-m", "first")
     (tmp_path / "results.csv").write_text("results are no change of the code")
-    assert record._commit() == git("rev-parse", "HEAD")
+    assert record._commit.__wrapped__() == git("rev-parse", "HEAD")
     (tmp_path / "script.py").write_text("2")
-    assert record._commit() == git("rev-parse", "HEAD") + "+changes"
+    assert record._commit.__wrapped__() == git("rev-parse", "HEAD") + "+changes"
 
 
 def test_columns_are_read_as_text_and_numbers_are_checked(tmp_path):
