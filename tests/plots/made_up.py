@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import sys
 from collections.abc import Callable
@@ -73,7 +72,7 @@ def draw(printed: str) -> None:
 
 def assert_texts_fit(fig) -> None:
     """Assert that no label, title or legend covers a panel or another text, and that tick labels do not overlap."""
-    fig.savefig(io.BytesIO())  # lays the texts out
+    fig.draw_without_rendering()  # lays the texts out
     texts = [label for ax in fig.axes for label in (ax.xaxis.label, ax.yaxis.label, ax.title) if label.get_text()]
     boxes = [text.get_window_extent() for text in [*texts, *fig.findobj(Legend)]]
     panels = [ax.get_window_extent() for ax in fig.axes]
