@@ -160,20 +160,19 @@ def corpus(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def test_shards_in_any_order_give_the_same_bytes(tmp_path, corpus, monkeypatch):
-    """The last shard writes the results. A part has about 6,000 keys here, and some shards have nothing to do."""
+    """The last shard writes the results. A part has about 6,000 keys here, and the first shard has nothing to do."""
     monkeypatch.setattr(windows, "PART_KEYS", 6000)
-    n, (folder, expected) = 34, corpus
+    folder, expected = corpus
     out = tmp_path / "counts.csv"
     flags = ["--documents", folder, "--out", out, *FLAGS]
-    for left, i in enumerate(reversed(range(n)), start=1 - n):
+    for shard in ("33/34", *(f"{i}/5" for i in reversed(range(5)))):
         assert not out.exists()
-        done = call_script(SCRIPT, *flags, "--shard", f"{i}/{n}")
+        done = call_script(SCRIPT, *flags, "--shard", shard)
         assert done.returncode == 0, done.stderr
-        if left:
-            assert f"shard {i}/{n} is done" in done.stdout
+        assert (f"shard {shard} is done" in done.stdout) == (shard != "0/5")
     assert both(out) == both(expected)
     assert not (tmp_path / "counts.csv.parts").exists()
-    assert "is complete, with these settings" in call_script(SCRIPT, *flags, "--shard", f"0/{n}").stdout
+    assert "is complete, with these settings" in call_script(SCRIPT, *flags, "--shard", "0/5").stdout
     assert call_script(SCRIPT, *flags[:4], "--n", 1).returncode == 0  # other settings: counted again
     assert len(pd.read_csv(out)) < len(pd.read_csv(expected))
 
