@@ -304,7 +304,9 @@ def test_bad_input_is_one_line(tmp_path: Path):
     ]
     for name, (content, said) in BAD_FILES.items():
         (tmp_path / name).write_bytes(content)
-        cases += [(f"{tmp_path / name}", {"corpus": tmp_path / name}), (said, {"corpus": tmp_path / name})]
+        cases.append((said, {"corpus": tmp_path / name}))
     for said, change in cases:
-        assert said in one_line_error(call(**{"corpus": good, "out": tmp_path / "out"} | change))
+        line = one_line_error(call(**{"corpus": good, "out": tmp_path / "out"} | change))
+        assert said in line
+        assert "corpus" not in change or str(change["corpus"]) in line
         assert not list(tmp_path.glob("out*"))
