@@ -152,15 +152,6 @@ def test_markov_chain_from_end_to_end(tmp_path):
     assert "source toy, model model, 400 documents; books: 1; start token (BOS): unknown\n" in printed
 
 
-def test_the_column_of_block_entropy_is_checked_like_the_others(tmp_path):
-    scores = hand_scores().assign(**{START: -3.0})
-    scores.loc[scores["document"] == "b", START] = np.nan
-    assert "3 documents, 1 of them left out (1 without scores" in run(tmp_path, scores)
-    assert set(pd.read_csv(tmp_path / "bipartite.csv")["n_documents"]) == {2}
-    scores[START] = [-3.0, -3.0, -3.0, -np.inf, -3.0, -3.0]
-    assert "1 of them left out (0 without scores, 1 with an infinite one; the first: b)" in run(tmp_path, scores)
-
-
 # What is left out, and what is printed about it
 
 
@@ -168,8 +159,8 @@ def test_failed_documents_are_left_out_and_counted(tmp_path):
     scores = pd.concat([hand_scores(), hand_scores().replace({"document": {"a": "d", "b": "e", "c": "f"}})])
     clean = per_document_terms(scores, "vclub")
     scores.loc[scores["document"] == "d", LOGQ] = np.nan
-    scores = scores.astype({LOGQ[1]: object})
-    scores.loc[(scores["document"] == "f") & (scores["ell_tokens"] == 4), LOGQ[1]] = "-inf"
+    scores = scores.astype({START: object})  # of block_entropy, checked like the others
+    scores.loc[(scores["document"] == "f") & (scores["ell_tokens"] == 4), START] = "-inf"
     printed = run(tmp_path, scores, "--unpaired")
     assert "6 documents, 2 of them left out (1 without scores, 1 with an infinite one; the first: d)" in printed
     table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
@@ -179,7 +170,7 @@ def test_failed_documents_are_left_out_and_counted(tmp_path):
     assert table.loc[("direct_unpaired", 2), "n_documents"] == 4
     assert np.isfinite(table.dropna(axis=1, how="all").select_dtypes("number")).all(axis=None)
 
-    scores.loc[scores["document"] == "a", LOGQ] = np.nan
+    scores.loc[scores["document"] == "a", START] = np.nan
     assert "direct_unpaired: 1 documents left out, because the document of X'" in run(tmp_path, scores, "--unpaired")
     table = pd.read_csv(tmp_path / "bipartite.csv").set_index(["estimator", "ell_tokens"])
     assert table.loc[("direct", 2), "n_documents"] == 3
