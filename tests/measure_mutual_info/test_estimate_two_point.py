@@ -27,7 +27,6 @@ from measure_mutual_info.estimate_two_point import (
     fit_all,
     fit_eq_b15,
     fit_weighted,
-    mutual_information,
     plateau,
     read_information,
     read_pairs,
@@ -53,14 +52,6 @@ def count(books: list[np.ndarray], distances: list[int], vocabulary: int):
             with np.errstate(invalid="ignore"):
                 shares[kind, d] = ngrams, np.bincount(owner, terms, minlength=len(books)) / ngrams
     return counts, shares
-
-
-def information(shares: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs and information of each book, (books, distances)."""
-    distances = sorted({d for _, d in shares})
-    pairs = np.stack([shares["pair", d][0] for d in distances], axis=1)
-    left, right, pair = (np.stack([shares[kind, d][1] for d in distances], axis=1) for kind in KINDS)
-    return pairs, left + right - pair
 
 
 def tables(books: list[np.ndarray], distances: list[int], vocabulary: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -394,20 +385,3 @@ def test_bad_ranges(tmp_path, chain_tables, flags, message):
     done = call_script(SCRIPT, "--counts", save(tmp_path, *chain_tables), "--out", tmp_path / "out", *flags)
     assert message in one_line_error(done)
     assert not (tmp_path / "out").exists()
-
-
-def test_readers_give_back_what_was_counted(tmp_path):
-    books = [book[:n] for book, n in zip(CHAIN.sample(np.random.default_rng(0), 3, 60), (60, 30, 5), strict=True)]
-    counts, shares = count(books, [1, 2, 8], 3)  # the third book has no pairs at distance 8
-    save(tmp_path, *tables(books, [1, 2, 8], 3))
-    found = read_pairs(tmp_path / "counts.csv")
-    assert (found.source, found.tokenizer) == ("toy", "org/tok")
-    for kind in KINDS:
-        for d in (1, 2, 8):
-            assert np.array_equal(found.by_kind[kind][d], counts[kind][d])
-    pairs, mi = read_information(tmp_path / "counts.csv", found)
-    expected_pairs, expected = information(shares)
-    assert pairs.tolist() == expected_pairs.tolist()
-    assert pairs[2].tolist() == [4, 3, 0]
-    assert mi[pairs > 0] == pytest.approx(expected[pairs > 0], abs=1e-12)
-    assert unit_values(pairs, mi).mean(axis=0) == pytest.approx(mutual_information(found.by_kind), abs=1e-12)
