@@ -70,31 +70,19 @@ def test_every_preset_has_settings_that_fit_together(program):
             cfg.validate()
 
 
-BOOKS = ("steps", "batch_tokens", "warmup", "learning_rate", "restarts")
-GAUSSIAN = ("steps", "warmup", "batch", "copies", "learning_rate")
-
-
 def preset_of(module, preset: str, L: int):
     given = ["--model", "x", "--out", "x", "--L", str(L), "--preset", preset]
     given += ["--documents", "x"] if module is train_books else []
     return parse(module.Settings, given, presets=module.PRESETS)
 
 
-@pytest.mark.parametrize(
-    ("module", "preset", "L", "values"),
-    [
-        (train_books, "paper", 8192, (None, 16_384, 2000, 5e-5, 0)),
-        (train, "cpu", 16, (500, 50, 64, 16, 8e-3)),
-        (train, "cpu", 64, (500, 50, 16, 16, 8e-3)),
-        (train, "cpu", 256, (1000, 100, 4, 16, 8e-3)),
-        (train, "cpu-few", 64, (500, 50, 16, 4, 8e-3)),
-        (train, "paper", 16_384, (500_000, 2000, 4, 64, 5e-5)),
-    ],
-)
-def test_steps_of_the_models_go_by_length(module, preset, L, values):
-    """Presets choose these values by length; those of cpu are what the committed runs were made with."""
-    cfg = preset_of(module, preset, L)
-    assert tuple(getattr(cfg, name) for name in (BOOKS if module is train_books else GAUSSIAN)) == values
+@pytest.mark.parametrize(("folder", "preset"), [("fig3", "cpu"), ("fig3/few_copies", "cpu-few")])
+def test_the_preset_is_what_the_committed_models_of_gaussian_sequences_were_trained_with(folder, preset):
+    training, summary = (pd.read_csv(ROOT / f"results/{folder}/{name}.csv") for name in ("training", "summary"))
+    for L, rows in summary.groupby("L"):
+        cfg = preset_of(train, preset, L)
+        assert training.loc[training["L"] == L, "steps"].unique().tolist() == [cfg.steps]
+        assert rows["copies"].unique().tolist() == [cfg.copies]
 
 
 @pytest.mark.parametrize("figure", ["figG9", "fig4"])
