@@ -127,7 +127,6 @@ def test_a_family_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--family", "volume"], "no family 'volume': choose subvolume or logarithmic, or give k"),
         (["--k", 2], "--family subvolume is the paper's"),
         (["--n", 3], "--family subvolume is the paper's"),
         (["--layers", 2, "--ell", 16], "--ell 16: must be from 1 to L − 1 = 15"),

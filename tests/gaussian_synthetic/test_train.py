@@ -145,16 +145,9 @@ def test_the_family_and_the_seed_of_the_settings(tmp_path, changes):
     assert torch.equal(plain, other) == (changes == {"n": 4})
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (["--L", 1000], "L = 1000 is not a power of n = 4: give 1024, the nearest"),
-        (["--copies", 0], "--copies 0: must be at least 1"),
-    ],
-    ids=str,
-)
-def test_bad_settings(tmp_path, changes, said):
-    assert said in one_line_error(call_script(SCRIPT, *QUICK, "--out", tmp_path / "new", *changes))
+def test_bad_settings(tmp_path):
+    done = call_script(SCRIPT, *QUICK, "--out", tmp_path / "new", "--copies", 0)
+    assert "--copies 0: must be at least 1" in one_line_error(done)
     assert not (tmp_path / "new").exists()
 
 

@@ -23,8 +23,6 @@ CSVS = {
     "condition": [f"condition/{name}" for name in ("state", "condition", "required")],
 }
 BAD = [
-    ("bipartite", "bipartite", lambda t: t.drop(columns=["stderr_nats", "n_documents"]), "lacks the columns stderr"),
-    ("bipartite", "bipartite", lambda t: t.assign(mi_nats="many"), "line 2: mi_nats is 'many', not a number"),
     ("bipartite", "bipartite", lambda t: t.assign(mi_nats=np.inf), "mi_nats is 'inf', not a finite number"),
     ("bipartite", "bipartite", lambda t: t.assign(L_tokens=0), "L_tokens is '0', not a number above 0"),
     ("bipartite", "bipartite", lambda t: t[:0], "has no rows, so nothing to draw"),

@@ -116,6 +116,7 @@ def test_engine_arguments(tiny_folder, stand_in):
     ("changes", "message"),
     [
         ({"vllm_args": "{seed: 1}"}, "give a JSON object"),
+        ({"vllm_args": "[1]"}, "give a JSON object"),
         ({"vllm_args": '{"tensor_parallel_size": 2}'}, "tensor_parallel_size is set by .* has its own flag"),
         ({"model": "some/model.gguf"}, r"model\.gguf: vLLM does not read GGUF.*safetensors"),
         ({}, r"--backend vllm \(.*vllm.*\): pip install -r requirements-gpu\.txt"),
