@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common import cli
-from common.cli import MAY_BE_EMPTY, UserError, check_settings
+from common.cli import MAY_BE_EMPTY, UserError, at_least, check_settings
 from tests.conftest import ROOT, call_script, one_line_error
 
 SCRIPT = '''"""Says what it is for."""
@@ -170,6 +170,13 @@ def test_settings_that_no_program_can_use(changes, said):
     with pytest.raises(UserError) as error:
         check_settings(Settings(**changes))
     assert str(error.value).startswith(said)
+
+
+def test_at_least():
+    for value in (4, None):
+        at_least(4, Settings(ell_max=value), "L", "ell_max")
+    with pytest.raises(UserError, match=r"^--ell-max 3: must be at least 4$"):
+        at_least(4, Settings(ell_max=3), "L", "ell_max")
 
 
 def test_a_script_of_another_checkout_is_refused(tmp_path):
