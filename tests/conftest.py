@@ -176,7 +176,6 @@ def tiny_model(kind: str, vocabulary: int = 260, **changes) -> torch.nn.Module:
         "gpt_neox": llama,
         "bert": llama,
         "gemma2": dict(**llama, num_key_value_heads=2, head_dim=12, sliding_window=16),
-        "vaultgemma": dict(**llama, num_key_value_heads=2, head_dim=12, sliding_window=16),
         "falcon": llama,
         "cohere": dict(**llama, num_key_value_heads=2, logit_scale=0.3),
         "granite": dict(**llama, num_key_value_heads=2, logits_scaling=3.0),

@@ -69,7 +69,6 @@ def logprobs(model: torch.nn.Module) -> torch.Tensor:
     ("kind", "changes", "right"),
     [
         ("gemma2", {"attn_logit_softcapping": 2.0}, "eager"),
-        ("vaultgemma", {"attn_logit_softcapping": 2.0}, "eager"),
         ("falcon", {"alibi": True}, "sdpa"),
     ],
 )

@@ -107,20 +107,21 @@ def test_the_steps_are_those_of_plain_torch(tmp_path):
     torch.testing.assert_close(saved["after.weight"], model.after.weight.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
-    whole = run(settings(tmp_path / "whole", optimizer=optimizer))
+def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path):
+    """With Muon, which leaves a part of the weights to AdamW."""
+    cut = settings(tmp_path / "cut", optimizer="muon")
+    whole = run(replace(cut, out=tmp_path / "whole"))
     of = task()
     of.model.spoil[24] = lambda y: y / 0 * 0
     with pytest.raises(UserError):
-        run(settings(tmp_path / "cut", optimizer=optimizer), of)
+        run(cut, of)
     again = task()
-    pd.testing.assert_frame_equal(run(settings(tmp_path / "cut", optimizer=optimizer), again), whole, check_exact=True)
+    pd.testing.assert_frame_equal(run(cut, again), whole, check_exact=True)
     assert again.model.calls == 10
     ends = [training.read_checkpoint(tmp_path / name / CHECKPOINT)["model"] for name in ("whole", "cut")]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     before = (tmp_path / "cut" / "log.json").read_bytes()
-    run(settings(tmp_path / "cut", optimizer=optimizer))  # finished: nothing is written
+    run(cut)  # finished: nothing is written
     assert (tmp_path / "cut" / "log.json").read_bytes() == before
 
 

@@ -61,16 +61,6 @@ def test_terms_of_each_document():
         assert terms.columns.names == ["ell_tokens", "L_tokens"]
 
 
-def test_correction_replaces_the_models_head():
-    """As in Eq. B.7: cross entropy without first2, plus 1/5 of the model's first2 and 4/5 of the counted entropy."""
-    scores, counted = hand_scores(), 3.0
-    terms = per_document_terms(scores, "direct_corrected", counted)
-    at = scores[scores["ell_tokens"] == 4].mean(numeric_only=True)
-    tail = -at["logq_y_nats"] + at["logq_y_first2_nats"]
-    entropy_of_y = tail + 1 / 5 * -at["logq_y_first2_nats"] + 4 / 5 * counted
-    assert terms[(4, 8)].mean() == pytest.approx(entropy_of_y + at["logq_y_given_x_nats"], abs=1e-12)
-
-
 def test_hand_scores_through_the_command_line(tmp_path):
     counts = save_counts(tmp_path / "counts.csv", [1, 2], [2, 1])
     printed = run(tmp_path, hand_scores(), "--counts", counts, "--unpaired", out="out")

@@ -133,7 +133,7 @@ def test_identities_of_the_terms(scores, first2_entropy, random):
 
     same(terms("vclub"), terms("direct") + terms("context_mismatch"))
     first2 = scores.set_index("document")[LOGQ[2]]
-    same(terms("direct_corrected"), terms("direct") + 4 / 5 * (first2 + first2_entropy).sort_index())
+    same(terms("direct_corrected"), terms("direct") + 4 / 5 * (first2 + first2_entropy).sort_index())  # Eq. B.7
     same(terms("direct_unpaired").mean(), terms("direct").mean())  # the x_donors are a permutation
     # A shift that is the same for all of a document, e.g. from its style, cancels.
     given_x, alone, _, given_other_x = LOGQ
