@@ -15,7 +15,7 @@ not in the paper. The processes have a known I (processes.py); all are scored wi
 relative_tokens: tokens that the model processes for a document, relative to one donor (passes.tokens_a_document).
 
 Hardware: one CPU core, 5 minutes. A killed run continues where it stopped. Expect for Santa Fe with β = 0.5 and K = 1,
-4 and 8: a ratio of 66, 22 and 12 at L = 2,048, and slopes of 1.05, 1.11 and 1.15 where the truth is 0.53.
+4 and 8: a ratio of 66, 22 and 12 at L = 2,048, and slopes of 1.05, 1.11 and 1.14 where the truth is 0.53.
 """
 
 from __future__ import annotations
