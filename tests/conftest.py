@@ -100,10 +100,19 @@ def recorded(folder: Path) -> list[str]:
     return [call for call in calls if ".py " in call]
 
 
-def printer(folder: Path, *programs: str) -> str:
-    """A script in place of Python, for PYTHON: prints calls of these programs, separated by tabs, and makes others."""
-    case = f"""case $1 in {" | ".join(programs)}) IFS=$'\\t'; echo "$*" ;; *) exec {sys.executable} "$@" ;; esac"""
-    return str(executable(folder / "python", case))
+def printer(folder: Path, *programs: str, more: str = "") -> str:
+    """A script in place of Python, for PYTHON: prints calls of these programs, separated by tabs, and makes others.
+
+    more: such as "PROGRAM FLAGS", which are added to the calls of this program.
+    """
+    program, _, flags = more.partition(" ")
+    run = f'exec {sys.executable} "$@"'
+    cases = [
+        f"""{" | ".join(programs)}) IFS=$'\\t'; echo "$*" ;;""",
+        f"{program or '-'}) {run} {flags} ;;",
+        f"*) {run} ;;",
+    ]
+    return str(executable(folder / "python", f"case $1 in {' '.join(cases)} esac"))
 
 
 def flags_of(out: Path, **settings: object) -> list[str]:
