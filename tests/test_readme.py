@@ -301,10 +301,14 @@ def quoted_gaps() -> list[tuple[str, str]]:
         if last == 2048:
             quotes.append((page, interval(pair.iloc[-1], "gap_nats", digits=3).replace("-", "−")))
     others, of_addresses = (results(f"figG9_split2/{of}token_gaps.csv") for of in ("", "addresses/"))
-    ends = ("gain_gap_nats", "gain_gap_lo95", "gain_gap_hi95")
-    split = [interval(table.iloc[-1], *ends, digits=4) for table in (others, of_addresses)]
-    split += [interval(others[others["last"] == last].iloc[-1], "gap_nats", digits=3) for last in (16, 512)]
-    quotes.append((page, " ".join(split).replace("-", "−")))
+    split = [said(table.iloc[-1], *columns("gain_gap"), digits=4) for table in (others, of_addresses)]
+    quotes.append(("README.md", split[0]))
+    split.append(said(others.iloc[-1], *columns("gain_gap_rose"), digits=4))
+    own = results("figG9_split2/tokens.csv").groupby("model").tail(1)
+    split += [said(row, *columns("late_gain_rose"), digits=4) for _, row in own.iterrows()]
+    split += [said(others[others["last"] == last].iloc[-1], "gap_nats", digits=3) for last in (16, 64, 512)]
+    split.append(said(of_addresses.iloc[-1], "gap_nats", digits=3))
+    quotes.append((page, " ".join(split)))
     larger = results("fig4/addresses/token_gaps.csv").query("model_b == 'mamba2-mini-medium'").iloc[-1]
     quotes.append((page, interval(larger, "gap_nats", digits=3)))
     rounded = results("figG9/without_compile/tokens.csv").query("model == 'mamba2-mini-small'").iloc[-1]
