@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import timeit
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ ATTENTION = {
     "attn_logit_softcapping": "eager",  # sdpa drops the soft-cap (Gemma 2, VaultGemma)
     "alibi": "sdpa",  # eager adds the bias twice (Falcon)
 }
+FASTER = 1.2  # a processor computes in bfloat16 if that is so many times as fast as float32
 LOGIT_ROWS = 512  # rows of logits turned into log-probabilities at a time: limits the size of the fp32 copy
 MASKS = re.compile(r"(attn|attention)\.(masked_)?bias$")  # attention masks stored in old checkpoints
 
@@ -197,12 +199,20 @@ def find_device(device: str) -> str:
 
 
 def find_dtype(device: str) -> str:
-    """bfloat16 if `device`, from `find_device`, supports it in hardware (CPU: AVX512-BF16 or AMX), else float32."""
+    """bfloat16 if a GPU supports it in hardware, or a CPU multiplies matrices FASTER times as fast in it, else float32.
+
+    device: from `find_device`. Some CPUs that have instructions for bfloat16 are slower in it.
+    """
     if device.startswith("cuda") or (device == "split" and torch.cuda.is_available()):
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = device != "mps" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        able = device != "mps" and _product_seconds(torch.float32) > FASTER * _product_seconds(torch.bfloat16)
     return "bfloat16" if able else "float32"
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    return min(timeit.repeat(lambda: a @ b, number=1, repeat=7))
 
 
 def context_tokens(config: PreTrainedConfig) -> int | None:

@@ -155,7 +155,7 @@ def tiny_scoring(folder: Path, tokens: int, documents: int) -> list[object]:
     """Flags of score_documents.py, without --out, for a tiny model on `toy_books`."""
     tiny_model("llama", 60).save_pretrained(folder / "model")
     flags = ["--documents", toy_books(folder / "documents", tokens, documents), "--model", folder / "model"]
-    return [*flags, "--bos", 0, "--device", "cpu"]
+    return [*flags, "--bos", 0, "--device", "cpu", "--dtype", "float32"]
 
 
 SHARED = ["--model", "tiny", "--device", "cpu", "--checkpoint-every", 5]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from common import pretrained
 from common.resume import Pieces
 from measure_mutual_info import score_documents
 from measure_mutual_info.scoring import passes
@@ -96,8 +97,7 @@ def test_the_identity_has_the_dtype_that_auto_means(inputs, tmp_path, monkeypatc
     out, auto = tmp_path / "scores.csv", {"L-max": 8, "dtype": "auto", "device": "cpu"}
 
     def processor(able: bool) -> None:
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(pretrained, "_product_seconds", lambda dtype: 1 + able * (dtype == torch.float32))
 
     processor(True)
     assert "computing in bfloat16" in call_script(SCRIPT, *arguments(inputs, out, **auto)).stdout
