@@ -18,7 +18,7 @@ case $PRESET in
     smoke) L=256 n=2 ;;
     cpu) L=4096 n=1 models+=" $gemma $qwen_small" ;;
 esac
-if [ -n "${MODELS:-}" ]; then own_needs_out MODELS; fi
+if [ -n "${MODELS:-}" ] || [ $# -gt 0 ]; then own_needs_out "MODELS or flags"; fi
 models=${MODELS:-$models}
 split_sample
 corpus=$corpus/held_out folders=()

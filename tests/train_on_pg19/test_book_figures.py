@@ -108,3 +108,5 @@ def test_bad_calls(tmp_path):
         done = figure("fig4", PYTHON=recorder(tmp_path), **environment)
         assert done.returncode == 2
         assert said in done.stderr
+    done = call_shell(PRETRAINED, "--dtype", "float32", PYTHON=recorder(tmp_path))
+    assert (done.returncode, "set OUT" in done.stderr) == (2, True)
