@@ -333,6 +333,9 @@ def test_figg9(tmp_path):
         heights = band.get_paths()[0].vertices[:, 1]
         assert (heights.min(), heights.max()) == pytest.approx((rows["lo95"].min(), rows["hi95"].max()))
         assert dot.get_xdata().tolist() == [64.0]
+    unclear = committed(tmp_path / "unclear", *names, crossover=lambda t: t.assign(overtakes_at=64.0, lo95=np.nan))
+    _, gaps, _ = books.draw(books.read_curves(unclear)).axes
+    assert not [dot for dot in gaps.lines[1::2] if len(dot.get_xdata())]
     gains = table("figG9/gains", f"context == {books.CONTEXT}")
     gains = pd.concat([gains, first(gains)])
     for container, name in zip(gained.containers, drawn, strict=True):
