@@ -96,6 +96,12 @@ def tokens(fell: float) -> pd.DataFrame:
     return pd.DataFrame(both)
 
 
+def test_a_fall_is_a_share_of_the_loss_before_it():
+    """A loss of 1 that was 1.25 before fell by a fifth."""
+    falls, said = claims.falling(tokens(0.25))
+    assert (falls, "lowered the losses by 20.0 to 20.0%" in said) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("early", "late", "fell", "verdict"),
     [
