@@ -47,8 +47,8 @@ class Settings:
     seed: int = 0  # seed for drawing documents and for the permutation that gives each document its X'
     backend: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """auto: the dtype of the scores in --out; if there are none, bfloat16 on a CPU (AVX512-BF16, AMX) or GPU that
-    computes in it, else float32"""
+    """auto: the dtype of the scores in --out; if there are none, bfloat16 on a GPU that supports it or a CPU that is
+    faster in it, else float32"""
     batch_tokens: int = 4096
     """tokens per pass through the model; limits memory. A group is batch_tokens // (longest L) documents, or one"""
     bos: str | None = None  # token in front of every text; if not given, the tokenizer's BOS, or else its EOS

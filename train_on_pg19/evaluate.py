@@ -69,7 +69,7 @@ class Settings(books.Choice):
     """token to put first, or its id, for a model that is not of train.py; default: the tokenizer's BOS, else EOS"""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
     """dtype of the weights; softmax is in float32, sums are in float64. auto: float32 for a model of train.py; for
-    other models bfloat16 on a CPU (AVX512-BF16, AMX) or GPU that computes in it"""
+    other models bfloat16 on a GPU that supports it or a CPU that is faster in it, else float32"""
     batch_tokens: int = 8192
     """tokens in one pass, at least one sequence: limits memory, changes results only by rounding"""
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, or split (layers spread over all GPUs)
