@@ -12,7 +12,7 @@ Writes results/benchmarks/scoring.csv or scoring_<part>.csv: one row per measure
   pieces     one pass of L_max tokens on one CPU thread: peak resident memory above that before the pass, and CPU
              seconds; all logits of a pass at once, against pieces of LOGIT_BYTES
   bfloat16   how much bfloat16 changes I(L/2; L), the mean over batch_documents documents, in nats, against the standard
-             error of that mean; two more columns hold I in both types
+             error of that mean (two more columns hold I in both types); seconds of this scoring in both types
 
 The paper's schedule scores a pair of documents with one joint pass and, for each of the 10 split points ℓ = 2 … 1024,
 one marginal pass and one pass after another X. Every Y runs to the end of the document, so this makes 21 passes. Our
@@ -183,15 +183,19 @@ def bfloat16_rows(cfg: Settings) -> list[dict[str, Any]]:
     device, points, found = find_device(cfg.device), passes.grid(cfg.L_max, ratios=(2,)), {}
     twice_as_many = read_ids(replace(cfg, rounds=0), load_config(cfg.model).vocab_size)
     documents = twice_as_many.reshape(-1, cfg.L_max)[::2]  # spread over the corpus
+    seconds = []
     for dtype in ("float32", "bfloat16"):
         backend = TransformersBackend(load_model(cfg.model, dtype, device), cfg.bos, documents.size)
+        began = time.perf_counter()
         scored = backend.token_logprobs(documents, np.roll(documents, -1, axis=0), passes.branches(points))
+        seconds.append(time.perf_counter() - began)
         terms = passes.terms(scored, points)
         other = np.roll(terms["logq_y_given_other_x"], 1, axis=0)
         found[dtype] = {
             name: terms["logq_y_given_x"] - less for name, less in (("direct", terms["logq_y"]), ("vclub", other))
         }
-    rows = []
+    setting = f"{Path(cfg.model).name}, {len(documents)} documents of {cfg.L_max} tokens, {device}"
+    rows = [row("scoring", setting, "seconds of the scoring", "s", "float32", *seconds)]
     for estimator, exact in found["float32"].items():
         rounded = found["bfloat16"][estimator]
         for (_, L), a, b in zip(points, exact.T, rounded.T, strict=True):
