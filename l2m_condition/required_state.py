@@ -6,7 +6,7 @@ r"""Which history states are large enough for a law of I(L/2; L) (Sec. 5: Theore
 The law I(L/2; L) = A · L^β, in nats, is one of the paper's two, or one from fit.csv (estimate_bipartite.py) with its
 interval. It is compared with what the state after L/2 tokens can hold,
     I(L/2; L) <= C · dim(z_{L/2}) + ln M        (Theorem 5.2; M is the size of the vocabulary)
-which README.md of this folder derives. C, in nats per element, is an assumption, named in every row (`capacity`):
+C, in nats per element, is an assumption (see README.md of this folder), named in every row (`capacity`):
     16 bits      --bits-per-element, C = bits · ln 2: the state takes no more than 2^(bits · dim(z)) values
     1 nat        --nats-per-element
     linear       --capacity, what the smallest linear state that loses nothing holds for a Gaussian family

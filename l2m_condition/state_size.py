@@ -57,6 +57,11 @@ def published() -> dict[str, PreTrainedConfig]:
     return {name: read_settings(entry["config"], f"{CONFIGURATIONS.name}, {name}") for name, entry in models.items()}
 
 
+def number(read: dict) -> dict | float:
+    """What an object of a config.json means: transformers writes infinity as {"__float__": "Infinity"}."""
+    return float(read["__float__"]) if read.keys() == {"__float__"} else read
+
+
 def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrainedConfig]:
     """A name for the tables, and the configuration. UserError: it is missing, not JSON, of unknown type, or invalid."""
     path = Path(model)
@@ -69,7 +74,10 @@ def load(model: str, listed: dict[str, PreTrainedConfig]) -> tuple[str, PreTrain
     file = path / "config.json" if path.is_dir() else path
     local = file.is_file()
     try:
-        settings = json.loads(file.read_text(encoding="utf-8")) if local else PreTrainedConfig.get_config_dict(model)[0]
+        if local:
+            settings = json.loads(file.read_text(encoding="utf-8"), object_hook=number)
+        else:
+            settings = PreTrainedConfig.get_config_dict(model)[0]
     except Exception as error:  # the hub's client raises almost anything
         if local:
             raise UserError(f"{file} is not valid JSON: {error}: correct it") from error

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from common.architectures import configuration
 from tests.conftest import ROOT, SMOLLM2, call_script, one_line_error
 
 SCRIPT = "l2m_condition/state_size.py"
@@ -56,6 +57,16 @@ def test_models_of_ones_own(tmp_path):
     assert table.loc[:, "total", 50]["growth_exponent"].tolist() == [1, 1, 0]
     assert table.loc["windowed", "sliding_attention", 50]["growth_exponent"] == 0
     assert table["beyond_maximum"][table["beyond_maximum"]].index.unique("context_tokens").tolist() == [1000]
+
+
+def test_a_saved_model_with_an_infinite_setting(tmp_path):
+    """transformers saves Mamba2's time_step_limit, which ends at infinity, in a notation of its own."""
+    config = configuration("mamba2-mini-small", 1024)
+    config.save_pretrained(tmp_path / "mine")
+    assert "Infinity" in (tmp_path / "mine/config.json").read_text(encoding="utf-8")
+    table = sizes(tmp_path, "--model", tmp_path / "mine", "--context", 1024)
+    # Eight layers of inner width 256 with 16 state columns, and a convolution of kernel 4 over 256 + 2 · 16 channels.
+    assert table.loc["mine", "total", 1024]["state_elements"] == 8 * (256 * 16 + (256 + 2 * 16) * 4)
 
 
 def test_published_models_and_published_sizes(tmp_path):
