@@ -154,20 +154,13 @@ def exponents(models: pd.DataFrame, quantity: str, estimator: str = "direct") ->
     }
 
 
-def long_range(models: pd.DataFrame, estimator: str = "direct") -> str:
-    """β of each model from L = 256 on."""
-    return ", ".join(f"{beta} ({model})" for model, beta in exponents(models, "beta_long", estimator).items())
-
-
 def no_law(beta: Number, whole_books: pd.DataFrame, estimator: str) -> str:
     """Why an exponent of the books is not decided. beta: that of SmolLM2 on all texts."""
     bends = exponents(whole_books, "bend", estimator).values()
     curved = "for every model" if min(one.lo for one in bends) > 0 else "not for every model"
     reason = f"SmolLM2 (135M) gives no power law ({beta.p}); on the twelve books alone, without addresses, "
-    reason += (
-        f"the exponent falls with L {curved}, by {min(bends, key=lambda one: one.value)} or more each time L doubles; "
-    )
-    return reason + f"there from L = 256 on β = {long_range(whole_books, estimator)}"
+    least = min(bends, key=lambda one: one.value)
+    return reason + f"the exponent falls with L {curved}, by {least} or more each time L doubles"
 
 
 @claim("2b", "figB1/exponent", "fig2b/fit", "figB1/whole_books/models", paper=f"β = {DIRECT}")
@@ -188,7 +181,8 @@ def vclub_of_books(fit, whole_books):
 def other_corpus(fit, models):
     """The law holds on Wikipedia too"""
     beta = bipartite(fit)
-    reason = "" if beta.fits else f"no power law ({beta.p}); from L = 256 on β = {long_range(models)}"
+    long = ", ".join(f"{of} ({model})" for model, of in exponents(models, "beta_long").items())
+    reason = "" if beta.fits else f"no power law ({beta.p}); from L = 256 on β = {long}"
     return f"direct β = {beta}", decided(beta.fits and beta.narrow), reason
 
 
@@ -424,13 +418,12 @@ def gap_closes(token_gaps, tokens):
     late = after_training(token_gaps, token_gaps["L"].max(), LOSS)
     pairs = list(zip(late["small"], late["medium"], strict=True))
     closes = all(small.hi < 0 and small.hi < medium.lo and abs(medium.value) < -small.value for small, medium in pairs)
-    reason = "" if pairs[-1][0].hi < 0 else "there is no lead of the transformer to close; "
-    verdict = decided(closes and several(token_gaps))
-    return f"as above: {by_size(late, token_gaps)}", verdict, reason + falling(tokens)[1]
+    reason = falling(tokens)[1] if pairs[-1][0].hi < 0 else "there is no lead of the transformer to close"
+    return "as above", decided(closes and several(token_gaps)), reason
 
 
-@claim("4, G.9", "fig4/fig4", *BOOKS, "fig4/addresses/token_gaps")
-def flattens(token_gaps, tokens, of_addresses):
+@claim("4, G.9", "fig4/fig4", "fig4/token_gaps", "fig4/addresses/token_gaps")
+def flattens(token_gaps, of_addresses):
     """Mamba's curve flattens"""
     last = token_gaps["L"].max()
     more, grew = (after_training(token_gaps, last, columns) for columns in (GAIN, GREW))
@@ -439,7 +432,7 @@ def flattens(token_gaps, tokens, of_addresses):
     ours += f"{by_size(more, token_gaps)} nats per byte"
     longer = all(gap.lo > 0 for each in (*grew.values(), *there.values()) for gap in each)
     reason = f"from positions {2 * REACH + 1} to {4 * REACH} to the last half the difference in gain grows by "
-    reason += f"{by_size(grew, token_gaps)}, on the addresses by {by_size(there, token_gaps)}; {falling(tokens)[1]}"
+    reason += f"{by_size(grew, token_gaps)}, on the addresses by {by_size(there, token_gaps)}"
     return ours, decided(longer and several(token_gaps)), reason
 
 

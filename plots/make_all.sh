@@ -30,9 +30,9 @@ draw gaussian_models figG8/figG8 results/fig3 --figure G.8
 draw gaussian_models fig3/fig3 results/fig3 --figure 3
 for figure in utilisation training frontier; do draw gaussian_models "fig3/$figure" results/fig3 --figure "$figure"; done
 draw gaussian_models fig3/few_copies/frontier results/fig3/few_copies --figure frontier
-for folder in fig4 fig4/sizes figG9; do
+for folder in fig4 figG9; do
   for books in "$folder" "$folder/addresses"; do
-    draw books "$books/${folder%/*}" "results/$books"
+    draw books "$books/$folder" "results/$books"
     draw books "$books/training" "results/$books" --figure training
   done
 done

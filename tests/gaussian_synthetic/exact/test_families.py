@@ -12,7 +12,6 @@ from common.cli import UserError
 from gaussian_synthetic.exact import dense, families
 from gaussian_synthetic.exact.families import Family, named, prepare
 from gaussian_synthetic.exact_mi import bipartite_information
-from tests.conftest import ROOT
 
 KINDS = {
     "one layer": named("subvolume", 1),
@@ -119,12 +118,3 @@ def test_lengths():
     assert [families.layers_of_length(4**i) for i in (1, 2, 10)] == [1, 2, 10]
     assert families.layers_of_length(243, 3) == 5
     assert Family(3, 2, n=5).L == 125
-
-
-def test_the_worked_example_of_the_page():
-    weights = dense.conditionals(dense.covariance(named("subvolume", 2)), np.eye(16))[0][4, :4]
-    terms = "".join(f" {w:+.4f} z_{i}" for i, w in enumerate(weights.tolist(), 1))
-    said = f"E[z_5 | z_1 … z_4] ={terms}.".replace(" -", " − ").replace(" = − ", " = −")
-    page = " ".join((ROOT / "docs/gaussian_families.md").read_text(encoding="utf-8").split())
-    assert said in page
-    assert ", ".join(f"{std:.4f}" for std in families.conditional_std(named("subvolume", 2))[1:5]) in page
