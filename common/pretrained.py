@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 import timeit
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -211,8 +212,13 @@ def find_dtype(device: str) -> str:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    a, b = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    return min(timeit.repeat(lambda: a @ b, number=1, repeat=7))
+    """CPU seconds of a product of matrices on one thread: other programs on the machine hardly change them."""
+    a, b, threads = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype), torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other, which counts as CPU time
+    try:
+        return min(timeit.repeat(lambda: a @ b, timer=time.process_time, number=1, repeat=7))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def context_tokens(config: PreTrainedConfig) -> int | None:

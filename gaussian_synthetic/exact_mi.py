@@ -54,16 +54,13 @@ class Settings:
     """not in the paper: compute ranks up to this many layers, at the same cuts; takes O(L²) memory, O(L³) time"""
     k: int | None = None  # not in the paper: copied columns; β = log_n k
     n: int = families.PAPER_N  # not in the paper: branching, values per row
-    coupling: float | None = None
-    """not in the paper: correlation of two values in a row; default: −1/n, which is the paper's −1/4"""
 
     def validate(self) -> None:
         at_least(1, self, "copies")
-        own = (self.k, self.n, self.coupling) != (None, families.PAPER_N, None)
-        if self.family in families.NAMED and own:
+        if self.family in families.NAMED and (self.k, self.n) != (None, families.PAPER_N):
             raise UserError(
-                f"--family {self.family} is the paper's, with k, n and coupling of its own: "
-                "give a family with --k, --n or --coupling another name, e.g. --family mine"
+                f"--family {self.family} is the paper's, with k and n of its own: "
+                "give a family with --k or --n another name, e.g. --family mine"
             )
         longest = self.families()[-1].L
         for ell in self.ell:
@@ -72,7 +69,7 @@ class Settings:
 
     def families(self) -> list[Family]:
         """The family for each number of layers, ascending. UserError: as families.named."""
-        return [families.named(self.family, layers, self.k, self.n, self.coupling) for layers in sorted(self.layers)]
+        return [families.named(self.family, layers, self.k, self.n) for layers in sorted(self.layers)]
 
 
 def bipartite_information(log_std: np.ndarray, ell: np.ndarray | int) -> np.ndarray:

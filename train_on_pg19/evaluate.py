@@ -5,9 +5,9 @@ r"""NLL of a causal model on books, position by position (Fig. 4, G.9): a model 
     python train_on_pg19/evaluate.py --model EleutherAI/pythia-160m --documents data/documents/pg19_4096 --L 2048 \
         --out results/mine/losses.csv                           # any causal model of the hub, folder or GGUF file
 
-A run of train.py reads the books that it held out. Other models read all books, or those that the run of --held-out-of
-held out. --books selects some of these. A run is evaluated at the end of each cosine of its learning rate. Writes a row
-for each number of training tokens, book and part of the positions, first … last:
+A run of train.py reads the books that it held out, other models read all books; --books selects some of these. A run is
+evaluated at the end of each cosine of its learning rate. Writes a row for each number of training tokens, book and part
+of the positions, first … last:
     nll_nats        −ln q(W_i | W_<i, start), summed over these positions and the documents of the book
     last64_nats     the same given only the last 64 to 127 tokens; one column for each of --contexts. Empty where these
                     can be all tokens (up to position 128), after the last multiple of the context in L, and at cosine
@@ -27,7 +27,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -57,8 +57,7 @@ class Settings(books.Choice):
     model: str  # a folder of train.py, hub id, local folder or .gguf file
     documents: Path  # folder that prepare_dataset.py wrote, with documents of L tokens or more
     out: Path  # CSV to write; a .json file is written beside it
-    held_out_of: Path | None = None  # for other models: a folder of train.py, to read the books that this run held out
-    L: int | None = None  # tokens per sequence; default: that of the run of train.py (--model or --held-out-of)
+    L: int | None = None  # tokens per sequence; default for a model of train.py: that of its training
     store: Path | None = None  # folder for the NLL of every token; default: --out with .parts instead of .csv
     contexts: tuple[int, ...] = field(default=(8, 64, 512), metadata=MAY_BE_EMPTY)
     """tokens, powers of two; those above a quarter of --L are not used. Each takes as long as two passes"""
@@ -117,7 +116,7 @@ def find_model(model: str) -> Candidate:
 def choose_documents(cfg: Settings, run: dict[str, Any] | None, documents: Dataset, L: int) -> np.ndarray:
     """Numbers of the documents to read, ascending, without those that repeat another or one that the run trained on.
 
-    run: the run.json whose held-out books are read; None: all books. UserError: none of these books in the documents.
+    run: run.json of a run of train.py, whose held-out books are read; None: all books. UserError: none of these books in the documents.
     """
     if run:
         # A training document may equal a held-out document in the run's own L tokens, and differ after them.
@@ -250,12 +249,6 @@ def text_of(sequences: books.Sequences, facts: dict[str, Any], names: np.ndarray
     return sums.Text(L, names_of, documents, curves.book_sums(rows, names).astype(int))
 
 
-def dtype_of(cfg: Settings, candidate: Candidate) -> str:
-    if cfg.dtype != "auto":
-        return cfg.dtype
-    return "float32" if candidate.run else pretrained.find_dtype(pretrained.find_device(cfg.device))
-
-
 def parameters(config: PreTrainedConfig) -> int:
     with torch.device("meta"):  # an embedding shared with the head counts once
         return AutoModelForCausalLM.from_config(config).num_parameters()
@@ -271,17 +264,18 @@ def evaluate(
 ) -> tuple[dict[int, sums.Evaluated], list[str]]:
     """The evaluated model at each of its places, by training tokens, and the hashes of the weights there.
 
+    cfg: its dtype and device are not `auto`.
     The last place has the NLL with each of the contexts, the others only with `reach`, if it is not None.
     """
-    dtype, parts, found, made_of = dtype_of(cfg, candidate), curves.parts(sequences.L), {}, []
+    parts, found, made_of = curves.parts(sequences.L), {}, []
     digests = {"documents": books.fingerprint(cfg.documents), "L": sequences.L}
     pieces = Pieces(cfg.store or cfg.out.with_suffix(".parts"), digests)
     for tokens, place in candidate.places.items():
         weights = pretrained.model_fingerprint(place)
-        made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, dtype]
+        made_by = [candidate.name, weights, getattr(candidate.config, "_commit_hash", None), sequences.start, cfg.dtype]
         digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
-        load = lru_cache(1)(partial(pretrained.load_model, place, dtype, pretrained.find_device(cfg.device)))
+        load = lru_cache(1)(partial(pretrained.load_model, place, cfg.dtype, cfg.device))
         nll = {}
         wanted = contexts if tokens == max(candidate.places) else [reach] * bool(reach)
         for context in (0, *wanted):  # full context first: see nll_with_last
@@ -297,17 +291,15 @@ def evaluate(
 
 def main(cfg: Settings) -> None:
     candidate = find_model(cfg.model)
-    if candidate.run and cfg.held_out_of:
-        raise UserError(
-            f"--held-out-of: {cfg.model} is a run of train.py and reads the books that it held out: leave it out"
-        )
-    of = candidate.run or (train.read_run(cfg.held_out_of) if cfg.held_out_of else None)
-    L = cfg.L or (of["identity"]["settings"]["L"] if of else None)
+    L = cfg.L or (candidate.run["identity"]["settings"]["L"] if candidate.run else None)
     if L is None:
         raise UserError("--L: say how many tokens of each document, as the model is no folder of train.py")
     documents, facts = books.open_books(cfg.documents, L)
-    rows = choose_documents(cfg, of, documents, L)
+    rows = choose_documents(cfg, candidate.run, documents, L)
     start = start_of(cfg, candidate, L, documents, facts)
+    cfg = replace(cfg, device=pretrained.find_device(cfg.device))
+    if cfg.dtype == "auto":
+        cfg = replace(cfg, dtype="float32" if candidate.run else pretrained.find_dtype(cfg.device))
     chosen, names = documents.select(rows), books.book_of_each(documents)[rows]
     print(f"{len(rows):,} documents of {len(np.unique(names)):,} books, {L:,} tokens each")
     sequences = books.Sequences(chosen, np.arange(len(rows)), L, facts["tokenizer_vocab_size"], start)
@@ -323,13 +315,13 @@ def main(cfg: Settings) -> None:
     evaluated = {"L": L, "documents": read.hexdigest()[:16], "unit": text.unit}
     evaluated |= {"source": facts["source"], "contexts": contexts, "reach": reach}
     evaluated |= {"kind": candidate.config.model_type, "parameters": parameters(candidate.config)}
-    evaluated |= {"dtype": dtype_of(cfg, candidate)}
+    evaluated |= {"dtype": cfg.dtype}
     evaluated["training"] = {}
     if trained := candidate.run:
         known = trained["identity"]
         digest = known["documents"]["fingerprint"]
         evaluated["training"] = train.shared_by_seeds(known["settings"], digest, trained["held_out_books"])
-    about = {"tokenizer": facts["tokenizer"], "weights": weights, "device": pretrained.find_device(cfg.device)}
+    about = {"tokenizer": facts["tokenizer"], "weights": weights, "device": cfg.device}
     table, inputs = sums.rows(ends, text), [cfg.documents / "state.json"]
     write_csv(cfg.out, table, cfg, inputs, evaluated=evaluated, **about)
 

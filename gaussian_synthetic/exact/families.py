@@ -69,12 +69,12 @@ class Family:
         return 0, *(self.k,) * (self.layers - 1)
 
 
-def named(name: str, layers: int, k: int | None = None, n: int = PAPER_N, coupling: float | None = None) -> Family:
+def named(name: str, layers: int, k: int | None = None, n: int = PAPER_N) -> Family:
     """The paper's "subvolume" or "logarithmic" family, or one of another name with its own k. UserError: another name
     without k, and as Family."""
     if k is None and name not in NAMED:
         raise UserError(f"no family {name!r}: choose {' or '.join(NAMED)}, or give k")
-    return Family(layers, NAMED[name] if k is None else k, n, coupling)
+    return Family(layers, NAMED[name] if k is None else k, n)
 
 
 def layers_of_length(L: int, n: int = PAPER_N) -> int:

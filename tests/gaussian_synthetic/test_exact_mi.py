@@ -112,13 +112,13 @@ def test_logarithm_by_hand():
 
 
 def test_a_family_of_ones_own(tmp_path):
-    flags = ["--family", "mine", "--k", 2, "--n", 3, "--coupling", -0.2, "--layers", 4, "--rank-layers"]
+    flags = ["--family", "mine", "--k", 2, "--n", 3, "--layers", 4, "--rank-layers"]
     for layers in (4, 3):
         done = call_script(SCRIPT, "--out", tmp_path, *flags, layers)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "rank.csv").exists() == (layers == 4)  # that of an earlier call is removed
     found = pd.read_csv(tmp_path / "gaussian_mi.csv")
-    sigma = dense.covariance(families.Family(4, 2, 3, -0.2))
+    sigma = dense.covariance(families.Family(4, 2, 3))
     assert found["family"].tolist() == ["mine"]
     assert found["mi_nats"].iloc[0] == pytest.approx(dense.mutual_information(sigma, 40), abs=1e-8)
     assert not (tmp_path / "fit.csv").exists()  # no line through one length
