@@ -154,10 +154,12 @@ def check_settings(cfg: Any) -> None:
 
 
 def at_least(least: int, cfg: Any, *names: str) -> None:
-    """UserError: one of the settings called `names` is below `least`. A setting of None passes."""
+    """UserError: one of the settings called `names`, or a value in one of them, is below `least`. None passes."""
     for name in names:
-        if (value := getattr(cfg, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        given = getattr(cfg, name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
 def check_csv(out: Path) -> None:

@@ -37,7 +37,7 @@ import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from common.cli import UserError, at_least, run
+from common.cli import at_least, run
 from common.parallel import in_parallel
 from common.record import read_csv, write_csv
 from common.resume import RESUME_OK, Pieces, identity
@@ -68,8 +68,7 @@ class Settings:
             self.build(L)
             needed = BYTES_A_PAIR * L**2
             families.check_memory(needed, f"the dense algebra of L = {L:,}")
-        if min(self.d, default=0) < 0:
-            raise UserError(f"--d {min(self.d)}: a state has at least 0 elements")
+        at_least(0, self, "d")
         at_least(1, self, "copies", "iterations", "processes")
 
     def build(self, L: int) -> families.Family:

@@ -43,7 +43,7 @@ import torch
 from tqdm import tqdm
 
 from common import training
-from common.cli import UserError, run
+from common.cli import UserError, at_least, run
 from common.history_state import history_state
 from common.record import ROOT, file_hash, read_csv, significant, write_csv
 from common.resume import Pieces
@@ -82,8 +82,8 @@ class Settings:
     def validate(self) -> None:
         if self.add and not all((self.out / f"{name}.csv").is_file() for name in TABLES):
             raise UserError(f"--add: {', '.join(TABLES)}.csv are not all in {self.out}: evaluate all without it")
-        if self.draws < 2 or self.batch < 1:
-            raise UserError(f"--draws {self.draws} --batch {self.batch}: at least 2 draws, and 1 in a batch")
+        at_least(2, self, "draws")
+        at_least(1, self, "batch")
 
 
 PRESETS = {"paper": {}, "gpu": {}, "cpu": {}, "smoke": {"draws": 16}}  # what --preset sets in place of the above

@@ -6,4 +6,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . common/environment.sh
 begin "smoke cpu gpu paper"
-. gaussian_synthetic/_by_position.sh
+
+if [ ! -f "$results/fig3/kl.csv" ]; then bash gaussian_synthetic/fig3.sh; fi
+"$python" plots/gaussian_models.py --figure G.7 --results "$results/fig3" --out "$results/figG7/figG7" "$@"

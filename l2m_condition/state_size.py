@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from common.cli import UserError, check_csv, run
+from common.cli import UserError, at_least, check_csv, run
 from common.history_state import parts, read_settings
 from common.pretrained import context_tokens, load_config
 from common.record import write_csv
@@ -47,8 +47,7 @@ class Settings:
 
     def validate(self) -> None:
         check_csv(self.out)
-        if min(self.context) < 1:
-            raise UserError(f"--context {min(self.context)}: a length has at least 1 token")
+        at_least(1, self, "context")
 
 
 def published() -> dict[str, PreTrainedConfig]:

@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import MAY_BE_EMPTY, UserError, check_csv, run
+from common.cli import MAY_BE_EMPTY, UserError, at_least, check_csv, run
 from common.documents import content_hash
 from common.parallel import in_parallel
 from common.record import write_csv
@@ -82,9 +82,7 @@ class Settings:
     def validate(self) -> None:
         if not self.n and not self.d:
             raise UserError("nothing to count: give lengths with --n or distances with --d")
-        for name, values in (("n", self.n), ("d", self.d), ("processes", (self.processes,))):
-            if min(values, default=1) < 1:
-                raise UserError(f"--{name} {' '.join(map(str, values))}: give at least 1")
+        at_least(1, self, "n", "d", "processes")
         check_csv(self.out)
         shard_of(self.shard)
         if self.equal_pairs and not self.d:

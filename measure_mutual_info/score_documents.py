@@ -78,8 +78,7 @@ class Settings:
         if min(self.ratios) < 2 or not self.points:
             given = f"--L-max {self.L_max}, --ell-max {self.ell_max}, --ratios {self.ratios}"
             raise UserError(f"{given}: no (ℓ, L) fits: the smallest is ℓ = 2, L = 4, and L/ℓ is 2 at least")
-        if self.n_documents is not None and self.n_documents < 2:
-            raise UserError(f"--n-documents {self.n_documents}: vCLUB pairs documents, so at least 2 are needed")
+        at_least(2, self, "n_documents")  # vCLUB pairs documents
         at_least(1, self, "batch_tokens", "documents_per_book")
         shard_of(self.shard)
 

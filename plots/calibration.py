@@ -2,7 +2,7 @@
 
     python plots/calibration.py --results results/calibration --out results/calibration/calibration
 
-Reads coverage.csv from the folder of each process, and L/ell from the coverage.json beside it.
+Reads coverage.csv from the folder of each process.
 Writes OUT.png and OUT.pdf, one panel per process: the exact I(L/2; L) as a line, mean estimates of direct, vCLUB and
 (if present) block entropy, and direct with misspecified predictors. Expect direct and block entropy on the line, and
 vCLUB far above it. One CPU core, two seconds.
@@ -10,7 +10,6 @@ vCLUB far above it. One CPU core, two seconds.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -34,21 +33,17 @@ SPOILED = {
 
 
 def read_processes(folder: Path) -> pd.DataFrame:
-    """Read I(L) of all processes at their largest number of documents, in ascending order of L; `ratio` is L/ell.
+    """Read I(L) of all processes at their largest number of documents, in ascending order of L.
 
     UserError: a file is missing or bad, or has no I(L) of direct and vclub with the exact predictor.
     """
     tables = []
     for path in sorted(folder.glob("*/coverage.csv")):
-        table, record = read_table(path, COVERAGE, REMEDY, MAY_LACK, KEY), path.with_suffix(".json")
-        try:
-            ratio = json.loads(record.read_text(encoding="utf-8"))["settings"]["ratio"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{record} is missing or has no ratio: {REMEDY}") from error
+        table = read_table(path, COVERAGE, REMEDY, MAY_LACK, KEY)
         table = table[(table["quantity"] == "mi") & (table["n_documents"] == table["n_documents"].max())]
         if not {"direct", "vclub"} <= set(table.query("predictor == 'exact'")["estimator"]):
             raise UserError(f"{path} has no mi of direct or vclub with the exact predictor: {REMEDY}")
-        tables.append(table.sort_values("L_tokens").assign(ratio=ratio))
+        tables.append(table.sort_values("L_tokens"))
     if not tables:
         raise UserError(f"no file {folder}/*/coverage.csv: {REMEDY}")
     return pd.concat(tables)
@@ -63,8 +58,7 @@ def draw(table: pd.DataFrame) -> Figure:
     low = values[values > 0].min() / 2  # misspecified predictors may lie far below
     processes, legend = list(table.groupby("process", sort=False)), {}
     titles = [name.replace("_b", ", β = ").replace("_e", ", ε = ").replace("_", " ") for name, _ in processes]
-    y_label = f"Mutual information\nI(L/{table['ratio'].iloc[0]}; L) (nats)"
-    fig, axes, _ = new_figure(titles, y_label, columns=min(4, len(titles)))
+    fig, axes, _ = new_figure(titles, "Mutual information\nI(L/2; L) (nats)", columns=min(4, len(titles)))
     for ax, (_, of) in zip(axes, processes, strict=True):
         truth = of.query("predictor == 'exact' and estimator == 'direct'")
         (legend["exact I"],) = ax.plot(truth["L_tokens"], truth["truth"], "k", linewidth=0.9, zorder=2, gid="truth")

@@ -116,7 +116,8 @@ def find_model(model: str) -> Candidate:
 def choose_documents(cfg: Settings, run: dict[str, Any] | None, documents: Dataset, L: int) -> np.ndarray:
     """Numbers of the documents to read, ascending, without those that repeat another or one that the run trained on.
 
-    run: run.json of a run of train.py, whose held-out books are read; None: all books. UserError: none of these books in the documents.
+    run: run.json of a run of train.py, whose held-out books are read; None: all books. UserError: none of these books
+    in the documents.
     """
     if run:
         # A training document may equal a held-out document in the run's own L tokens, and differ after them.

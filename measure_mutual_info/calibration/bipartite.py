@@ -43,6 +43,7 @@ ESTIMATORS = ("direct", "vclub", "block_entropy")  # names in `per_document_term
 POOLED = ("direct", "block_entropy")  # their covariance weights the exact curve for their true β; vclub uses direct's
 METHODS = ("gls", "ols")  # generalised and ordinary least squares
 LAWS = ("power", "logarithm")  # laws to select from
+RATIO = 2  # L/ell, as in Fig. 2b
 FIT_VALUES = ["beta", "lo95", "hi95", "chi2", "p_value", "selected"]  # selected: index into LAWS
 KINDS = ["process", "predictor", "estimator", "n_documents"]
 ESTIMATE_COLUMNS = ["process", "predictor", "estimator", "L_tokens", "n_documents", "seed"]
@@ -70,7 +71,6 @@ class Settings:
     replications: int = 800  # replications with the exact predictor, for each number of documents
     replications_misspecified: int = 20  # replications with each other predictor, for the largest number of documents
     L_max: int = 2048  # tokens; as in the paper
-    ratio: int = 2  # L/ell; as in Fig. 2b
     L_fit_min: int = 128  # tokens; the smallest L of the fits: below 128 the exact curves are not yet power laws
     pool_documents: int = 20_000
     """documents whose covariance weights the exact curve in the fit for the true β of gls; rounded up to thousands"""
@@ -80,7 +80,7 @@ class Settings:
     @property
     def points(self) -> list[tuple[int, int]]:
         """The (ell, L) in tokens."""
-        return passes.grid(self.L_max, max(2, self.L_max // self.ratio), (self.ratio,))
+        return passes.grid(self.L_max, ratios=(RATIO,))
 
     @property
     def window(self) -> list[int]:
@@ -105,8 +105,8 @@ class Settings:
     def validate(self) -> None:
         # vCLUB is infinite at epsilon = 0, and a bit says nothing at 0.5. vCLUB pairs documents. Sums have 16 bits.
         inside = {"betas": (0.05, 0.999), "epsilons": (0.001, 0.45), "L_max": (2, 32_767)}
-        inside |= dict.fromkeys(("n_documents", "ratio"), (2, math.inf))
         inside |= dict.fromkeys(("replications", "pool_documents", "workers"), (1, math.inf))
+        inside["n_documents"] = (2, math.inf)
         for name, (least, most) in inside.items():
             for value in np.atleast_1d(getattr(self, name)):
                 if not least <= value <= most:
@@ -182,7 +182,7 @@ def replicate(cfg: Settings, process: Process, predictor: str, documents: int, n
 
 def gls(cfg: Settings, terms: pd.DataFrame) -> np.ndarray:
     """FIT_VALUES of the power law over the window by generalised least squares; NaN if it could not be fitted."""
-    found = {fit.law: fit for fit in fit_ratio(terms, cfg.ratio, L_min=cfg.L_fit_min, laws=LAWS)[0]}
+    found = {fit.law: fit for fit in fit_ratio(terms, RATIO, L_min=cfg.L_fit_min, laws=LAWS)[0]}
     if "power" not in found:
         return np.full(len(FIT_VALUES), np.nan)
     # Both laws have two parameters, so the difference in AIC is the difference in χ².
@@ -305,7 +305,10 @@ def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
 def main(cfg: Settings) -> None:
     todo = []
     for process in cfg.sources:  # refuse results of other settings before any work is done
-        result, wanted = cfg.out / process.name / "coverage.csv", identity(cfg, process=process.name, **asdict(process))
+        result, wanted = (
+            cfg.out / process.name / "coverage.csv",
+            identity(cfg, ratio=RATIO, process=process.name, **asdict(process)),
+        )
         pieces = Pieces(result.with_name("coverage.csv.parts"), wanted)
         if not finished(result, wanted, pieces):
             todo.append((process, pieces))

@@ -242,7 +242,7 @@ def test_bad_input(runs, tmp_path, monkeypatch):
     torch.save(saved, wider / "checkpoint.pt")
     (damaged / "checkpoint.pt").write_text("nothing")
     for arguments, said in [
-        ([runs[0], "--draws", 1], "--draws 1 --batch 8: at least 2 draws"),
+        ([runs[0], "--draws", 1], "--draws 1: must be at least 2"),
         ([damaged], "damaged: delete it and train again"),
         ([wider], "does not match model gpt2-mini: train again"),
         ([nan], "the KL of the model is not finite: train it again"),

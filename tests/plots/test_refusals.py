@@ -62,9 +62,6 @@ def test_missing_files_and_numbers_of_folders(tmp_path):
     assert f"no file {tmp_path}/sweep.csv: check the name, or make it with python measure" in refusal(script, *flags)
     assert "--results: give one or more" in refusal("plots/two_point.py", "--results", "--out", tmp_path / "x")
     assert "--results: give one or more" in refusal("plots/families.py", "--results", "--out", tmp_path / "x")
-    script, *flags = arguments("calibration", tmp_path / "processes")
-    (tmp_path / "processes/one/coverage.json").write_text('{"settings": 1}')
-    assert "coverage.json is missing or has no ratio" in refusal(script, *flags)
 
 
 def test_without_fits_windows_and_errors(tmp_path):
