@@ -18,6 +18,7 @@ from common.cli import UserError
 from common.pretrained import (
     context_tokens,
     find_device,
+    find_dtype,
     load_config,
     load_model,
     model_fingerprint,
@@ -122,6 +123,12 @@ def test_encoders_are_refused_and_causal_models_are_not(tmp_path):
     for kind, changes in (("llama", {}), ("gpt2", {}), ("mistral", {}), ("mamba", {}), ("bert", {"is_decoder": True})):
         for dtype in (torch.float32, torch.bfloat16):
             assert not sees_what_follows(tiny_model(kind, **changes).to(dtype)), kind
+
+
+def test_the_measurement_behind_auto_leaves_the_number_of_threads():
+    threads = torch.get_num_threads()
+    assert find_dtype("cpu") in ("float32", "bfloat16")
+    assert torch.get_num_threads() == threads
 
 
 def test_devices():
