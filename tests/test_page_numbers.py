@@ -151,6 +151,7 @@ def quoted_models() -> list[tuple[str, str]]:
 
 
 PAIRS = [("small", "fig4"), ("medium", "fig4"), ("small", "figG9"), ("small", "figG9_split2")]
+PLACES = [("figG9", -1), ("figG9_split2", -1), ("fig4", -1), ("fig4", -2)]  # last restart, or the one before
 GAIN, GREW, ROSE = ([f"gain_gap{of}_{end}" for end in ("nats", "lo95", "hi95")] for of in ("", "_grew", "_rose"))
 
 
@@ -195,7 +196,7 @@ def quoted_gaps() -> list[tuple[str, str]]:
         quotes.append(
             (page, f"| {' | '.join(cells + [said(row, 'gain_nats', digits=3) for _, row in at.iterrows()])} |")
         )
-    rises = [said(ends(folder).iloc[end], *ROSE) for folder, end in (("figG9", -1), ("fig4", -1), ("fig4", -2))]
+    rises = [said(ends(folder).iloc[end], *ROSE) for folder, end in PLACES]
     for kind in ("gpt_neox", "mamba2"):
         for folder in ("figG9", "fig4"):
             own = results(f"{folder}/tokens.csv").query(f"model == '{kind}-mini-small'").iloc[-1]
