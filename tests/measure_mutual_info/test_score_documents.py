@@ -229,7 +229,7 @@ def test_so_many_documents_of_each_book(inputs, tmp_path):
     [
         ({"out": "scores.json"}, "give a file that ends in .csv"),
         ({"L-max": 3}, "no (ℓ, L) fits"),
-        ({"n-documents": 1}, "at least 2 are needed"),
+        ({"n-documents": 1}, "--n-documents 1: must be at least 2"),
         ({"n-documents": 12}, "11 of 11 documents have 64 tokens (longest: 80) and repeat no other, and 12 are needed"),
         ({"documents-per-book": 0}, "--documents-per-book 0: must be at least 1"),
         ({"documents-per-book": 1, "n-documents": 4}, "at most 1 of each book, and 4 are needed: lower"),
