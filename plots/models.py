@@ -65,11 +65,15 @@ def read_compared(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_results(folders: Sequence[Path]) -> dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]:
-    """Read what Fig. B.1 shows of each run, by corpus and model. UserError: a bad CSV."""
+    """Read what Fig. B.1 shows of each run, by corpus and model. UserError: a bad CSV, or a run given twice."""
     found = {}
     for folder in folders:
         results = bipartite.read_results(folder)
         run_of = tuple(results.bipartite.iloc[0][["source", "model"]])
+        if run_of in found:
+            raise UserError(
+                f"{folder}: {' and '.join(run_of)} are those of another folder of --results: give each once"
+            )
         windows = results.windows.query("estimator == @ESTIMATOR and L_over_ell == 2 and dof == 0")
         found[run_of] = results.points([ESTIMATOR], 2), windows
     return found

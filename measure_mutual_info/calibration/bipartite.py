@@ -305,10 +305,8 @@ def calibrate(cfg: Settings, process: Process, pieces: Pieces) -> None:
 def main(cfg: Settings) -> None:
     todo = []
     for process in cfg.sources:  # refuse results of other settings before any work is done
-        result, wanted = (
-            cfg.out / process.name / "coverage.csv",
-            identity(cfg, ratio=RATIO, process=process.name, **asdict(process)),
-        )
+        result = cfg.out / process.name / "coverage.csv"
+        wanted = identity(cfg, ratio=RATIO, process=process.name, **asdict(process))
         pieces = Pieces(result.with_name("coverage.csv.parts"), wanted)
         if not finished(result, wanted, pieces):
             todo.append((process, pieces))

@@ -125,6 +125,9 @@ def test_refusals(tmp_path):
     shutil.copy(COMPARED[0], tmp_path / "models.csv")
     said = refusal(SCRIPT, "--compared", COMPARED[0], tmp_path / "models.csv", *out)
     assert "--compared names models.csv of the corpora books, books: give one of each" in said
+    copy = shutil.copytree(RUNS[0], tmp_path / "copy")
+    said = refusal(SCRIPT, "--compared", *COMPARED, "--results", *RUNS, copy, *out)
+    assert f"copy: {run} are those of another folder of --results: give each once" in said
     pd.read_csv(COMPARED[0]).query("quantity != 'bytes_per_token'").to_csv(tmp_path / "models.csv", index=False)
     said = refusal(SCRIPT, "--compared", tmp_path / "models.csv", *out)
     assert f"models.csv has no bytes_per_token of {first}: make it with" in said
